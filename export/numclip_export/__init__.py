@@ -1,0 +1,1 @@
+"""Fold a NumCLIP checkpoint and write it as a verified ONNX model."""

@@ -1,0 +1,88 @@
+"""Record writers of `numclip-run`: table, JSON, JSONL, CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from types import TracebackType
+from typing import IO, Any, Literal, TypeAlias
+
+from numclip_runtime.errors import ImageError
+from numclip_runtime.predictor import Prediction
+
+Record: TypeAlias = dict[str, Any]
+Format = Literal["table", "json", "jsonl", "csv"]
+CSV_COLUMNS = ("path", "value", "unit", "interval", "bin", "bin_probs", "error")
+
+
+def record_of(path: str, result: Prediction | ImageError) -> Record:
+    """Return the record of one image: prediction fields, or {"path", "error"}."""
+    if isinstance(result, ImageError):
+        return {"path": path, "error": str(result)}
+    return {"path": path, **result.to_dict()}
+
+
+class RecordWriter:
+    """Write records one by one, so that what is written stays valid at any moment of `close`.
+
+    Args:
+        kind: Output format.
+        file: Text file open for writing; stays open.
+    """
+
+    def __init__(self, kind: Format, file: IO[str]) -> None:
+        self.file = file
+        self._count = 0
+        self._close: Callable[[], None] = lambda: None
+        self.write: Callable[[Record], None]
+        if kind == "csv":
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(CSV_COLUMNS)
+            self.write = lambda record: table.writerow(_csv_cells(record))
+        elif kind == "jsonl":
+            self.write = lambda record: self._line(_json(record))
+        elif kind == "json":
+            self.write = self._write_json
+            self._close = lambda: self._line("\n]" if self._count else "[]")
+        else:
+            self.write = self._write_row
+
+    def _line(self, text: str) -> None:
+        self.file.write(text + "\n")
+        self.file.flush()
+
+    def _write_json(self, record: Record) -> None:
+        self.file.write((",\n" if self._count else "[\n") + _json(record))
+        self._count += 1
+
+    def _write_row(self, record: Record) -> None:
+        if self._count == 0:
+            self._line(f"{'value':>14}  {'bin':<28}  path")
+        self._count += 1
+        if "error" in record:
+            self._line(f"{'failed':>14}  {'':<28}  {record['error']}")
+            return
+        number = f"{record['value']:.2f} {record['unit']}".rstrip()
+        chosen = f"{record['bin']} {record['bin_probs'][record['bin']]:.0%}"
+        self._line(f"{number:>14}  {chosen:<28}  {record['path']}")
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _csv_cells(record: Record) -> list[object]:
+    cells = [record.get(column) for column in CSV_COLUMNS]
+    return [_json(cell) if isinstance(cell, (dict, tuple)) else cell for cell in cells]

@@ -1,0 +1,165 @@
+"""The predictor: images in, numbers out."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from numclip_runtime.backends import Backend, open_backend
+from numclip_runtime.errors import ImageError, UsageError
+from numclip_runtime.metadata import ModelMetadata
+from numclip_runtime.preprocess import FloatArray, ImageLike, load_rgb, to_input
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model reads off one image."""
+
+    value: float  # the number, in `unit`
+    unit: str  # unit of value and interval; may be empty
+    interval: tuple[float, float] | None  # (low, high) around value; None if not calibrated
+    bin: str  # phrase of the most probable bin
+    bin_probs: dict[str, float]  # phrase -> probability, lowest bin first, sums to 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form: {"value", "unit", "interval", "bin", "bin_probs"}."""
+        return asdict(self)
+
+
+class Predictor:
+    """A loaded model. Use as a context manager, or call `close` when done.
+
+    Args:
+        backend: Opened backend; the predictor owns it and closes it.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    @property
+    def metadata(self) -> ModelMetadata:
+        """Task, preprocessing and origin, as stored in the model file."""
+        return self.backend.metadata
+
+    def predict(self, image: ImageLike) -> Prediction:
+        """Predict one image.
+
+        Args:
+            image: Path, Pillow image, or uint8 array (H, W, 3) RGB or (H, W) grey.
+
+        Raises:
+            ImageError: if the image cannot be read.
+        """
+        return self.predict_batch([image])[0]
+
+    def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
+        """Predict several images in one run of the network; see `predict`."""
+        if not images:
+            return []
+        return self.predict_inputs(np.stack([self.preprocess(image) for image in images]))
+
+    def predict_inputs(self, inputs: FloatArray) -> list[Prediction]:
+        """Predict preprocessed inputs, (B, 3, H, W) float32."""
+        return self.postprocess(*self.backend.run(inputs))
+
+    def preprocess(self, image: ImageLike) -> FloatArray:
+        """Decode and preprocess one image to (3, H, W) float32."""
+        return to_input(load_rgb(image), self.metadata.preprocessing)
+
+    def postprocess(self, values: FloatArray, bin_probs: FloatArray) -> list[Prediction]:
+        """Turn network outputs, (B,) values and (B, K) bin_probs, into predictions."""
+        task = self.metadata.task
+        return [
+            Prediction(
+                value=value,
+                unit=task.unit,
+                interval=None,
+                bin=task.phrases[best],
+                bin_probs=dict(zip(task.phrases, probs, strict=True)),
+            )
+            for value, best, probs in zip(
+                values.tolist(), bin_probs.argmax(1).tolist(), bin_probs.tolist(), strict=True
+            )
+        ]
+
+    def stream(
+        self, images: Iterable[ImageLike], *, batch_size: int = 1, workers: int = 1
+    ) -> Iterator[Prediction | ImageError]:
+        """Predict many images in order, decoding the next while the network runs.
+
+        Memory stays flat: at most `2 * batch_size + workers` images are in flight.
+
+        Args:
+            images: Any iterable of what `predict` takes; consumed lazily.
+            batch_size: Images per run of the network.
+            workers: Threads that decode and preprocess.
+
+        Yields:
+            One item per image, in order: its Prediction, or the ImageError that it met.
+        """
+        if batch_size < 1 or workers < 1:
+            raise UsageError(f"batch_size ({batch_size}) and workers ({workers}) must be >= 1.")
+        source = iter(images)
+        with ThreadPoolExecutor(workers, thread_name_prefix="numclip-decode") as pool:
+            pending: deque[Future[FloatArray | ImageError]] = deque()
+            for image in islice(source, 2 * batch_size + workers):
+                pending.append(pool.submit(self._try_preprocess, image))
+            while pending:
+                batch: list[FloatArray | ImageError] = []
+                for _ in range(min(batch_size, len(pending))):
+                    batch.append(pending.popleft().result())
+                    for image in islice(source, 1):
+                        pending.append(pool.submit(self._try_preprocess, image))
+                yield from self._finish(batch)
+
+    def _try_preprocess(self, image: ImageLike) -> FloatArray | ImageError:
+        try:
+            return self.preprocess(image)
+        except ImageError as error:
+            return error
+
+    def _finish(self, batch: list[FloatArray | ImageError]) -> Iterator[Prediction | ImageError]:
+        inputs = [item for item in batch if not isinstance(item, ImageError)]
+        predictions = iter(self.predict_inputs(np.stack(inputs)) if inputs else ())
+        for item in batch:
+            yield item if isinstance(item, ImageError) else next(predictions)
+
+    def close(self) -> None:
+        """Free the model."""
+        self.backend.close()
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def load(model: str | os.PathLike[str], *, threads: int | None = None) -> Predictor:
+    """Load an exported model.
+
+    Args:
+        model: Path of a `.onnx` file made by `numclip-export`.
+        threads: CPU threads inside one inference; None lets the backend choose.
+
+    Raises:
+        ModelError: if the file is missing, broken, or not made by numclip.
+        MissingDependencyError: if the backend's package is not installed.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, got {threads}.")
+    return Predictor(open_backend(Path(model), threads=threads))

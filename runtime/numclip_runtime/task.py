@@ -1,0 +1,121 @@
+"""The task: what number is read, and how its range is cut into named bins."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from numclip_runtime.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Task:
+    """An ordinal task: K bins over a range of numbers, each named in common language.
+
+    Raises:
+        UsageError: if a field is malformed (the message names the field).
+    """
+
+    name: str  # short identifier, such as "age"
+    unit: str  # unit of the number, such as "years"; may be empty
+    bin_edges: tuple[float, ...]  # K + 1 strictly increasing numbers, in label units
+    phrases: tuple[str, ...]  # K distinct bin names, lowest bin first
+    context: str = "a photo of"  # words before the phrase: "{context} {phrase}."
+    label_offset: float = 0.0  # label in files = model's number + label_offset
+
+    def __post_init__(self) -> None:
+        where = f"task {self.name!r}"
+        if not self.name or not self.name.replace("-", "").replace("_", "").isalnum():
+            raise UsageError(
+                f"{where}: 'name' must be one word of letters, digits, '-' or '_' (such as 'age')."
+            )
+        if len(self.phrases) < 2:
+            raise UsageError(f"{where}: needs at least 2 phrases, got {len(self.phrases)}.")
+        if len(self.bin_edges) != len(self.phrases) + 1:
+            raise UsageError(
+                f"{where}: {len(self.phrases)} phrases need {len(self.phrases) + 1} bin_edges "
+                f"(lower edge of each bin, then the upper end), got {len(self.bin_edges)}."
+            )
+        if not all(math.isfinite(edge) for edge in (*self.bin_edges, self.label_offset)):
+            raise UsageError(f"{where}: bin_edges and label_offset must be finite numbers.")
+        if any(a >= b for a, b in zip(self.bin_edges, self.bin_edges[1:], strict=False)):
+            raise UsageError(
+                f"{where}: bin_edges must be strictly increasing, got {list(self.bin_edges)}."
+            )
+        if any(not phrase.strip() for phrase in self.phrases):
+            raise UsageError(f"{where}: a phrase is empty.")
+        if len(set(self.phrases)) != len(self.phrases):
+            raise UsageError(f"{where}: phrases must differ from each other: {self.phrases}.")
+
+    @property
+    def num_bins(self) -> int:
+        """Number of bins K."""
+        return len(self.phrases)
+
+    @property
+    def label_range(self) -> float:
+        """Width of the whole range, in label units."""
+        return self.bin_edges[-1] - self.bin_edges[0]
+
+    def bin_of(self, label: float) -> int:
+        """Return the bin index of a label (label units); outside the range, the nearest bin."""
+        shifted = label - self.label_offset
+        return min(max(bisect_right(self.bin_edges, shifted) - 1, 0), self.num_bins - 1)
+
+    def contains(self, label: float) -> bool:
+        """Tell whether a label lies in the closed range of the task."""
+        return self.bin_edges[0] <= label - self.label_offset <= self.bin_edges[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, strings and numbers (JSON and TOML friendly)."""
+        plain = asdict(self)
+        return plain | {"bin_edges": list(self.bin_edges), "phrases": list(self.phrases)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, source: str = "task") -> Task:
+        """Build a task from plain data, refusing unknown, missing and mistyped fields.
+
+        Args:
+            data: Field names and values, as from TOML or JSON.
+            source: Where the data came from; named in errors.
+
+        Raises:
+            UsageError: if a field is unknown, missing or of another type.
+        """
+        known = {field.name: field for field in fields(cls)}
+        if unknown := sorted(set(data) - set(known)):
+            raise UsageError(f"{source}: unknown field(s) {unknown}; known are {sorted(known)}.")
+        required = ("name", "unit", "bin_edges", "phrases")
+        if missing := [name for name in required if name not in data]:
+            raise UsageError(f"{source}: missing field(s) {missing}.")
+        values = dict(data)
+        for name, kind in (("name", str), ("unit", str), ("context", str)):
+            if name in values and not isinstance(values[name], kind):
+                raise UsageError(f"{source}: '{name}' must be text, got {values[name]!r}.")
+        values["phrases"] = _texts(values["phrases"], f"{source}: 'phrases'")
+        values["bin_edges"] = _numbers(values["bin_edges"], f"{source}: 'bin_edges'")
+        if "label_offset" in values:
+            (values["label_offset"],) = _numbers(
+                [values["label_offset"]], f"{source}: 'label_offset'"
+            )
+        try:
+            return cls(**values)
+        except UsageError as error:
+            raise UsageError(f"{source}: {error}") from None
+
+
+def _texts(value: object, where: str) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+        raise UsageError(f"{where} must be a list of texts, got {value!r}.")
+    return tuple(value)
+
+
+def _numbers(value: object, where: str) -> tuple[float, ...]:
+    if not isinstance(value, (list, tuple)) or not all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) for v in value
+    ):
+        raise UsageError(f"{where} must be made of numbers, got {value!r}.")
+    return tuple(float(v) for v in value)
