@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +22,16 @@ _BY_SUFFIX: dict[str, Format] = {".json": "json", ".jsonl": "jsonl", ".csv": "cs
 
 @contextmanager
 def errors_as_exit_code_2() -> Iterator[None]:
-    """Turn numclip's own errors into one line on stderr and exit code 2."""
+    """Turn numclip's own and the system's errors into one line on stderr and exit code 2."""
     try:
         yield
     except NumclipError as error:
         click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        raise  # `numclip-run ... | head`: click exits quietly
+    except OSError as error:  # disk full, no permission to look into a folder
+        click.echo(f"Error: {error}.", err=True)
         sys.exit(2)
 
 
@@ -103,8 +109,8 @@ def run(
         click.progressbar(
             length=len(paths),
             label="images",
-            file=sys.stderr,
-            hidden=output is None or not sys.stderr.isatty(),
+            # not `hidden=`, which click 8.1 lacks
+            file=sys.stderr if output and sys.stderr.isatty() else io.StringIO(),
         ) as bar,
     ):
         results = predictor.stream(paths, batch_size=batch_size, workers=workers)
@@ -126,6 +132,8 @@ def run(
 @contextmanager
 def _open_output(output: Path | None) -> Iterator[IO[str]]:
     if output is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what stdout cannot encode
+            sys.stdout.reconfigure(errors="backslashreplace")
         yield sys.stdout
     else:
         with atomic_text(output) as file:

@@ -14,22 +14,8 @@ from numclip_runtime.errors import UsageError
 
 # What a folder is searched for. A file named directly is tried whatever its suffix.
 IMAGE_SUFFIXES = frozenset(
-    [
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".jp2",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-    ]
-)
+    (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm")
+) | {".tif", ".tiff", ".webp"}
 
 
 def find_images(inputs: Sequence[str]) -> list[str]:
@@ -42,14 +28,13 @@ def find_images(inputs: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for item in inputs:
-        path = Path(item)
-        if path.is_dir():
-            images = sorted(_walk(path))
+        if os.path.isdir(item):  # noqa: PTH112 (pathlib raises on a name that is too long)
+            images = sorted(_walk(Path(item)))
             if not images:
                 kinds = " ".join(sorted(IMAGE_SUFFIXES))
                 raise UsageError(f"{item}: no images in this folder (looked for {kinds}).")
             found += images
-        elif not path.exists() and glob.has_magic(item):
+        elif not os.path.exists(item) and glob.has_magic(item):  # noqa: PTH110
             # Path.glob refuses absolute patterns
             matches = sorted(filter(os.path.isfile, glob.glob(item, recursive=True)))  # noqa: PTH207
             if not matches:
@@ -79,8 +64,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; give a file name.")
+    if path.exists() and not path.is_file():  # replacing /dev/null would break the machine
+        raise UsageError(f"{path}: is not a regular file; give a file name.")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem}.", suffix=f".part{path.suffix}"
+        )
     except OSError as error:
         raise UsageError(f"{path}: cannot write there ({error.strerror}).") from None
     os.close(handle)
@@ -96,7 +85,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_text(path: Path) -> Iterator[IO[str]]:
     """Open a UTF-8 text file that appears under its name only when complete."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_path(path) as temporary,
+        # a path that is no UTF-8 becomes \udcXX, which JSON reads back
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         yield file
 
 

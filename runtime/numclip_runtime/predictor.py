@@ -111,7 +111,7 @@ class Predictor:
         source = iter(images)
         with ThreadPoolExecutor(workers, thread_name_prefix="numclip-decode") as pool:
             pending: deque[Future[FloatArray | ImageError]] = deque()
-            for image in islice(source, 2 * batch_size + workers):
+            for image in islice(source, batch_size + workers):
                 pending.append(pool.submit(self._try_preprocess, image))
             while pending:
                 batch: list[FloatArray | ImageError] = []

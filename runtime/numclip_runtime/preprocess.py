@@ -39,7 +39,7 @@ def load_rgb(source: ImageLike) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _to_rgb(ImageOps.exif_transpose(source))
+        return _from_pillow(source)
     path = os.fspath(source)
     try:
         with Image.open(path) as image:
@@ -52,10 +52,20 @@ def load_rgb(source: ImageLike) -> Image.Image:
         raise ImageError(f"{path}: {what}.") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: refused, {error}") from None
-    # Broken files surface as many types from Pillow's plugins; one broken file is one error.
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    # Broken files surface as many types from Pillow's plugins (RuntimeError for AVIF, struct.error
+    # for EXIF); one broken file is one error.
+    except Exception as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ImageError(f"{path}: cannot be decoded ({reason}).") from None
+
+
+def _from_pillow(image: Image.Image) -> Image.Image:
+    if 0 in image.size:
+        raise ImageError(f"image: empty, size {image.size}.")
+    try:
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # decoded only now, see load_rgb
+        raise ImageError(f"image: cannot be decoded ({error}).") from None
 
 
 def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:

@@ -72,4 +72,4 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         """Free the session."""
-        del self._session
+        self._session = None  # closing twice is fine

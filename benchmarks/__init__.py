@@ -1,0 +1,1 @@
+"""Measurements of exported models. Part of the repository, not of the wheel."""

@@ -1,0 +1,129 @@
+"""Make the photo-quality data set: crops of real photos, degraded by a known severity.
+
+The photos ship inside scikit-image and scikit-learn. Training, validation and test use different
+photos. A crop is first shrunk (so that it is sharp at the size the model sees), then degraded at
+that size by blur, noise or JPEG compression; the label is the severity, 0 to 100.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+SIDE = 72  # pixels; the model sees a 64-pixel crop of it
+MIN_TEXTURE = 8.0  # mean gradient (grey levels a pixel) below which blur would be invisible
+PHOTOS = {
+    "train": (
+        "skimage/astronaut.png",
+        "skimage/brick.png",
+        "skimage/camera.png",
+        "skimage/grass.png",
+        "skimage/hubble_deep_field.jpg",
+        "skimage/ihc.png",
+        "skimage/motorcycle_left.png",
+        "skimage/page.png",
+        "sklearn/china.jpg",
+    ),
+    "val": ("skimage/coins.png", "skimage/coffee.png"),
+    "test": ("skimage/chelsea.png", "skimage/gravel.png", "sklearn/flower.jpg"),
+}
+COUNTS = {"train": 4800, "val": 480, "test": 480}
+
+
+def photo_path(name: str) -> Path:
+    """Return where a photo lies inside the installed package that ships it."""
+    package, file = name.split("/")
+    if package == "skimage":
+        import skimage
+
+        return Path(skimage.__file__).parent / "data" / file
+    import sklearn.datasets
+
+    return Path(sklearn.datasets.__file__).parent / "images" / file
+
+
+def texture(image: Image.Image) -> float:
+    """Return the mean absolute gradient of an image, in grey levels a pixel."""
+    grey = np.asarray(image.convert("L"), np.float32)
+    return float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()) / 2
+
+
+def crops(photo: Image.Image, rng: np.random.Generator) -> Iterator[Image.Image]:
+    """Yield random square crops with enough texture, shrunk to SIDE x SIDE, without end."""
+    longest = min(photo.size)
+    for _ in range(100_000):
+        side = int(rng.uniform(1.6 * SIDE, min(longest, 4.5 * SIDE)))
+        left = int(rng.integers(0, photo.width - side + 1))
+        top = int(rng.integers(0, photo.height - side + 1))
+        box = (left, top, left + side, top + side)
+        crop = photo.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=box)
+        if texture(crop) >= MIN_TEXTURE:
+            yield crop
+    raise RuntimeError("a photo without texture")
+
+
+def degrade(
+    image: Image.Image, severity: float, kind: str, rng: np.random.Generator
+) -> Image.Image:
+    """Degrade an image of SIDE x SIDE pixels.
+
+    Args:
+        image: RGB.
+        severity: 0 (untouched) to 100 (very annoying).
+        kind: "blur", "noise" or "jpeg".
+        rng: Source of the noise.
+    """
+    s = severity / 100
+    if kind == "blur":
+        return image.filter(ImageFilter.GaussianBlur(4.0 * s**1.2)) if s else image
+    if kind == "noise":
+        noise = rng.normal(0, 70 * s**1.2, (SIDE, SIDE, 3))
+        noisy: npt.NDArray[np.float64] = np.asarray(image) + noise
+        return Image.fromarray(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
+    quality = round(95 * (3 / 95) ** (s**0.8))  # 95 down to 3: each step as visible as the last
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer).convert("RGB")
+
+
+def make_split(folder: Path, split: str, count: int, seed: int) -> None:
+    """Write `count` images and `SPLIT.csv` (columns path,label) under `folder`."""
+    rng = np.random.default_rng([seed, sorted(PHOTOS).index(split)])
+    images = folder / split
+    images.mkdir(parents=True, exist_ok=True)
+    sources = [
+        (Path(name).stem, crops(Image.open(photo_path(name)).convert("RGB"), rng))
+        for name in PHOTOS[split]
+    ]
+    with (folder / f"{split}.csv").open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("path", "label"))
+        for i in range(count):
+            stem, source = sources[i % len(sources)]
+            kind = ("blur", "noise", "jpeg")[int(rng.integers(3))]
+            severity = round(float(rng.uniform(0, 100)), 1)
+            name = f"{split}/{i:04d}-{stem}-{kind}.png"
+            degrade(next(source), severity, kind, rng).save(folder / name)
+            table.writerow((name, severity))
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--scale", type=float, default=1.0, help="Share of the full number of images.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def main(folder: Path, scale: float, seed: int) -> None:
+    """Write train, validation and test images and CSV files under FOLDER."""
+    for split, count in COUNTS.items():
+        make_split(folder, split, max(8, round(count * scale)), seed)
+        click.echo(f"{folder / split}.csv: {max(8, round(count * scale))} images")
+
+
+if __name__ == "__main__":
+    main()

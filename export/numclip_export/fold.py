@@ -1,0 +1,86 @@
+"""Fold everything that is constant after training into a few matrices.
+
+The text tower, the prompts, the logit scale and the adapter's blend ratio vanish: what is left is
+the image tower, two small linear layers, one (K, D) matrix and the regressor.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from numclip.model import NumClip
+
+EPS = 1e-12
+
+
+class FoldedModel(nn.Module):
+    """A trained model reduced to what inference needs: images in, numbers out.
+
+    Args:
+        model: Trained model; its image encoder and regressor are shared, not copied.
+    """
+
+    bin_embeddings: Tensor  # (K, D): exp(logit_scale) * unit-length text features
+
+    def __init__(self, model: NumClip) -> None:
+        super().__init__()
+        with torch.no_grad():
+            text = F.normalize(model.text_features(), dim=-1)
+            bin_embeddings = model.logit_scale.exp() * text
+        self.register_buffer("bin_embeddings", bin_embeddings.detach().clone())
+        self.image_encoder = model.image_encoder
+        self.down, self.up = fold_adapter(model)
+        self.keep_features = model.image_adapter.ratio < 1
+        self.regressor = model.regressor
+        self.label_offset = model.task.label_offset
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict.
+
+        Args:
+            images: (B, 3, H, W) float32, normalised RGB.
+
+        Returns:
+            values (B,) in label units, and bin_probs (B, K).
+        """
+        features = self.image_encoder(images)  # (B, D)
+        if self.down is not None and self.up is not None:
+            learned = F.relu(self.up(F.relu(self.down(features))))
+            features = features + learned if self.keep_features else learned
+        # The norm divides K logits of an image instead of D features.
+        norm = features.square().sum(-1, keepdim=True).sqrt().clamp_min(EPS)
+        logits = features @ self.bin_embeddings.T / norm  # (B, K)
+        bin_probs = logits.softmax(-1)
+        values = self.regressor(logits, bin_probs)
+        return values + self.label_offset if self.label_offset else values, bin_probs
+
+
+def fold_adapter(model: NumClip) -> tuple[nn.Linear | None, nn.Linear | None]:
+    """Fold the blend ratio r into the adapter's second layer.
+
+    r * relu(up(.)) + (1 - r) * f points the same way as f + relu((r / (1 - r)) * up(.)), because
+    relu(c x) = c relu(x) for c > 0, and the logits see only the direction.
+
+    Returns:
+        The two bias-free layers, or (None, None) where r = 0 bypasses the adapter.
+    """
+    adapter = model.image_adapter
+    if adapter.ratio == 0:
+        return None, None
+    down, up = adapter.fc[0], adapter.fc[2]
+    assert isinstance(down, nn.Linear)
+    assert isinstance(up, nn.Linear)
+    scale = adapter.ratio / (1 - adapter.ratio) if adapter.ratio < 1 else 1.0
+    folded = nn.Linear(up.in_features, up.out_features, bias=False)
+    folded.weight = nn.Parameter(scale * up.weight.detach(), requires_grad=False)
+    return down, folded
+
+
+def parameter_counts(model: NumClip) -> dict[str, int]:
+    """Count the parameters of each part of a checkpoint's model."""
+    return {
+        name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()
+    }

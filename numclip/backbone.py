@@ -1,0 +1,108 @@
+"""The CLIP backbone, from open_clip: a named architecture or one's own configuration."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from numclip.torchvision_compat import import_torchvision
+from numclip_runtime import UsageError
+
+import_torchvision()
+import open_clip  # noqa: E402
+
+__all__ = ["ClipConfig", "build_clip", "clip_config", "open_clip", "pretrained_clip"]
+
+ClipConfig = dict[str, Any]  # open_clip's JSON: embed_dim, vision_cfg, text_cfg, quick_gelu
+
+
+def clip_config(name_or_path: str) -> ClipConfig:
+    """Return an open_clip configuration by architecture name ("ViT-B-32") or JSON file.
+
+    Raises:
+        UsageError: if the name is unknown or the file is not such a configuration.
+    """
+    if name_or_path.endswith(".json"):
+        try:
+            config = json.loads(Path(name_or_path).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{name_or_path}: cannot read this configuration ({error}).") from None
+        if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(
+            config
+        ):
+            raise UsageError(
+                f"{name_or_path}: lacks embed_dim, vision_cfg or text_cfg of an open_clip "
+                "configuration."
+            )
+        return config
+    config = open_clip.get_model_config(name_or_path)
+    if config is None:
+        raise UsageError(
+            f"unknown backbone {name_or_path!r}: give an open_clip architecture such as ViT-B-32, "
+            "or the path of an open_clip configuration (.json)."
+        )
+    return dict(config)
+
+
+def build_clip(config: ClipConfig) -> nn.Module:
+    """Build an open_clip model with random weights from its configuration.
+
+    Raises:
+        UsageError: if open_clip cannot build such a model.
+    """
+    arguments = copy.deepcopy(config)
+    custom = arguments.pop("custom_text", False)
+    unsupported = arguments["text_cfg"].get("hf_model_name") or "multimodal_cfg" in arguments
+    if unsupported:
+        raise UsageError(
+            "backbones with a Hugging Face or multimodal text tower are not supported."
+        )
+    try:
+        model: nn.Module = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise UsageError(f"open_clip cannot build this configuration ({error}).") from None
+    return model
+
+
+def pretrained_clip(
+    name: str, pretrained: str, *, quick_gelu: bool | None = None
+) -> tuple[nn.Module, ClipConfig]:
+    """Load an open_clip model with weights.
+
+    Args:
+        name: Architecture ("ViT-B-16") or configuration file (.json).
+        pretrained: open_clip tag ("openai", "laion2b_s34b_b88k") or path of a local weights file.
+        quick_gelu: Activation of the weights; it is not in any file. None: what open_clip knows of
+            the tag, or the configuration's own for a local file.
+
+    Returns:
+        The model, and the configuration that rebuilds it.
+
+    Raises:
+        UsageError: if the tag or file is unknown or does not fit.
+    """
+    config = clip_config(name)
+    tag = {} if name.endswith(".json") else open_clip.get_pretrained_cfg(name, pretrained)
+    if quick_gelu is None:
+        quick_gelu = bool(tag.get("quick_gelu", config.get("quick_gelu", False)))
+    config = config | {"quick_gelu": quick_gelu}
+    model = build_clip(config)
+    try:
+        file = pretrained if Path(pretrained).is_file() else open_clip.download_pretrained(tag)
+        if not file:
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+            raise UsageError(
+                f"{pretrained!r} is neither a file nor a tag that open_clip knows for {name} "
+                f"(tags: {tags})."
+            )
+        open_clip.load_checkpoint(model, file, strict=True)
+    except UsageError:
+        raise
+    except Exception as error:  # hub, file and state-dict errors share no type
+        reason = str(error).strip().splitlines()[0][:300]
+        raise UsageError(f"cannot load weights {pretrained!r} into {name}: {reason}") from None
+    return model, config

@@ -1,0 +1,177 @@
+"""`numclip-train`: train a NumCLIP model on labelled images."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from numclip_runtime import MissingDependencyError, Preprocessing, UsageError, __version__
+from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.metadata import Interpolation, ResizeMode
+
+FILE = click.Path(path_type=Path)
+RATE = click.FloatRange(0)
+PAPER_RATE = 1e-5
+STATISTICS = {  # pixel mean and standard deviation, RGB
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+
+
+def require(extra: str, *modules: str) -> None:
+    """Check that optional packages are installed, without importing them.
+
+    Raises:
+        MissingDependencyError: naming the pip command that installs them.
+    """
+    if missing := [name for name in modules if find_spec(name) is None]:
+        raise MissingDependencyError(
+            f"{', '.join(missing)} not installed; install with: pip install 'numclip[{extra}]'"
+        )
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--train", "train_csv", type=FILE, required=True, help="CSV file: path,label.")
+@click.option(
+    "--val",
+    "val_csv",
+    type=FILE,
+    required=True,
+    help="CSV file of other people, photos or places than --train.",
+)
+@click.option("--root", type=FILE, help="Where image paths start.  [default: the CSV's folder]")
+@click.option("--task", required=True, help="Preset (age, quality) or a task file (.toml).")
+@click.option("-o", "--output", type=FILE, default=Path("checkpoint.pt"))
+@click.option("--backbone", default="ViT-B-16", help="open_clip architecture or config (.json).")
+@click.option("--pretrained", help="open_clip tag or weights file.  [default: random weights]")
+@click.option("--quickgelu/--gelu", "quick_gelu", default=None, help="[default: the backbone's]")
+@click.option(
+    "--regressor",
+    type=click.Choice(["released", "bounded"]),
+    default="released",
+    help="Fine regressor: as in the released code, or kept inside each bin.",
+)
+@click.option(
+    "--logit-scale", type=click.FloatRange(0, min_open=True), help="[default: backbone's]"
+)
+@click.option("--epochs", type=click.IntRange(1), default=100)
+@click.option("--batch-size", type=click.IntRange(1), default=32)
+@click.option("--optimizer", type=click.Choice(["radam", "adamw"]), default="radam")
+@click.option(
+    "--schedule",
+    type=click.Choice(["multistep", "cosine", "constant"]),
+    default="multistep",
+    help="multistep: x0.1 after 30 % of the epochs.",
+)
+@click.option("--warmup-steps", type=click.IntRange(0), default=0)
+@click.option("--weight-decay", type=RATE, default=0.0)
+@click.option("--lr-image", type=RATE, default=PAPER_RATE, help="Learning rate; 0 freezes.")
+@click.option("--lr-text", type=RATE, default=0.0)
+@click.option("--lr-context", type=RATE, default=0.0)
+@click.option("--lr-rank", type=RATE, default=PAPER_RATE)
+@click.option("--lr-adapter", type=RATE, default=PAPER_RATE)
+@click.option("--lr-regressor", type=RATE, default=PAPER_RATE)
+@click.option("--regression-weight", type=RATE, default=1.0, help="Of the L1 loss (label units).")
+@click.option("--resize", type=click.IntRange(1), help="Before the crop.  [default: 8/7 of it]")
+@click.option("--resize-mode", type=click.Choice(get_args(ResizeMode)), default="squash")
+@click.option("--interpolation", type=click.Choice(get_args(Interpolation)), default="bilinear")
+@click.option(
+    "--normalize",
+    type=click.Choice(sorted(STATISTICS)),
+    default="imagenet",
+    help="Pixel statistics: ImageNet's as in the paper, or those CLIP was trained with.",
+)
+@click.option("--workers", type=click.IntRange(0), default=2, help="Image loading processes.")
+@click.option("--seed", type=int, default=0)
+@click.option("--log-dir", type=FILE, help="Write CSV logs there.")
+@click.version_option(__version__)
+def main(**options: Any) -> None:
+    """Train a model that reads an ordered number off images; keeps the best validation MAE.
+
+    Exit codes: 0 trained, 2 wrong use or bad data.
+    """
+    with errors_as_exit_code_2():
+        require("train", "torch", "torchvision", "open_clip", "pytorch_lightning")
+        run(options)
+
+
+def run(options: dict[str, Any]) -> None:
+    """Train as the command's options say (names as in `main`) and write the checkpoint."""
+    from numclip.backbone import build_clip, clip_config, pretrained_clip
+    from numclip.checkpoint import Checkpoint, save_checkpoint
+    from numclip.data import describe, read_csv
+    from numclip.model import ModelConfig, NumClip
+    from numclip.tasks import load_task
+    from numclip.train import LearningRates, TrainConfig, fit, seed_everything
+
+    output: Path = options["output"]
+    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK) or output.is_dir():
+        raise UsageError(f"{output}: cannot write there; the folder must exist and be writable.")
+    task = load_task(options["task"])
+    train, val = (
+        read_csv(options[name], task, root=options["root"]) for name in ("train_csv", "val_csv")
+    )
+    click.echo(f"train: {len(train)} images ({describe(train, task)})")
+    click.echo(f"val:   {len(val)} images ({describe(val, task)})")
+
+    seed_everything(options["seed"])
+    if options["pretrained"]:
+        clip, config = pretrained_clip(
+            options["backbone"], options["pretrained"], quick_gelu=options["quick_gelu"]
+        )
+    else:
+        config = clip_config(options["backbone"])
+        if options["quick_gelu"] is not None:
+            config["quick_gelu"] = options["quick_gelu"]
+        clip = build_clip(config)
+    preprocessing = preprocessing_of(config, options)
+    model = NumClip(ModelConfig(config, regressor=options["regressor"]), task, clip)
+    if options["logit_scale"]:
+        model.logit_scale.data.fill_(options["logit_scale"]).log_()
+
+    rates = LearningRates(
+        **{
+            f.name: options[f"lr_{f.name}"]
+            for f in fields(LearningRates)
+            if f.name != "logit_scale"
+        }
+    )
+    plain = {f.name: options[f.name] for f in fields(TrainConfig) if f.name != "rates"}
+    best = fit(
+        model,
+        train,
+        val,
+        preprocessing,
+        TrainConfig(rates=rates, **plain),
+        log_dir=options["log_dir"],
+    )
+    save_checkpoint(
+        output, Checkpoint(model, preprocessing, best, str(options["val_csv"].resolve()))
+    )
+    click.echo(
+        f"{output}: validation MAE {best['mae']:.3f} {task.unit}".rstrip()
+        + f", RMSE {best['rmse']:.3f}, bin accuracy {best['bin_accuracy']:.1%}"
+    )
+
+
+def preprocessing_of(config: dict[str, Any], options: dict[str, Any]) -> Preprocessing:
+    """Return the preprocessing for a backbone: its image size, and what the options choose."""
+    crop = config["vision_cfg"].get("image_size", 224)
+    if not isinstance(crop, int):
+        if len(set(crop)) != 1:
+            raise UsageError(f"backbones with a rectangular image size {crop} are not supported.")
+        crop = crop[0]
+    mean, std = STATISTICS[options["normalize"]]
+    return Preprocessing(
+        crop=crop,
+        resize=options["resize"] or round(crop * 8 / 7),  # 256 for 224, as in the paper
+        resize_mode=options["resize_mode"],
+        interpolation=options["interpolation"],
+        mean=mean,
+        std=std,
+    )

@@ -1,0 +1,142 @@
+"""One image's card in the HTML report: thumbnail, numbers, bars of the bins."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+import os
+from bisect import bisect_right
+from pathlib import Path
+
+from PIL import Image
+
+from numclip_runtime.errors import ImageError
+from numclip_runtime.predictor import Prediction
+from numclip_runtime.preprocess import load_rgb
+from numclip_runtime.task import Task
+
+SIDE = 144  # CSS pixels of a thumbnail's longest side; larger images are stored at twice that
+MANY_BINS = 24  # from here on, bars touch each other, and the highest fills the height
+
+
+def card(
+    path: str | os.PathLike[str], prediction: Prediction, label: float | None, task: Task
+) -> str:
+    """Return the inside of a card as HTML."""
+    number = decimals(task)
+    unit = f" <small>{escape(prediction.unit)}</small>" if prediction.unit else ""
+    facts = ""
+    if label is not None:
+        error = abs(prediction.value - label)
+        facts += f'<p class="facts">true <b>{label:.{number}f}</b> · '
+        facts += f"error <b>{error:.{number}f}</b></p>\n"
+    if prediction.interval is not None:
+        low, high = prediction.interval
+        facts += f'<p class="facts">interval <b>{low:.{number}f} to {high:.{number}f}</b></p>\n'
+    probability = prediction.bin_probs.get(prediction.bin, math.nan)
+    name = escape(Path(path).name)
+    return "\n".join(
+        (
+            f'<div class="thumb">{thumbnail(path)}</div>',
+            f'<p class="value">{prediction.value:.{number}f}{unit}</p>',
+            facts + _bars(prediction, task),
+            _axis(prediction, label, task),
+            f'<p class="bin"><b>{probability:.0%}</b> {escape(prediction.bin)}</p>',
+            f'<p class="name" title="{escape(os.fspath(path))}">{name}</p>',
+        )
+    )
+
+
+def escape(value: object) -> str:
+    """Escape for HTML text and attributes; control and bidi characters become visible escapes."""
+    shown = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)
+    )
+    return html.escape(shown, quote=True)
+
+
+def decimals(task: Task) -> int:
+    """Return the digits after the point that resolve about a thousandth of the task's range."""
+    return min(max(3 - round(math.log10(task.label_range)), 0), 6)
+
+
+def edges_of(task: Task) -> list[float]:
+    """Return the K + 1 bin edges in label units."""
+    return [edge + task.label_offset for edge in task.bin_edges]
+
+
+def thumbnail(path: str | os.PathLike[str]) -> str:
+    """Return an <img> with the upright image inside; a remark if it can no longer be read."""
+    try:
+        image = load_rgb(path)
+    except ImageError:
+        return "no preview"
+    buffer = io.BytesIO()
+    longest = max(image.size)
+    if longest <= SIDE:  # small images: every pixel counts, so lossless and by a whole factor
+        zoom: float = SIDE // longest
+        width, height = image.width, image.height
+        image.save(buffer, "PNG")
+        kind, style = "png", "small"
+    else:
+        zoom = SIDE / longest
+        width, height = image.width, image.height
+        image.thumbnail((2 * SIDE, 2 * SIDE), Image.Resampling.LANCZOS)
+        image.save(buffer, "JPEG", quality=82)
+        kind, style = "jpeg", "large"
+    data = base64.b64encode(buffer.getvalue()).decode()
+    width, height = max(1, round(width * zoom)), max(1, round(height * zoom))
+    return (
+        f'<img class="{style}" width="{width}" height="{height}" '
+        f'alt="{escape(Path(path).name)}" src="data:image/{kind};base64,{data}">'
+    )
+
+
+def _bars(prediction: Prediction, task: Task) -> str:
+    """Return K bars of equal width, as high as the probability, tooltips on each."""
+    probs = [prediction.bin_probs.get(phrase, 0.0) for phrase in task.phrases]
+    full = max(*probs, 1e-9) if task.num_bins >= MANY_BINS else 1.0
+    bars = []
+    for phrase, p in zip(task.phrases, probs, strict=True):
+        best = ' class="best"' if phrase == prediction.bin else ""
+        bars.append(f'<i{best} style="--p:{p / full:.1%}" title="{escape(phrase)}: {p:.1%}"></i>')
+    top = sorted(zip(probs, task.phrases, strict=True), reverse=True)[:3]
+    spoken = ", ".join(f"{escape(phrase)} {p:.0%}" for p, phrase in top)
+    many = " many" if task.num_bins >= MANY_BINS else ""
+    return (
+        f'<div class="bars{many}" role="img" aria-label="Most probable bins: {spoken}">'
+        f"{''.join(bars)}</div>"
+    )
+
+
+def _axis(prediction: Prediction, label: float | None, task: Task) -> str:
+    """Return the number line under the bars: interval, prediction, label, error between them."""
+    read = _place(prediction.value, task)
+    marks = []
+    if prediction.interval is not None:
+        low, high = (_place(end, task) for end in prediction.interval)
+        marks.append(f'<i class="band" style="left:{low:.1f}%;width:{high - low:.1f}%"></i>')
+    if label is not None:
+        true = _place(label, task)
+        left, width = min(read, true), abs(read - true)
+        marks.append(f'<i class="gap" style="left:{left:.1f}%;width:{width:.1f}%"></i>')
+        marks.append(f'<i class="mark true" style="left:{true:.1f}%"></i>')
+    marks.append(f'<i class="mark read" style="left:{read:.1f}%"></i>')
+    edges = edges_of(task)
+    return (
+        f'<div class="axis" aria-hidden="true">{"".join(marks)}</div>\n<div class="ends" '
+        f'aria-hidden="true"><span>{edges[0]:.6g}</span><span>{edges[-1]:.6g}</span></div>'
+    )
+
+
+def _place(value: float, task: Task) -> float:
+    """Return where a value (label units) lies over the bars, in percent; the ends if outside."""
+    edges = edges_of(task)
+    if not value > edges[0]:  # nan too
+        return 0.0
+    if value >= edges[-1]:
+        return 100.0
+    i = bisect_right(edges, value) - 1
+    return 100 * (i + (value - edges[i]) / (edges[i + 1] - edges[i])) / task.num_bins

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.environment import command_line, cpu_model, load_average, loaded_versions
+from benchmarks.images import COUNT, SIZE, write_synthetic
+
+
+def test_command_line_hides_absolute_paths() -> None:
+    argv = ["/somewhere/latency.py", "a/m.onnx", "--json=/home/me/a b.json", "--ckpt", "/x/c.pt"]
+    assert command_line(argv) == (
+        "python benchmarks/latency.py a/m.onnx '--json=a b.json' --ckpt c.pt"
+    )
+
+
+def test_cpu_model(tmp_path: Path) -> None:
+    cpuinfo, board, missing = tmp_path / "cpuinfo", tmp_path / "model", tmp_path / "missing"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Fast: CPU 9000\nprocessor\t: 1\n")
+    board.write_bytes(b"Orin Nano\0")
+    assert cpu_model(cpuinfo, board) == "Fast: CPU 9000"
+    cpuinfo.write_text("processor\t: 0\nBogoMIPS\t: 62.50\n")  # ARM names no model
+    assert cpu_model(cpuinfo, board) == "Orin Nano"
+    assert cpu_model(missing, missing)
+
+
+def test_load_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.234, 0.5, 0.0), raising=False)
+    assert load_average() == [1.23, 0.5, 0.0]
+    monkeypatch.delattr(os, "getloadavg")
+    assert load_average() is None
+
+
+def test_versions_of_what_is_loaded() -> None:
+    assert loaded_versions()["numpy"] == np.__version__
+
+
+def test_synthetic_images_are_the_same_every_time(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.mkdir()
+    second.mkdir()
+    paths = write_synthetic(first)
+    again = write_synthetic(second, count=2)
+    assert len(paths) == len({Path(path).read_bytes() for path in paths}) == COUNT
+    assert [Path(p).read_bytes() for p in again] == [Path(p).read_bytes() for p in paths[:2]]
+    with Image.open(paths[0]) as image:
+        assert (image.size, image.format) == (SIZE, "JPEG")

@@ -1,0 +1,56 @@
+"""Fixtures of the bare wheel's tests: numpy, Pillow, click and onnxruntime, no torch, no onnx."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from numclip_runtime import Predictor, load
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture
+def tiny() -> Path:
+    """Return the committed model: mean brightness -> 3 bins -> a number from 5 to 25."""
+    return DATA / "tiny.onnx"
+
+
+@pytest.fixture
+def foreign() -> Path:
+    """Return the same graph without metadata."""
+    return DATA / "foreign.onnx"
+
+
+@pytest.fixture
+def predictor(tiny: Path) -> Iterator[Predictor]:
+    with load(tiny, threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def probs_of() -> Callable[[float, float, float], list[float]]:
+    """Return tiny.onnx as a formula: pixel values R, G, B of an even image -> bin_probs."""
+
+    def formula(r: float, g: float, b: float) -> list[float]:
+        m = sum(w * (p / 127.5 - 1) for w, p in zip((0.5, 0.3, 0.2), (r, g, b), strict=True))
+        powers = [math.exp(-6 * m), math.exp(2), math.exp(6 * m)]
+        return [power / sum(powers) for power in powers]
+
+    return formula
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Return a folder: dark.png, light.jpg, sub/mid.PNG, and a text file beside them."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    Image.new("L", (20, 14), 10).save(folder / "dark.png")
+    Image.new("RGB", (9, 31), (250, 250, 250)).save(folder / "light.jpg")
+    Image.new("L", (8, 8), 128).save(folder / "sub" / "mid.PNG")
+    (folder / "notes.txt").write_text("not an image")
+    return folder

@@ -1,0 +1,109 @@
+"""The contract: what goes into a model file comes out again, and nothing else does."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from numclip_runtime import ModelError, ModelMetadata, Preprocessing, Task, UsageError
+
+TASK = Task(
+    name="age",
+    unit="Jahre (größer)",
+    bin_edges=(0, 13, 19.5, 101),
+    phrases=("child", "teen", "adult"),
+    context="ein Foto von",
+    label_offset=-1.5,
+)
+FULL = ModelMetadata(
+    task=TASK,
+    preprocessing=Preprocessing(
+        crop=224,
+        resize=248,
+        resize_mode="shortest",
+        interpolation="bicubic",
+        mean=(0.1, 0.2, 0.3),
+        std=(0.4, 0.5, 0.6),
+    ),
+    precision="int8",
+    checkpoint_sha256="ab" * 32,
+    parity={"fp32_mean": 1e-6},
+    versions={"torch": "2.6"},
+)
+
+
+def plain(**changes: Any) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(FULL.to_json())
+    return data | changes
+
+
+@pytest.mark.parametrize(
+    "metadata", [FULL, ModelMetadata(task=TASK, preprocessing=Preprocessing())]
+)
+def test_round_trip(metadata: ModelMetadata) -> None:
+    assert ModelMetadata.from_json(metadata.to_json()) == metadata
+
+
+def test_json_is_compact_plain_text_with_a_version() -> None:
+    text = FULL.to_json()
+    assert json.loads(text)["schema_version"] == 1
+    assert "größer" in text
+    assert ": " not in text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"text"', "7", "null", "{}", '{"task": 1}'])
+def test_garbage(text: str) -> None:
+    with pytest.raises(ModelError, match=r"^a\.onnx: its numclip metadata cannot be read; export"):
+        ModelMetadata.from_json(text, source="a.onnx")
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_unknown_schema(version: object) -> None:
+    text = json.dumps(plain(schema_version=version))
+    with pytest.raises(ModelError, match=r"metadata schema .* is unknown, this numclip reads"):
+        ModelMetadata.from_json(text)
+
+
+@pytest.mark.parametrize("name", ["task", "preprocessing"])
+def test_missing_field(name: str) -> None:
+    data = plain()
+    del data[name]
+    with pytest.raises(ModelError, match=rf"incomplete numclip metadata \('{name}'\)"):
+        ModelMetadata.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"surprise": 1}, "surprise"),
+        ({"task": None}, "metadata"),
+        ({"task": []}, "missing field"),
+        ({"task": {"name": "age"}}, "missing field"),
+        ({"preprocessing": []}, "metadata"),
+        ({"preprocessing": {"crop": 8, "zoom": 2}}, "zoom"),
+        ({"preprocessing": {"crop": "8"}}, "not supported between"),
+        ({"preprocessing": {"mean": None}}, "NoneType"),
+    ],
+)
+def test_wrong_field(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        ModelMetadata.from_json(json.dumps(plain(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": 0}, r"crop \(0\) must be between 1 and resize \(256\)"),
+        ({"crop": 257}, r"crop \(257\) must be between"),
+        ({"resize_mode": "stretch"}, "unknown resize_mode 'stretch'"),
+        ({"interpolation": "nearest"}, "unknown interpolation 'nearest'"),
+        ({"mean": (0.5,)}, "3 numbers each"),
+        ({"std": (0.5, 0.5)}, "3 numbers each"),
+        ({"std": (0.5, 0.0, 0.5)}, "std above 0"),
+    ],
+)
+def test_preprocessing_out_of_range(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Preprocessing(**changes)
