@@ -17,6 +17,7 @@ import open_clip  # noqa: E402
 
 __all__ = ["ClipConfig", "build_clip", "clip_config", "open_clip", "pretrained_clip"]
 
+VOCABULARY = 49408  # CLIP's byte-pair vocabulary
 ClipConfig = dict[str, Any]  # open_clip's JSON: embed_dim, vision_cfg, text_cfg, quick_gelu
 
 
@@ -31,8 +32,11 @@ def clip_config(name_or_path: str) -> ClipConfig:
             config = json.loads(Path(name_or_path).read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise UsageError(f"{name_or_path}: cannot read this configuration ({error}).") from None
-        if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(
-            config
+        if not (
+            isinstance(config, dict)
+            and "embed_dim" in config
+            and isinstance(config.get("vision_cfg"), dict)
+            and isinstance(config.get("text_cfg"), dict)
         ):
             raise UsageError(
                 f"{name_or_path}: lacks embed_dim, vision_cfg or text_cfg of an open_clip "
@@ -56,10 +60,16 @@ def build_clip(config: ClipConfig) -> nn.Module:
     """
     arguments = copy.deepcopy(config)
     custom = arguments.pop("custom_text", False)
-    unsupported = arguments["text_cfg"].get("hf_model_name") or "multimodal_cfg" in arguments
-    if unsupported:
+    text = arguments["text_cfg"]
+    if text.get("hf_model_name") or "multimodal_cfg" in arguments:
         raise UsageError(
             "backbones with a Hugging Face or multimodal text tower are not supported."
+        )
+    readout = text.get("pool_type", "argmax")  # argmax: at EOT, as prompts.TextEncoder does
+    if text.get("vocab_size", VOCABULARY) != VOCABULARY or readout != "argmax":
+        raise UsageError(
+            "backbones whose text tower has another tokenizer or read-out than CLIP's (such as "
+            "SigLIP) are not supported."
         )
     try:
         model: nn.Module = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
@@ -103,6 +113,6 @@ def pretrained_clip(
     except UsageError:
         raise
     except Exception as error:  # hub, file and state-dict errors share no type
-        reason = str(error).strip().splitlines()[0][:300]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise UsageError(f"cannot load weights {pretrained!r} into {name}: {reason}") from None
     return model, config

@@ -75,9 +75,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     content = _read(path)
     if content.get("format") != FORMAT:
         raise ModelError(f"{path}: not a numclip checkpoint; make one with `numclip-train`.")
-    if content["schema_version"] != SCHEMA_VERSION:
+    if (schema := content.get("schema_version")) != SCHEMA_VERSION:
         raise ModelError(
-            f"{path}: checkpoint schema {content['schema_version']!r} is unknown, this numclip "
+            f"{path}: checkpoint schema {schema!r} is unknown, this numclip "
             f"reads schema {SCHEMA_VERSION}; update numclip."
         )
     try:
@@ -90,7 +90,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             content["validation_csv"],
             content["versions"],
         )
-    except (KeyError, TypeError, RuntimeError, UsageError) as error:
+    except (AttributeError, KeyError, TypeError, RuntimeError, UsageError) as error:
         raise ModelError(f"{path}: this checkpoint does not fit its own config: {error}") from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,10 +52,7 @@ def read_csv(path: Path, task: Task, *, root: Path | None = None) -> list[Sample
                     f"'path' and 'label' (found {list(rows.fieldnames or ())})."
                 )
             base = path.parent if root is None else root
-            samples = [
-                Sample(base / row["path"], _label(row["label"], task, f"{path} line {number}"))
-                for number, row in enumerate(rows, start=2)
-            ]
+            samples = [_sample(row, base, task, f"{path} line {rows.line_num}") for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot read this CSV file ({error}).") from None
     if not samples:
@@ -67,6 +64,12 @@ def read_csv(path: Path, task: Task, *, root: Path | None = None) -> list[Sample
             "paths are relative to the CSV file's folder, or to --root."
         )
     return samples
+
+
+def _sample(row: Mapping[str, str | None], base: Path, task: Task, where: str) -> Sample:
+    if not row["path"]:
+        raise UsageError(f"{where}: the path is empty.")
+    return Sample(base / row["path"], _label(row["label"], task, where))
 
 
 def _label(text: str | None, task: Task, where: str) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,9 @@ from numclip_runtime import Preprocessing
 
 import_torchvision()
 import pytorch_lightning as pl  # noqa: E402
+
+# Lightning announces devices and tips as "info"; its warnings and errors stay.
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 Optimizer = Literal["radam", "adamw"]
 Schedule = Literal["constant", "cosine", "multistep"]
@@ -200,7 +205,11 @@ def fit(
         callbacks=[] if interactive else [_EpochLines()],
         num_sanity_val_steps=0,
     )
-    trainer.fit(module, train_batches, val_batches)
+    with warnings.catch_warnings():
+        # The number of loading processes is the caller's choice, and logs are per epoch.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*number of training batches.*")
+        trainer.fit(module, train_batches, val_batches)
     model.load_state_dict(module.best_state)
     model.eval()
     return module.best
