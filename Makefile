@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bare clean
 
 # Installed once; again when the requirements change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -22,5 +22,12 @@ lint: $(VENV)/.installed  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+bare: $(VENV)/.installed  ## the runtime's tests on the built wheel with [cpu] only: no torch, no onnx
+	rm -rf dist $(VENV)-bare
+	$(BIN)/python -m hatchling build -t wheel -d dist
+	$(PYTHON) -m venv $(VENV)-bare
+	$(VENV)-bare/bin/pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[cpu]" pytest
+	$(VENV)-bare/bin/python -m pytest tests/runtime
+
 clean:
-	rm -rf $(VENV) demo dist build
+	rm -rf $(VENV) $(VENV)-bare demo dist build

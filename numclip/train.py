@@ -21,7 +21,7 @@ from numclip.evaluate import Batch, metrics
 from numclip.losses import fcrc_image_to_text, fcrc_text_to_image
 from numclip.model import NumClip
 from numclip.torchvision_compat import import_torchvision
-from numclip_runtime import Preprocessing
+from numclip_runtime import ImageError, Preprocessing, UsageError
 
 import_torchvision()
 import pytorch_lightning as pl  # noqa: E402
@@ -104,6 +104,11 @@ class NumClipModule(pl.LightningModule):
         total = parts["image_to_text"] + parts["text_to_image"]
         return parts | {"loss": total + self.config.regression_weight * parts["l1"]}
 
+    def on_train_epoch_start(self) -> None:
+        """Hold the running statistics of a frozen image tower still, too (ResNet has them)."""
+        if self.config.rates.image == 0:
+            self.model.image_encoder.eval()
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Return the loss of one batch."""
         losses = self.losses(batch)
@@ -132,6 +137,8 @@ class NumClipModule(pl.LightningModule):
         """Return the optimizer and its schedule, stepped per batch."""
         config = self.config
         groups = list(config.rates.groups(self.model))
+        if not groups:
+            raise UsageError("all learning rates are 0; raise one, or there is nothing to train.")
         make = torch.optim.RAdam if config.optimizer == "radam" else torch.optim.AdamW
         optimizer = make(groups, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
@@ -184,6 +191,10 @@ def fit(
 
     Returns:
         The best validation metrics.
+
+    Raises:
+        UsageError: if every learning rate is 0, or training diverges.
+        ImageError: if an image cannot be read.
     """
     seed_everything(config.seed)
     train_data = ImageDataset(train, model.task, training_transform(preprocessing))
@@ -194,6 +205,7 @@ def fit(
     }
     train_batches = DataLoader(train_data, config.batch_size, shuffle=True, **loader)
     val_batches = DataLoader(val_data, 4 * config.batch_size, **loader)
+    model.train()  # `fit` and `load_checkpoint` leave a model in eval mode
     module = NumClipModule(model, config, len(train_batches) * config.epochs)
     interactive = sys.stderr.isatty()
     trainer = pl.Trainer(
@@ -209,7 +221,13 @@ def fit(
         # The number of loading processes is the caller's choice, and logs are per epoch.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*number of training batches.*")
-        trainer.fit(module, train_batches, val_batches)
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a newer torch
+        try:
+            trainer.fit(module, train_batches, val_batches)
+        except ImageError as error:  # a loading process sends its whole traceback
+            raise ImageError(str(error).strip().rpartition("ImageError: ")[2]) from None
+    if not module.best_state:
+        raise UsageError("training diverged, no epoch gave a number; lower the learning rates.")
     model.load_state_dict(module.best_state)
     model.eval()
     return module.best

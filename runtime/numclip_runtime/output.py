@@ -58,14 +58,14 @@ class RecordWriter:
 
     def _write_row(self, record: Record) -> None:
         if self._count == 0:
-            self._line(f"{'value':>14}  {'bin':<28}  path")
+            self._line(f"{'value':>14}  {'bin':<34}  path")
         self._count += 1
         if "error" in record:
-            self._line(f"{'failed':>14}  {'':<28}  {record['error']}")
+            self._line(f"{'failed':>14}  {'':<34}  {record['error']}")
             return
         number = f"{record['value']:.2f} {record['unit']}".rstrip()
         chosen = f"{record['bin']} {record['bin_probs'][record['bin']]:.0%}"
-        self._line(f"{number:>14}  {chosen:<28}  {record['path']}")
+        self._line(f"{number:>14}  {chosen:<34}  {record['path']}")
 
     def __enter__(self) -> RecordWriter:
         return self
