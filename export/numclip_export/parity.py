@@ -55,7 +55,7 @@ def verification_inputs(
 
     Args:
         checkpoint: Gives the preprocessing, and the place of its validation data.
-        verify_data: Folder of images, or CSV file with a `path` column; None takes the
+        verify_data: Folder of images, or CSV file as for training (path,label); None takes the
             checkpoint's validation data, and where that is gone, synthetic images.
 
     Returns:

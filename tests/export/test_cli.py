@@ -1,0 +1,122 @@
+"""`numclip-export`: what it prints and leaves behind, and one sentence for each wrong use."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from onnx import numpy_helper
+
+from numclip_export import export as export_module
+from numclip_export.cli import main, onnx_target
+from numclip_export.export import export
+from numclip_export.parity import ParityError
+from numclip_runtime import UsageError
+from tests.export.chain import Chain
+
+
+@pytest.fixture
+def graph(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> onnx.ModelProto:
+    """Return a copy of the chain's graph, which stands in for those of new exports."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(chain.graph)
+    monkeypatch.setattr(export_module, "onnx_from_folded", lambda *args, **kwargs: copy)
+    return copy
+
+
+@pytest.fixture
+def folder(chain: Chain, graph: onnx.ModelProto, tmp_path: Path) -> Path:
+    """Return a folder that holds the chain's checkpoint as a.pt."""
+    shutil.copy(chain.ckpt, tmp_path / "a.pt")
+    return tmp_path
+
+
+def run(folder: Path, *args: object) -> Result:
+    return CliRunner().invoke(main, ["--ckpt", str(folder / "a.pt"), *map(str, args)])
+
+
+def test_command(chain: Chain, folder: Path) -> None:
+    (folder / "out").mkdir()
+    result = run(folder, "-o", folder / "out", "--verify-data", chain.ckpt.parent / "val")
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in (folder / "out").iterdir()} == {"a.onnx", "a.report.json"}
+    first, second, third = result.output.splitlines()
+    assert "M in the text tower)" in first
+    assert second.startswith(f"{folder / 'out' / 'a.onnx'}: ")
+    assert third.startswith("parity on 5 given images: values within ")
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("cause", ["tolerance", "bin_embeddings", "regressor"])
+def test_difference_leaves_nothing_behind(
+    folder: Path, graph: onnx.ModelProto, cause: str, old: bool
+) -> None:
+    if cause != "tolerance":
+        shapes = {"bin_embeddings": {(3, 32), (32, 3)}, "regressor": {(3, 6)}}
+        tensors = graph.graph.initializer
+        (tensor,) = [t for t in tensors if tuple(t.dims) in shapes[cause]]
+        changed = numpy_helper.to_array(tensor) * np.float32(1.05)
+        tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
+    if old:
+        (folder / "a.onnx").write_bytes(b"an older export")
+    result = run(folder, *(["--atol", 0] if cause == "tolerance" else []))
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.output.startswith(f"Error: {folder / 'a.onnx'}: not kept, its values differ")
+    assert {path.name for path in folder.iterdir()} == {"a.pt"} | ({"a.onnx"} if old else set())
+    if old:
+        assert (folder / "a.onnx").read_bytes() == b"an older export"
+    with pytest.raises(ParityError, match="another --opset may help"):
+        export(folder / "a.pt", folder / "b.onnx", atol=0)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--verify-data", "gone"), "gone: give a folder of images or a CSV file"),
+        (("--verify-data", "gone.csv"), "gone.csv: cannot read this CSV file"),
+        (("-o", "no/such/folder"), "no/such/folder: no such folder; create it first"),
+        (("-o", "no/b.onnx"), "no: no such folder; create it first"),
+        (("--ckpt", "gone.pt"), "gone.pt: no such file"),
+        (("--ckpt", "text.pt"), "text.pt: refused, not plain weights and settings"),
+        (("--ckpt", "other.pt"), "other.pt: not a numclip checkpoint; make one with"),
+    ],
+)
+def test_wrong_use_is_one_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(folder)
+    Path("text.pt").write_text("weights, perhaps")
+    torch.save({"state_dict": {}}, "other.pt")
+    result = run(folder, *args)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)  # no traceback
+    assert result.output.startswith(f"Error: {message}")
+    assert result.output.count("\n") == 1
+    assert {path.name for path in folder.iterdir()} == {"a.pt", "text.pt", "other.pt"}
+
+
+@pytest.mark.parametrize("module", ["torch", "onnx", "onnxscript", "onnxruntime"])
+def test_missing_extra_names_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    result = run(tmp_path)
+    command = "pip install 'numclip[export,cpu]'"
+    assert result.exit_code == 2
+    assert result.output == f"Error: {module} not installed; install with: {command}\n"
+
+
+def test_target(tmp_path: Path) -> None:
+    ckpt = tmp_path / "a.pt"
+    assert onnx_target(ckpt, None) == tmp_path / "a.onnx"
+    assert onnx_target(Path("x.pt"), tmp_path) == tmp_path / "x.onnx"
+    assert onnx_target(ckpt, tmp_path / "b.onnx") == tmp_path / "b.onnx"
+    with pytest.raises(UsageError, match="no such folder"):
+        onnx_target(ckpt, tmp_path / "no")

@@ -1,0 +1,138 @@
+"""Checkpoints: bit-exact round trip, and refusal of all else without executing anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from numclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from numclip_runtime import ModelError, UsageError
+from tests.numclip.tiny import TASK, TOWERS, images_of, spec_of, tiny_model
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, Checkpoint(tiny_model(), spec_of("vit"), {"mae": 1.5}, "val.csv"))
+    return path
+
+
+@pytest.mark.parametrize("tower", list(TOWERS))
+def test_round_trip_is_bit_exact(tmp_path: Path, tower: str) -> None:
+    task = replace(TASK, label_offset=3.25)
+    model = tiny_model(tower, task=task, regressor="bounded", adapter_ratio=0.3)
+    before = Checkpoint(model.train(), spec_of(tower), {"mae": 0.1, "rmse": 0.2}, "val.csv")
+    save_checkpoint(tmp_path / "a.pt", before)
+    after = load_checkpoint(tmp_path / "a.pt")
+    assert (after.task, after.preprocessing) == (task, before.preprocessing)
+    assert (after.metrics, after.validation_csv) == (before.metrics, "val.csv")
+    assert after.model.config == model.config
+    assert set(after.versions) == {"numclip", "torch", "open_clip_torch"}
+    assert after.metadata.versions == after.versions
+    assert not after.model.training
+    expected, state = model.state_dict(), after.model.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+    images = images_of(tower, 2)
+    with torch.no_grad():
+        for got, want in zip(after.model(images), model.eval()(images), strict=True):
+            assert torch.equal(got, want)
+    assert os.listdir(tmp_path) == ["a.pt"]  # noqa: PTH208
+
+
+class Trap:
+    """Touches a file when unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_pickle_that_executes_is_refused(saved: Path, tmp_path: Path, plain: bool) -> None:
+    mark = tmp_path / "executed"
+    content = torch.load(saved, weights_only=True) | {"metrics": Trap(mark)}
+    if plain:
+        saved.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, saved)
+    with pytest.raises(ModelError, match=r"a\.pt: refused, not plain weights and settings \("):
+        load_checkpoint(saved)
+    assert not mark.exists()
+    torch.load(saved, weights_only=False) if not plain else pickle.loads(saved.read_bytes())
+    assert mark.exists()  # the trap works
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_truncated(saved: Path, share: float) -> None:
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ModelError, match=r"a\.pt: (not a readable checkpoint|refused)"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state_dict": {}}, "not a numclip checkpoint; make one with `numclip-train`"),
+        ([1, 2], "not a numclip checkpoint"),
+        (torch.zeros(3), "not a numclip checkpoint"),
+        ({"format": "numclip-checkpoint"}, "checkpoint schema None is unknown"),
+        ({"format": "numclip-checkpoint", "schema_version": 2}, "checkpoint schema 2 is unknown"),
+    ],
+)
+def test_other_content(tmp_path: Path, content: object, message: str) -> None:
+    torch.save(content, tmp_path / "b.pt")
+    with pytest.raises(ModelError, match=rf"b\.pt: .*{message}"):
+        load_checkpoint(tmp_path / "b.pt")
+
+
+def drop(name: str) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content.pop(name)
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "missing weight": lambda content: content["state_dict"].pop("logit_scale"),
+    "other shape": lambda content: content["state_dict"].update(logit_scale=torch.zeros(2)),
+    "unknown weight": lambda content: content["state_dict"].update(more=torch.zeros(2)),
+    "other architecture": lambda content: content["config"].update(clip=TOWERS["resnet"]),
+    "no architecture": lambda content: content["config"].update(clip={}),
+    "unknown setting": lambda content: content["config"].update(depth=3),
+    "another task": lambda content: content["task"].update(phrases=["a", "b"]),
+    "bad preprocessing": lambda content: content["preprocessing"].update(crop=0),
+    "no preprocessing": lambda content: content.update(preprocessing=None),
+    "weights in a list": lambda content: content.update(state_dict=[1]),
+    "no state_dict": drop("state_dict"),
+    "no task": drop("task"),
+    "no metrics": drop("metrics"),
+}
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_content_that_does_not_fit(saved: Path, change: str) -> None:
+    content = torch.load(saved, weights_only=True)
+    CHANGES[change](content)
+    torch.save(content, saved)
+    with pytest.raises(ModelError, match=r"a\.pt: this checkpoint does not fit its own config: "):
+        load_checkpoint(saved)
+
+
+def test_paths(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"gone\.pt: no such file"):
+        load_checkpoint(tmp_path / "gone.pt")
+    with pytest.raises(ModelError, match="no such file"):
+        load_checkpoint(tmp_path)
+    checkpoint = Checkpoint(tiny_model(), spec_of("vit"))
+    for path, message in ((tmp_path, "is a folder"), (tmp_path / "no" / "a.pt", "cannot write")):
+        with pytest.raises(UsageError, match=message):
+            save_checkpoint(path, checkpoint)
+    assert not list(tmp_path.iterdir())

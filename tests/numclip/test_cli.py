@@ -1,0 +1,143 @@
+"""`numclip-train`: a tiny real run, and one sentence for each wrong use."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from numclip.checkpoint import load_checkpoint
+from numclip.cli import STATISTICS, main
+from numclip_runtime import __version__
+from tests.numclip.tiny import TASK, TOWERS, VIT, write_photos
+
+SMALL = ("--epochs", 2, "--batch-size", 8, "--workers", 0)
+TOML = f"""
+name = "{TASK.name}"
+unit = "{TASK.unit}"
+context = "{TASK.context}"
+bin_edges = {list(TASK.bin_edges)}
+phrases = {list(TASK.phrases)}
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the working directory: train.csv, val.csv, task.toml, tiny.json."""
+    write_photos(tmp_path, "train", 10)
+    write_photos(tmp_path, "val", 5)
+    (tmp_path / "task.toml").write_text(TOML, "utf-8")
+    (tmp_path / "tiny.json").write_text(json.dumps(TOWERS["vit"]), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(*args: object, **changed: str) -> Result:
+    """Run the command on the data, with the options changed by name."""
+    given = {"train": "train.csv", "val": "val.csv", "task": "task.toml", "backbone": "tiny.json"}
+    options = [text for name, value in (given | changed).items() for text in (f"--{name}", value)]
+    return CliRunner().invoke(main, [*options, *map(str, (*SMALL, *args))])
+
+
+def test_writes_a_checkpoint(data: Path) -> None:
+    rates = ("--lr-image", 1e-3, "--lr-text", 1e-3, "--lr-context", 1e-3, "--lr-regressor", 0)
+    choices = ("--normalize", "clip", "--resize-mode", "shortest", "--regressor", "bounded")
+    logs = ("--log-dir", "logs", "--logit-scale", 20)
+    result = train("-o", "out.pt", *rates, *choices, *logs)
+    assert result.exit_code == 0, result.output
+    assert "train: 10 images (dark 3, neither dark nor bright 3, bright 4)" in result.output
+    assert "val:   5 images (dark 2, neither dark nor bright 1, bright 2)" in result.output
+    checkpoint = load_checkpoint(Path("out.pt"))
+    assert checkpoint.task == TASK
+    assert checkpoint.preprocessing.resize_mode == "shortest"
+    assert (checkpoint.preprocessing.crop, checkpoint.preprocessing.resize) == (32, 37)
+    assert (checkpoint.preprocessing.mean, checkpoint.preprocessing.std) == STATISTICS["clip"]
+    assert checkpoint.model.config.regressor == "bounded"
+    assert not checkpoint.model.regressor.fc.bias.any()  # frozen at its start
+    assert checkpoint.model.logit_scale.exp().item() == pytest.approx(20)
+    assert checkpoint.validation_csv == str(data / "val.csv")
+    last = f"out.pt: validation MAE {checkpoint.metrics['mae']:.3f} points, RMSE"
+    assert result.output.splitlines()[-1].startswith(last)
+    (log,) = Path("logs").rglob("metrics.csv")
+    rows = csv.DictReader(log.read_text("utf-8").splitlines())
+    assert {row["epoch"] for row in rows} == {"0", "1"}
+
+
+def test_seed_repeats_the_weights(data: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert train("-o", f"{name}.pt", "--seed", seed).exit_code == 0
+    a, b, c = (load_checkpoint(Path(f"{n}.pt")).model.image_encoder.state_dict() for n in "abc")
+    assert all(torch.equal(b[name], tensor) for name, tensor in a.items())
+    assert not torch.equal(c["conv1.weight"], a["conv1.weight"])
+
+
+def test_gelu_overrides_the_backbone(data: Path) -> None:
+    assert train("--gelu").exit_code == 0
+    assert load_checkpoint(Path("checkpoint.pt")).model.config.clip["quick_gelu"] is False
+
+
+@pytest.mark.parametrize(
+    ("args", "changed", "message"),
+    [
+        ((), {"train": "no_label.csv"}, "no_label.csv: lacks the column(s) ['label']"),
+        ((), {"val": "far.csv"}, "far.csv line 2: the label 31 is outside the task's range"),
+        ((), {"train": "gone.csv"}, "gone.csv: cannot read this CSV file"),
+        ((), {"val": "absent.csv"}, "absent.csv: 1 of 1 images do not exist, first no.png"),
+        ((), {"train": "broken.csv"}, "broken.png: not an image that Pillow can read"),
+        (("--root", "elsewhere"), {}, "train.csv: 10 of 10 images do not exist"),
+        ((), {"task": "agee"}, "unknown task 'agee'; presets are age, quality"),
+        ((), {"task": "bad.toml"}, "bad.toml: not valid TOML"),
+        (("-o", "no/out.pt"), {}, "no/out.pt: cannot write there; the folder must exist"),
+        (("-o", "train"), {}, "train: cannot write there"),
+        ((), {"backbone": "ViT-B-33"}, "unknown backbone 'ViT-B-33'"),
+        ((), {"backbone": "wide.json"}, "rectangular image size [32, 64] are not supported"),
+        (("--pretrained", "opneai"), {}, "'opneai' is neither a file nor a tag"),
+        (("--resize", 16), {}, "crop (32) must be between 1 and resize (16)"),
+        (("--lr-image", 1e30), {}, "training diverged"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    data: Path, args: tuple[object, ...], changed: dict[str, str], message: str
+) -> None:
+    files = {
+        "no_label.csv": "path,age\ntrain/0.png,1\n",
+        "far.csv": "path,label\ntrain/0.png,31\n",
+        "absent.csv": "path,label\nno.png,1\n",
+        "broken.csv": "path,label\nbroken.png,1\n",
+        "broken.png": "no image",
+        "bad.toml": "name =",
+        "wide.json": json.dumps(TOWERS["vit"] | {"vision_cfg": VIT | {"image_size": [32, 64]}}),
+    }
+    for name, content in files.items():
+        Path(name).write_text(content, "utf-8")
+    result = train(*args, **changed)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)  # no traceback
+    *before, line = result.output.splitlines()
+    assert line.startswith("Error: ")
+    assert message in line
+    assert all(text.startswith(("train: ", "val: ", "epoch ")) for text in before)
+    assert not list(data.rglob("*.pt"))
+
+
+@pytest.mark.parametrize("module", ["torch", "open_clip", "pytorch_lightning"])
+def test_missing_extra_names_the_command(
+    data: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    result = train()
+    assert result.exit_code == 2
+    expected = f"Error: {module} not installed; install with: pip install 'numclip[train]'\n"
+    assert result.output == expected
+
+
+def test_version_and_flags() -> None:
+    assert __version__ in CliRunner().invoke(main, ["--version"]).output
+    assert CliRunner().invoke(main, ["--help"]).exit_code == 0
+    result = train("--epochs", 0)
+    assert (result.exit_code, "--epochs" in result.output) == (2, True)
