@@ -32,6 +32,7 @@ class TorchBackend:
     def __init__(self, checkpoint: Path, *, threads: int | None = None) -> None:
         try:
             import torch
+
             from numclip.checkpoint import load_checkpoint
         except ImportError as error:
             raise MissingDependencyError(
