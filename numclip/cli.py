@@ -88,7 +88,18 @@ def require(extra: str, *modules: str) -> None:
 )
 @click.option("--workers", type=click.IntRange(0), default=2, help="Image loading processes.")
 @click.option("--seed", type=int, default=0)
-@click.option("--log-dir", type=FILE, help="Write CSV logs there.")
+@click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches per update.")
+@click.option(
+    "--precision",
+    type=click.Choice(["32-true", "16-mixed", "bf16-mixed"]),
+    default="32-true",
+    help="The paper used 16-mixed, which needs a GPU.",
+)
+@click.option("--patience", type=click.IntRange(0), default=0, help="Epochs; 0: no early stop.")
+@click.option("--run-dir", type=FILE, help="Logs and resume files.  [default: OUTPUT's .run]")
+@click.option("--resume", is_flag=True, help="Go on from the last finished epoch of the run.")
+@click.option("--restart", is_flag=True, help="Discard an unfinished run and start anew.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs, too.")
 @click.version_option(__version__)
 def main(**options: Any) -> None:
     """Train a model that reads an ordered number off images; keeps the best validation MAE.
@@ -107,17 +118,22 @@ def run(options: dict[str, Any]) -> None:
     from numclip.data import describe, read_csv
     from numclip.model import ModelConfig, NumClip
     from numclip.tasks import load_task
-    from numclip.train import LearningRates, TrainConfig, fit, seed_everything
+    from numclip.train import LearningRates, TrainConfig, finish, fit, seed_everything
 
     output: Path = options["output"]
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK) or output.is_dir():
         raise UsageError(f"{output}: cannot write there; the folder must exist and be writable.")
+    run_dir: Path = options["run_dir"] or output.with_suffix(".run")
+    first_process = os.environ.get("RANK", "0") == "0"
+    if first_process:  # under torchrun, the others may come when it has begun to write
+        check_run_folder(run_dir, resume=options["resume"], restart=options["restart"])
     task = load_task(options["task"])
     train, val = (
         read_csv(options[name], task, root=options["root"]) for name in ("train_csv", "val_csv")
     )
-    click.echo(f"train: {len(train)} images ({describe(train, task)})")
-    click.echo(f"val:   {len(val)} images ({describe(val, task)})")
+    if first_process:
+        click.echo(f"train: {len(train)} images ({describe(train, task)})")
+        click.echo(f"val:   {len(val)} images ({describe(val, task)})")
 
     seed_everything(options["seed"])
     if options["pretrained"]:
@@ -148,15 +164,41 @@ def run(options: dict[str, Any]) -> None:
         val,
         preprocessing,
         TrainConfig(rates=rates, **plain),
-        log_dir=options["log_dir"],
+        run_dir=run_dir,
+        resume=options["resume"],
+        tensorboard=options["tensorboard"],
     )
+    if not first_process:
+        return
     save_checkpoint(
         output, Checkpoint(model, preprocessing, best, str(options["val_csv"].resolve()))
     )
+    finish(run_dir)
     click.echo(
         f"{output}: validation MAE {best['mae']:.3f} {task.unit}".rstrip()
         + f", RMSE {best['rmse']:.3f}, bin accuracy {best['bin_accuracy']:.1%}"
     )
+
+
+def check_run_folder(run_dir: Path, *, resume: bool, restart: bool) -> None:
+    """Refuse to overwrite an unfinished run by accident, and to resume what is not there.
+
+    Raises:
+        UsageError: naming the flag that says what is meant.
+    """
+    from numclip.train import finish, unfinished
+
+    if resume and restart:
+        raise UsageError("--resume goes on and --restart begins anew: give one of them.")
+    if resume and not unfinished(run_dir):
+        raise UsageError(f"{run_dir}: holds no unfinished run; start without --resume.")
+    if restart:
+        finish(run_dir)
+    elif unfinished(run_dir) and not resume:
+        raise UsageError(
+            f"{run_dir}: holds an unfinished run; go on with --resume, or discard it with "
+            "--restart."
+        )
 
 
 def preprocessing_of(config: dict[str, Any], options: dict[str, Any]) -> Preprocessing:
@@ -175,3 +217,7 @@ def preprocessing_of(config: dict[str, Any], options: dict[str, Any]) -> Preproc
         mean=mean,
         std=std,
     )
+
+
+if __name__ == "__main__":
+    main()

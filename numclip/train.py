@@ -1,156 +1,47 @@
-"""Training on Lightning: three losses, one learning rate per part, best checkpoint kept."""
+"""Training on Lightning: run folder, best weights, resume, one process or many."""
 
 from __future__ import annotations
 
-import logging
+import json
 import math
+import os
+import pickle
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from numclip.data import ImageDataset, Sample, evaluation_transform, training_transform
-from numclip.evaluate import Batch, metrics
-from numclip.losses import fcrc_image_to_text, fcrc_text_to_image
 from numclip.model import NumClip
+from numclip.module import NumClipModule
+from numclip.recipe import LearningRates, TrainConfig
 from numclip.torchvision_compat import import_torchvision
-from numclip_runtime import ImageError, Preprocessing, UsageError
+from numclip_runtime import ImageError, ModelError, Preprocessing, UsageError
 
 import_torchvision()
 import pytorch_lightning as pl  # noqa: E402
 
-# Lightning announces devices and tips as "info"; its warnings and errors stay.
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+__all__ = ["LearningRates", "TrainConfig", "finish", "fit", "seed_everything", "unfinished"]
 
-Optimizer = Literal["radam", "adamw"]
-Schedule = Literal["constant", "cosine", "multistep"]
-
-
-@dataclass(frozen=True)
-class LearningRates:
-    """One learning rate per part of the model; 0 freezes the part. Defaults are the paper's."""
-
-    image: float = 1e-5
-    text: float = 0.0
-    context: float = 0.0
-    rank: float = 1e-5
-    adapter: float = 1e-5
-    regressor: float = 1e-5
-    logit_scale: float = 0.0
-
-    def groups(self, model: NumClip) -> Iterator[dict[str, Any]]:
-        """Yield optimizer groups, and set requires_grad of every parameter."""
-        prompts = model.prompt_learner
-        parts: list[tuple[float, list[nn.Parameter]]] = [
-            (self.image, list(model.image_encoder.parameters())),
-            (self.text, list(model.text_encoder.parameters())),
-            (self.context, [prompts.context_embeds]),
-            (self.rank, [prompts.rank_embeds]),
-            (self.adapter, list(model.image_adapter.parameters())),
-            (self.regressor, list(model.regressor.parameters())),
-            (self.logit_scale, [model.logit_scale]),
-        ]
-        for rate, parameters in parts:
-            for parameter in parameters:
-                parameter.requires_grad_(rate > 0)
-            if rate > 0:
-                yield {"params": parameters, "lr": rate}
+RESUME_FILE = "last.ckpt"  # all that goes on: weights, optimizer, schedule, epoch
+BEST_FILE = "best.ckpt"  # weights of the best validation MAE
+BROKEN_FILE = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train. Defaults are the paper's recipe for age."""
-
-    epochs: int = 200
-    batch_size: int = 32
-    rates: LearningRates = LearningRates()
-    optimizer: Optimizer = "radam"
-    weight_decay: float = 0.0
-    schedule: Schedule = "multistep"  # multistep: x0.1 at 30 % of the epochs (60 of 200)
-    warmup_steps: int = 0  # linear from 0
-    regression_weight: float = 1.0  # of the L1 loss, in label units, against the two FCRC losses
-    workers: int = 0  # processes that load images
-    seed: int = 0
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch, data loading processes included."""
+    pl.seed_everything(seed, workers=True, verbose=False)
 
 
-class NumClipModule(pl.LightningModule):
-    """NumCLIP's losses and optimizer, for Lightning's Trainer."""
-
-    def __init__(self, model: NumClip, config: TrainConfig, steps: int) -> None:
-        super().__init__()
-        self.model = model
-        self.config = config
-        self.steps = steps
-        self._outputs: list[tuple[Tensor, ...]] = []
-        self.best: dict[str, float] = {}
-        self.best_state: dict[str, Tensor] = {}
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the three losses of a batch and their sum, "loss"."""
-        images, labels, bins = batch
-        out = self.model(images)
-        parts = {
-            "image_to_text": fcrc_image_to_text(out.logits, bins),
-            "text_to_image": fcrc_text_to_image(out.logits, bins),
-            "l1": F.l1_loss(out.values, labels),
-        }
-        total = parts["image_to_text"] + parts["text_to_image"]
-        return parts | {"loss": total + self.config.regression_weight * parts["l1"]}
-
-    def on_train_epoch_start(self) -> None:
-        """Hold the running statistics of a frozen image tower still, too (ResNet has them)."""
-        if self.config.rates.image == 0:
-            self.model.image_encoder.eval()
-
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        """Return the loss of one batch."""
-        losses = self.losses(batch)
-        for name, value in losses.items():
-            self.log(name, value, prog_bar=name == "l1", on_step=False, on_epoch=True)
-        return losses["loss"]
-
-    def validation_step(self, batch: Batch, index: int) -> None:
-        """Collect the predictions of one batch."""
-        out = self.model(batch[0])
-        self._outputs.append((out.values, out.bin_probs, batch[1], batch[2]))
-
-    def on_validation_epoch_end(self) -> None:
-        """Compute the metrics and keep the weights when they are the best so far."""
-        if not self._outputs:
-            return
-        result = metrics(*(torch.cat(column) for column in zip(*self._outputs, strict=True)))
-        self._outputs.clear()
-        self.log_dict({f"val_{k}": v for k, v in result.items()}, prog_bar=True)
-        if not self.trainer.sanity_checking and result["mae"] < self.best.get("mae", math.inf):
-            self.best = result
-            state = self.model.state_dict()
-            self.best_state = {k: v.detach().cpu().clone() for k, v in state.items()}
-
-    def configure_optimizers(self) -> Any:
-        """Return the optimizer and its schedule, stepped per batch."""
-        config = self.config
-        groups = list(config.rates.groups(self.model))
-        if not groups:
-            raise UsageError("all learning rates are 0; raise one, or there is nothing to train.")
-        make = torch.optim.RAdam if config.optimizer == "radam" else torch.optim.AdamW
-        optimizer = make(groups, weight_decay=config.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
-
-    def _factor(self, step: int) -> float:
-        config = self.config
-        warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-        done = step / max(1, self.steps)
-        if config.schedule == "cosine":
-            return warm * (1 + math.cos(math.pi * min(1.0, done))) / 2
-        return warm * (0.1 if config.schedule == "multistep" and done >= 0.3 else 1.0)
+def unfinished(run_dir: Path) -> bool:
+    """Tell whether a folder holds a run that was interrupted."""
+    return (run_dir / RESUME_FILE).is_file()
 
 
 class _EpochLines(pl.Callback):
@@ -158,16 +49,78 @@ class _EpochLines(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         got = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        print(
-            f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  loss {got['loss']:.3f}  "
-            f"val MAE {got['val_mae']:.3f}  bin accuracy {got['val_bin_accuracy']:.1%}",
-            flush=True,
-        )
+        if trainer.is_global_zero:
+            print(
+                f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  "
+                f"loss {got['loss']:.3f}  val MAE {got['val_mae']:.3f}  "
+                f"bin accuracy {got['val_bin_accuracy']:.1%}",
+                flush=True,
+            )
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch, data loading processes included."""
-    pl.seed_everything(seed, workers=True, verbose=False)
+class _RunFolder(pl.Callback):
+    """Keep the best weights and all that a resume needs, once per epoch.
+
+    Args:
+        folder: Run folder.
+        settings: What the run was started with; a resume with something else is refused.
+        patience: Epochs without a better validation MAE before stopping; 0: never stop.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], patience: int) -> None:
+        self.folder = folder
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self.patience = patience
+        self.best: dict[str, float] = {}
+        self.best_epoch = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resume must know."""
+        return {"settings": self.settings, "best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save after the epoch's validation; Lightning writes each file atomically."""
+        got = trainer.callback_metrics
+        metrics = {k.removeprefix("val_"): v.item() for k, v in got.items() if k[:4] == "val_"}
+        if metrics["mae"] < self.best.get("mae", math.inf):
+            self.best, self.best_epoch = metrics, trainer.current_epoch
+            trainer.save_checkpoint(self.folder / BEST_FILE, weights_only=True)
+        trainer.save_checkpoint(self.folder / RESUME_FILE)
+        if self.patience and trainer.current_epoch - self.best_epoch >= self.patience:
+            trainer.should_stop = True
+
+    def check(self, file: Path) -> None:
+        """Compare with the settings of the run that wrote a file.
+
+        Raises:
+            UsageError: naming the settings that differ.
+            ModelError: if the file cannot be read.
+        """
+        try:
+            stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            before = stored["callbacks"][self.state_key]["settings"]
+        except (*BROKEN_FILE, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelError(f"{file}: cannot be resumed from ({reason}).") from None
+        differing = sorted(k for k, v in flat(self.settings).items() if flat(before).get(k) != v)
+        if differing:
+            raise UsageError(
+                f"{file}: belongs to a run with other settings ({', '.join(differing)[:300]}); "
+                "give the same ones, or start anew with --restart."
+            )
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to {"recipe.epochs": 3, ...}."""
+    out: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
+        out.update({f"{prefix}{key}": value} if inner is None else inner)
+    return out
 
 
 def fit(
@@ -177,9 +130,13 @@ def fit(
     preprocessing: Preprocessing,
     config: TrainConfig,
     *,
-    log_dir: Path | None = None,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    tensorboard: bool = False,
 ) -> dict[str, float]:
     """Train a model in place; it ends with the weights of the best validation MAE.
+
+    Under torchrun, each process calls this and gets the same result.
 
     Args:
         model: Model to train.
@@ -187,47 +144,98 @@ def fit(
         val: Validation samples, of other people, photos, places than `train`.
         preprocessing: Geometry and normalisation of the images.
         config: Recipe.
-        log_dir: Where CSV logs go; None keeps none.
+        run_dir: Where logs and what `resume` needs are kept; None keeps nothing.
+        resume: Go on from the last finished epoch in `run_dir`.
+        tensorboard: Write TensorBoard logs, too.
 
     Returns:
         The best validation metrics.
 
     Raises:
-        UsageError: if every learning rate is 0, or training diverges.
+        UsageError: if every learning rate is 0, training diverges, or there is nothing to resume.
         ImageError: if an image cannot be read.
     """
+    if resume and (run_dir is None or not unfinished(run_dir)):
+        raise UsageError(f"{run_dir}: nothing to resume; start without --resume.")
     seed_everything(config.seed)
-    train_data = ImageDataset(train, model.task, training_transform(preprocessing))
-    val_data = ImageDataset(val, model.task, evaluation_transform(preprocessing))
-    loader: dict[str, Any] = {
-        "num_workers": config.workers,
-        "persistent_workers": config.workers > 0,
-    }
-    train_batches = DataLoader(train_data, config.batch_size, shuffle=True, **loader)
-    val_batches = DataLoader(val_data, 4 * config.batch_size, **loader)
     model.train()  # `fit` and `load_checkpoint` leave a model in eval mode
-    module = NumClipModule(model, config, len(train_batches) * config.epochs)
+    module = NumClipModule(
+        model,
+        ImageDataset(train, model.task, training_transform(preprocessing)),
+        ImageDataset(val, model.task, evaluation_transform(preprocessing)),
+        config,
+    )
+    settings = {
+        "recipe": asdict(config) | {"workers": None},  # loading processes change nothing
+        "model": asdict(model.config),
+        "task": model.task.to_dict(),
+        "preprocessing": asdict(preprocessing),
+        "samples": [len(train), len(val)],
+    }
+    with nullcontext(run_dir) if run_dir else tempfile.TemporaryDirectory() as folder:
+        run = _RunFolder(Path(folder), settings, config.patience)
+        last = run.folder / RESUME_FILE
+        if resume:
+            run.check(last)
+        trainer = _trainer(config, run, _loggers(run_dir, tensorboard))
+        with _quiet():
+            try:
+                trainer.fit(module, ckpt_path=last if resume else None, weights_only=True)
+            except ImageError as error:  # a loading process sends its whole traceback
+                raise ImageError(str(error).strip().rpartition("ImageError: ")[2]) from None
+        if not run.best:
+            raise UsageError("training diverged, no epoch gave a number; lower the learning rates.")
+        best = torch.load(run.folder / BEST_FILE, map_location="cpu", weights_only=True)
+        trainer.strategy.barrier()  # every process has read before any file is deleted
+    state = best["state_dict"]
+    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    model.eval()
+    return run.best
+
+
+def finish(run_dir: Path) -> None:
+    """Delete what only a resume needs, once the checkpoint is written; logs stay."""
+    for name in (RESUME_FILE, BEST_FILE):
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def _loggers(run_dir: Path | None, tensorboard: bool) -> list[pl.loggers.Logger]:
+    if run_dir is None:
+        return []
+    loggers: list[pl.loggers.Logger] = [pl.loggers.CSVLogger(run_dir, name="logs")]
+    if tensorboard:
+        loggers.append(pl.loggers.TensorBoardLogger(run_dir, name="tensorboard"))
+    return loggers
+
+
+def _trainer(config: TrainConfig, run: _RunFolder, loggers: list[pl.loggers.Logger]) -> pl.Trainer:
     interactive = sys.stderr.isatty()
-    trainer = pl.Trainer(
+    # torchrun tells how many processes run here and in all
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    return pl.Trainer(
         max_epochs=config.epochs,
-        logger=pl.loggers.CSVLogger(log_dir) if log_dir else False,
+        precision=config.precision,
+        accumulate_grad_batches=config.accumulate,
+        devices=local,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        use_distributed_sampler=False,  # ours shards as well, and knows the epoch
+        logger=loggers or False,
+        callbacks=[run] if interactive else [run, _EpochLines()],
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=interactive,
-        callbacks=[] if interactive else [_EpochLines()],
         num_sanity_val_steps=0,
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's advice; its errors and other warnings stay."""
     with warnings.catch_warnings():
         # The number of loading processes is the caller's choice, and logs are per epoch.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*number of training batches.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a newer torch
-        try:
-            trainer.fit(module, train_batches, val_batches)
-        except ImageError as error:  # a loading process sends its whole traceback
-            raise ImageError(str(error).strip().rpartition("ImageError: ")[2]) from None
-    if not module.best_state:
-        raise UsageError("training diverged, no epoch gave a number; lower the learning rates.")
-    model.load_state_dict(module.best_state)
-    model.eval()
-    return module.best
+        yield

@@ -47,7 +47,7 @@ def train(*args: object, **changed: str) -> Result:
 def test_writes_a_checkpoint(data: Path) -> None:
     rates = ("--lr-image", 1e-3, "--lr-text", 1e-3, "--lr-context", 1e-3, "--lr-regressor", 0)
     choices = ("--normalize", "clip", "--resize-mode", "shortest", "--regressor", "bounded")
-    logs = ("--log-dir", "logs", "--logit-scale", 20)
+    logs = ("--run-dir", "logs", "--logit-scale", 20)
     result = train("-o", "out.pt", *rates, *choices, *logs)
     assert result.exit_code == 0, result.output
     assert "train: 10 images (dark 3, neither dark nor bright 3, bright 4)" in result.output

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from numclip.losses import TARGET_GAIN, fcrc_image_to_text, fcrc_text_to_image
-from numclip.model import NumClip, Output
-from numclip.train import NumClipModule, TrainConfig
+from numclip.model import Output
+from numclip.module import losses
+from numclip.train import TrainConfig
 from tests.numclip.golden import DIGITS, case, tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -115,24 +115,12 @@ def test_text_to_image_weights_depend_on_the_batch_size() -> None:
     assert means == pytest.approx(out["mean_negative_weight_per_class"], abs=DIGITS)
 
 
-class Answer(nn.Module):
-    """Stand in for a model: always the same output."""
-
-    def __init__(self, values: Tensor, logits: Tensor) -> None:
-        super().__init__()
-        self.output = Output(values, logits.softmax(1), logits)
-
-    def forward(self, images: Tensor) -> Output:
-        return self.output
-
-
 def test_l1_and_the_sum_of_losses() -> None:
     given, out = case("l1_reg_loss")
     bins = torch.tensor(case("fcrc_ce")[0]["y"])
-    model = cast(NumClip, Answer(tensor(given["pred"]), LOGITS))
-    batch = (torch.empty(0), tensor(given["y"]), bins)
-    losses = NumClipModule(model, TrainConfig(), steps=1).losses(batch)
-    assert losses["l1"].item() == pytest.approx(out["l1"], abs=DIGITS)
-    assert losses["loss"].item() == pytest.approx(out["total_ce+kl+l1_with_Y"], abs=DIGITS)
-    halved = NumClipModule(model, TrainConfig(regression_weight=0.5), steps=1).losses(batch)
-    assert (losses["loss"] - halved["loss"]).item() == pytest.approx(out["l1"] / 2, abs=DIGITS)
+    output = Output(tensor(given["pred"]), LOGITS.softmax(1), LOGITS)
+    whole = losses(output, tensor(given["y"]), bins, TrainConfig())
+    assert whole["l1"].item() == pytest.approx(out["l1"], abs=DIGITS)
+    assert whole["loss"].item() == pytest.approx(out["total_ce+kl+l1_with_Y"], abs=DIGITS)
+    halved = losses(output, tensor(given["y"]), bins, TrainConfig(regression_weight=0.5))
+    assert (whole["loss"] - halved["loss"]).item() == pytest.approx(out["l1"] / 2, abs=DIGITS)

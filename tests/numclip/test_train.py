@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from numclip.data import ImageDataset, Sample, evaluation_transform
 from numclip.evaluate import evaluate
-from numclip.train import LearningRates, NumClipModule, TrainConfig, fit
+from numclip.module import losses
+from numclip.train import LearningRates, TrainConfig, fit
 from numclip_runtime import ImageError, UsageError
 from tests.numclip.tiny import TASK, TOWERS, spec_of, tiny_model, write_photos
 
@@ -54,7 +55,8 @@ def test_learns(photos: Photos) -> None:
 
     @torch.no_grad()
     def loss() -> float:
-        return NumClipModule(model, QUICK, 1).losses(next(iter(batches)))["loss"].item()
+        images, labels, bins = next(iter(batches))
+        return losses(model(images), labels, bins, QUICK)["loss"].item()
 
     before, mae_before = loss(), evaluate(model, batches)["mae"]
     best = fit(model, *photos, spec_of("vit"), replace(QUICK, epochs=12))
@@ -88,8 +90,8 @@ def test_returns_the_weights_of_the_best_epoch(photos: Photos, tmp_path: Path) -
     # Validation photos are brighter the smaller the label: learning makes it worse.
     val = write_photos(tmp_path, "reversed", 7, reverse=True)
     model = tiny_model()
-    best = fit(model, photos[0], val, spec_of("vit"), QUICK, log_dir=tmp_path / "logs")
-    (log,) = (tmp_path / "logs").rglob("metrics.csv")
+    best = fit(model, photos[0], val, spec_of("vit"), QUICK, run_dir=tmp_path / "run")
+    (log,) = (tmp_path / "run").rglob("metrics.csv")
     with log.open(newline="") as file:
         maes = [float(row["val_mae"]) for row in csv.DictReader(file) if row["val_mae"]]
     assert len(maes) == QUICK.epochs

@@ -1,0 +1,50 @@
+"""Two processes with half the batch each train as one process with the whole batch."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.numclip.test_resume import ROOT, environment, folder, weights
+
+__all__ = ["folder"]
+FLAGS = "--epochs 3 --optimizer adamw --lr-image 1e-3 --lr-rank 1e-3 --weight-decay 0.01"
+
+
+def losses(run: Path) -> list[float]:
+    (log,) = run.rglob("metrics.csv")
+    rows = csv.DictReader(log.read_text("utf-8").splitlines())
+    return [float(row["loss"]) for row in rows if row["loss"]]
+
+
+def train(folder: Path, processes: int, batch_size: int) -> Path:
+    files = {"train": "train.csv", "val": "val.csv", "task": "task.toml", "backbone": "tiny.json"}
+    output = folder / f"processes{processes}.pt"
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc-per-node", str(processes), "-m", "numclip.cli"),
+        *(text for name, file in files.items() for text in (f"--{name}", str(folder / file))),
+        *(*FLAGS.split(), "--workers", "0", "--batch-size", str(batch_size), "-o", str(output)),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def test_two_processes_equal_one(folder: Path) -> None:
+    one, two = train(folder, 1, 8), train(folder, 2, 4)
+    assert losses(two.with_suffix(".run")) == pytest.approx(
+        losses(one.with_suffix(".run")), rel=1e-5
+    )
+    whole, split = weights(one), weights(two)
+    for name, tensor in whole.items():
+        if name.endswith("in_proj_bias"):
+            continue  # keys' bias has no gradient but rounding, and AdamW makes steps of any size
+        torch.testing.assert_close(split[name], tensor, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,133 @@
+"""Kill a run at any moment and go on: the same weights as without the interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from numclip.checkpoint import load_checkpoint
+from numclip.cli import main
+from tests.numclip.tiny import TOWERS, write_photos
+
+ROOT = Path(__file__).parent.parent.parent
+COMMAND = [sys.executable, "-m", "tests.numclip.train_process"]
+FLAGS = "--epochs 6 --batch-size 4 --optimizer adamw --lr-image 1e-3 --lr-rank 1e-3 --workers 0"
+
+
+def environment(**more: str) -> dict[str, str]:
+    path = os.pathsep.join(str(ROOT / folder) for folder in ("", "export", "runtime"))
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | more
+
+
+def arguments(folder: Path, output: str, *more: str) -> list[str]:
+    files = {"train": "train.csv", "val": "val.csv", "task": "task.toml", "backbone": "tiny.json"}
+    given = [text for name, file in files.items() for text in (f"--{name}", str(folder / file))]
+    return [*given, *FLAGS.split(), "-o", str(folder / output), *more]
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(file).model.state_dict()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with data, and `whole.pt`, trained without interruption."""
+    folder = tmp_path_factory.mktemp("resume")
+    write_photos(folder, "train", 16)
+    write_photos(folder, "val", 4)
+    (folder / "tiny.json").write_text(json.dumps(TOWERS["vit"]), "utf-8")
+    (folder / "task.toml").write_text(
+        'name = "light"\nunit = ""\nbin_edges = [0, 30, 70, 100]\n'
+        'phrases = ["dark", "neither", "bright"]\n',
+        "utf-8",
+    )
+    result = CliRunner().invoke(main, arguments(folder, "whole.pt"))
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_killed_run_resumes_to_the_same_weights(folder: Path) -> None:
+    last = folder / "killed.run" / "last.ckpt"
+    with subprocess.Popen(
+        [*COMMAND, *arguments(folder, "killed.pt")],
+        cwd=ROOT,
+        env=environment(SLOW_MS="100"),
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        end = time.monotonic() + 60
+        while not last.is_file() and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.15)  # into the middle of the next epoch
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "killed.pt").exists()
+
+    refused = CliRunner().invoke(main, arguments(folder, "killed.pt"))
+    assert refused.exit_code == 2
+    assert "holds an unfinished run; go on with --resume" in refused.output
+
+    result = CliRunner().invoke(main, arguments(folder, "killed.pt", "--resume"))
+    assert result.exit_code == 0, result.output
+    assert "epoch   1/6" not in result.output  # the finished epochs are not repeated
+    assert "epoch   6/6" in result.output
+    whole, resumed = weights(folder / "whole.pt"), weights(folder / "killed.pt")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+    assert not last.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--resume"], "holds no unfinished run; start without --resume"),
+        (["--resume", "--restart"], "--resume goes on and --restart begins anew"),
+    ],
+)
+def test_nothing_to_resume(folder: Path, flags: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, arguments(folder, "never.pt", *flags))
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def unfinished(folder: Path, name: str) -> Path:
+    """Leave a run that was interrupted after its first epoch."""
+    result = subprocess.run(
+        [*COMMAND, *arguments(folder, f"{name}.pt")],
+        cwd=ROOT,
+        env=environment(EXIT_AFTER_EPOCH="1"),
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+    assert result.returncode == 9
+    return folder / f"{name}.run" / "last.ckpt"
+
+
+def test_other_settings_are_refused_and_restart_begins_anew(folder: Path) -> None:
+    last = unfinished(folder, "other")
+    changed: dict[str, Any] = {"catch_exceptions": False}
+    result = CliRunner().invoke(
+        main, arguments(folder, "other.pt", "--resume", "--lr-image", "2e-3"), **changed
+    )
+    assert result.exit_code == 2
+    assert "belongs to a run with other settings (recipe.rates.image)" in result.output
+    assert last.exists()
+    result = CliRunner().invoke(main, arguments(folder, "other.pt", "--restart"))
+    assert result.exit_code == 0, result.output
+    assert "epoch   1/6" in result.output
+
+
+def test_broken_resume_file_is_refused(folder: Path) -> None:
+    last = unfinished(folder, "broken")
+    last.write_bytes(last.read_bytes()[:1000])
+    result = CliRunner().invoke(main, arguments(folder, "broken.pt", "--resume"))
+    assert result.exit_code == 2
+    assert "cannot be resumed from" in result.output
