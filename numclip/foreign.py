@@ -69,10 +69,10 @@ def foreign_checkpoint(
     check_lengths(shapes, task)
     positions = state["text_encoder.positional_embedding"]
     template = template_from_base(base, config, positions, path)
-    check_padding(state[RANKS], template[-1], task, path)
     state["prompt_learner.template"] = template
     model = NumClip(model_config(shapes, kind, config), with_labels(task, kind, label_offset))
     check_fit(model.state_dict(), state, path, "the architecture that its shapes tell")
+    check_padding(state[RANKS], template[-1], task, path)
     model.load_state_dict(state)
     crop = config["vision_cfg"]["image_size"]
     return Checkpoint(model.eval(), Preprocessing(crop=crop, resize=round(crop * 8 / 7)))

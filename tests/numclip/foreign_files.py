@@ -56,7 +56,18 @@ class Size:
         }
 
 
+class ResNetSize(Size):
+    """The same with a CLIP ResNet as image tower."""
+
+    @property
+    def clip(self) -> dict[str, Any]:
+        """open_clip's configuration."""
+        image = {"image_size": 64, "patch_size": None, "width": 8, "layers": [1, 2, 1, 1]}
+        return super().clip | {"vision_cfg": image}
+
+
 TINY = Size()
+TINY_RESNET = ResNetSize()
 VIT_B_16 = Size(768, 12, 16, 14, 512, 12, 512)
 
 
@@ -145,12 +156,17 @@ def official_state(
 
     rng = torch.Generator().manual_seed(seed)
     table = official_table(size) if kind == "numclip" else ordinalclip_table(size)
+    if isinstance(size, ResNetSize):
+        table = {k: v for k, v in table.items() if not k.startswith("image_encoder.")}
+        for key, value in part(base, "visual.").items():
+            table[f"image_encoder.{key}"] = tuple(value.shape)
     state = {}
     for key, shape in table.items():
         noise = torch.randn(shape, generator=rng)
         if key.startswith("image_encoder."):
             start = base[key.replace("image_encoder.", "visual.", 1)]
-            state[key] = start + 0.02 * noise
+            statistics = key.endswith(("running_var", "num_batches_tracked"))
+            state[key] = start.clone() if statistics else start + 0.02 * noise
         elif key.startswith("text_encoder."):
             state[key] = base[key.removeprefix("text_encoder.")].clone()
         else:  # the logits are tens: larger weights would saturate the regressor's tanh

@@ -17,6 +17,7 @@ from numclip_runtime import load
 from tests.numclip.foreign_files import (
     AGE_PHRASES,
     TINY,
+    TINY_RESNET,
     VIT_B_16,
     State,
     base_state,
@@ -103,6 +104,20 @@ def test_numclip_file_predicts_as_its_formulas(
     assert checkpoint.task.label_offset == 1
     assert checkpoint.model.config.clip["quick_gelu"] is True
     assert (checkpoint.preprocessing.crop, checkpoint.preprocessing.resize) == (16, 18)
+
+
+def test_resnet(tmp_path: Path) -> None:
+    base = base_state(TINY_RESNET)
+    state = official_state(base, TINY_RESNET)
+    torch.save(base, tmp_path / "base.pt")
+    source = write(tmp_path / "a.ckpt", lightning(state))
+    checkpoint = convert(source, tmp_path / "a.pt", task="age", base=str(tmp_path / "base.pt"))
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    values, bin_probs = predictions(load_checkpoint(tmp_path / "a.pt"), images)
+    want_values, want_probs = oracle(state, base, images, TINY_RESNET)
+    np.testing.assert_allclose(values, want_values, rtol=2e-4)
+    np.testing.assert_allclose(bin_probs, want_probs, atol=2e-5)
+    assert checkpoint.preprocessing.crop == 64
 
 
 def test_activation_is_explicit(

@@ -82,6 +82,10 @@ def flat_conv(state: State) -> None:
     state["image_encoder.conv1.weight"] = torch.zeros(128, 3)
 
 
+def narrow_ranks(state: State) -> None:
+    state["prompt_learner.rank_embeds"] = torch.zeros(5, 2, 32)
+
+
 def odd_grid(state: State) -> None:
     state["image_encoder.positional_embedding"] = torch.zeros(7, 128)
 
@@ -152,6 +156,7 @@ def other_base(state: State) -> None:
             "differently shaped 1 key (image_adapter.fc.2.weight [32, 9] for [32, 8]).",
         ),
         (integers, ModelError, "regressor.delta.bias torch.int8 for torch.float32"),
+        (narrow_ranks, ModelError, "prompt_learner.rank_embeds [5, 2, 32] for [5, 2, 64]"),
         (drop_conv, ModelError, "lacks image_encoder.conv1.weight, which says what architecture"),
         (flat_conv, ModelError, "image_encoder.conv1.weight has shape [128, 3], expected 4"),
         (odd_grid, ModelError, "7 image positions are not 1 + a square number"),
