@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from numclip.clip_weights import read_clip_weights, with_text_prefix
 from numclip.torchvision_compat import import_torchvision
-from numclip_runtime import UsageError
+from numclip.weights import check_fit
+from numclip_runtime import ModelError, UsageError
 
 import_torchvision()
 import open_clip  # noqa: E402
@@ -85,7 +88,8 @@ def pretrained_clip(
 
     Args:
         name: Architecture ("ViT-B-16") or configuration file (.json).
-        pretrained: open_clip tag ("openai", "laion2b_s34b_b88k") or path of a local weights file.
+        pretrained: open_clip tag ("openai", "laion2b_s34b_b88k") or path of a local weights file:
+            open_clip's .pt, .bin or .safetensors, or OpenAI's .pt. It is read as data, not run.
         quick_gelu: Activation of the weights; it is not in any file. None: what open_clip knows of
             the tag, or the configuration's own for a local file.
 
@@ -101,18 +105,51 @@ def pretrained_clip(
         quick_gelu = bool(tag.get("quick_gelu", config.get("quick_gelu", False)))
     config = config | {"quick_gelu": quick_gelu}
     model = build_clip(config)
+    file = weights_file(name, pretrained)
     try:
-        file = pretrained if Path(pretrained).is_file() else open_clip.download_pretrained(tag)
-        if not file:
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-            raise UsageError(
-                f"{pretrained!r} is neither a file nor a tag that open_clip knows for {name} "
-                f"(tags: {tags})."
-            )
-        open_clip.load_checkpoint(model, file, strict=True)
-    except UsageError:
-        raise
-    except Exception as error:  # hub, file and state-dict errors share no type
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        load_clip_weights(model, file)
+    except ModelError as error:
+        reason = str(error).removeprefix(f"{file}: ")
         raise UsageError(f"cannot load weights {pretrained!r} into {name}: {reason}") from None
     return model, config
+
+
+def weights_file(name: str, pretrained: str) -> Path:
+    """Return a local weights file, or download the one that open_clip has for `name` and a tag.
+
+    Raises:
+        UsageError: if there is neither, or the download fails.
+    """
+    if Path(pretrained).is_file():
+        return Path(pretrained)
+    try:
+        file = open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, pretrained))
+    except Exception as error:  # hub and network errors share no type
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise UsageError(f"cannot load weights {pretrained!r} into {name}: {reason}") from None
+    if not file:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise UsageError(
+            f"{pretrained!r} is neither a file nor a tag that open_clip knows for {name} "
+            f"(tags: {tags})."
+        )
+    return Path(file)
+
+
+def load_clip_weights(model: nn.Module, file: Path) -> None:
+    """Load a CLIP weights file into an open_clip model, all of it or nothing.
+
+    Image position embeddings of another image size are interpolated, as open_clip does.
+
+    Raises:
+        ModelError: if the file cannot be read or does not fit; names the keys.
+    """
+    state = open_clip.convert.convert_state_dict(model, read_clip_weights(file))
+    state = with_text_prefix(state, custom_text=hasattr(model, "text"))
+    own = model.state_dict()
+    if "logit_scale" in state and state["logit_scale"].numel() == own["logit_scale"].numel():
+        state["logit_scale"] = state["logit_scale"].reshape(own["logit_scale"].shape)
+    with contextlib.suppress(RuntimeError, ValueError, IndexError):  # named below, if so odd
+        open_clip.model.resize_pos_embed(state, model)
+    check_fit(own, state, file, "this architecture")
+    model.load_state_dict(state)

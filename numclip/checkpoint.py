@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -12,10 +11,17 @@ from typing import Any
 import torch
 
 from numclip.model import ModelConfig, NumClip
+from numclip.weights import (
+    CHECKPOINT_FORMAT,
+    SAFETENSORS,
+    is_checkpoint,
+    read_content,
+    write_safetensors,
+)
 from numclip_runtime import ModelError, ModelMetadata, Preprocessing, Task, UsageError
 from numclip_runtime.files import atomic_path
 
-FORMAT = "numclip-checkpoint"
+FORMAT = CHECKPOINT_FORMAT
 SCHEMA_VERSION = 1
 
 
@@ -48,6 +54,10 @@ def package_versions(*names: str) -> dict[str, str]:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; it appears under its name only when complete.
 
+    Args:
+        path: A name ending in .safetensors holds the same as safetensors, all else in its metadata.
+        checkpoint: What to write.
+
     Raises:
         UsageError: if the place cannot be written.
     """
@@ -63,18 +73,33 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "state_dict": {k: v.detach().cpu() for k, v in checkpoint.model.state_dict().items()},
     }
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        if path.suffix == SAFETENSORS:
+            write_safetensors(temporary, content)
+        else:
+            torch.save(content, temporary)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Load a checkpoint of `numclip-train`, with `weights_only=True`.
+    """Load a checkpoint of `numclip-train` or `numclip-convert`; executes nothing in it.
 
     Raises:
         ModelError: if the file is missing, no numclip checkpoint, or does not fit its own config.
     """
-    content = _read(path)
-    if content.get("format") != FORMAT:
-        raise ModelError(f"{path}: not a numclip checkpoint; make one with `numclip-train`.")
+    content = read_content(path)
+    if not is_checkpoint(content):
+        raise ModelError(
+            f"{path}: not a numclip checkpoint; make one with `numclip-train`, or from files of "
+            "NumCLIP, OrdinalCLIP and CoOp with `numclip-convert`."
+        )
+    return checkpoint_from_content(content, path)
+
+
+def checkpoint_from_content(content: Mapping[str, Any], path: Path) -> Checkpoint:
+    """Rebuild a checkpoint from what `read_content` returned for the file `path`.
+
+    Raises:
+        ModelError: if it is of another schema or does not fit its own config.
+    """
     if (schema := content.get("schema_version")) != SCHEMA_VERSION:
         raise ModelError(
             f"{path}: checkpoint schema {schema!r} is unknown, this numclip "
@@ -92,17 +117,3 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     except (AttributeError, KeyError, TypeError, RuntimeError, UsageError) as error:
         raise ModelError(f"{path}: this checkpoint does not fit its own config: {error}") from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{path}: refused, not plain weights and settings ({reason}).") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path}: not a readable checkpoint ({reason}).") from None
-    return content if isinstance(content, dict) else {}

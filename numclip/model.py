@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from numclip.backbone import ClipConfig, build_clip
 from numclip.prompts import PromptLearner, TextEncoder
-from numclip_runtime import Task
+from numclip_runtime import Task, UsageError
 
-RegressorForm = Literal["released", "bounded"]
+RegressorForm = Literal["released", "bounded", "expected"]
 MIN_DIVISOR = 1e-3  # tanh saturates to -1 in float32; the released form then divides by zero
 
 
@@ -51,6 +51,9 @@ class Adapter(nn.Module):
         super().__init__()
         hidden = max(1, width // reduction)
         self.ratio = ratio
+        self.fc = nn.Sequential()
+        if ratio == 0:  # bypassed: nothing to learn or to store
+            return
         self.fc = nn.Sequential(
             nn.Linear(width, hidden, bias=False),
             nn.ReLU(),
@@ -68,11 +71,15 @@ class FineRegressor(nn.Module):
 
     With d = tanh(A2 relu(A1 logits + b1) + b2), the representative of bin k is
     `lower_k / (1 + d_k)` in the "released" form (lower bounds only, unbounded above), and
-    `lower_k + width_k * (1 + d_k) / 2` in the "bounded" form (always inside its bin).
+    `lower_k + width_k * (1 + d_k) / 2` in the "bounded" form (always inside its bin). The
+    "expected" form has no d and learns nothing: the representative is the bin's midpoint.
 
     Args:
         bin_edges: K + 1 edges, in label units without offset.
-        form: "released" or "bounded".
+        form: "released", "bounded" or "expected".
+
+    Raises:
+        UsageError: if the form is none of these.
 
     Source:
         NumCLIP (arXiv 2408.03574), after SSR-Net. Deviation from the released code: 1 + d is kept
@@ -83,9 +90,15 @@ class FineRegressor(nn.Module):
 
     def __init__(self, bin_edges: tuple[float, ...], form: RegressorForm = "released") -> None:
         super().__init__()
+        if form not in get_args(RegressorForm):
+            raise UsageError(
+                f"unknown form of regressor {form!r}; known are {get_args(RegressorForm)}."
+            )
         bins = len(bin_edges) - 1
         self.form = form
         self.register_buffer("bin_edges", torch.tensor(bin_edges), persistent=False)
+        if form == "expected":
+            return
         self.fc = nn.Linear(bins, 2 * bins)
         self.delta = nn.Linear(2 * bins, bins)
         for layer in (self.fc, self.delta):
@@ -94,8 +107,10 @@ class FineRegressor(nn.Module):
 
     def forward(self, logits: Tensor, bin_probs: Tensor) -> Tensor:
         """Map logits and bin_probs (B, K) to numbers (B,), label units without offset."""
-        delta = torch.tanh(self.delta(F.relu(self.fc(logits))))  # (B, K)
         lower = self.bin_edges[:-1]
+        if self.form == "expected":
+            return bin_probs @ ((lower + self.bin_edges[1:]) / 2)
+        delta = torch.tanh(self.delta(F.relu(self.fc(logits))))  # (B, K)
         if self.form == "bounded":
             inside = lower + (self.bin_edges[1:] - lower) * (1 + delta) / 2
             return (bin_probs * inside).sum(1)
