@@ -79,6 +79,8 @@ class ModelMetadata:
     def to_json(self) -> str:
         """Return the metadata as compact JSON text, schema version included."""
         plain = {"schema_version": SCHEMA_VERSION, **asdict(self), "task": self.task.to_dict()}
+        if self.calibration is None:
+            del plain["calibration"]
         return json.dumps(plain, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
