@@ -123,7 +123,7 @@ def choose_floor(values: Array, bin_probs: Array, labels: Array, task: Task) -> 
     return min((share * error for share in FLOORS), key=score)
 
 
-def conformal_quantile(scores: Array, coverage: float) -> float:
+def conformal_quantile(scores: npt.NDArray[np.floating], coverage: float) -> float:
     """Return the ceil((n + 1) * coverage)-th smallest of n scores; infinite where n is too small.
 
     A new score drawn like these is at most that with probability of at least `coverage`.
