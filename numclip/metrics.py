@@ -58,7 +58,7 @@ def bin_metrics(found: Predictions) -> dict[str, float]:
     wide and labels their lower edges, these are the paper's MAE of a classifier.
 
     Source:
-        NumCLIP's and OrdinalCLIP's released evaluation (the last three and acc_max).
+        NumCLIP's and OrdinalCLIP's released evaluation.
     """
     bins, chosen = found.bins, found.bin_probs.argmax(1)
     expected = found.bin_probs @ np.arange(found.task.num_bins)
