@@ -40,21 +40,21 @@ class TorchBackend:
             ) from None
         loaded = load_checkpoint(checkpoint)
         self.metadata = loaded.metadata
-        self._model = loaded.model
+        self._checkpoint = loaded
         self._threads_before = torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)
         with torch.inference_mode():
-            self._text_features = self._model.text_features()  # (K, D)
+            self._text_features = loaded.model.text_features()  # (K, D)
 
     def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Run the network; see `Backend.run`."""
         import torch
 
         with torch.inference_mode():
-            out = self._model(torch.from_numpy(images), self._text_features)
-        values: FloatArray = np.asarray(out.values, np.float32)  # (B,)
-        bin_probs: FloatArray = np.asarray(out.bin_probs, np.float32)  # (B, K)
+            out = self._checkpoint.outputs(torch.from_numpy(images), self._text_features)
+        values: FloatArray = np.asarray(out[0], np.float32)  # (B,)
+        bin_probs: FloatArray = np.asarray(out[1], np.float32)  # (B, K)
         return values, bin_probs
 
     def close(self) -> None:
@@ -62,4 +62,4 @@ class TorchBackend:
         import torch
 
         torch.set_num_threads(self._threads_before)
-        del self._model
+        del self._checkpoint

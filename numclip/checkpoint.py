@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from numclip.model import ModelConfig, NumClip
 from numclip.weights import (
@@ -18,7 +19,14 @@ from numclip.weights import (
     read_content,
     write_safetensors,
 )
-from numclip_runtime import ModelError, ModelMetadata, Preprocessing, Task, UsageError
+from numclip_runtime import (
+    Calibration,
+    ModelError,
+    ModelMetadata,
+    Preprocessing,
+    Task,
+    UsageError,
+)
 from numclip_runtime.files import atomic_path
 
 FORMAT = CHECKPOINT_FORMAT
@@ -34,6 +42,7 @@ class Checkpoint:
     metrics: Mapping[str, float] = field(default_factory=dict)  # on the validation data
     validation_csv: str | None = None  # data that export verifies with, if still there
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that trained it
+    calibration: Calibration | None = None  # None: probabilities as trained, no intervals
 
     @property
     def task(self) -> Task:
@@ -43,7 +52,23 @@ class Checkpoint:
     @property
     def metadata(self) -> ModelMetadata:
         """What a model file made from this checkpoint says about itself."""
-        return ModelMetadata(self.task, self.preprocessing, versions=self.versions)
+        return ModelMetadata(
+            self.task, self.preprocessing, versions=self.versions, calibration=self.calibration
+        )
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by before they become bin_probs; 1 if not calibrated."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
+    def outputs(self, images: Tensor, text_features: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return values (B,) and calibrated bin_probs (B, K): what every artefact must equal.
+
+        The values do not feel the temperature: the regressor sees the probabilities it was trained
+        with. For the arguments, see `NumClip.forward`.
+        """
+        out = self.model(images, text_features)
+        return out.values, (out.logits / self.temperature).softmax(-1)
 
 
 def package_versions(*names: str) -> dict[str, str]:
@@ -70,6 +95,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "metrics": dict(checkpoint.metrics),
         "validation_csv": checkpoint.validation_csv,
         "versions": package_versions("torch", "open_clip_torch"),
+        "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
         "state_dict": {k: v.detach().cpu() for k, v in checkpoint.model.state_dict().items()},
     }
     with atomic_path(path) as temporary:
@@ -108,12 +134,14 @@ def checkpoint_from_content(content: Mapping[str, Any], path: Path) -> Checkpoin
     try:
         model = NumClip(ModelConfig(**content["config"]), Task.from_dict(content["task"]))
         model.load_state_dict(content["state_dict"])
+        calibration = content.get("calibration")  # absent in files from before it existed
         return Checkpoint(
             model.eval(),
             Preprocessing.from_dict(content["preprocessing"]),
             content["metrics"],
             content["validation_csv"],
             content["versions"],
+            calibration and Calibration.from_dict(calibration),
         )
     except (AttributeError, KeyError, TypeError, RuntimeError, UsageError) as error:
         raise ModelError(f"{path}: this checkpoint does not fit its own config: {error}") from None

@@ -114,9 +114,11 @@ def main(**options: Any) -> None:
 def run(options: dict[str, Any]) -> None:
     """Train as the command's options say (names as in `main`) and write the checkpoint."""
     from numclip.backbone import build_clip, clip_config, pretrained_clip
+    from numclip.calibrate import describe_calibration, fit_calibration
     from numclip.checkpoint import Checkpoint, save_checkpoint
     from numclip.data import describe, read_csv
     from numclip.model import ModelConfig, NumClip
+    from numclip.predict import labels_of, raw_outputs
     from numclip.tasks import load_task
     from numclip.train import LearningRates, TrainConfig, finish, fit, seed_everything
 
@@ -170,14 +172,26 @@ def run(options: dict[str, Any]) -> None:
     )
     if not first_process:
         return
+    values, logits = raw_outputs(
+        model, val, preprocessing, batch_size=options["batch_size"], workers=options["workers"]
+    )
+    calibration = fit_calibration(values, logits, labels_of(val), task)
     save_checkpoint(
-        output, Checkpoint(model, preprocessing, best, str(options["val_csv"].resolve()))
+        output,
+        Checkpoint(
+            model,
+            preprocessing,
+            best,
+            str(options["val_csv"].resolve()),
+            calibration=calibration,
+        ),
     )
     finish(run_dir)
     click.echo(
         f"{output}: validation MAE {best['mae']:.3f} {task.unit}".rstrip()
         + f", RMSE {best['rmse']:.3f}, bin accuracy {best['bin_accuracy']:.1%}"
     )
+    click.echo(describe_calibration(calibration, values, logits, task))
 
 
 def check_run_folder(run_dir: Path, *, resume: bool, restart: bool) -> None:

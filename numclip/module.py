@@ -105,7 +105,7 @@ class NumClipModule(pl.LightningModule):
         assert isinstance(gathered, Tensor)
         if gathered.requires_grad:
             # torch's gloo backward ignores strides: a transposed gradient would be scrambled
-            gathered.register_hook(torch.Tensor.contiguous)
+            gathered.register_hook(torch.Tensor.contiguous)  # type: ignore[no-untyped-call]
         return gathered
 
     def on_train_epoch_start(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,9 @@ def export(
     )
     with atomic_path(onnx_path) as temporary:
         model = onnx_from_folded(
-            FoldedModel(checkpoint.model), checkpoint.preprocessing.crop, opset=opset
+            FoldedModel(checkpoint.model, checkpoint.temperature),
+            checkpoint.preprocessing.crop,
+            opset=opset,
         )
         save_with_metadata(model, metadata, temporary)
         with load(temporary) as predictor:
@@ -93,6 +95,7 @@ def export(
             "sha256": ckpt_sha256,
             "parameters": parameter_counts(checkpoint.model),
             "metrics": dict(checkpoint.metrics),
+            "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
         },
         "onnx": {
             "file": onnx_path.name,

@@ -20,11 +20,12 @@ class FoldedModel(nn.Module):
 
     Args:
         model: Trained model; its image encoder and regressor are shared, not copied.
+        temperature: The logits are divided by it for bin_probs; the values do not feel it.
     """
 
     bin_embeddings: Tensor  # (K, D): exp(logit_scale) * unit-length text features
 
-    def __init__(self, model: NumClip) -> None:
+    def __init__(self, model: NumClip, temperature: float = 1.0) -> None:
         super().__init__()
         with torch.no_grad():
             text = F.normalize(model.text_features(), dim=-1)
@@ -35,6 +36,7 @@ class FoldedModel(nn.Module):
         self.keep_features = model.image_adapter.ratio < 1
         self.regressor = model.regressor
         self.label_offset = model.task.label_offset
+        self.temperature = temperature
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,6 +57,8 @@ class FoldedModel(nn.Module):
         logits = features @ self.bin_embeddings.T / norm  # (B, K)
         bin_probs = logits.softmax(-1)
         values = self.regressor(logits, bin_probs)
+        if self.temperature != 1:
+            bin_probs = (logits / self.temperature).softmax(-1)
         return values + self.label_offset if self.label_offset else values, bin_probs
 
 

@@ -105,7 +105,7 @@ def compare(
     source: str,
     value_tolerance: float,
 ) -> Parity:
-    """Compare an artefact with its unfolded checkpoint.
+    """Compare an artefact with its unfolded checkpoint, both with the temperature applied.
 
     Args:
         checkpoint: Reference, run in torch.
@@ -117,11 +117,10 @@ def compare(
     with torch.inference_mode():
         text = checkpoint.model.text_features()
         parts = [
-            checkpoint.model(part, text)
+            checkpoint.outputs(part, text)
             for part in torch.split(torch.from_numpy(inputs), max(BATCH_SIZES))
         ]
-    values = torch.cat([part.values for part in parts]).numpy()
-    bin_probs = torch.cat([part.bin_probs for part in parts]).numpy()
+    values, bin_probs = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     value_errors, prob_errors = [], []
     for size in BATCH_SIZES:
         for start in range(0, len(inputs), size):

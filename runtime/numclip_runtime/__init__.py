@@ -5,6 +5,7 @@
 42.7
 """
 
+from numclip_runtime.calibration import Calibration
 from numclip_runtime.errors import (
     ImageError,
     MissingDependencyError,
@@ -17,6 +18,7 @@ from numclip_runtime.predictor import Prediction, Predictor, load
 from numclip_runtime.task import Task
 
 __all__ = [
+    "Calibration",
     "ImageError",
     "MissingDependencyError",
     "ModelError",

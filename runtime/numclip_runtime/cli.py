@@ -105,7 +105,7 @@ def run(
     with (
         load(model, threads=threads) as predictor,
         _open_output(output) as file,
-        RecordWriter(kind, file) as writer,
+        RecordWriter(kind, file, intervals=predictor.calibrated) as writer,
         click.progressbar(
             length=len(paths),
             label="images",

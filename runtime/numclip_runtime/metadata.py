@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from numclip_runtime.calibration import Calibration
 from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.task import Task
 
@@ -73,10 +74,13 @@ class ModelMetadata:
     checkpoint_sha256: str | None = None  # of the checkpoint the file was made from
     parity: Mapping[str, float] | None = None  # largest differences to the checkpoint, see export
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that made the file
+    calibration: Calibration | None = None  # None: intervals are not known
 
     def to_json(self) -> str:
         """Return the metadata as compact JSON text, schema version included."""
         plain = {"schema_version": SCHEMA_VERSION, **asdict(self), "task": self.task.to_dict()}
+        if self.calibration is None:
+            del plain["calibration"]
         return json.dumps(plain, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
@@ -105,6 +109,8 @@ class ModelMetadata:
         try:
             data["task"] = Task.from_dict(data["task"])
             data["preprocessing"] = Preprocessing.from_dict(data["preprocessing"])
+            if data.get("calibration") is not None:
+                data["calibration"] = Calibration.from_dict(data["calibration"])
             return cls(**data)
         except (KeyError, TypeError, AttributeError, UsageError) as error:
             raise ModelError(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Any, Literal, TypeAlias
 
+from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import ImageError
 from numclip_runtime.predictor import Prediction
 
@@ -29,10 +30,12 @@ class RecordWriter:
     Args:
         kind: Output format.
         file: Text file open for writing; stays open.
+        intervals: Whether a table has a column for them.
     """
 
-    def __init__(self, kind: Format, file: IO[str]) -> None:
+    def __init__(self, kind: Format, file: IO[str], *, intervals: bool = False) -> None:
         self.file = file
+        self._intervals = intervals
         self._count = 0
         self._close: Callable[[], None] = lambda: None
         self.write: Callable[[Record], None]
@@ -58,14 +61,21 @@ class RecordWriter:
 
     def _write_row(self, record: Record) -> None:
         if self._count == 0:
-            self._line(f"{'value':>14}  {'bin':<34}  path")
+            self._row("value", f"{DEFAULT_COVERAGE:.0%} interval", "bin", "path")
         self._count += 1
         if "error" in record:
-            self._line(f"{'failed':>14}  {'':<34}  {record['error']}")
+            self._row("failed", "", "", record["error"])
             return
         number = f"{record['value']:.2f} {record['unit']}".rstrip()
         chosen = f"{record['bin']} {record['bin_probs'][record['bin']]:.0%}"
-        self._line(f"{number:>14}  {chosen:<34}  {record['path']}")
+        interval = (
+            "" if record["interval"] is None else "{:.2f} to {:.2f}".format(*record["interval"])
+        )
+        self._row(number, interval, chosen, record["path"])
+
+    def _row(self, value: str, interval: str, chosen: str, path: str) -> None:
+        between = f"{interval:<18}  " if self._intervals else ""
+        self._line(f"{value:>14}  {between}{chosen:<34}  {path}")
 
     def __enter__(self) -> RecordWriter:
         return self

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from numclip_runtime.backends import Backend, open_backend
+from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.preprocess import FloatArray, ImageLike, load_rgb, to_input
@@ -26,7 +27,8 @@ class Prediction:
 
     value: float  # the number, in `unit`
     unit: str  # unit of value and interval; may be empty
-    interval: tuple[float, float] | None  # (low, high) around value; None if not calibrated
+    # (low, high), holds the true number in 9 of 10 images (DEFAULT_COVERAGE); None: not calibrated
+    interval: tuple[float, float] | None
     bin: str  # phrase of the most probable bin
     bin_probs: dict[str, float]  # phrase -> probability, lowest bin first, sums to 1
 
@@ -49,6 +51,12 @@ class Predictor:
     def metadata(self) -> ModelMetadata:
         """Task, preprocessing and origin, as stored in the model file."""
         return self.backend.metadata
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether predictions carry an interval."""
+        calibration = self.metadata.calibration
+        return calibration is not None and DEFAULT_COVERAGE in calibration.coverages
 
     def predict(self, image: ImageLike) -> Prediction:
         """Predict one image.
@@ -77,17 +85,24 @@ class Predictor:
 
     def postprocess(self, values: FloatArray, bin_probs: FloatArray) -> list[Prediction]:
         """Turn network outputs, (B,) values and (B, K) bin_probs, into predictions."""
-        task = self.metadata.task
+        task, calibration = self.metadata.task, self.metadata.calibration
+        ends = None if calibration is None else calibration.intervals(values, bin_probs, task)
+        intervals = repeat(None) if ends is None else map(tuple, ends.tolist())
         return [
             Prediction(
                 value=value,
                 unit=task.unit,
-                interval=None,
+                interval=interval,
                 bin=task.phrases[best],
                 bin_probs=dict(zip(task.phrases, probs, strict=True)),
             )
-            for value, best, probs in zip(
-                values.tolist(), bin_probs.argmax(1).tolist(), bin_probs.tolist(), strict=True
+            # not strict: repeat() has no end, and the arrays have one length
+            for value, interval, best, probs in zip(
+                values.tolist(),
+                intervals,
+                bin_probs.argmax(1).tolist(),
+                bin_probs.tolist(),
+                strict=False,
             )
         ]
 

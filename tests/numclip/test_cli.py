@@ -62,7 +62,7 @@ def test_writes_a_checkpoint(data: Path) -> None:
     assert checkpoint.model.logit_scale.exp().item() == pytest.approx(20)
     assert checkpoint.validation_csv == str(data / "val.csv")
     last = f"out.pt: validation MAE {checkpoint.metrics['mae']:.3f} points, RMSE"
-    assert result.output.splitlines()[-1].startswith(last)
+    assert result.output.splitlines()[-2].startswith(last)
     (log,) = Path("logs").rglob("metrics.csv")
     rows = csv.DictReader(log.read_text("utf-8").splitlines())
     assert {row["epoch"] for row in rows} == {"0", "1"}

@@ -20,6 +20,7 @@ def test_import_loads_no_framework() -> None:
 
 def test_public_names() -> None:
     assert numclip_runtime.__all__ == [
+        "Calibration",
         "ImageError",
         "MissingDependencyError",
         "ModelError",

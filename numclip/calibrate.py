@@ -1,0 +1,150 @@
+"""Fit a calibration: the temperature of the bins and the factors of the intervals.
+
+Two stages on the same labelled images, of which training has seen none:
+
+1. One temperature for all logits, by likelihood of the true bins (Guo et al., arXiv 1706.04599).
+2. Split-conformal factors of |label - value| / scale; see `numclip_runtime.calibration`.
+
+The factors promise their coverage for images drawn like the calibration images, whatever the model.
+Strictly, that asks for images that nothing else was chosen by; here the temperature (1 number),
+the floor (1 of 5) and the epoch were. Simulated, floor and temperature together cost less than 1 %
+of coverage at 480 images and 1.4 % at 40.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from numclip_runtime import Calibration, Task, UsageError
+from numclip_runtime.calibration import DEFAULT_COVERAGE, Array, scales
+
+COVERAGES = (0.5, 0.8, 0.9, 0.95)
+# Searched between; below 0.1, bin_probs would show the float32 rounding of the logits.
+TEMPERATURES = (0.1, 100.0)
+# Floors of the scale, in mean absolute errors. Small: the interval follows the bins' spread. The
+# largest: nearly one width for all, the better choice where the bins know nothing of the error.
+FLOORS = (0.25, 0.5, 1.0, 2.0, 16.0)
+
+
+def fit_calibration(
+    values: npt.NDArray[np.floating],
+    logits: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.floating],
+    task: Task,
+    *,
+    coverages: Sequence[float] = COVERAGES,
+) -> Calibration:
+    """Fit a calibration on N labelled images that the model was not trained on.
+
+    Args:
+        values: (N,) predicted numbers, label units.
+        logits: (N, K), before any temperature.
+        labels: (N,) true numbers, label units.
+        task: Bins.
+        coverages: Shares of labels to cover, ascending; those that N is too small for are left
+            out: a coverage of 0.9 needs 9 images, 0.95 needs 19.
+
+    Raises:
+        UsageError: if the model's outputs are not finite.
+    """
+    values, logits, labels = (np.asarray(a, np.float64) for a in (values, logits, labels))
+    if not (np.isfinite(values).all() and np.isfinite(logits).all()):
+        raise UsageError("cannot calibrate: the model's values or logits are not finite.")
+    bins = np.array([task.bin_of(label) for label in labels.tolist()])
+    temperature = fit_temperature(logits, bins)
+    bin_probs = np.exp(log_softmax(logits / temperature))
+    errors = np.abs(labels - values)
+    floor = choose_floor(values, bin_probs, labels, task)
+    scores = errors / scales(values, bin_probs, task, floor)
+    fitted = [(c, q) for c in coverages if (q := conformal_quantile(scores, c)) < math.inf]
+    return Calibration(
+        temperature=temperature,
+        scale_floor=floor,
+        coverages=tuple(c for c, _ in fitted),
+        factors=tuple(q for _, q in fitted),
+        images=len(labels),
+    )
+
+
+def fit_temperature(logits: Array, bins: npt.NDArray[np.integer]) -> float:
+    """Return the temperature that makes the true bins most likely.
+
+    One image of unknown bin is added, as in Laplace's rule: without it, bins that are all right
+    would ask for a temperature of 0.
+
+    Args:
+        logits: (N, K).
+        bins: (N,) true bins.
+    """
+    unknown = 1 / (len(bins) + 1)
+
+    def loss(log_temperature: float) -> float:
+        log_probs = log_softmax(logits / math.exp(log_temperature))
+        true = log_probs[np.arange(len(bins)), bins].mean()
+        return -float((1 - unknown) * true + unknown * log_probs.mean())
+
+    # The loss is convex in 1 / T, so it has one valley in log T and golden sections find it.
+    low, high = map(math.log, TEMPERATURES)
+    ratio = (math.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = loss(left), loss(right)
+    while high - low > 1e-5:
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = loss(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = loss(right)
+    return math.exp((low + high) / 2)
+
+
+def choose_floor(values: Array, bin_probs: Array, labels: Array, task: Task) -> float:
+    """Return the floor of the scale, label units, whose 90 % intervals have the best score.
+
+    The interval score (Gneiting and Raftery, 2007, section 6.2) is the mean width plus 2 / (1 - c)
+    times the distance of each label that lies outside; it rewards narrow and honest alike.
+    """
+    error = max(float(np.abs(labels - values).mean()), 1e-6 * task.label_range)
+
+    def score(floor: float) -> float:
+        scale = scales(values, bin_probs, task, floor)
+        factor = conformal_quantile(np.abs(labels - values) / scale, DEFAULT_COVERAGE)
+        outside = np.maximum(np.abs(labels - values) - factor * scale, 0)
+        return float((2 * factor * scale + 2 / (1 - DEFAULT_COVERAGE) * outside).mean())
+
+    if conformal_quantile(values, DEFAULT_COVERAGE) == math.inf:  # too few images to choose by
+        return error
+    return min((share * error for share in FLOORS), key=score)
+
+
+def conformal_quantile(scores: npt.NDArray[np.floating], coverage: float) -> float:
+    """Return the ceil((n + 1) * coverage)-th smallest of n scores; infinite where n is too small.
+
+    A new score drawn like these is at most that with probability of at least `coverage`.
+    """
+    rank = math.ceil((len(scores) + 1) * coverage)
+    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else math.inf
+
+
+def describe_calibration(calibration: Calibration, values: Array, logits: Array, task: Task) -> str:
+    """Return one line for people: the temperature, and the typical interval on these images."""
+    bin_probs = np.exp(log_softmax(logits / calibration.temperature))
+    ends = calibration.intervals(values, bin_probs, task)
+    line = f"calibrated on {calibration.images} images: temperature {calibration.temperature:.2f}, "
+    if ends is None:
+        return line + f"too few images for {DEFAULT_COVERAGE:.0%} intervals"
+    half = float(np.median(ends[:, 1] - ends[:, 0])) / 2
+    return line + f"{DEFAULT_COVERAGE:.0%} interval typically ±{half:.3g} {task.unit}".rstrip()
+
+
+def log_softmax(logits: Array) -> Array:
+    """Return log probabilities of (N, K) logits."""
+    shifted: Array = logits - logits.max(1, keepdims=True)
+    log_probs: Array = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return log_probs

@@ -1,0 +1,132 @@
+"""`numclip-eval`: judge a checkpoint or an exported model on labelled images."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from numclip.cli import require
+from numclip_runtime import UsageError, __version__
+from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.files import atomic_text
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--ckpt", type=FILE, help="Checkpoint of numclip-train; needs torch.")
+@click.option("--model", type=FILE, help="Exported model; needs what numclip-run needs.")
+@click.option("--data", type=FILE, required=True, help="CSV file: path,label.")
+@click.option("--root", type=FILE, help="Where image paths start.  [default: the CSV's folder]")
+@click.option("-o", "--output", type=FILE, help="Folder for metrics.json.")
+@click.option("--plot", is_flag=True, help="Also draw evaluation.png there.")
+@click.option("--batch-size", type=click.IntRange(1), default=32)
+@click.option("--workers", type=click.IntRange(1), default=1, help="Image loading, in parallel.")
+@click.version_option(__version__)
+def main(
+    ckpt: Path | None,
+    model: Path | None,
+    data: Path,
+    root: Path | None,
+    output: Path | None,
+    plot: bool,
+    batch_size: int,
+    workers: int,
+) -> None:
+    """Measure errors, right bins, honesty of the probabilities and coverage of the intervals.
+
+    Take images that neither training nor validation has seen. Exit codes: 0 measured, 2 wrong use
+    or bad data.
+    """
+    with errors_as_exit_code_2():
+        if (ckpt is None) == (model is None):
+            raise UsageError("give either --ckpt (a checkpoint) or --model (an exported model).")
+        if plot:
+            if output is None:
+                raise UsageError("--plot needs a folder for the picture; give -o FOLDER.")
+            require("plot", "matplotlib")
+        if output is not None:
+            make_folder(output)
+        run(
+            ckpt=ckpt,
+            model=model,
+            data=data,
+            root=root,
+            output=output,
+            plot=plot,
+            batch_size=batch_size,
+            workers=workers,
+        )
+
+
+def run(
+    *,
+    data: Path,
+    ckpt: Path | None = None,
+    model: Path | None = None,
+    root: Path | None = None,
+    output: Path | None = None,
+    plot: bool = False,
+    batch_size: int = 32,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Evaluate one of `ckpt` and `model`, print a table, write `output`; return the metrics."""
+    from numclip.eval_table import table
+    from numclip.metrics import evaluate_predictions
+    from numclip.predict import predictions_of_checkpoint, predictions_of_model
+    from numclip.samples import read_csv
+
+    if ckpt is not None:
+        require("train", "torch", "torchvision", "open_clip")
+        from numclip.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(ckpt)
+        samples = read_csv(data, checkpoint.task, root=root)
+        found = predictions_of_checkpoint(
+            checkpoint, samples, batch_size=batch_size, workers=workers if workers > 1 else 0
+        )
+    else:
+        assert model is not None
+        from numclip_runtime import load
+
+        with load(model) as predictor:
+            samples = read_csv(data, predictor.metadata.task, root=root)
+            found = predictions_of_model(predictor, samples, batch_size=batch_size, workers=workers)
+    metrics = evaluate_predictions(found)
+    click.echo(table(metrics, found.task))
+    if output is not None:
+        artefact = str((ckpt or model or Path()).name)
+        written = [output / "metrics.json"]
+        with atomic_text(written[0]) as file:
+            source = {"artefact": artefact, "data": data.name}
+            json.dump(source | metrics, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+        if plot:
+            from numclip.eval_plots import save_plot
+
+            written.append(output / "evaluation.png")
+            save_plot(written[1], found, title=f"{artefact} on {data.name}")
+        click.echo(f"\nwritten: {', '.join(map(str, written))}")
+    return metrics
+
+
+def make_folder(path: Path) -> None:
+    """Create the output folder.
+
+    Raises:
+        UsageError: if something else is in its place, or it cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot create this folder ({error.strerror}).") from None
+    if not os.access(path, os.W_OK):
+        raise UsageError(f"{path}: cannot write into this folder.")
+
+
+if __name__ == "__main__":
+    main()
