@@ -81,7 +81,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"reads schema {SCHEMA_VERSION}; update numclip."
         )
     try:
-        model = NumClip(ModelConfig(**content["config"]), Task.from_dict(content["task"]))
+        model = NumClip(ModelConfig.from_dict(content["config"]), Task.from_dict(content["task"]))
         model.load_state_dict(content["state_dict"])
         return Checkpoint(
             model.eval(),
