@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 
 from numclip.data import ImageDataset, Sample, evaluation_transform, training_transform
 from numclip.evaluate import Batch, metrics
-from numclip.losses import fcrc_image_to_text, fcrc_text_to_image
+from numclip.losses import LossMode, fcrc_image_to_text, fcrc_text_to_image
 from numclip.model import NumClip
+from numclip.optim import RAdamReleased
 from numclip.torchvision_compat import import_torchvision
 from numclip_runtime import ImageError, Preprocessing, UsageError
 
@@ -29,7 +30,12 @@ import pytorch_lightning as pl  # noqa: E402
 # Lightning announces devices and tips as "info"; its warnings and errors stay.
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
-Optimizer = Literal["radam", "adamw"]
+Optimizer = Literal["radam", "radam-released", "adamw"]
+OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
+    "radam": torch.optim.RAdam,
+    "radam-released": RAdamReleased,
+    "adamw": torch.optim.AdamW,
+}
 Schedule = Literal["constant", "cosine", "multistep"]
 
 
@@ -72,9 +78,10 @@ class TrainConfig:
     batch_size: int = 32
     rates: LearningRates = LearningRates()
     optimizer: Optimizer = "radam"
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # decoupled; but "radam" (torch's) adds it to the gradient
     schedule: Schedule = "multistep"  # multistep: x0.1 at 30 % of the epochs (60 of 200)
     warmup_steps: int = 0  # linear from 0
+    loss_mode: LossMode = "released"  # of the two FCRC losses, see numclip.losses
     regression_weight: float = 1.0  # of the L1 loss, in label units, against the two FCRC losses
     workers: int = 0  # processes that load images
     seed: int = 0
@@ -95,10 +102,10 @@ class NumClipModule(pl.LightningModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the three losses of a batch and their sum, "loss"."""
         images, labels, bins = batch
-        out = self.model(images)
+        out, mode = self.model(images), self.config.loss_mode
         parts = {
-            "image_to_text": fcrc_image_to_text(out.logits, bins),
-            "text_to_image": fcrc_text_to_image(out.logits, bins),
+            "image_to_text": fcrc_image_to_text(out.logits, bins, mode),
+            "text_to_image": fcrc_text_to_image(out.logits, bins, mode),
             "l1": F.l1_loss(out.values, labels),
         }
         total = parts["image_to_text"] + parts["text_to_image"]
@@ -139,8 +146,7 @@ class NumClipModule(pl.LightningModule):
         groups = list(config.rates.groups(self.model))
         if not groups:
             raise UsageError("all learning rates are 0; raise one, or there is nothing to train.")
-        make = torch.optim.RAdam if config.optimizer == "radam" else torch.optim.AdamW
-        optimizer = make(groups, weight_decay=config.weight_decay)
+        optimizer = OPTIMIZERS[config.optimizer](groups, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
