@@ -21,6 +21,7 @@ import open_clip  # noqa: E402
 __all__ = ["ClipConfig", "build_clip", "clip_config", "open_clip", "pretrained_clip"]
 
 VOCABULARY = 49408  # CLIP's byte-pair vocabulary
+READOUTS = ("argmax", "first", "last")  # positions; argmax is that of EOT, the largest id
 ClipConfig = dict[str, Any]  # open_clip's JSON: embed_dim, vision_cfg, text_cfg, quick_gelu
 
 
@@ -63,22 +64,34 @@ def build_clip(config: ClipConfig) -> nn.Module:
     """
     arguments = copy.deepcopy(config)
     custom = arguments.pop("custom_text", False)
-    text = arguments["text_cfg"]
-    if text.get("hf_model_name") or "multimodal_cfg" in arguments:
-        raise UsageError(
-            "backbones with a Hugging Face or multimodal text tower are not supported."
-        )
-    readout = text.get("pool_type", "argmax")  # argmax: at EOT, as prompts.TextEncoder does
-    if text.get("vocab_size", VOCABULARY) != VOCABULARY or readout != "argmax":
-        raise UsageError(
-            "backbones whose text tower has another tokenizer or read-out than CLIP's (such as "
-            "SigLIP) are not supported."
-        )
+    _check_text_tower(arguments)
     try:
         model: nn.Module = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UsageError(f"open_clip cannot build this configuration ({error}).") from None
     return model
+
+
+def _check_text_tower(config: ClipConfig) -> None:
+    text = config["text_cfg"]
+    if text.get("hf_model_name") or "multimodal_cfg" in config:
+        raise UsageError(
+            "backbones with a Hugging Face or multimodal text tower are not supported."
+        )
+    tokenizer, vocabulary = text.get("hf_tokenizer_name"), text.get("vocab_size", VOCABULARY)
+    if tokenizer or vocabulary != VOCABULARY:
+        name = f"the tokenizer {tokenizer}" if tokenizer else "another tokenizer"
+        raise UsageError(
+            f"backbones whose text tower has another tokenizer are not supported: this one has "
+            f"{name} with {vocabulary} tokens, while prompts are written with CLIP's byte-pair "
+            f"vocabulary of {VOCABULARY}; choose a backbone such as ViT-B-16."
+        )
+    readout = text.get("pool_type", "argmax")
+    if readout not in READOUTS or text.get("embed_cls") or text.get("use_pad_mask"):
+        raise UsageError(
+            "backbones whose text tower has a class token, a padding mask or another read-out than "
+            f"{', '.join(READOUTS)} are not supported (this one's pool_type is {readout!r})."
+        )
 
 
 def pretrained_clip(

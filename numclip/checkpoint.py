@@ -132,7 +132,7 @@ def checkpoint_from_content(content: Mapping[str, Any], path: Path) -> Checkpoin
             f"reads schema {SCHEMA_VERSION}; update numclip."
         )
     try:
-        model = NumClip(ModelConfig(**content["config"]), Task.from_dict(content["task"]))
+        model = NumClip(ModelConfig.from_dict(content["config"]), Task.from_dict(content["task"]))
         model.load_state_dict(content["state_dict"])
         calibration = content.get("calibration")  # absent in files from before it existed
         return Checkpoint(

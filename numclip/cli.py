@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import click
 
+from numclip.prompt_options import prompt_config, prompt_options
 from numclip_runtime import MissingDependencyError, Preprocessing, UsageError, __version__
 from numclip_runtime.cli import errors_as_exit_code_2
 from numclip_runtime.metadata import Interpolation, ResizeMode
@@ -57,11 +58,17 @@ def require(extra: str, *modules: str) -> None:
     help="Fine regressor: as in the released code, or kept inside each bin.",
 )
 @click.option(
+    "--adapter-width", type=click.IntRange(1), help="[default: a quarter of the features']"
+)
+@prompt_options
+@click.option(
     "--logit-scale", type=click.FloatRange(0, min_open=True), help="[default: backbone's]"
 )
 @click.option("--epochs", type=click.IntRange(1), default=100)
 @click.option("--batch-size", type=click.IntRange(1), default=32)
-@click.option("--optimizer", type=click.Choice(["radam", "adamw"]), default="radam")
+@click.option(
+    "--optimizer", type=click.Choice(["radam", "radam-released", "adamw"]), default="radam"
+)
 @click.option(
     "--schedule",
     type=click.Choice(["multistep", "cosine", "constant"]),
@@ -76,6 +83,12 @@ def require(extra: str, *modules: str) -> None:
 @click.option("--lr-rank", type=RATE, default=PAPER_RATE)
 @click.option("--lr-adapter", type=RATE, default=PAPER_RATE)
 @click.option("--lr-regressor", type=RATE, default=PAPER_RATE)
+@click.option(
+    "--loss-mode",
+    type=click.Choice(["released", "corrected", "plain"]),
+    default="released",
+    help="Ranking losses: as in the released code, right for any sign and batch, or unweighted.",
+)
 @click.option("--regression-weight", type=RATE, default=1.0, help="Of the L1 loss (label units).")
 @click.option("--resize", type=click.IntRange(1), help="Before the crop.  [default: 8/7 of it]")
 @click.option("--resize-mode", type=click.Choice(get_args(ResizeMode)), default="squash")
@@ -113,6 +126,7 @@ def main(**options: Any) -> None:
 
 def run(options: dict[str, Any]) -> None:
     """Train as the command's options say (names as in `main`) and write the checkpoint."""
+    prompts = prompt_config(options)  # first: contradictions are refused before torch is imported
     from numclip.backbone import build_clip, clip_config, pretrained_clip
     from numclip.calibrate import describe_calibration, fit_calibration
     from numclip.checkpoint import Checkpoint, save_checkpoint
@@ -148,7 +162,13 @@ def run(options: dict[str, Any]) -> None:
             config["quick_gelu"] = options["quick_gelu"]
         clip = build_clip(config)
     preprocessing = preprocessing_of(config, options)
-    model = NumClip(ModelConfig(config, regressor=options["regressor"]), task, clip)
+    form = ModelConfig(
+        config,
+        regressor=options["regressor"],
+        adapter_width=options["adapter_width"],
+        prompts=prompts,
+    )
+    model = NumClip(form, task, clip)
     if options["logit_scale"]:
         model.logit_scale.data.fill_(options["logit_scale"]).log_()
 

@@ -1,39 +1,75 @@
-"""Losses of NumCLIP: cross-modal ranking (FCRC) both ways, and L1 on the number."""
+"""Losses of NumCLIP: cross-modal ranking (FCRC) both ways, and the plain losses they refine.
+
+A negative pair of image and text weighs by the distance between its bins. What that means is a
+choice, `mode`:
+
+- "released": the weight multiplies the *logit*, as in the released code. With a negative logit the
+  effect is reversed: the farther the pair, the *less* it costs.
+- "corrected": the weight multiplies the *exponential* of the logit (log w is added to the logit),
+  so a far pair costs more whatever the sign, and adding a constant to all logits changes nothing.
+  Negative weights average 1 in both directions: where all negatives have the same logit, the
+  loss is the plain one. The released text-to-image weights average (K - 1) / (number of
+  negatives), about 0.15 in a batch of 32 with 5 bins, so that loss depends on the batch size.
+- "plain": all weights 1, the losses of OrdinalCLIP (arXiv 2206.02338).
+"""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LossMode = Literal["released", "corrected", "plain"]
+Normalization = Literal["released", "num_negatives"]
 TARGET_GAIN = 10.0  # sharpness of the text-to-image target distribution
 
 
-def fcrc_image_to_text(logits: Tensor, labels: Tensor) -> Tensor:
-    """Rank texts for each image: cross-entropy on logits weighted by label distance.
-
-    A negative k of an image of bin y gets the weight (K - 1) |y - k| / sum_j |y - j|, on its
-    *logit*, as in the released code.
+def image_to_text_weights(labels: Tensor, num_bins: int) -> Tensor:
+    """Return the weights of texts for each image: (K - 1) |y - k| / sum_j |y - j|, positives 1.
 
     Args:
-        logits: (B, K) float.
         labels: (B,) int64 bin indices in [0, K).
+        num_bins: K.
 
     Returns:
-        Scalar, mean over the batch.
-
-    Source:
-        NumCLIP (arXiv 2408.03574), fine-grained cross-modal ranking-based contrastive loss.
+        (B, K) float32.
     """
-    bins = logits.shape[1]
-    distance = (labels[:, None] - torch.arange(bins, device=labels.device)).abs().to(logits.dtype)
-    weights = distance * (bins - 1) / distance.sum(1, keepdim=True).clamp_min(1)  # (B, K)
-    weights = torch.where(distance == 0, 1.0, weights)
-    return F.cross_entropy(logits * weights, labels)
+    distance = (labels[:, None] - torch.arange(num_bins, device=labels.device)).abs().float()
+    weights = distance * (num_bins - 1) / distance.sum(1, keepdim=True).clamp_min(1)
+    return torch.where(distance == 0, 1.0, weights)
 
 
-def fcrc_text_to_image(logits: Tensor, labels: Tensor) -> Tensor:
-    """Rank images for each bin's text: KL divergence on weighted logits over the batch.
+def text_to_image_weights(
+    labels: Tensor, num_bins: int, norm: Normalization = "released"
+) -> Tensor:
+    """Return the weights of images for each bin: n |i - y_b| / sum_b' |i - y_b'|, positives 1.
+
+    Args:
+        labels: (B,) int64 bin indices in [0, K).
+        num_bins: K.
+        norm: n is K - 1 ("released") or the number of images of other bins ("num_negatives").
+
+    Returns:
+        (K, B) float32; all 1 for bins that are absent from the batch.
+    """
+    distance = (torch.arange(num_bins, device=labels.device)[:, None] - labels).abs().float()
+    positive = distance == 0
+    total = (~positive).sum(1, keepdim=True) if norm == "num_negatives" else num_bins - 1
+    weights = distance * total / distance.sum(1, keepdim=True).clamp_min(1)
+    return torch.where(positive | ~positive.any(1, keepdim=True), 1.0, weights)
+
+
+def plain_image_to_text(logits: Tensor, labels: Tensor) -> Tensor:
+    """Choose the text of each image: cross-entropy; arguments as in `fcrc_image_to_text`."""
+    return F.cross_entropy(logits, labels)
+
+
+def plain_text_to_image(logits: Tensor, labels: Tensor) -> Tensor:
+    """Choose the images of each text among the batch's: KL divergence from a sharp target.
+
+    The target of a bin is softmax(10 * one-hot) over the batch; bins without an image count not.
 
     Args:
         logits: (B, K) float.
@@ -43,17 +79,62 @@ def fcrc_text_to_image(logits: Tensor, labels: Tensor) -> Tensor:
         Scalar, summed over bins present in the batch, divided by their number.
 
     Source:
-        NumCLIP (arXiv 2408.03574), text-to-image half, as released: the mean negative weight is
-        (K - 1) / (number of negatives), so it depends on the batch size.
+        OrdinalCLIP (arXiv 2206.02338), as released.
     """
-    bins = logits.shape[1]
-    ranks = torch.arange(bins, device=labels.device)
-    distance = (ranks[:, None] - labels).abs().to(logits.dtype)  # (K, B)
-    positive = distance == 0
-    present = positive.any(1)  # (K,)
-    target = (positive * TARGET_GAIN).to(logits.dtype).softmax(1)
-    weights = distance * (bins - 1) / distance.sum(1, keepdim=True).clamp_min(1)
-    weights = torch.where(positive, 1.0, weights)
-    log_probs = (logits.T * weights).log_softmax(1)  # (K, B)
-    divergence = F.kl_div(log_probs, target, reduction="none").sum(1)  # (K,)
-    return divergence[present].sum() / present.sum()
+    bins = torch.arange(logits.shape[1], device=labels.device)
+    positive = bins[:, None] == labels  # (K, B)
+    present = positive.any(1, keepdim=True)  # (K, 1)
+    target = (positive * TARGET_GAIN).to(logits.dtype).softmax(1) * present
+    return F.kl_div(logits.T.log_softmax(1), target, reduction="sum") / present.sum()
+
+
+def fcrc_image_to_text(logits: Tensor, labels: Tensor, mode: LossMode = "released") -> Tensor:
+    """Rank texts for each image: cross-entropy, negatives weighted by label distance.
+
+    Args:
+        logits: (B, K) float.
+        labels: (B,) int64 bin indices in [0, K).
+        mode: What a weight does, see the module.
+
+    Returns:
+        Scalar, mean over the batch.
+
+    Source:
+        NumCLIP (arXiv 2408.03574), fine-grained cross-modal ranking-based contrastive loss.
+    """
+    weights = image_to_text_weights(labels, logits.shape[1])
+    return plain_image_to_text(_weighted(logits, weights, mode), labels)
+
+
+def fcrc_text_to_image(
+    logits: Tensor,
+    labels: Tensor,
+    mode: LossMode = "released",
+    *,
+    norm: Normalization | None = None,
+) -> Tensor:
+    """Rank images for each bin's text: KL divergence, negatives weighted by label distance.
+
+    Args:
+        logits: (B, K) float.
+        labels: (B,) int64 bin indices in [0, K).
+        mode: What a weight does, see the module.
+        norm: Scale of the weights, see `text_to_image_weights`; None: "released" in the released
+            mode, "num_negatives" in the corrected one.
+
+    Returns:
+        Scalar, summed over bins present in the batch, divided by their number.
+
+    Source:
+        NumCLIP (arXiv 2408.03574), text-to-image half, as released.
+    """
+    scale = norm or ("released" if mode == "released" else "num_negatives")
+    weights = text_to_image_weights(labels, logits.shape[1], scale)
+    return plain_text_to_image(_weighted(logits, weights.T, mode), labels)
+
+
+def _weighted(logits: Tensor, weights: Tensor, mode: LossMode) -> Tensor:
+    if mode == "plain":
+        return logits
+    weights = weights.to(logits.dtype)  # (B, K)
+    return logits * weights if mode == "released" else logits + weights.log()

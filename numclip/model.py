@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -10,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from numclip.backbone import ClipConfig, build_clip
+from numclip.prompt_config import PLAIN, PromptConfig
 from numclip.prompts import PromptLearner, TextEncoder
+from numclip.rank_prompts import RankPromptLearner
 from numclip_runtime import Task, UsageError
 
 RegressorForm = Literal["released", "bounded", "expected"]
@@ -25,6 +28,18 @@ class ModelConfig:
     adapter_ratio: float = 0.8  # share of the adapter's branch; 0 bypasses the adapter
     adapter_reduction: int = 4  # adapter width = D / reduction
     regressor: RegressorForm = "released"  # see FineRegressor
+    adapter_width: int | None = None  # of the bottleneck; None: D / reduction
+    prompts: PromptConfig = PLAIN  # how the bins' sentences are made
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
+        """Build from plain data, as `dataclasses.asdict` gives it; newer fields may be missing.
+
+        Raises:
+            UsageError: if a prompt field is unknown or has a value that it cannot have.
+            TypeError: if another field is unknown.
+        """
+        return cls(**{**data, "prompts": PromptConfig.from_dict(data.get("prompts", {}))})
 
 
 class Output(NamedTuple):
@@ -32,7 +47,9 @@ class Output(NamedTuple):
 
     values: Tensor  # (B,) label units, label offset included
     bin_probs: Tensor  # (B, K)
-    logits: Tensor  # (B, K), scaled cosine similarities
+    # (B, K), scaled cosine similarities. SigLIP's logit_bias is left out: the same for all bins, it
+    # changes no bin_probs, and losses and regressor see the same scale with any backbone.
+    logits: Tensor
 
 
 class Adapter(nn.Module):
@@ -40,16 +57,23 @@ class Adapter(nn.Module):
 
     Args:
         width: Feature width D.
-        reduction: Bottleneck is D / reduction wide.
+        reduction: Bottleneck is D / reduction wide, at least 1.
         ratio: Share r of the learned branch.
+        hidden: Width of the bottleneck, in place of D / reduction.
+
+    Raises:
+        UsageError: if hidden is below 1.
 
     Source:
         NumCLIP's image adapter, after CLIP-Adapter (arXiv 2110.04544).
     """
 
-    def __init__(self, width: int, reduction: int, ratio: float) -> None:
+    def __init__(self, width: int, reduction: int, ratio: float, hidden: int | None = None) -> None:
         super().__init__()
-        hidden = max(1, width // reduction)
+        if hidden is None:
+            hidden = max(1, width // reduction)
+        if hidden < 1:
+            raise UsageError(f"the adapter's width must be at least 1, got {hidden}.")
         self.ratio = ratio
         self.fc = nn.Sequential()
         if ratio == 0:  # bypassed: nothing to learn or to store
@@ -139,11 +163,16 @@ class NumClip(nn.Module):
         self.task = task
         self.image_encoder: nn.Module = source.visual
         self.text_encoder = TextEncoder(source)
-        self.prompt_learner = PromptLearner(
-            task.context, task.phrases, text.token_embedding.weight, text.context_length
+        tower = (text.token_embedding.weight, text.context_length, config.prompts)
+        self.prompt_learner: PromptLearner | RankPromptLearner = (
+            PromptLearner(task.context, task.phrases, *tower)
+            if config.prompts.kind == "plain"
+            else RankPromptLearner(task.context, task.num_bins, *tower)
         )
         width = int(config.clip["embed_dim"])
-        self.image_adapter = Adapter(width, config.adapter_reduction, config.adapter_ratio)
+        self.image_adapter = Adapter(
+            width, config.adapter_reduction, config.adapter_ratio, config.adapter_width
+        )
         self.regressor = FineRegressor(task.bin_edges, config.regressor)
         self.logit_scale = nn.Parameter(source.logit_scale.detach().clone())
 

@@ -36,8 +36,8 @@ def losses(out: Output, labels: Tensor, bins: Tensor, config: TrainConfig) -> di
         config: Gives the weights.
     """
     parts = {
-        "image_to_text": fcrc_image_to_text(out.logits, bins),
-        "text_to_image": fcrc_text_to_image(out.logits, bins),
+        "image_to_text": fcrc_image_to_text(out.logits, bins, config.loss_mode),
+        "text_to_image": fcrc_text_to_image(out.logits, bins, config.loss_mode),
         "l1": F.l1_loss(out.values, labels),
     }
     total = parts["image_to_text"] + parts["text_to_image"]

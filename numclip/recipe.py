@@ -10,10 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from numclip.losses import LossMode
 from numclip.model import NumClip
+from numclip.optim import RAdamReleased
 from numclip_runtime import UsageError
 
-Optimizer = Literal["radam", "adamw"]
+Optimizer = Literal["radam", "radam-released", "adamw"]
 Schedule = Literal["constant", "cosine", "multistep"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
@@ -58,9 +60,10 @@ class TrainConfig:
     accumulate: int = 1  # batches per update; FCRC's text-to-image half sees one batch at a time
     rates: LearningRates = LearningRates()
     optimizer: Optimizer = "radam"
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # decoupled from the gradient
     schedule: Schedule = "multistep"  # multistep: x0.1 at 30 % of the epochs (60 of 200)
     warmup_steps: int = 0  # linear from 0
+    loss_mode: LossMode = "released"  # of the two FCRC losses, see numclip.losses
     regression_weight: float = 1.0  # of the L1 loss, in label units, against the two FCRC losses
     precision: Precision = "32-true"  # Lightning's word; the paper used 16-mixed
     patience: int = 0  # epochs without a better validation MAE before stopping; 0: never
@@ -85,6 +88,8 @@ def make_optimizer(model: NumClip, config: TrainConfig) -> torch.optim.Optimizer
     groups = list(config.rates.groups(model))
     if not groups:
         raise UsageError("all learning rates are 0; raise one, or there is nothing to train.")
+    decay = config.weight_decay
     if config.optimizer == "radam":
-        return torch.optim.RAdam(groups, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+        return torch.optim.RAdam(groups, weight_decay=decay, decoupled_weight_decay=True)
+    make = RAdamReleased if config.optimizer == "radam-released" else torch.optim.AdamW
+    return make(groups, weight_decay=decay)

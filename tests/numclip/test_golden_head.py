@@ -75,9 +75,10 @@ def head(ratio: float = 0.8, logit_scale: float = HEAD["logit_scale"]) -> NumCli
     model = NumClip(config, FIVE).double().eval()
     model.add_module("image_encoder", nn.Identity())
     model.add_module("text_encoder", Constant(tensor(HEAD["text"])))
-    down, up = model.image_adapter.parameters()
-    down.data.copy_(tensor(HEAD["adapter_down"]))
-    up.data.copy_(tensor(HEAD["adapter_up"]))
+    if ratio:  # 0 bypasses the adapter, which then holds nothing
+        down, up = model.image_adapter.parameters()
+        down.data.copy_(tensor(HEAD["adapter_down"]))
+        up.data.copy_(tensor(HEAD["adapter_up"]))
     model.logit_scale.data.fill_(logit_scale)
     set_regressor(model.regressor, REGRESSOR)
     return model

@@ -1,0 +1,102 @@
+"""RAdam as the released training code has it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch.optim import Optimizer
+
+from numclip_runtime import UsageError
+
+MIN_SMA = 5.0  # length of the approximated moving average from which on a step is taken
+
+
+class RAdamReleased(Optimizer):
+    """Rectified Adam that takes no step while its variance estimate is too short.
+
+    It differs from `torch.optim.RAdam` in three ways: the first steps (5 at beta2 = 0.999) change
+    nothing, where torch follows the momentum; eps is added to the root of the second moment
+    without bias correction; weight decay is decoupled (lr * weight_decay * p) and waits, too.
+
+    Args:
+        params: Parameters or groups.
+        lr: Learning rate.
+        betas: Decay of the first and second moment, each in [0, 1).
+        eps: Added to the denominator.
+        weight_decay: Decoupled decay.
+
+    Raises:
+        UsageError: if a number is out of its range.
+
+    Source:
+        RAdam (arXiv 1908.03265), in the form that OrdinalCLIP's and NumCLIP's code uses.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        if min(lr, eps, weight_decay, *betas) < 0 or max(betas) >= 1:
+            raise UsageError(
+                "RAdam: lr, eps and weight_decay must be at least 0 and betas in [0, 1), got "
+                f"lr={lr}, betas={betas}, eps={eps}, weight_decay={weight_decay}."
+            )
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step; `closure`, if given, computes the loss anew and its value is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+        return loss
+
+    def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        mean.lerp_(parameter.grad, 1 - beta1)
+        square.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
+        factor = rectified_step(state["step"], beta1, beta2)
+        if factor is None:
+            return
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.addcdiv_(mean, square.sqrt().add_(group["eps"]), value=-group["lr"] * factor)
+
+
+def rectified_step(step: int, beta1: float, beta2: float) -> float | None:
+    """Return the factor of the learning rate at a step (1, 2, ...); None: take no step.
+
+    It contains both bias corrections and the rectification.
+    """
+    longest = 2 / (1 - beta2) - 1
+    decayed = beta2**step
+    length = longest - 2 * step * decayed / (1 - decayed)
+    if length < MIN_SMA:
+        return None
+    rectification = (length - 4) / (longest - 4) * (length - 2) / length * longest / (longest - 2)
+    return math.sqrt((1 - decayed) * rectification) / (1 - beta1**step)

@@ -1,0 +1,57 @@
+"""The text tower of CLIP, fed with embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class TextEncoder(nn.Module):
+    """The text tower of an open_clip model, fed with embeddings instead of token ids.
+
+    CLIP attends causally and reads out at EOT; SigLIP attends both ways (no mask) and reads out at
+    the last position. Both are taken from the tower.
+
+    Args:
+        clip: open_clip `CLIP` or `CustomTextCLIP`; its modules are shared, not copied.
+    """
+
+    attn_mask: Tensor | None  # (L, L) additive
+
+    def __init__(self, clip: nn.Module) -> None:
+        super().__init__()
+        text: Any = getattr(clip, "text", clip)
+        self.transformer: nn.Module = text.transformer
+        self.positional_embedding: nn.Parameter = text.positional_embedding
+        self.ln_final: nn.Module = text.ln_final
+        self.text_projection: nn.Parameter | nn.Linear | None = text.text_projection
+        self.register_buffer("attn_mask", text.attn_mask, persistent=False)
+        # CLIP keeps it as text_pool_type, CustomTextCLIP's tower as pool_type
+        self.pool_type: str = getattr(text, "pool_type", getattr(text, "text_pool_type", "argmax"))
+
+    def forward(self, sentences: Tensor, eot_index: Tensor) -> Tensor:
+        """Encode sentences.
+
+        Args:
+            sentences: (K, L, Wt) float.
+            eot_index: (K,) int64, position of EOT: read out there, unless the tower reads the
+                first or last position.
+
+        Returns:
+            Text features (K, D), not normalised.
+        """
+        x: Tensor = self.transformer(
+            sentences + self.positional_embedding, attn_mask=self.attn_mask
+        )
+        x = self.ln_final(x)  # (K, L, Wt)
+        if self.pool_type in ("first", "last"):
+            x = x[:, 0 if self.pool_type == "first" else -1]
+        else:
+            x = x[torch.arange(len(x), device=x.device), eot_index]  # (K, Wt)
+        if isinstance(self.text_projection, nn.Linear):
+            x = self.text_projection(x)
+        elif self.text_projection is not None:
+            x = x @ self.text_projection
+        return x
