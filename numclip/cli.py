@@ -235,13 +235,23 @@ def check_run_folder(run_dir: Path, *, resume: bool, restart: bool) -> None:
         )
 
 
+def image_size(config: dict[str, Any]) -> int:
+    """Return the image side that a backbone takes, pixels.
+
+    Raises:
+        UsageError: if it is rectangular.
+    """
+    size = config["vision_cfg"].get("image_size", 224)
+    if isinstance(size, int):
+        return size
+    if len(set(size)) != 1:
+        raise UsageError(f"backbones with a rectangular image size {size} are not supported.")
+    return int(size[0])
+
+
 def preprocessing_of(config: dict[str, Any], options: dict[str, Any]) -> Preprocessing:
     """Return the preprocessing for a backbone: its image size, and what the options choose."""
-    crop = config["vision_cfg"].get("image_size", 224)
-    if not isinstance(crop, int):
-        if len(set(crop)) != 1:
-            raise UsageError(f"backbones with a rectangular image size {crop} are not supported.")
-        crop = crop[0]
+    crop = image_size(config)
     mean, std = STATISTICS[options["normalize"]]
     return Preprocessing(
         crop=crop,

@@ -107,7 +107,7 @@ class FineRegressor(nn.Module):
 
     Source:
         NumCLIP (arXiv 2408.03574), after SSR-Net. Deviation from the released code: 1 + d is kept
-        above 1e-3 and bins with lower edge 0 are skipped, where it would divide by zero.
+        above 1e-3, where it would divide by zero (0 / 0 for a lower edge of 0).
     """
 
     bin_edges: Tensor  # (K + 1,)
@@ -138,9 +138,7 @@ class FineRegressor(nn.Module):
         if self.form == "bounded":
             inside = lower + (self.bin_edges[1:] - lower) * (1 + delta) / 2
             return (bin_probs * inside).sum(1)
-        keep = lower != 0
-        representative = lower[keep] / (1 + delta[:, keep]).clamp_min(MIN_DIVISOR)
-        return (bin_probs[:, keep] * representative).sum(1)
+        return (bin_probs * lower / (1 + delta).clamp_min(MIN_DIVISOR)).sum(1)
 
 
 class NumClip(nn.Module):

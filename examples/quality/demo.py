@@ -74,6 +74,11 @@ def main(
     step("Fold and export", script("numclip-export"), "--ckpt", ckpt, "-o", model)
     predictions = demo / "predictions.csv"
     step("Predict without torch", script("numclip-run"), model, data / "test", "-o", predictions)
+    step(
+        "Judge the exported model: error, calibration, coverage of the intervals",
+        *(script("numclip-eval"), "--model", model, "--data", data / "test.csv"),
+        *("-o", demo / "evaluation", "--plot"),
+    )
     latency = demo / "latency.json"
     step(
         "Measure",
@@ -116,7 +121,8 @@ def train_flags(data: Path, ckpt: Path, epochs: int) -> list[object]:
         *("--train", data / "train.csv", "--val", data / "val.csv", "--task", "quality"),
         *("--backbone", clip, "--resize", 64, "--regressor", "bounded", "-o", ckpt),
         *("--epochs", epochs, "--optimizer", "adamw", "--weight-decay", 0.01),
-        *("--schedule", "cosine", "--warmup-steps", 50, "--regression-weight", 0.1),
+        *("--schedule", "cosine", "--warmup-steps", 50),
+        *("--loss-mode", "corrected", "--regression-weight", 0.1),
         *(
             flag
             for part in ("image", "context", "rank", "adapter", "regressor")
