@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from numclip.backbone import ClipConfig, build_clip
+from numclip.headline import headline
 from numclip.prompts import PromptLearner, TextEncoder
 from numclip_runtime import Task
 
@@ -33,6 +34,7 @@ class Output(NamedTuple):
     values: Tensor  # (B,) label units, label offset included
     bin_probs: Tensor  # (B, K)
     logits: Tensor  # (B, K), scaled cosine similarities
+    fine: Tensor  # (B,) label units: the regressor's numbers, whatever `values` are
 
 
 class Adapter(nn.Module):
@@ -152,5 +154,6 @@ class NumClip(nn.Module):
             @ F.normalize(text, dim=-1).T
         )  # (B, K)
         bin_probs = logits.softmax(-1)
-        values = self.regressor(logits, bin_probs) + self.task.label_offset
-        return Output(values, bin_probs, logits)
+        fine = self.regressor(logits, bin_probs)  # (B,)
+        values = headline(self.task, fine, bin_probs)
+        return Output(values, bin_probs, logits, fine + self.task.label_offset)

@@ -99,7 +99,7 @@ class NumClipModule(pl.LightningModule):
         parts = {
             "image_to_text": fcrc_image_to_text(out.logits, bins),
             "text_to_image": fcrc_text_to_image(out.logits, bins),
-            "l1": F.l1_loss(out.values, labels),
+            "l1": F.l1_loss(out.fine, labels),
         }
         total = parts["image_to_text"] + parts["text_to_image"]
         return parts | {"loss": total + self.config.regression_weight * parts["l1"]}
