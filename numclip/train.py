@@ -186,7 +186,7 @@ def fit(
         The best validation metrics.
     """
     seed_everything(config.seed)
-    train_data = ImageDataset(train, model.task, training_transform(preprocessing))
+    train_data = ImageDataset(train, model.task, training_transform(preprocessing), draw=True)
     val_data = ImageDataset(val, model.task, evaluation_transform(preprocessing))
     loader: dict[str, Any] = {
         "num_workers": config.workers,
