@@ -6,14 +6,19 @@ import os
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from numclip.options import data_config, data_options, task_of, task_options
 from numclip.prompt_options import prompt_config, prompt_options
 from numclip_runtime import MissingDependencyError, Preprocessing, UsageError, __version__
 from numclip_runtime.cli import errors_as_exit_code_2
 from numclip_runtime.metadata import Interpolation, ResizeMode
+
+if TYPE_CHECKING:
+    from numclip.model import NumClip
+    from numclip.samples import Sample
 
 FILE = click.Path(path_type=Path)
 RATE = click.FloatRange(0)
@@ -37,16 +42,8 @@ def require(extra: str, *modules: str) -> None:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--train", "train_csv", type=FILE, required=True, help="CSV file: path,label.")
-@click.option(
-    "--val",
-    "val_csv",
-    type=FILE,
-    required=True,
-    help="CSV file of other people, photos or places than --train.",
-)
-@click.option("--root", type=FILE, help="Where image paths start.  [default: the CSV's folder]")
-@click.option("--task", required=True, help="Preset (age, quality) or a task file (.toml).")
+@data_options
+@task_options
 @click.option("-o", "--output", type=FILE, default=Path("checkpoint.pt"))
 @click.option("--backbone", default="ViT-B-16", help="open_clip architecture or config (.json).")
 @click.option("--pretrained", help="open_clip tag or weights file.  [default: random weights]")
@@ -126,30 +123,35 @@ def main(**options: Any) -> None:
 
 def run(options: dict[str, Any]) -> None:
     """Train as the command's options say (names as in `main`) and write the checkpoint."""
+    from numclip.prepare import data_report, prepare_data
+    from numclip.samples import write_csv
+
     prompts = prompt_config(options)  # first: contradictions are refused before torch is imported
-    from numclip.backbone import build_clip, clip_config, pretrained_clip
-    from numclip.calibrate import describe_calibration, fit_calibration
-    from numclip.checkpoint import Checkpoint, save_checkpoint
-    from numclip.data import describe, read_csv
-    from numclip.model import ModelConfig, NumClip
-    from numclip.predict import labels_of, raw_outputs
-    from numclip.tasks import load_task
-    from numclip.train import LearningRates, TrainConfig, finish, fit, seed_everything
 
     output: Path = options["output"]
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK) or output.is_dir():
         raise UsageError(f"{output}: cannot write there; the folder must exist and be writable.")
     run_dir: Path = options["run_dir"] or output.with_suffix(".run")
     first_process = os.environ.get("RANK", "0") == "0"
+    task = task_of(options)
+    data, warnings = prepare_data(data_config(options), task)
+    val_source: Path = options["val"] or output.with_suffix(".val.csv")
+    if first_process:
+        click.echo(data_report(data, task))
+        for warning in warnings:
+            click.echo(f"Warning: {warning}", err=True)
+        if options["val"] is None:  # the split is a file, for export and for those who compare
+            write_csv(val_source, data.val)
+
+    from numclip.backbone import build_clip, clip_config, pretrained_clip
+    from numclip.calibrate import describe_calibration, fit_calibration
+    from numclip.checkpoint import Checkpoint, save_checkpoint
+    from numclip.model import ModelConfig, NumClip
+    from numclip.predict import labels_of, raw_outputs
+    from numclip.train import LearningRates, TrainConfig, finish, fit, seed_everything
+
     if first_process:  # under torchrun, the others may come when it has begun to write
         check_run_folder(run_dir, resume=options["resume"], restart=options["restart"])
-    task = load_task(options["task"])
-    train, val = (
-        read_csv(options[name], task, root=options["root"]) for name in ("train_csv", "val_csv")
-    )
-    if first_process:
-        click.echo(f"train: {len(train)} images ({describe(train, task)})")
-        click.echo(f"val:   {len(val)} images ({describe(val, task)})")
 
     seed_everything(options["seed"])
     if options["pretrained"]:
@@ -182,8 +184,8 @@ def run(options: dict[str, Any]) -> None:
     plain = {f.name: options[f.name] for f in fields(TrainConfig) if f.name != "rates"}
     best = fit(
         model,
-        train,
-        val,
+        data.train,
+        data.val,
         preprocessing,
         TrainConfig(rates=rates, **plain),
         run_dir=run_dir,
@@ -193,18 +195,16 @@ def run(options: dict[str, Any]) -> None:
     if not first_process:
         return
     values, logits = raw_outputs(
-        model, val, preprocessing, batch_size=options["batch_size"], workers=options["workers"]
+        model,
+        data.val,
+        preprocessing,
+        batch_size=options["batch_size"],
+        workers=options["workers"],
     )
-    calibration = fit_calibration(values, logits, labels_of(val), task)
+    calibration = fit_calibration(values, logits, labels_of(data.val), task)
     save_checkpoint(
         output,
-        Checkpoint(
-            model,
-            preprocessing,
-            best,
-            str(options["val_csv"].resolve()),
-            calibration=calibration,
-        ),
+        Checkpoint(model, preprocessing, best, str(val_source.resolve()), calibration=calibration),
     )
     finish(run_dir)
     click.echo(
@@ -212,6 +212,25 @@ def run(options: dict[str, Any]) -> None:
         + f", RMSE {best['rmse']:.3f}, bin accuracy {best['bin_accuracy']:.1%}"
     )
     click.echo(describe_calibration(calibration, values, logits, task))
+    if data.test:
+        result = measured(model, data.test, preprocessing, options["batch_size"])
+        click.echo(
+            f"test MAE {result['mae']:.3f} {task.unit}".rstrip()
+            + f", RMSE {result['rmse']:.3f}, bin accuracy {result['bin_accuracy']:.1%}"
+        )
+
+
+def measured(
+    model: NumClip, samples: list[Sample], preprocessing: Preprocessing, batch_size: int
+) -> dict[str, float]:
+    """Return the model's metrics on samples it has never seen."""
+    from torch.utils.data import DataLoader
+
+    from numclip.data import ImageDataset, evaluation_transform
+    from numclip.evaluate import evaluate
+
+    data = ImageDataset(samples, model.task, evaluation_transform(preprocessing))
+    return evaluate(model, DataLoader(data, batch_size))
 
 
 def check_run_folder(run_dir: Path, *, resume: bool, restart: bool) -> None:

@@ -1,4 +1,4 @@
-"""Labelled images as tensors, and the transforms of training and evaluation."""
+"""Samples as batches of tensors, and the transforms of training and evaluation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from numclip.samples import Sample, describe, read_csv
+from numclip.samples import Sample as Sample
+from numclip.tables import read_csv as read_csv
 from numclip.torchvision_compat import import_torchvision
 from numclip_runtime import Preprocessing, Task
 from numclip_runtime.preprocess import load_rgb
@@ -20,7 +21,6 @@ from torchvision import transforms as T  # noqa: E402
 __all__ = [
     "ImageDataset",
     "Sample",
-    "describe",
     "evaluation_transform",
     "read_csv",
     "training_transform",
@@ -60,14 +60,20 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Samples as (image (3, H, W) float32, label () float32, bin () int64).
 
     Args:
-        samples: What `read_csv` returned.
+        samples: What `read_samples` returned.
         task: Gives the bin of a label.
         transform: RGB image -> (3, H, W).
+        draw: Where an image has several annotations, take one at random at each access, as the
+            papers train; False takes their median.
     """
 
-    def __init__(self, samples: Sequence[Sample], task: Task, transform: Transform) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], task: Task, transform: Transform, *, draw: bool = False
+    ) -> None:
         self.samples = samples
+        self.task = task
         self.transform = transform
+        self.draw = draw
         self.labels = torch.tensor([sample.label for sample in samples])
         self.bins = torch.tensor([task.bin_of(sample.label) for sample in samples])
 
@@ -76,4 +82,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         image = self.transform(load_rgb(self.samples[index].path))
+        annotations = self.samples[index].annotations
+        if self.draw and annotations:
+            label = annotations[int(torch.randint(len(annotations), ()))]
+            return image, torch.tensor(label), torch.tensor(self.task.bin_of(label))
         return image, self.labels[index], self.bins[index]

@@ -20,7 +20,7 @@ FILE = click.Path(path_type=Path)
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--ckpt", type=FILE, help="Checkpoint of numclip-train; needs torch.")
 @click.option("--model", type=FILE, help="Exported model; needs what numclip-run needs.")
-@click.option("--data", type=FILE, required=True, help="CSV file: path,label.")
+@click.option("--data", type=FILE, required=True, help="Labelled images, as for numclip-train.")
 @click.option("--root", type=FILE, help="Where image paths start.  [default: the CSV's folder]")
 @click.option("-o", "--output", type=FILE, help="Folder for metrics.json.")
 @click.option("--plot", is_flag=True, help="Also draw evaluation.png there.")
@@ -78,14 +78,14 @@ def run(
     from numclip.eval_table import table
     from numclip.metrics import evaluate_predictions
     from numclip.predict import predictions_of_checkpoint, predictions_of_model
-    from numclip.samples import read_csv
+    from numclip.sources import read_samples
 
     if ckpt is not None:
         require("train", "torch", "torchvision", "open_clip")
         from numclip.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(ckpt)
-        samples = read_csv(data, checkpoint.task, root=root)
+        samples = read_samples(data, checkpoint.task, root)
         found = predictions_of_checkpoint(
             checkpoint, samples, batch_size=batch_size, workers=workers if workers > 1 else 0
         )
@@ -94,7 +94,7 @@ def run(
         from numclip_runtime import load
 
         with load(model) as predictor:
-            samples = read_csv(data, predictor.metadata.task, root=root)
+            samples = read_samples(data, predictor.metadata.task, root)
             found = predictions_of_model(predictor, samples, batch_size=batch_size, workers=workers)
     metrics = evaluate_predictions(found)
     click.echo(table(metrics, found.task))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from numclip.backbone import ClipConfig, build_clip
+from numclip.headline import headline
 from numclip.prompt_config import PLAIN, PromptConfig
 from numclip.prompts import PromptLearner, TextEncoder
 from numclip.rank_prompts import RankPromptLearner
@@ -50,6 +51,7 @@ class Output(NamedTuple):
     # (B, K), scaled cosine similarities. SigLIP's logit_bias is left out: the same for all bins, it
     # changes no bin_probs, and losses and regressor see the same scale with any backbone.
     logits: Tensor
+    fine: Tensor  # (B,) label units: the regressor's numbers, whatever `values` are
 
 
 class Adapter(nn.Module):
@@ -194,5 +196,6 @@ class NumClip(nn.Module):
             @ F.normalize(text, dim=-1).T
         )  # (B, K)
         bin_probs = logits.softmax(-1)
-        values = self.regressor(logits, bin_probs) + self.task.label_offset
-        return Output(values, bin_probs, logits)
+        fine = self.regressor(logits, bin_probs)  # (B,)
+        values = headline(self.task, fine, bin_probs)
+        return Output(values, bin_probs, logits, fine + self.task.label_offset)

@@ -38,7 +38,7 @@ def losses(out: Output, labels: Tensor, bins: Tensor, config: TrainConfig) -> di
     parts = {
         "image_to_text": fcrc_image_to_text(out.logits, bins, config.loss_mode),
         "text_to_image": fcrc_text_to_image(out.logits, bins, config.loss_mode),
-        "l1": F.l1_loss(out.values, labels),
+        "l1": F.l1_loss(out.fine, labels),
     }
     total = parts["image_to_text"] + parts["text_to_image"]
     return parts | {"loss": total + config.regression_weight * parts["l1"]}
@@ -85,8 +85,8 @@ class NumClipModule(pl.LightningModule):
         """Return the losses of the whole batch of all processes."""
         images, labels, bins = batch
         out = self.model(images)
-        logits, values, labels, bins = self._gather(out.logits, out.values, labels, bins)
-        return losses(Output(values, out.bin_probs, logits), labels, bins, self.config)
+        logits, fine, labels, bins = self._gather(out.logits, out.fine, labels, bins)
+        return losses(out._replace(logits=logits, fine=fine), labels, bins, self.config)
 
     def _gather(self, *tensors: Tensor) -> Sequence[Tensor]:
         """Join each tensor over all processes: the text-to-image loss is one of the whole batch.

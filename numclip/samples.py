@@ -1,15 +1,15 @@
-"""Labelled images from CSV files; no torch here: exported models are judged without it."""
+"""A labelled image, and what makes a label valid for a task."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from numclip_runtime import Task, UsageError
+from numclip_runtime.files import atomic_text
 
 
 @dataclass(frozen=True)
@@ -17,66 +17,93 @@ class Sample:
     """One labelled image."""
 
     path: Path  # where the image lies
-    label: float  # label units, as in the file
+    label: float  # label units, as in the file; the median of several annotations
+    annotations: tuple[float, ...] = ()  # several annotators' labels, in file order; else empty
+    group: str = ""  # what training and validation must not share, such as a person; "": unknown
 
 
-def read_csv(path: Path, task: Task, *, root: Path | None = None) -> list[Sample]:
-    """Read a CSV file with the columns `path` and `label`.
+def sample_of(
+    path: Path, labels: Sequence[object], task: Task, where: str, *, group: str = ""
+) -> Sample:
+    """Validate the labels of one image.
 
     Args:
-        path: CSV file, UTF-8, with a header line; other columns are ignored.
+        path: Where the image lies.
+        labels: One label, or one per annotator, as texts or numbers.
         task: Labels outside its bin_edges are refused.
-        root: Folder that relative image paths start from; None: the CSV file's own folder.
+        where: File and line named in errors.
+        group: See `Sample`.
 
     Raises:
-        UsageError: naming file and line, if a column, a number or an image file is missing.
+        UsageError: if a label is no number, or not one of the task.
     """
+    if not labels:
+        raise UsageError(f"{where}: the label is empty.")
+    numbers = tuple(_label(label, task, where) for label in labels)
+    return Sample(path, median(numbers), numbers if len(numbers) > 1 else (), group)
+
+
+def median(annotations: Sequence[float]) -> float:
+    """Return element n // 2 of n sorted annotations: a label that someone really gave.
+
+    The released code takes that element of the unsorted line, which is the median only where the
+    file is sorted. Of an even number it is the upper one of the two in the middle.
+    """
+    return sorted(annotations)[len(annotations) // 2]
+
+
+def number(text: object) -> float | None:
+    """Return a finite number from a number or its text ("3", "3.0", "3e2"), else None."""
+    if isinstance(text, bool) or not isinstance(text, (int, float, str)):
+        return None
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if missing := {"path", "label"} - set(rows.fieldnames or ()):
-                raise UsageError(
-                    f"{path}: lacks the column(s) {sorted(missing)}; its first line must name "
-                    f"'path' and 'label' (found {list(rows.fieldnames or ())})."
-                )
-            base = path.parent if root is None else root
-            samples = [_sample(row, base, task, f"{path} line {rows.line_num}") for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: cannot read this CSV file ({error}).") from None
-    if not samples:
-        raise UsageError(f"{path}: holds no images, only a header.")
-    absent = [sample.path for sample in samples if not sample.path.is_file()]
-    if absent:
-        raise UsageError(
-            f"{path}: {len(absent)} of {len(samples)} images do not exist, first {absent[0]}; "
-            "paths are relative to the CSV file's folder, or to --root."
-        )
-    return samples
+        value = math.nan if isinstance(text, str) and "_" in text else float(text)
+    except (ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
 
 
-def _sample(row: Mapping[str, str | None], base: Path, task: Task, where: str) -> Sample:
-    if not row["path"]:
-        raise UsageError(f"{where}: the path is empty.")
-    return Sample(base / row["path"], _label(row["label"], task, where))
-
-
-def _label(text: str | None, task: Task, where: str) -> float:
-    try:
-        label = float(text or "")
-    except ValueError:
-        label = math.nan
-    if math.isnan(label):
+def _label(text: object, task: Task, where: str) -> float:
+    label = number(text)
+    if label is None:
         raise UsageError(f"{where}: the label {text!r} is not a number.")
+    low, high = (edge + task.label_offset for edge in (task.bin_edges[0], task.bin_edges[-1]))
     if not task.contains(label):
-        low, high = (edge + task.label_offset for edge in (task.bin_edges[0], task.bin_edges[-1]))
+        classes = task.labels_are_classes
         raise UsageError(
-            f"{where}: the label {label:g} is outside the task's range {low:g} to {high:g}; "
+            f"{where}: the label {label:g} is outside the task's "
+            f"{'classes' if classes else 'range'} {low:g} to {high - classes:g}; "
             f"correct it, or widen bin_edges of task {task.name!r}."
+        )
+    if task.prediction == "class" and task.labels_are_classes and not (label - low).is_integer():
+        raise UsageError(
+            f"{where}: the label {label:g} is between the classes of task {task.name!r}; "
+            "correct it, or predict numbers between them with --prediction expected."
         )
     return label
 
 
-def describe(samples: Sequence[Sample], task: Task) -> str:
-    """Return one line of class balance: number of samples in each bin."""
-    counts = Counter(task.bin_of(sample.label) for sample in samples)
-    return ", ".join(f"{phrase} {counts[k]}" for k, phrase in enumerate(task.phrases))
+def write_csv(path: Path, samples: Iterable[Sample]) -> None:
+    """Write samples as a CSV file that `read_csv` reads from anywhere: paths become absolute."""
+    with atomic_text(path) as file:
+        rows = csv.writer(file)
+        rows.writerow(("path", "label", "group"))
+        for sample in samples:
+            labels = " ".join(repr(label) for label in sample.annotations or (sample.label,))
+            rows.writerow((sample.path.resolve(), labels, sample.group))
+
+
+def existing(samples: list[Sample], source: Path) -> list[Sample]:
+    """Return the samples if there are any and their files exist.
+
+    Raises:
+        UsageError: naming how many files are missing, and the first.
+    """
+    if not samples:
+        raise UsageError(f"{source}: holds no images.")
+    if absent := [sample.path for sample in samples if not sample.path.is_file()]:
+        raise UsageError(
+            f"{source}: {len(absent)} of {len(samples)} images do not exist, first {absent[0]}; "
+            "paths are relative to this file's folder, or to --root."
+        )
+    return samples

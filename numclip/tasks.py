@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from numclip.samples import number
 from numclip_runtime import Task, UsageError
 
 if sys.version_info >= (3, 11):
@@ -43,3 +46,40 @@ def load_task(name_or_path: str) -> Task:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{name_or_path}: not valid TOML ({error}).") from None
     return Task.from_dict(data, source=name_or_path)
+
+
+def described_task(name_or_path: str | None, flags: Mapping[str, Any]) -> Task:
+    """Load a task and change it by command-line flags, or describe one by flags alone.
+
+    Args:
+        name_or_path: See `load_task`; None needs the flags name, bin_edges and phrases.
+        flags: Fields of a task that were given; bin_edges and phrases as texts with commas.
+
+    Raises:
+        UsageError: if a flag is missing or malformed, or the fields do not fit together.
+    """
+    fields = dict(flags)
+    if "bin_edges" in fields:
+        fields["bin_edges"] = [_edge(text) for text in fields["bin_edges"].split(",")]
+    if "phrases" in fields:
+        fields["phrases"] = [text.strip() for text in fields["phrases"].split(",")]
+    if name_or_path is not None:
+        task = load_task(name_or_path)
+        return Task.from_dict(task.to_dict() | fields, source=name_or_path) if fields else task
+    needed = ("name", "bin_edges", "phrases")
+    if missing := [f"--{name}".replace("_", "-") for name in needed if name not in fields]:
+        raise UsageError(
+            f"no task: give --task with a preset ({', '.join(preset_names())}) or a .toml file, "
+            f"or describe one; {', '.join(missing)} missing."
+        )
+    return Task.from_dict({"unit": ""} | fields, source="command line")
+
+
+def _edge(text: str) -> float:
+    edge = number(text.strip())
+    if edge is None:
+        raise UsageError(
+            f"--bin-edges: {text.strip()!r} is not a number; write numbers with commas between, "
+            "such as 0,13,19,35."
+        )
+    return edge

@@ -161,7 +161,7 @@ def fit(
     model.train()  # `fit` and `load_checkpoint` leave a model in eval mode
     module = NumClipModule(
         model,
-        ImageDataset(train, model.task, training_transform(preprocessing)),
+        ImageDataset(train, model.task, training_transform(preprocessing), draw=True),
         ImageDataset(val, model.task, evaluation_transform(preprocessing)),
         config,
     )

@@ -105,7 +105,8 @@ def main(
     if picture is not None:
         make_picture(csvs["test"], predictions, picture)
     mae, constant = errors(csvs["train"], csvs["test"], predictions)
-    rows = summary(mae, constant, ckpt, model, json.loads(latency.read_text("utf-8")))
+    evaluation = json.loads((demo / "evaluation" / "metrics.json").read_text("utf-8"))
+    rows = summary(mae, constant, ckpt, model, json.loads(latency.read_text("utf-8")), evaluation)
     click.secho(f"\n== Done in {time.perf_counter() - started:.0f} s", bold=True)
     for name, value in rows:
         click.echo(f"{name:<44} {value}")
@@ -144,13 +145,24 @@ def errors(train_csv: Path, test_csv: Path, predictions_csv: Path) -> tuple[floa
 
 
 def summary(
-    mae: float, constant: float, ckpt: Path, model: Path, latency: dict[str, Any]
+    mae: float,
+    constant: float,
+    ckpt: Path,
+    model: Path,
+    latency: dict[str, Any],
+    evaluation: dict[str, Any],
 ) -> list[tuple[str, str]]:
     """Return the rows of the final table."""
     first = latency["first_prediction_s"]
     rows = [
         ("test MAE, on photos never seen", f"{mae:.2f}"),
         ("  of a constant (median) predictor", f"{constant:.2f}, ratio {mae / constant:.2f}"),
+        ("right coarse bin", f"{evaluation['bin']['acc_max']:.1%}"),
+        *(
+            (f"{row['stated']:.0%} interval holds the true number", f"{row['coverage']:.1%}")
+            for row in evaluation["intervals"]
+            if row["stated"] == 0.9
+        ),
         ("checkpoint", f"{ckpt.stat().st_size / 1e6:.2f} MB"),
         ("ONNX model, text tower folded away", f"{model.stat().st_size / 1e6:.2f} MB"),
         (

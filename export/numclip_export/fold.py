@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from numclip.headline import headline
 from numclip.model import NumClip
 
 EPS = 1e-12
@@ -35,7 +36,7 @@ class FoldedModel(nn.Module):
         self.down, self.up = fold_adapter(model)
         self.keep_features = model.image_adapter.ratio < 1
         self.regressor = model.regressor
-        self.label_offset = model.task.label_offset
+        self.task = model.task
         self.temperature = temperature
         self.eval()
 
@@ -56,10 +57,10 @@ class FoldedModel(nn.Module):
         norm = features.square().sum(-1, keepdim=True).sqrt().clamp_min(EPS)
         logits = features @ self.bin_embeddings.T / norm  # (B, K)
         bin_probs = logits.softmax(-1)
-        values = self.regressor(logits, bin_probs)
+        values = headline(self.task, self.regressor(logits, bin_probs), bin_probs)
         if self.temperature != 1:
             bin_probs = (logits / self.temperature).softmax(-1)
-        return values + self.label_offset if self.label_offset else values, bin_probs
+        return values, bin_probs
 
 
 def fold_adapter(model: NumClip) -> tuple[nn.Linear | None, nn.Linear | None]:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from numclip.checkpoint import Checkpoint
-from numclip.data import read_csv
-from numclip_runtime import NumclipError, Predictor, UsageError
+from numclip.sources import read_samples
+from numclip_runtime import NumclipError, Predictor
 from numclip_runtime.files import find_images
 from numclip_runtime.preprocess import FloatArray, preprocess
 
@@ -55,7 +55,7 @@ def verification_inputs(
 
     Args:
         checkpoint: Gives the preprocessing, and the place of its validation data.
-        verify_data: Folder of images, or CSV file as for training (path,label); None takes the
+        verify_data: Folder of images, or a file that `read_samples` reads; None takes the
             checkpoint's validation data, and where that is gone, synthetic images.
 
     Returns:
@@ -75,11 +75,9 @@ def verification_inputs(
 
 
 def _image_paths(source: Path, checkpoint: Checkpoint) -> list[str]:
-    if source.suffix == ".csv":
-        return [str(sample.path) for sample in read_csv(source, checkpoint.task)]
-    if not source.is_dir():
-        raise UsageError(f"{source}: give a folder of images or a CSV file to verify with.")
-    return find_images([str(source)])
+    if source.is_dir():
+        return find_images([str(source)])
+    return [str(sample.path) for sample in read_samples(source, checkpoint.task)]
 
 
 def _load(paths: list[str], checkpoint: Checkpoint) -> FloatArray:

@@ -6,9 +6,13 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from numclip_runtime.errors import UsageError
+
+# The headline number: the fine regressor's, that of the most probable bin, or the mean of the
+# bins' numbers weighted by their probabilities. A bin's number: see `Task.bin_values`.
+PredictionKind = Literal["regressor", "class", "expected"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Task:
     phrases: tuple[str, ...]  # K distinct bin names, lowest bin first
     context: str = "a photo of"  # words before the phrase: "{context} {phrase}."
     label_offset: float = 0.0  # label in files = model's number + label_offset
+    prediction: PredictionKind = "regressor"  # what `values` of the model are
 
     def __post_init__(self) -> None:
         where = f"task {self.name!r}"
@@ -49,6 +54,11 @@ class Task:
             raise UsageError(f"{where}: a phrase is empty.")
         if len(set(self.phrases)) != len(self.phrases):
             raise UsageError(f"{where}: phrases must differ from each other: {self.phrases}.")
+        if self.prediction not in get_args(PredictionKind):
+            raise UsageError(
+                f"{where}: 'prediction' must be one of {', '.join(get_args(PredictionKind))}, "
+                f"got {self.prediction!r}."
+            )
 
     @property
     def num_bins(self) -> int:
@@ -60,14 +70,37 @@ class Task:
         """Width of the whole range, in label units."""
         return self.bin_edges[-1] - self.bin_edges[0]
 
+    @property
+    def labels_are_classes(self) -> bool:
+        """Tell whether every bin is one whole number, such as 0 to 4: labels name their bin."""
+        return all(map(_is_one_number, self.bin_edges, self.bin_edges[1:]))
+
+    @property
+    def bin_values(self) -> tuple[float, ...]:
+        """The K numbers that stand for the bins, label units without offset.
+
+        A bin between neighbouring whole numbers holds a single one, its lower edge; any other bin
+        is represented by its centre.
+        """
+        return tuple(
+            low if _is_one_number(low, high) else (low + high) / 2
+            for low, high in zip(self.bin_edges, self.bin_edges[1:], strict=False)
+        )
+
     def bin_of(self, label: float) -> int:
         """Return the bin index of a label (label units); outside the range, the nearest bin."""
         shifted = label - self.label_offset
         return min(max(bisect_right(self.bin_edges, shifted) - 1, 0), self.num_bins - 1)
 
     def contains(self, label: float) -> bool:
-        """Tell whether a label lies in the closed range of the task."""
-        return self.bin_edges[0] <= label - self.label_offset <= self.bin_edges[-1]
+        """Tell whether a label lies in the closed range of the task.
+
+        Where labels are classes the upper end is no class, and so outside.
+        """
+        shifted = label - self.label_offset
+        if self.labels_are_classes and shifted == self.bin_edges[-1]:
+            return False
+        return self.bin_edges[0] <= shifted <= self.bin_edges[-1]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, strings and numbers (JSON and TOML friendly)."""
@@ -92,8 +125,8 @@ class Task:
         if missing := [name for name in required if name not in data]:
             raise UsageError(f"{source}: missing field(s) {missing}.")
         values = dict(data)
-        for name, kind in (("name", str), ("unit", str), ("context", str)):
-            if name in values and not isinstance(values[name], kind):
+        for name in ("name", "unit", "context", "prediction"):
+            if name in values and not isinstance(values[name], str):
                 raise UsageError(f"{source}: '{name}' must be text, got {values[name]!r}.")
         values["phrases"] = _texts(values["phrases"], f"{source}: 'phrases'")
         values["bin_edges"] = _numbers(values["bin_edges"], f"{source}: 'bin_edges'")
@@ -105,6 +138,10 @@ class Task:
             return cls(**values)
         except UsageError as error:
             raise UsageError(f"{source}: {error}") from None
+
+
+def _is_one_number(low: float, high: float) -> bool:
+    return low == round(low) and high - low == 1
 
 
 def _texts(value: object, where: str) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ def test_difference_leaves_nothing_behind(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--verify-data", "gone"), "gone: give a folder of images or a CSV file"),
+        (("--verify-data", "gone"), "gone: no such file or folder; give a CSV file"),
         (("--verify-data", "gone.csv"), "gone.csv: cannot read this CSV file"),
         (("-o", "no/such/folder"), "no/such/folder: no such folder; create it first"),
         (("-o", "no/b.onnx"), "no: no such folder; create it first"),

@@ -76,8 +76,8 @@ def test_unusable_given_data(checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     for name, message in (
         ("empty", "no images in this folder"),
-        ("gone", "give a folder of images or a CSV file"),
-        ("a.txt", "give a folder of images or a CSV file"),
+        ("gone", "no such file or folder; give a CSV file"),
+        ("a.txt", "holds no images"),
         ("gone.csv", "cannot read this CSV file"),
     ):
         with pytest.raises(UsageError, match=message):

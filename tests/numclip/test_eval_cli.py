@@ -111,10 +111,10 @@ def test_both_modes_agree(home: Path, tmp_path: Path) -> None:
 def test_runtime_interval_is_that_of_the_checkpoint(home: Path) -> None:
     from numclip.checkpoint import load_checkpoint
     from numclip.predict import predictions_of_checkpoint
-    from numclip.samples import read_csv
+    from numclip.sources import read_samples
 
     checkpoint = load_checkpoint(home / "checkpoint.pt")
-    samples = read_csv(home / "test.csv", checkpoint.task)
+    samples = read_samples(home / "test.csv", checkpoint.task)
     expected = predictions_of_checkpoint(checkpoint, samples).intervals(0.9)
     with load(home / "model.onnx") as predictor:
         assert predictor.metadata.calibration == checkpoint.calibration

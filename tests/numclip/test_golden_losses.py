@@ -118,7 +118,8 @@ def test_text_to_image_weights_depend_on_the_batch_size() -> None:
 def test_l1_and_the_sum_of_losses() -> None:
     given, out = case("l1_reg_loss")
     bins = torch.tensor(case("fcrc_ce")[0]["y"])
-    output = Output(tensor(given["pred"]), LOGITS.softmax(1), LOGITS)
+    fine = tensor(given["pred"])
+    output = Output(fine, LOGITS.softmax(1), LOGITS, fine)
     whole = losses(output, tensor(given["y"]), bins, TrainConfig())
     assert whole["l1"].item() == pytest.approx(out["l1"], abs=DIGITS)
     assert whole["loss"].item() == pytest.approx(out["total_ce+kl+l1_with_Y"], abs=DIGITS)

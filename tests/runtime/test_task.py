@@ -21,10 +21,13 @@ def test_from_dict_fills_defaults() -> None:
     assert task.bin_edges == (0.0, 13.0, 19.0, 35.0, 65.0, 101.0)
     assert (task.num_bins, task.label_range) == (5, 101.0)
     assert (task.context, task.label_offset) == ("a photo of", 0.0)
+    assert task.prediction == "regressor"
 
 
 def test_dict_round_trip() -> None:
-    task = Task.from_dict(AGE | {"context": "portrait of", "label_offset": -3})
+    task = Task.from_dict(
+        AGE | {"context": "portrait of", "label_offset": -3, "prediction": "class"}
+    )
     assert Task.from_dict(task.to_dict()) == task
     assert task.to_dict()["phrases"] == AGE["phrases"]
 
@@ -53,6 +56,20 @@ def test_label_offset_shifts_labels_not_edges() -> None:
     assert [task.contains(label) for label in (0.5, 1, 102, 102.5)] == [False, True, True, False]
 
 
+def test_bin_values_are_centres_or_the_one_whole_number_of_a_bin() -> None:
+    assert Task.from_dict(AGE | {"label_offset": 1}).bin_values == (6.5, 16, 27, 50, 83)
+    count = AGE | {"bin_edges": [0, 1, 2, 6, 6.5, 7.5]}
+    assert Task.from_dict(count).bin_values == (0, 1, 4, 6.25, 7)  # 6.5 to 7.5 holds no edge
+    assert not Task.from_dict(count).labels_are_classes
+
+
+def test_the_upper_end_is_no_class_where_labels_are_classes() -> None:
+    task = Task.from_dict(AGE | {"bin_edges": [0, 1, 2, 3, 4, 5], "label_offset": 1})
+    assert task.labels_are_classes
+    assert task.bin_values == (0, 1, 2, 3, 4)
+    assert [task.contains(label) for label in (0, 1, 5, 6)] == [False, True, True, False]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -66,6 +83,11 @@ def test_label_offset_shifts_labels_not_edges() -> None:
         ({"bin_edges": [0, "13"]}, "'bin_edges' must be made of numbers"),
         ({"bin_edges": [False, True]}, "'bin_edges' must be made of numbers"),
         ({"label_offset": "1"}, "'label_offset' must be made of numbers"),
+        ({"prediction": 1}, "'prediction' must be text, got 1"),
+        (
+            {"prediction": "max"},
+            "'prediction' must be one of regressor, class, expected, got 'max'",
+        ),
         ({"name": ""}, "'name' must be one word"),
         ({"name": "age of face"}, "'name' must be one word"),
         ({"name": "../age"}, "'name' must be one word"),

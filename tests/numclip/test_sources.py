@@ -1,0 +1,175 @@
+"""Every kind of source gives the same samples, and names file and line of what is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from numclip.samples import Sample
+from numclip.sources import read_samples
+from numclip.tasks import load_task
+from numclip_runtime import MissingDependencyError, UsageError
+
+AGE = load_task("age")
+Write = Callable[[Path], Path]
+# The same two images from every source: 34 by one annotator, and 20, 60, 30 by three.
+EXPECTED = [("a b.png", 34.0, ()), ("sub/c.png", 30.0, (20.0, 60.0, 30.0))]
+
+
+def write_parquet(path: Path, columns: dict[str, list[object]]) -> Path:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def csv_file(folder: Path) -> Path:
+    text = "\ufeffextra,label,path\n7,34,a b.png\n8,20 60 30,sub/c.png\n"
+    return written(folder / "data.CSV", text)
+
+
+def list_file(folder: Path) -> Path:
+    return written(folder / "train.txt", "a b.png 34.0\n\nsub/c.png\t20 60 30.0 \r\n")
+
+
+def parquet_file(folder: Path) -> Path:
+    return write_parquet(
+        folder / "data.parquet",
+        {"path": ["a b.png", "sub/c.png"], "label": [[34], [20, 60, 30]], "more": [1, 2]},
+    )
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a b.png").touch()
+    (tmp_path / "sub" / "c.png").touch()
+    return tmp_path
+
+
+def plain(samples: list[Sample], base: Path) -> list[tuple[str, float, tuple[float, ...]]]:
+    return [(s.path.relative_to(base).as_posix(), s.label, s.annotations) for s in samples]
+
+
+@pytest.mark.parametrize("write", [csv_file, list_file, parquet_file])
+def test_files(write: Write, images: Path) -> None:
+    assert plain(read_samples(write(images), AGE), images) == EXPECTED
+
+
+@pytest.mark.parametrize("write", [csv_file, list_file, parquet_file])
+def test_root(write: Write, images: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = write(tmp_path_factory.mktemp("lists"))
+    assert plain(read_samples(elsewhere, AGE, images), images) == EXPECTED
+    with pytest.raises(UsageError, match=r"2 of 2 images do not exist, first .*a b\.png; .*--root"):
+        read_samples(elsewhere, AGE)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_group_column(kind: str, images: Path) -> None:
+    if kind == "csv":
+        source = written(images / "d.csv", "path,label,person\na b.png,3,7\nsub/c.png,4,8\n")
+    else:
+        source = write_parquet(
+            images / "d.parquet",
+            {"path": ["a b.png", "sub/c.png"], "label": [3, 4], "person": [7, 8]},
+        )
+    assert [s.group for s in read_samples(source, AGE, group_column="person")] == ["7", "8"]
+    assert [s.group for s in read_samples(source, AGE)] == ["", ""]
+    with pytest.raises(UsageError, match=r"lacks the column\(s\) \['id'\].*found \['path'"):
+        read_samples(source, AGE, group_column="id")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"lacks the column\(s\) \['label', 'path'\]"),
+        ("path,label\n", "holds no images"),
+        ("path,label\n,3\n", "line 2: the path is empty"),
+        ("path,label\na b.png\n", "line 2: the label is empty"),
+        ("path,label\na b.png,3\na b.png,x\n", "line 3: the label 'x' is not a number"),
+        ("path,label,person\na b.png,3,\n", "line 2: the column 'person' of --group-column is"),
+    ],
+)
+def test_wrong_csv(text: str, message: str, images: Path) -> None:
+    group = "person" if "person" in text else None
+    with pytest.raises(UsageError, match=rf"^.*d\.csv:? {message}"):
+        read_samples(written(images / "d.csv", text), AGE, group_column=group)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n\n", ": holds no images"),
+        ("a b.png 3\na b.png\n", r" line 2: expected 'path label \[label ...\]', got 'a b.png'"),
+        ("34\n", " line 1: expected 'path label"),
+        ("race age filename\n", " line 1: expected 'path label"),
+        ("a b.png 1.2.3\n", " line 1: the label '1.2.3' is not a number"),
+        ("a b.png 3 200\n", " line 1: the label 200 is outside"),
+    ],
+)
+def test_wrong_list(text: str, message: str, images: Path) -> None:
+    with pytest.raises(UsageError, match=rf"l\.txt{message}"):
+        read_samples(written(images / "l.txt", text), AGE)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"path": ["a b.png"]}, r": lacks the column\(s\) \['label'\]"),
+        ({"path": ["a b.png", None], "label": [1, 2]}, " row 2: the path is empty"),
+        ({"path": ["a b.png"], "label": [None]}, " row 1: the label None is not a number"),
+        ({"path": ["a b.png"], "label": [[]]}, " row 1: the label is empty"),
+    ],
+)
+def test_wrong_parquet(columns: dict[str, list[object]], message: str, images: Path) -> None:
+    with pytest.raises(UsageError, match=rf"d\.parquet{message}"):
+        read_samples(write_parquet(images / "d.parquet", columns), AGE)
+
+
+def test_no_parquet_file(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    with pytest.raises(UsageError, match="cannot read this Parquet file"):
+        read_samples(written(tmp_path / "d.parquet", "path,label"), AGE)
+
+
+def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numclip.tables.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'numclip\[parquet\]'"):
+        read_samples(tmp_path / "d.parquet", AGE)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("d.xlsx", "not a known kind of data; give a CSV"),
+        ("none", "no such file or folder; give a CSV"),
+        ("none.csv", r"cannot read this CSV file \(.*No such file"),
+        ("none.txt", r"cannot read this list \(.*No such file"),
+    ],
+)
+def test_wrong_source(name: str, message: str, tmp_path: Path) -> None:
+    written(tmp_path / "d.xlsx", "")
+    with pytest.raises(UsageError, match=message):
+        read_samples(tmp_path / name, AGE)
+
+
+@pytest.mark.parametrize("name", ["l.txt", "folder"])
+def test_no_group_column_in_lists_and_folders(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match="--group-column needs a CSV or Parquet file"):
+        read_samples(tmp_path / name, AGE, group_column="person")
+
+
+def test_torch_is_not_needed_to_read() -> None:
+    """Bad data must fail before seconds of imports; modules are fresh in a subprocess."""
+    code = "import sys, numclip.prepare, numclip.options; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
