@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -40,7 +41,10 @@ class Checkpoint:
     model: NumClip  # on the CPU, in eval mode after loading
     preprocessing: Preprocessing
     metrics: Mapping[str, float] = field(default_factory=dict)  # on the validation data
-    validation_csv: str | None = None  # data that export verifies with, if still there
+    # Data that export verifies with, if still there, and where its relative image paths start from
+    # (None: its own folder). In the file, both are relative to the checkpoint's folder.
+    validation_csv: str | None = None
+    validation_root: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that trained it
     calibration: Calibration | None = None  # None: probabilities as trained, no intervals
 
@@ -93,7 +97,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "task": checkpoint.task.to_dict(),
         "preprocessing": asdict(checkpoint.preprocessing),
         "metrics": dict(checkpoint.metrics),
-        "validation_csv": checkpoint.validation_csv,
+        "validation_csv": _beside(checkpoint.validation_csv, path),
+        "validation_root": _beside(checkpoint.validation_root, path),
         "versions": package_versions("torch", "open_clip_torch"),
         "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
         "state_dict": {k: v.detach().cpu() for k, v in checkpoint.model.state_dict().items()},
@@ -103,6 +108,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             write_safetensors(temporary, content)
         else:
             torch.save(content, temporary)
+
+
+def _beside(place: str | None, checkpoint: Path) -> str | None:
+    """Return a path relative to the checkpoint's folder: no user's folders in published files."""
+    return None if place is None else os.path.relpath(place, checkpoint.parent)
+
+
+def _from(place: str | None, checkpoint: Path) -> str | None:
+    return None if place is None else str((checkpoint.parent / place).resolve())
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -139,7 +153,8 @@ def checkpoint_from_content(content: Mapping[str, Any], path: Path) -> Checkpoin
             model.eval(),
             Preprocessing.from_dict(content["preprocessing"]),
             content["metrics"],
-            content["validation_csv"],
+            _from(content["validation_csv"], path),
+            _from(content.get("validation_root"), path),
             content["versions"],
             calibration and Calibration.from_dict(calibration),
         )

@@ -136,6 +136,7 @@ def run(options: dict[str, Any]) -> None:
     task = task_of(options)
     data, warnings = prepare_data(data_config(options), task)
     val_source: Path = options["val"] or output.with_suffix(".val.csv")
+    root: Path | None = options["root"] if options["val"] else None
     if first_process:
         click.echo(data_report(data, task))
         for warning in warnings:
@@ -204,7 +205,14 @@ def run(options: dict[str, Any]) -> None:
     calibration = fit_calibration(values, logits, labels_of(data.val), task)
     save_checkpoint(
         output,
-        Checkpoint(model, preprocessing, best, str(val_source.resolve()), calibration=calibration),
+        Checkpoint(
+            model,
+            preprocessing,
+            best,
+            str(val_source),
+            None if root is None else str(root),
+            calibration=calibration,
+        ),
     )
     finish(run_dir)
     click.echo(

@@ -67,17 +67,19 @@ def verification_inputs(
     if checkpoint.validation_csv is not None:
         try:
             return "validation", _load(
-                _image_paths(Path(checkpoint.validation_csv), checkpoint), checkpoint
+                _image_paths(Path(checkpoint.validation_csv), checkpoint, known=True), checkpoint
             )
         except (NumclipError, OSError):
             pass  # data has moved since training; the report says "synthetic"
     return "synthetic", np.stack(list(_synthetic(checkpoint.preprocessing.crop)))
 
 
-def _image_paths(source: Path, checkpoint: Checkpoint) -> list[str]:
+def _image_paths(source: Path, checkpoint: Checkpoint, *, known: bool = False) -> list[str]:
+    """List images of a source; `known`: its relative paths start where training said."""
     if source.is_dir():
         return find_images([str(source)])
-    return [str(sample.path) for sample in read_samples(source, checkpoint.task)]
+    root = Path(checkpoint.validation_root) if known and checkpoint.validation_root else None
+    return [str(sample.path) for sample in read_samples(source, checkpoint.task, root)]
 
 
 def _load(paths: list[str], checkpoint: Checkpoint) -> FloatArray:

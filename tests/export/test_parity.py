@@ -34,6 +34,13 @@ def test_validation_data_first(checkpoint: Checkpoint, tmp_path: Path) -> None:
     np.testing.assert_array_equal(inputs[3], preprocess(tmp_path / "val" / "3.png", SPEC))
 
 
+def test_validation_data_starts_where_training_said(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    moved = (tmp_path / "val.csv").rename(tmp_path / "lists" / "val.csv")
+    checkpoint = replace(checkpoint, validation_csv=str(moved), validation_root=str(tmp_path))
+    assert verification_inputs(checkpoint)[0] == "validation"
+
+
 @pytest.mark.parametrize("broken", ["no file", "no csv", "bad image", "no validation"])
 def test_synthetic_images_where_the_data_is_gone(
     checkpoint: Checkpoint, tmp_path: Path, broken: str

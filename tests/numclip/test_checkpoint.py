@@ -28,11 +28,14 @@ def saved(tmp_path: Path) -> Path:
 def test_round_trip_is_bit_exact(tmp_path: Path, tower: str) -> None:
     task = replace(TASK, label_offset=3.25)
     model = tiny_model(tower, task=task, regressor="bounded", adapter_ratio=0.3)
-    before = Checkpoint(model.train(), spec_of(tower), {"mae": 0.1, "rmse": 0.2}, "val.csv")
+    places = str(tmp_path / "val.csv"), str(tmp_path.parent / "photos")
+    before = Checkpoint(model.train(), spec_of(tower), {"mae": 0.1, "rmse": 0.2}, *places)
     save_checkpoint(tmp_path / "a.pt", before)
     after = load_checkpoint(tmp_path / "a.pt")
     assert (after.task, after.preprocessing) == (task, before.preprocessing)
-    assert (after.metrics, after.validation_csv) == (before.metrics, "val.csv")
+    assert after.metrics == before.metrics
+    assert (after.validation_csv, after.validation_root) == places
+    assert str(tmp_path).encode() not in (tmp_path / "a.pt").read_bytes()  # stored as relative
     assert after.model.config == model.config
     assert set(after.versions) == {"numclip", "torch", "open_clip_torch"}
     assert after.metadata.versions == after.versions
