@@ -47,7 +47,7 @@ def read(path: Path, column: str) -> list[float]:
 
 @click.command()
 @click.option("--folder", default="demo", show_default=True, help="Under the repository's root.")
-@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True)
 @click.option("--scale", type=float, default=1.0, help="Share of the full number of images.")
 @click.option("--iterations", type=click.IntRange(1), default=200, help="Of the benchmark.")
 @click.option("--check/--no-check", default=True, help="Exit 1 where the error is too large.")
@@ -123,7 +123,7 @@ def train_flags(data: Path, ckpt: Path, epochs: int) -> list[object]:
         *("--backbone", clip, "--resize", 64, "--regressor", "bounded", "-o", ckpt),
         *("--epochs", epochs, "--optimizer", "adamw", "--weight-decay", 0.01),
         *("--schedule", "cosine", "--warmup-steps", 50),
-        *("--loss-mode", "corrected", "--regression-weight", 0.1),
+        *("--loss-mode", "corrected", "--regression-weight", 0.15),
         *(
             flag
             for part in ("image", "context", "rank", "adapter", "regressor")
