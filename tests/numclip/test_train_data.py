@@ -62,7 +62,7 @@ def test_list_to_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     rows = (folder / "c.val.csv").read_text().splitlines()
     assert len(rows) == 1 + 5  # of medians 2, 3, 4 one each, of 5 two
     content = torch.load(folder / "c.pt", weights_only=True)
-    assert content["validation_csv"] == str(folder / "c.val.csv")
+    assert content["validation_csv"] == "c.val.csv"  # relative to the checkpoint
     assert content["task"]["prediction"] == "class"
 
 
