@@ -31,29 +31,19 @@ Transform = Callable[[Image.Image], Tensor]
 
 def evaluation_transform(spec: Preprocessing) -> Transform:
     """Return RGB image -> (3, H, W) float32, the counterpart of the runtime's `to_input`."""
-    size = (spec.resize, spec.resize) if spec.resize_mode == "squash" else spec.resize
-    return T.Compose(  # type: ignore[no-any-return]
-        [
-            T.Resize(size, T.InterpolationMode(spec.interpolation)),
-            T.CenterCrop(spec.crop),
-            T.ToTensor(),
-            T.Normalize(spec.mean, spec.std),
-        ]
-    )
+    return _transform(spec, T.CenterCrop(spec.crop))
 
 
 def training_transform(spec: Preprocessing) -> Transform:
     """Return the same with a random crop and a horizontal flip, as in the paper's code."""
+    return _transform(spec, T.RandomCrop(spec.crop), T.RandomHorizontalFlip())
+
+
+def _transform(spec: Preprocessing, *between: Transform) -> Transform:
     size = (spec.resize, spec.resize) if spec.resize_mode == "squash" else spec.resize
-    return T.Compose(  # type: ignore[no-any-return]
-        [
-            T.Resize(size, T.InterpolationMode(spec.interpolation)),
-            T.RandomCrop(spec.crop),
-            T.RandomHorizontalFlip(),
-            T.ToTensor(),
-            T.Normalize(spec.mean, spec.std),
-        ]
-    )
+    resize = T.Resize(size, T.InterpolationMode(spec.interpolation))
+    steps = [resize, *between, T.ToTensor(), T.Normalize(spec.mean, spec.std)]
+    return T.Compose(steps)  # type: ignore[no-any-return]
 
 
 class ImageDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):

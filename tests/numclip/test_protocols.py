@@ -10,9 +10,10 @@ import pytest
 from numclip.protocols import few_shot, from_label, shift_labels
 from numclip.samples import Sample
 from numclip_runtime import UsageError
+from tests.numclip.golden import case
 
-# Golden case: number of samples of each age, before and after.
-HISTOGRAM = {20: 40, 21: 33, 22: 10, 23: 3, 24: 1}
+GIVEN, OUT = case("subsampling_counts")
+HISTOGRAM = {int(age): count for age, count in GIVEN["hist"].items()}  # samples of each age
 SAMPLES = [
     Sample(Path(f"{label}-{i}.png"), float(label), (float(label), 99.0))
     for label, count in HISTOGRAM.items()
@@ -24,17 +25,21 @@ def counts(samples: list[Sample]) -> dict[float, int]:
     return dict(Counter(sample.label for sample in samples))
 
 
+def golden(name: str) -> dict[float, int]:
+    return {int(age): count for age, count in OUT[name].items()}
+
+
 def test_few_shot_golden() -> None:
     kept = few_shot(SAMPLES, 4, seed=0)
-    assert counts(kept) == {20: 4, 21: 4, 22: 4, 23: 3, 24: 1}
+    assert counts(kept) == golden("4-shot")
     assert {sample.annotations for sample in kept} == {()}  # collapsed to the median
 
 
 @pytest.mark.parametrize(
     ("top", "keep", "expected"),
     [
-        (2, 0.1, {20: 4, 21: 3, 22: 10, 23: 3, 24: 1}),
-        (5, 0.2, {20: 8, 21: 6, 22: 2, 23: 1, 24: 1}),
+        (2, 0.1, golden("shift_top2_keep0.1")),
+        (5, 0.2, golden("shift_top5_keep0.2")),
         (9, 1.0, HISTOGRAM),
     ],
 )

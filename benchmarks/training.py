@@ -1,0 +1,165 @@
+"""Training steps: time and memory of a backbone, and Lightning's cost over a plain PyTorch loop.
+
+Both loops take the same model, batches, losses and optimizer, in turns (A B A B), so that a busy
+machine disturbs both. Weights are random: this measures speed, not accuracy.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+
+if __name__ == "__main__":  # run as a script: the folder above holds the package `benchmarks`
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.environment import describe_environment, load_average
+from benchmarks.images import write_synthetic
+from numclip_runtime import Task
+from numclip_runtime.files import atomic_text
+
+TASK = Task("age", "years", (0, 13, 19, 35, 65, 101), ("child", "teen", "young", "middle", "old"))
+WARMUP = 2  # steps of each turn that are not counted: allocator, lazily built kernels
+
+
+def lightning_steps(model: Any, data: Any, config: Any, steps: int) -> list[float]:
+    """Return the seconds of each step of Lightning's loop, data loading included."""
+    from numclip.module import NumClipModule
+    from numclip.torchvision_compat import import_torchvision
+
+    import_torchvision()
+    import pytorch_lightning as pl
+
+    class Timed(NumClipModule):
+        stamps: list[float]
+
+        def on_train_start(self) -> None:
+            self.stamps = [time.perf_counter()]
+
+        def on_train_batch_end(self, *args: object) -> None:
+            self.stamps.append(time.perf_counter())
+
+    module = Timed(model, data, data, config)
+    trainer = pl.Trainer(
+        max_steps=steps,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(module)
+    return [b - a for a, b in zip(module.stamps, module.stamps[1:], strict=False)]
+
+
+def plain_steps(model: Any, data: Any, config: Any, steps: int) -> list[float]:
+    """Return the seconds of each step of a plain PyTorch loop, data loading included."""
+    from numclip.batches import training_batches
+    from numclip.module import losses
+    from numclip.recipe import make_optimizer
+
+    optimizer = make_optimizer(model, config)
+    batches: Iterable[Any] = training_batches(data, config.batch_size, config.seed, 0, 0, 1)
+    seconds = []
+    model.train()
+    start = time.perf_counter()
+    for images, labels, bins in islice(batches, steps):
+        loss = losses(model(images), labels, bins, config)["loss"]
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        seconds.append(time.perf_counter() - start)
+        start = time.perf_counter()
+    return seconds
+
+
+def measure(backbone: str, batch: int, steps: int, turns: int) -> dict[str, Any]:
+    """Measure one backbone in this process; `peak_rss_mb` is the process's whole peak."""
+    import torch
+
+    from numclip.backbone import clip_config
+    from numclip.cli import image_size
+    from numclip.data import ImageDataset, Sample, training_transform
+    from numclip.model import ModelConfig, NumClip
+    from numclip.recipe import LearningRates, TrainConfig
+    from numclip_runtime import Preprocessing
+
+    torch.manual_seed(0)
+    clip = clip_config(backbone)
+    side = image_size(clip)
+    model = NumClip(ModelConfig(clip), TASK)
+    config = TrainConfig(batch_size=batch, rates=LearningRates(), optimizer="adamw")
+    with tempfile.TemporaryDirectory() as folder:
+        photos = [Path(path) for path in write_synthetic(Path(folder))]
+        count = batch * (steps + WARMUP)
+        samples = [Sample(photos[i % len(photos)], float(7 * i % 100)) for i in range(count)]
+        spec = Preprocessing(crop=side, resize=round(side * 8 / 7))
+        data = ImageDataset(samples, TASK, training_transform(spec))
+        times: dict[str, list[float]] = {"lightning": [], "plain": []}
+        for _ in range(turns):
+            for name, loop in (("plain", plain_steps), ("lightning", lightning_steps)):
+                times[name] += loop(model, data, config, steps + WARMUP)[WARMUP:]
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    middle = {name: median(seconds) for name, seconds in times.items()}
+    return {
+        "backbone": Path(backbone).name,
+        "batch": batch,
+        "steps": len(times["plain"]),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained_parameters": trained,
+        "seconds_per_step": {name: round(value, 4) for name, value in middle.items()},
+        "speed_of_plain": round(middle["plain"] / middle["lightning"], 4),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.argument("backbones", nargs=-1, required=True)
+@click.option("--batch", type=click.IntRange(1), default=8)
+@click.option("--steps", type=click.IntRange(1), default=4, help="Counted in each turn.")
+@click.option("--turns", type=click.IntRange(1), default=2)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results.")
+@click.option("--one", is_flag=True, hidden=True, help="Measure in this process and print JSON.")
+def main(
+    backbones: tuple[str, ...],
+    batch: int,
+    steps: int,
+    turns: int,
+    json_path: Path | None,
+    one: bool,
+) -> None:
+    """Time training steps of BACKBONES (architectures or .json), each in a fresh process."""
+    if one:
+        click.echo(json.dumps(measure(backbones[0], batch, steps, turns)))
+        return
+    before, rows = load_average(), []
+    click.echo(f"{'backbone':<12} {'batch':>5} {'s/step':>8} {'of plain':>9} {'peak RSS':>10}")
+    for backbone in backbones:
+        numbers = ("--batch", batch, "--steps", steps, "--turns", turns, "--one")
+        command = [sys.executable, __file__, backbone, *map(str, numbers)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        row = json.loads(done.stdout.splitlines()[-1])
+        rows.append(row)
+        click.echo(
+            f"{row['backbone']:<12} {batch:>5} {row['seconds_per_step']['lightning']:>8.3f} "
+            f"{row['speed_of_plain']:>8.1%} {row['peak_rss_mb']:>7} MB"
+        )
+    if json_path is not None:
+        environment = describe_environment(argv=sys.argv, load_before=before)
+        with atomic_text(json_path) as file:
+            json.dump({"environment": environment, "results": rows}, file, indent=2)
+            file.write("\n")
+
+
+if __name__ == "__main__":
+    main()
