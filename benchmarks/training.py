@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ import click
 if __name__ == "__main__":  # run as a script: the folder above holds the package `benchmarks`
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.environment import describe_environment, load_average
+from benchmarks.environment import describe_environment, load_average, loaded_versions
 from benchmarks.images import write_synthetic
 from numclip_runtime import Task
 from numclip_runtime.files import atomic_text
@@ -58,7 +59,9 @@ def lightning_steps(model: Any, data: Any, config: Any, steps: int) -> list[floa
         enable_model_summary=False,
         enable_progress_bar=False,
     )
-    trainer.fit(module)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a newer torch
+        trainer.fit(module)
     return [b - a for a, b in zip(module.stamps, module.stamps[1:], strict=False)]
 
 
@@ -119,6 +122,7 @@ def measure(backbone: str, batch: int, steps: int, turns: int) -> dict[str, Any]
         "trained_parameters": trained,
         "seconds_per_step": {name: round(value, 4) for name, value in middle.items()},
         "speed_of_plain": round(middle["plain"] / middle["lightning"], 4),
+        "versions": loaded_versions(),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
 

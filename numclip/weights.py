@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,18 @@ def read_content(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path}: refused, not plain weights and settings ({_first_line(error)})."
+            f"{path}: refused, not plain weights and settings ({_refusal(error)})."
         ) from None
     except Exception as error:  # damaged archives, pickles and headers share no error type
         raise ModelError(f"{path}: not a readable checkpoint ({_first_line(error)}).") from None
     return content if isinstance(content, dict) else {}
+
+
+def _refusal(error: pickle.UnpicklingError) -> str:
+    """Return why a file was refused, without torch's advice to load it unsafely after all."""
+    if named := re.search(r"(?:GLOBAL|it names) ([\w.]+)", str(error)):
+        return f"it names {named[1]}"
+    return "it is no weights file, or holds objects that could run code"
 
 
 def is_checkpoint(content: Mapping[str, Any]) -> bool:
@@ -54,8 +62,9 @@ def is_checkpoint(content: Mapping[str, Any]) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
+    line = (str(error).strip().splitlines() or [""])[0]
+    # some errors only hold the key or byte that a damaged file led to
+    return line[:300] if " " in line else "damaged, or no weights file"
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
