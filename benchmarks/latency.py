@@ -5,7 +5,6 @@ Run from the repository: `python benchmarks/latency.py model.onnx --json latency
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,7 +25,7 @@ from benchmarks.stages import Row, measure
 from benchmarks.torch_model import TorchBackend
 from numclip_runtime import Predictor, load
 from numclip_runtime.cli import errors_as_exit_code_2
-from numclip_runtime.files import atomic_path, atomic_text
+from numclip_runtime.files import atomic_path, atomic_text, sha256
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ def measure_model(predictor: Predictor, file: Path, plan: Plan, paths: Sequence[
         paths: Image files.
     """
     backend = predictor.backend
-    digest = sha256_of(file)
+    digest = sha256(file)
     rows = []
     for batch in plan.batches:
         label = f"{file.name} {backend.name} batch {batch}"
@@ -209,15 +208,6 @@ def measure_model(predictor: Predictor, file: Path, plan: Plan, paths: Sequence[
             )
         )
     return rows
-
-
-def sha256_of(path: Path) -> str:
-    """Return the hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -60,9 +60,8 @@ class NumClipModule(pl.LightningModule):
         super().__init__()
         self.model = model
         self.config = config
-        list(
-            config.rates.groups(model)
-        )  # freezes parts now: DDP looks before the optimizer is made
+        # Freezes parts now: DDP looks at the parameters before the optimizer is made.
+        list(config.rates.groups(model))
         self._data = {"train": train, "val": val}
         self._text: Tensor | None = None  # (K, D) of the validation run under way
         self._outputs: list[Sequence[Tensor]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from numclip.samples import Sample
 from numclip.splits import shared_groups
+from numclip_runtime.files import sha256
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,9 @@ def _equal_files(paths: Iterable[Path], others: Iterable[Path]) -> list[Path]:
     mine = [path for path, size in sizes.items() if size in common]
     theirs = [path for path, size in other_sizes.items() if size in common]
     with ThreadPoolExecutor(4) as pool:  # hashing releases the interpreter lock
-        known = set(pool.map(_digest, theirs))
+        known = set(pool.map(sha256, theirs))
         return [
             path
-            for path, digest in zip(mine, pool.map(_digest, mine), strict=True)
+            for path, digest in zip(mine, pool.map(sha256, mine), strict=True)
             if digest in known
         ]
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return digest.digest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from numclip_export.onnx_model import (
 )
 from numclip_export.parity import Parity, ParityError, compare, verification_inputs
 from numclip_runtime import load
-from numclip_runtime.files import atomic_path, atomic_text
+from numclip_runtime.files import atomic_path, atomic_text, sha256
 
 RELATIVE_TOLERANCE = 1e-5  # of the label range; float32 rounding stays an order below
 
@@ -115,12 +114,3 @@ def export(
         json.dump(details, file, indent=2, ensure_ascii=False)
         file.write("\n")
     return Exported(onnx_path, report, parity, details)
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -242,3 +243,8 @@ def relu(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def part(state: State, prefix: str) -> State:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def write(path: Path, content: object) -> Path:
+    torch.save(content, path)
+    return path

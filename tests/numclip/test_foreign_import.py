@@ -27,19 +27,8 @@ from tests.numclip.foreign_files import (
     official_table,
     oracle,
     ordinalclip_table,
+    write,
 )
-
-
-@pytest.fixture(scope="module")
-def base() -> State:
-    return base_state()
-
-
-@pytest.fixture(scope="module")
-def base_file(base: State, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("base") / "base.pt"
-    torch.save(base, path)
-    return str(path)
 
 
 @pytest.fixture
@@ -53,11 +42,6 @@ def predictions(
     with torch.inference_mode():
         out = checkpoint.model(images)
     return out.values.numpy(), out.bin_probs.numpy()
-
-
-def write(path: Path, content: object) -> Path:
-    torch.save(content, path)
-    return path
 
 
 def test_table_of_vit_b_16() -> None:

@@ -15,12 +15,7 @@ from safetensors.torch import save_file
 from numclip.architecture import Shapes, architectures_like, config_from_shapes
 from numclip.backbone import build_clip, clip_config, open_clip, pretrained_clip
 from numclip_runtime import ModelError, UsageError
-from tests.numclip.foreign_files import TINY, State, base_state, lightning, official_state
-
-
-@pytest.fixture(scope="module")
-def base() -> State:
-    return base_state()
+from tests.numclip.foreign_files import TINY, State, lightning, official_state
 
 
 @pytest.fixture

@@ -15,27 +15,10 @@ from numclip_runtime import ModelError, NumclipError, UsageError
 from tests.numclip.foreign_files import (
     AGE_PHRASES,
     State,
-    base_state,
     lightning,
     official_state,
+    write,
 )
-
-
-@pytest.fixture(scope="module")
-def base() -> State:
-    return base_state()
-
-
-@pytest.fixture(scope="module")
-def base_file(base: State, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("base") / "base.pt"
-    torch.save(base, path)
-    return str(path)
-
-
-def write(path: Path, content: object) -> Path:
-    torch.save(content, path)
-    return path
 
 
 def refused(source: Path, base: str, *, task: str = "age") -> NumclipError:
