@@ -12,6 +12,7 @@ from numclip.checkpoint import load_checkpoint, package_versions
 from numclip_export.fold import FoldedModel, parameter_counts
 from numclip_export.onnx_model import (
     DEFAULT_OPSET,
+    FUSED_ATTENTION_OPSET,
     onnx_from_folded,
     operators,
     parameter_count,
@@ -68,7 +69,11 @@ def export(
     )
     with atomic_path(onnx_path) as temporary:
         model = onnx_from_folded(
-            FoldedModel(checkpoint.model, checkpoint.temperature),
+            FoldedModel(
+                checkpoint.model,
+                checkpoint.temperature,
+                fused_attention=opset >= FUSED_ATTENTION_OPSET,
+            ),
             checkpoint.preprocessing.crop,
             opset=opset,
         )

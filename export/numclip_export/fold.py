@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from numclip.headline import headline
 from numclip.model import NumClip
+from numclip_export.vision import explicit_tower
 
 EPS = 1e-12
 
@@ -20,19 +21,22 @@ class FoldedModel(nn.Module):
     """A trained model reduced to what inference needs: images in, numbers out.
 
     Args:
-        model: Trained model; its image encoder and regressor are shared, not copied.
+        model: Trained model, left as it is.
         temperature: The logits are divided by it for bin_probs; the values do not feel it.
+        fused_attention: Write attention as the one node that ONNX has from opset 23 on.
     """
 
     bin_embeddings: Tensor  # (K, D): exp(logit_scale) * unit-length text features
 
-    def __init__(self, model: NumClip, temperature: float = 1.0) -> None:
+    def __init__(
+        self, model: NumClip, temperature: float = 1.0, *, fused_attention: bool = False
+    ) -> None:
         super().__init__()
         with torch.no_grad():
             text = F.normalize(model.text_features(), dim=-1)
             bin_embeddings = model.logit_scale.exp() * text
         self.register_buffer("bin_embeddings", bin_embeddings.detach().clone())
-        self.image_encoder = model.image_encoder
+        self.image_encoder = explicit_tower(model.image_encoder, fused=fused_attention)
         self.down, self.up = fold_adapter(model)
         self.keep_features = model.image_adapter.ratio < 1
         self.regressor = model.regressor

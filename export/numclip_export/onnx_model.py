@@ -16,6 +16,7 @@ from numclip_export.fold import FoldedModel
 from numclip_runtime import ModelMetadata
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, METADATA_KEY, VALUES_NAME
 
+FUSED_ATTENTION_OPSET = 23  # the first with an Attention operator
 DEFAULT_OPSET = 18  # keeps LayerNormalization one operator, and TensorRT 10.3 reads it
 
 

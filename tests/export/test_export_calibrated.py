@@ -88,7 +88,8 @@ def test_parity_refuses_a_graph_without_the_temperature(
 ) -> None:
     save_checkpoint(tmp_path / "a.pt", checkpoint)
     monkeypatch.setattr(
-        "numclip_export.export.FoldedModel", lambda model, temperature: FoldedModel(model)
+        "numclip_export.export.FoldedModel",
+        lambda model, temperature, **form: FoldedModel(model, **form),
     )
     with pytest.raises(ParityError, match="its probabilities by"):
         export(tmp_path / "a.pt", tmp_path / "a.onnx")
