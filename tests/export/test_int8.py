@@ -57,7 +57,7 @@ class Graph:
 def graph_of(factor: float) -> Graph:
     model = onnx_from_folded(FoldedModel(model_with_outliers(factor)), 32)
     features = next(n.output[0] for n in model.graph.node if "image_encoder.proj" in n.input)
-    shape = ["batch", 32]
+    shape: list[str | int | None] = ["batch", 32]
     model.graph.output.append(onnx.helper.make_tensor_value_info(features, 1, shape))
     rename(model, features, FEATURES)
     for index, node in enumerate(model.graph.node):
