@@ -17,12 +17,13 @@ from numclip_runtime.task import Task
 
 SCHEMA_VERSION = 1
 METADATA_KEY = "numclip"  # key in ONNX `metadata_props`
-INPUT_NAME = "images"  # (B, 3, H, W) float32, normalised RGB
+INPUT_NAME = "images"  # (B, 3, H, W) float32, normalised RGB; or (B, H, W, 3) uint8, see `input`
 VALUES_NAME = "values"  # (B,) float32, label units
 BIN_PROBS_NAME = "bin_probs"  # (B, K) float32, rows sum to 1
 
 Interpolation = Literal["bilinear", "bicubic"]
 ResizeMode = Literal["squash", "shortest"]
+InputKind = Literal["float32", "uint8"]
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,16 @@ class ModelMetadata:
     parity: Mapping[str, float] | None = None  # largest differences to the checkpoint, see export
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that made the file
     calibration: Calibration | None = None  # None: intervals are not known
+    # float32: normalised planes (B, 3, H, W); uint8: RGB pixels (B, H, W, 3), normalised in the graph
+    input: InputKind = "float32"
 
     def to_json(self) -> str:
         """Return the metadata as compact JSON text, schema version included."""
         plain = {"schema_version": SCHEMA_VERSION, **asdict(self), "task": self.task.to_dict()}
         if self.calibration is None:
             del plain["calibration"]
+        if self.input == "float32":  # what older files, which do not say it, take
+            del plain["input"]
         return json.dumps(plain, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
@@ -111,6 +116,8 @@ class ModelMetadata:
             data["preprocessing"] = Preprocessing.from_dict(data["preprocessing"])
             if data.get("calibration") is not None:
                 data["calibration"] = Calibration.from_dict(data["calibration"])
+            if data.get("input", "float32") not in get_args(InputKind):
+                raise UsageError(f"unknown kind of input {data['input']!r}")
             return cls(**data)
         except (KeyError, TypeError, AttributeError, UsageError) as error:
             raise ModelError(

@@ -18,7 +18,7 @@ from numclip_runtime.backends import Backend, open_backend
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.preprocess import FloatArray, ImageLike, load_rgb, to_input
+from numclip_runtime.preprocess import FloatArray, ImageLike, InputArray, load_rgb, network_input
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ class Predictor:
             return []
         return self.predict_inputs(np.stack([self.preprocess(image) for image in images]))
 
-    def predict_inputs(self, inputs: FloatArray) -> list[Prediction]:
-        """Predict preprocessed inputs, (B, 3, H, W) float32."""
+    def predict_inputs(self, inputs: InputArray) -> list[Prediction]:
+        """Predict preprocessed inputs, (B, ...) of what `preprocess` returns."""
         return self.postprocess(*self.backend.run(inputs))
 
-    def preprocess(self, image: ImageLike) -> FloatArray:
-        """Decode and preprocess one image to (3, H, W) float32."""
-        return to_input(load_rgb(image), self.metadata.preprocessing)
+    def preprocess(self, image: ImageLike) -> InputArray:
+        """Decode and preprocess one image; (3, H, W) float32, or (H, W, 3) uint8."""
+        return network_input(load_rgb(image), self.metadata)
 
     def postprocess(self, values: FloatArray, bin_probs: FloatArray) -> list[Prediction]:
         """Turn network outputs, (B,) values and (B, K) bin_probs, into predictions."""
@@ -125,24 +125,24 @@ class Predictor:
             raise UsageError(f"batch_size ({batch_size}) and workers ({workers}) must be >= 1.")
         source = iter(images)
         with ThreadPoolExecutor(workers, thread_name_prefix="numclip-decode") as pool:
-            pending: deque[Future[FloatArray | ImageError]] = deque()
+            pending: deque[Future[InputArray | ImageError]] = deque()
             for image in islice(source, batch_size + workers):
                 pending.append(pool.submit(self._try_preprocess, image))
             while pending:
-                batch: list[FloatArray | ImageError] = []
+                batch: list[InputArray | ImageError] = []
                 for _ in range(min(batch_size, len(pending))):
                     batch.append(pending.popleft().result())
                     for image in islice(source, 1):
                         pending.append(pool.submit(self._try_preprocess, image))
                 yield from self._finish(batch)
 
-    def _try_preprocess(self, image: ImageLike) -> FloatArray | ImageError:
+    def _try_preprocess(self, image: ImageLike) -> InputArray | ImageError:
         try:
             return self.preprocess(image)
         except ImageError as error:
             return error
 
-    def _finish(self, batch: list[FloatArray | ImageError]) -> Iterator[Prediction | ImageError]:
+    def _finish(self, batch: list[InputArray | ImageError]) -> Iterator[Prediction | ImageError]:
         inputs = [item for item in batch if not isinstance(item, ImageError)]
         predictions = iter(self.predict_inputs(np.stack(inputs)) if inputs else ())
         for item in batch:

@@ -15,9 +15,11 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from numclip_runtime.errors import ImageError
-from numclip_runtime.metadata import Preprocessing
+from numclip_runtime.metadata import ModelMetadata, Preprocessing
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
+PixelArray: TypeAlias = npt.NDArray[np.uint8]
+InputArray: TypeAlias = FloatArray | PixelArray  # what a network takes, see `network_input`
 # What a predictor accepts: a path, a Pillow image, or an array (H, W, 3) uint8 RGB / (H, W) grey.
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 
@@ -110,19 +112,40 @@ def resize_and_crop(image: Image.Image, spec: Preprocessing) -> Image.Image:
     return image.crop((left, top, left + spec.crop, top + spec.crop))
 
 
+def network_input(image: Image.Image, metadata: ModelMetadata) -> InputArray:
+    """Turn a decoded RGB image into the input that a model asks for.
+
+    Returns:
+        `to_pixels` where the model normalises by itself, else `to_input`.
+    """
+    make = to_pixels if metadata.input == "uint8" else to_input
+    return make(image, metadata.preprocessing)
+
+
+def to_pixels(image: Image.Image, spec: Preprocessing) -> PixelArray:
+    """Resize and crop a decoded RGB image; returns (H, W, 3) uint8."""
+    return np.asarray(resize_and_crop(image, spec))
+
+
 def to_input(image: Image.Image, spec: Preprocessing) -> FloatArray:
     """Turn a decoded RGB image into one network input.
 
     Returns:
         Array (3, H, W) float32, RGB planes, normalised: (pixel / 255 - mean) / std.
     """
-    pixels = np.asarray(resize_and_crop(image, spec))  # (H, W, 3) uint8
+    pixels = to_pixels(image, spec)
     out = np.empty((3, *pixels.shape[:2]), np.float32)
-    # Plane by plane, one multiply and one subtract: 4x faster than (x / 255 - mean) / std at once
-    for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
-        np.multiply(pixels[..., channel], np.float32(1 / (255 * std)), out=out[channel])
-        out[channel] -= np.float32(mean / std)
+    # Plane by plane, one multiply and one add: 4x faster than (x / 255 - mean) / std at once
+    for channel, (factor, shift) in enumerate(zip(*normalisation(spec), strict=True)):
+        np.multiply(pixels[..., channel], factor, out=out[channel])
+        out[channel] += shift
     return out
+
+
+def normalisation(spec: Preprocessing) -> tuple[FloatArray, FloatArray]:
+    """Return factors and shifts, (3,) each: (pixel / 255 - mean) / std = pixel * factor + shift."""
+    mean, std = np.array(spec.mean), np.array(spec.std)
+    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
 
 def preprocess(source: ImageLike, spec: Preprocessing) -> FloatArray:

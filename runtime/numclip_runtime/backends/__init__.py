@@ -7,7 +7,7 @@ from typing import Protocol
 
 from numclip_runtime.errors import ModelError
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.preprocess import FloatArray
+from numclip_runtime.preprocess import FloatArray, InputArray
 
 
 class Backend(Protocol):
@@ -17,11 +17,12 @@ class Backend(Protocol):
     provider: str  # what really executes, such as "CPUExecutionProvider"
     metadata: ModelMetadata
 
-    def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
         """Run the network.
 
         Args:
-            images: (B, 3, H, W) float32, contiguous, normalised RGB.
+            images: Contiguous, as `metadata.input` says: (B, 3, H, W) float32, normalised RGB, or
+                (B, H, W, 3) uint8 RGB.
 
         Returns:
             values (B,) float32 in label units, and bin_probs (B, K) float32.

@@ -12,7 +12,7 @@ from numclip_runtime.metadata import (
     VALUES_NAME,
     ModelMetadata,
 )
-from numclip_runtime.preprocess import FloatArray
+from numclip_runtime.preprocess import FloatArray, InputArray
 
 
 class OnnxRuntimeBackend:
@@ -65,7 +65,7 @@ class OnnxRuntimeBackend:
                 f"{model}: the graph lacks {sorted(missing)}; it was changed after export."
             )
 
-    def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
         """Run the network; see `Backend.run`."""
         values, bin_probs = self._session.run([VALUES_NAME, BIN_PROBS_NAME], {INPUT_NAME: images})
         return values, bin_probs
