@@ -96,6 +96,7 @@ def test_names_are_found() -> None:
     assert {  # one of each way to use a name
         ("", "IProgressMonitor"),
         ("BuilderFlag", "VERSION_COMPATIBLE"),
+        ("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"),  # what TensorRT 10 needs to be told
         ("ILogger.Severity", "ERROR"),
         ("IBuilderConfig", "set_memory_pool_limit"),
         ("IBuilderConfig", "progress_monitor"),

@@ -25,7 +25,7 @@ from numclip_export.engine.progress import (
 )
 from numclip_export.engine.rtx import set_compute_capabilities
 from numclip_export.engine.timing_cache import save_timing_cache, use_timing_cache
-from numclip_runtime import ModelError
+from numclip_runtime import ModelError, UsageError
 from numclip_runtime.files import atomic_path, atomic_text, sha256
 from numclip_runtime.metadata import INPUT_NAME
 from numclip_runtime.plan import EngineFacts, encode_metadata
@@ -81,7 +81,7 @@ def _build(
     checksum_path = plan_path.with_name(f"{plan_path.name}.sha256")
     with atomic_path(plan_path) as temporary, atomic_text(checksum_path) as checksum_file:
         logger = collecting_logger(trt, errors)
-        builder = trt.Builder(logger)
+        builder = _start(binding, logger, errors)
         parsed = parse_onnx(binding, builder, logger, onnx_path, options)
         network, config = parsed.network, builder.create_builder_config()
         batches = _set_batches(builder, network, config, options)
@@ -106,8 +106,7 @@ def _build(
         assert network.name == name  # TensorRT drops a name that it finds too long
         if options.timing_cache is not None:
             notes += use_timing_cache(binding, config, options.timing_cache)
-        monitor = progress_monitor(trt, progress)  # the config does not keep it alive
-        config.progress_monitor = monitor
+        config.progress_monitor = progress_monitor(trt, progress)
         progress.check()
         plan = build_watched(builder, network, config, progress, plan_path.name)
         progress.check()
@@ -122,6 +121,14 @@ def _build(
         save_timing_cache(binding, config, options.timing_cache)
     size, seconds = plan_path.stat().st_size, time.perf_counter() - started
     return BuiltEngine(plan_path, digest, size, facts, seconds, tuple(notes))
+
+
+def _start(binding: Binding, logger: Any, errors: list[str]) -> Any:
+    try:
+        return binding.module.Builder(logger)
+    except Exception as error:  # "factory function returned nullptr", a TypeError
+        reason = reason_of(errors or [str(error)])
+        raise UsageError(f"{binding.builder} {binding.version} cannot start ({reason}).") from None
 
 
 def _set_batches(
@@ -144,8 +151,7 @@ def _set_batches(
 def _set_flags(trt: Any, config: Any, options: EngineOptions) -> list[str]:
     """Set what is on or off; return the names of what differs from a plain build."""
     flags = []
-    if options.tf32:
-        config.set_flag(trt.BuilderFlag.TF32)
+    if options.tf32:  # on in a new configuration
         flags.append("tf32")
     else:
         config.clear_flag(trt.BuilderFlag.TF32)

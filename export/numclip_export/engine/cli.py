@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,21 +17,12 @@ FILE = click.Path(path_type=Path)
 BATCH = click.IntRange(1)
 
 
-class ComputeCapabilities(click.ParamType[tuple[int, ...]]):
-    """One or more compute capabilities: "86", "8.6", "75,86,120"."""
-
-    name = "N,N"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """Return (86,) for "86" or "8.6"."""
-        if isinstance(value, tuple):
-            return value
-        words = [word.strip().removeprefix("sm").replace(".", "") for word in value.split(",")]
-        if not all(word.isdecimal() for word in words):
-            self.fail(f"{value!r} is no list of compute capabilities such as 86,89,120.")
-        return tuple(map(int, words))
+def compute_capabilities(text: str) -> tuple[int, ...]:
+    """Return (75, 86) for "75,86" or "7.5,8.6"."""
+    words = [word.strip().lower().removeprefix("sm").replace(".", "") for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise click.BadParameter(f"{text!r} is no list of compute capabilities such as 86,89,120.")
+    return tuple(map(int, words))
 
 
 def plan_target(onnx_path: Path, output: Path | None) -> Path:
@@ -73,8 +63,8 @@ def plan_target(onnx_path: Path, output: Path | None) -> Path:
 @click.option(
     "--compute-capability",
     "compute_capabilities",
-    type=ComputeCapabilities(),
-    default=(),
+    type=compute_capabilities,
+    metavar="N,N",
     help="GPUs that a TensorRT-RTX engine is for: 75,86.  [default: 80 and later]",
 )
 @click.option("--tf32", is_flag=True, help="Round FP32 products to 10 bits, head included.")
@@ -89,8 +79,7 @@ def build_command(onnx_path: Path, output: Path | None, **options: Any) -> None:
 
 def run_build(onnx_path: Path, output: Path | None, options: dict[str, Any]) -> None:
     """Build as the command's options say (names as in `EngineOptions`) and print what was built."""
-    known = {field.name for field in fields(EngineOptions)}
-    chosen = EngineOptions(**{name: value for name, value in options.items() if name in known})
+    chosen = EngineOptions(**{k: v for k, v in options.items() if v is not None})
     try:
         built = engine_from_onnx(onnx_path, plan_target(onnx_path, output), chosen)
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+OUT_OF_MEMORY = "memory ran out: free some, or lower --max-batch or --workspace-mib"
 # What TensorRT says -> what to do about it
 ADVICE = {
     "FP32 GEMM is not supported": (
@@ -12,12 +13,13 @@ ADVICE = {
         "onnx package installed, or leave 75 out of --compute-capability"
     ),
     "workspace": "give more --workspace-mib, or leave it out",
-    "OutOfMemory": "memory ran out: free some, or lower --max-batch or --workspace-mib",
-    "out of memory": "memory ran out: free some, or lower --max-batch or --workspace-mib",
-    "bad_alloc": "memory ran out: free some, or lower --max-batch or --workspace-mib",
+    "OutOfMemory": OUT_OF_MEMORY,
+    "out of memory": OUT_OF_MEMORY,
+    "bad_alloc": OUT_OF_MEMORY,
+    "driver version is insufficient": (
+        "update the NVIDIA driver, or install a TensorRT for the CUDA version that it runs"
+    ),
 }
-# Follows every other error where no driver is; says nothing about that error.
-NOISE = "CUDA driver version is insufficient"
 
 
 def collecting_logger(trt: Any, errors: list[str]) -> Any:
@@ -28,7 +30,7 @@ def collecting_logger(trt: Any, errors: list[str]) -> Any:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR and NOISE not in message:
+            if severity <= trt.ILogger.Severity.ERROR:
                 errors.append(message)
 
     return Logger()
@@ -38,12 +40,18 @@ def reason_of(errors: list[str]) -> str:
     """Return TensorRT's errors as part of a sentence, with advice where there is any."""
     if not errors:
         return "TensorRT gave no reason"
-    text = "; ".join(dict.fromkeys(map(_short, errors)))
-    advice = next((advice for sign, advice in ADVICE.items() if sign in " ".join(errors)), None)
+    telling = [error for error in errors if not _is_echo(error)] or errors
+    text = "; ".join(dict.fromkeys(map(_short, telling)))
+    advice = next((advice for sign, advice in ADVICE.items() if sign in " ".join(telling)), None)
     return f"{text}; {advice}" if advice else text
+
+
+def _is_echo(message: str) -> bool:
+    """Tell whether it is the CUDA error that follows every other one where no driver is."""
+    return "catchCudaError" in message and "out of memory" not in message
 
 
 def _short(message: str) -> str:
     """Leave out where in TensorRT's own source a message comes from."""
-    message = re.sub(r"\[\w+\.(cpp|h):[^]]*\] ?|\.?\s+In \S+ at /\S+:\d+", "", message)
+    message = re.sub(r"\[\w+\.(cpp|h):[^]]*\] ?|[.\s]*\bIn \S+ at /\S+:\d+", "", message)
     return " ".join(message.split()).rstrip(". ")

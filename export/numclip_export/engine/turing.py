@@ -1,8 +1,8 @@
 """Make a graph fit for compute capability 7.5, where TensorRT-RTX has no FP32 matrix products.
 
-The tower's products must be float16 for that. Those of the head stay FP32, because
-exp(logit_scale) of about 100 amplifies rounding, and they are small: each becomes an elementwise
-product and a sum, which is the same number.
+TensorRT-RTX 1.7 refuses them (1.4 to 1.6 did not). The tower's products must be float16 for that.
+Those of the head stay FP32, because exp(logit_scale) of about 100 amplifies rounding, and they are
+small: each becomes an elementwise product and a sum, which is the same number.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from numclip_runtime import ModelError, UsageError
+from numclip_runtime import ModelError
 
 FLOAT = onnx.TensorProto.FLOAT
 
@@ -21,25 +21,20 @@ FLOAT = onnx.TensorProto.FLOAT
 def model_for_turing(path: Path) -> tuple[bytes, int]:
     """Read an ONNX file and replace its head's FP32 matrix products.
 
+    Where others remain, that would not help: the file is returned as it is.
+
     Returns:
         The serialised model, and the number of products replaced.
 
     Raises:
         ModelError: if the file is no ONNX model.
-        UsageError: if other FP32 matrix products remain.
     """
     try:
         model = onnx.load(path)
         replaced, remaining = replace_head_products(model)
     except Exception as error:  # protobuf's and onnx's own types share no base class
         raise ModelError(f"{path}: onnx cannot read it ({error}).") from None
-    if remaining:
-        raise UsageError(
-            f"{path}: compute capability 75 has no FP32 matrix products, and {len(remaining)} lie "
-            f"outside the head (the first is {remaining[0]!r}); build from an fp16 model, or leave "
-            "75 out of --compute-capability."
-        )
-    return model.SerializeToString(), replaced
+    return (path.read_bytes(), 0) if remaining else (model.SerializeToString(), replaced)
 
 
 def replace_head_products(model: onnx.ModelProto) -> tuple[int, list[str]]:
