@@ -98,6 +98,59 @@ def test_nothing_to_resume(folder: Path, flags: list[str], message: str) -> None
     assert message in result.output
 
 
+REFUSED = """
+import sys
+from numclip.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(*({"torch", "pytorch_lightning", "PIL.PngImagePlugin"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "left_over", "message"),
+    [
+        ([], True, "holds an unfinished run; go on with --resume"),
+        (["--resume"], False, "holds no unfinished run"),
+        (["--resume", "--restart"], True, "give one of them"),
+    ],
+)
+def test_refusal_comes_first(folder: Path, flags: list[str], left_over: bool, message: str) -> None:
+    """It touches no file, decodes no image, and does not wait for torch."""
+    split, run_dir = folder / "forgotten.val.csv", folder / "forgotten.run"
+    split.write_bytes(b"path,label\nof the run that was killed,1\n")
+    before = split.read_bytes()
+    run_dir.mkdir(exist_ok=True)
+    (run_dir / "last.ckpt").unlink(missing_ok=True)
+    if left_over:
+        (run_dir / "last.ckpt").touch()
+    given = arguments(folder, "forgotten.pt", *flags)
+    given[given.index("--val") : given.index("--val") + 2] = ["--val-share", "0.2"]
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, *given],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stdout == "\n", "loaded, or reported on the data"
+    assert split.read_bytes() == before
+    assert (run_dir / "last.ckpt").exists() == left_over
+
+
+def test_unreadable_data_leave_the_run_that_was_to_be_discarded(folder: Path) -> None:
+    run_dir = folder / "spared.run"
+    run_dir.mkdir()
+    (run_dir / "last.ckpt").touch()
+    gone = ["--train", str(folder / "gone.csv"), "--restart"]
+    assert CliRunner().invoke(main, arguments(folder, "spared.pt", *gone)).exit_code == 2
+    assert (run_dir / "last.ckpt").exists()
+
+
 def unfinished(folder: Path, name: str) -> Path:
     """Leave a run that was interrupted after its first epoch."""
     result = subprocess.run(
