@@ -148,10 +148,9 @@ def run(options: dict[str, Any]) -> None:
             write_csv(val_source, data.val)
 
     from numclip.backbone import build_clip, clip_config, pretrained_clip
-    from numclip.calibrate import describe_calibration, fit_calibration
+    from numclip.calibrated import calibrated
     from numclip.checkpoint import Checkpoint, save_checkpoint
     from numclip.model import ModelConfig, NumClip
-    from numclip.predict import labels_of, raw_outputs
     from numclip.train import LearningRates, TrainConfig, fit, seed_everything
 
     if options["restart"] and first_process:  # no earlier: unreadable data leave the old run alone
@@ -197,31 +196,20 @@ def run(options: dict[str, Any]) -> None:
     )
     if not first_process:
         return
-    values, logits = raw_outputs(
-        model,
+    place = None if root is None else str(root)
+    checkpoint, calibration_line = calibrated(
+        Checkpoint(model, preprocessing, best, str(val_source), place),
         data.val,
-        preprocessing,
         batch_size=options["batch_size"],
         workers=options["workers"],
     )
-    calibration = fit_calibration(values, logits, labels_of(data.val), task)
-    save_checkpoint(
-        output,
-        Checkpoint(
-            model,
-            preprocessing,
-            best,
-            str(val_source),
-            None if root is None else str(root),
-            calibration=calibration,
-        ),
-    )
+    save_checkpoint(output, checkpoint)
     finish(run_dir)
     click.echo(
         f"{output}: validation MAE {best['mae']:.3f} {task.unit}".rstrip()
         + f", RMSE {best['rmse']:.3f}, bin accuracy {best['bin_accuracy']:.1%}"
     )
-    click.echo(describe_calibration(calibration, values, logits, task))
+    click.echo(calibration_line)
     if data.test:
         result = measured(model, data.test, preprocessing, options["batch_size"])
         click.echo(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from numclip.calibrated import calibrated_on, calibration_options
 from numclip.cli import require
 from numclip.prompt_config import PromptKind, RankInterpolation
 from numclip.prompt_options import prompt_import_options
@@ -33,6 +34,7 @@ FILE = click.Path(path_type=Path)
     help="Added to the model's number.  [default: the task's, or 1 for NumCLIP's labels from 1]",
 )
 @prompt_import_options
+@calibration_options
 @click.version_option(__version__)
 def main(
     source: Path,
@@ -43,6 +45,8 @@ def main(
     label_offset: float | None,
     prompt: PromptKind | None,
     rank_interpolation: RankInterpolation | None,
+    val: Path | None,
+    root: Path | None,
 ) -> None:
     """Convert SOURCE, a trained model of NumCLIP, OrdinalCLIP or CoOp, to a numclip checkpoint.
 
@@ -61,6 +65,8 @@ def main(
             label_offset=label_offset,
             prompt=prompt,
             rank_interpolation=rank_interpolation,
+            val=val,
+            root=root,
         )
     edges, offset = done.task.bin_edges, done.task.label_offset
     prompts = done.model.config.prompts
@@ -86,6 +92,8 @@ def convert(
     label_offset: float | None = None,
     prompt: PromptKind | None = None,
     rank_interpolation: RankInterpolation | None = None,
+    val: Path | None = None,
+    root: Path | None = None,
 ) -> Checkpoint:
     """Read `source`, write it as numclip checkpoint `output`, and return it.
 
@@ -98,10 +106,13 @@ def convert(
         label_offset: See `foreign_checkpoint`.
         prompt: See `foreign_checkpoint`.
         rank_interpolation: See `foreign_checkpoint`.
+        val: Images to calibrate on, see `calibrated_on`; prints a line about the calibration.
+        root: See `calibrated_on`.
 
     Raises:
         ModelError: if `source` cannot be read or converted.
         UsageError: if an argument is missing or does not fit.
+        ImageError: if an image of `val` cannot be read.
     """
     from numclip.checkpoint import checkpoint_from_content, save_checkpoint
     from numclip.foreign import foreign_checkpoint
@@ -135,5 +146,8 @@ def convert(
             prompt=prompt,
             rank_interpolation=rank_interpolation,
         )
+    checkpoint, line = calibrated_on(checkpoint, val, root)
     save_checkpoint(output, checkpoint)
+    if line is not None:
+        click.echo(line)
     return checkpoint
