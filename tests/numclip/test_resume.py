@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -37,6 +38,13 @@ def arguments(folder: Path, output: str, *more: str) -> list[str]:
 
 def weights(file: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(file).model.state_dict()
+
+
+def logged_losses(run: Path) -> dict[str, float]:
+    """Return the training loss of each epoch, from the logs of all processes of a run."""
+    logs = [log.read_text("utf-8").splitlines() for log in run.rglob("metrics.csv")]
+    rows = [row for log in logs for row in csv.DictReader(log) if row["loss"]]
+    return {row["epoch"]: float(row["loss"]) for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +91,8 @@ def test_killed_run_resumes_to_the_same_weights(folder: Path) -> None:
     whole, resumed = weights(folder / "whole.pt"), weights(folder / "killed.pt")
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
     assert not last.exists()
+    losses = logged_losses(folder / "whole.run")
+    assert logged_losses(folder / "killed.run") == pytest.approx(losses, rel=1e-6)
 
 
 @pytest.mark.parametrize(
