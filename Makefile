@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Installed once; again when the requirements change.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test,lint]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test,lint,rtx]'
 	touch $@
 
 demo: $(VENV)/.installed  ## make data, train, export, predict, measure: about 6 minutes on 2 cores

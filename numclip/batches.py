@@ -42,7 +42,9 @@ class SeededDataset(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.seed << 40) + index)
+            # Not torch.manual_seed: it reseeds GPUs, too, and formats the whole call stack for each
+            # kind of them: 0.4 ms per image in a plain loop, 0.6 ms under Lightning's deep one.
+            torch.default_generator.manual_seed((self.seed << 40) + index)
             return self.data[index % len(self.data)]
 
 

@@ -124,15 +124,18 @@ def main(**options: Any) -> None:
 def run(options: dict[str, Any]) -> None:
     """Train as the command's options say (names as in `main`) and write the checkpoint."""
     from numclip.prepare import data_report, prepare_data
+    from numclip.run_folder import check_run_folder, finish
     from numclip.samples import write_csv
 
-    prompts = prompt_config(options)  # first: contradictions are refused before torch is imported
-
+    # Wrong use is refused first: before images are checked, files written, or torch imported.
+    prompts = prompt_config(options)
     output: Path = options["output"]
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK) or output.is_dir():
         raise UsageError(f"{output}: cannot write there; the folder must exist and be writable.")
     run_dir: Path = options["run_dir"] or output.with_suffix(".run")
     first_process = os.environ.get("RANK", "0") == "0"
+    if first_process:  # under torchrun, the others may come when it has begun to write
+        check_run_folder(run_dir, resume=options["resume"], restart=options["restart"])
     task = task_of(options)
     data, warnings = prepare_data(data_config(options), task)
     val_source: Path = options["val"] or output.with_suffix(".val.csv")
@@ -145,15 +148,13 @@ def run(options: dict[str, Any]) -> None:
             write_csv(val_source, data.val)
 
     from numclip.backbone import build_clip, clip_config, pretrained_clip
-    from numclip.calibrate import describe_calibration, fit_calibration
+    from numclip.calibrated import calibrated
     from numclip.checkpoint import Checkpoint, save_checkpoint
     from numclip.model import ModelConfig, NumClip
-    from numclip.predict import labels_of, raw_outputs
-    from numclip.train import LearningRates, TrainConfig, finish, fit, seed_everything
+    from numclip.train import LearningRates, TrainConfig, fit, seed_everything
 
-    if first_process:  # under torchrun, the others may come when it has begun to write
-        check_run_folder(run_dir, resume=options["resume"], restart=options["restart"])
-
+    if options["restart"] and first_process:  # no earlier: unreadable data leave the old run alone
+        finish(run_dir)
     seed_everything(options["seed"])
     if options["pretrained"]:
         clip, config = pretrained_clip(
@@ -195,31 +196,20 @@ def run(options: dict[str, Any]) -> None:
     )
     if not first_process:
         return
-    values, logits = raw_outputs(
-        model,
+    place = None if root is None else str(root)
+    checkpoint, calibration_line = calibrated(
+        Checkpoint(model, preprocessing, best, str(val_source), place),
         data.val,
-        preprocessing,
         batch_size=options["batch_size"],
         workers=options["workers"],
     )
-    calibration = fit_calibration(values, logits, labels_of(data.val), task)
-    save_checkpoint(
-        output,
-        Checkpoint(
-            model,
-            preprocessing,
-            best,
-            str(val_source),
-            None if root is None else str(root),
-            calibration=calibration,
-        ),
-    )
+    save_checkpoint(output, checkpoint)
     finish(run_dir)
     click.echo(
         f"{output}: validation MAE {best['mae']:.3f} {task.unit}".rstrip()
         + f", RMSE {best['rmse']:.3f}, bin accuracy {best['bin_accuracy']:.1%}"
     )
-    click.echo(describe_calibration(calibration, values, logits, task))
+    click.echo(calibration_line)
     if data.test:
         result = measured(model, data.test, preprocessing, options["batch_size"])
         click.echo(
@@ -239,27 +229,6 @@ def measured(
 
     data = ImageDataset(samples, model.task, evaluation_transform(preprocessing))
     return evaluate(model, DataLoader(data, batch_size))
-
-
-def check_run_folder(run_dir: Path, *, resume: bool, restart: bool) -> None:
-    """Refuse to overwrite an unfinished run by accident, and to resume what is not there.
-
-    Raises:
-        UsageError: naming the flag that says what is meant.
-    """
-    from numclip.train import finish, unfinished
-
-    if resume and restart:
-        raise UsageError("--resume goes on and --restart begins anew: give one of them.")
-    if resume and not unfinished(run_dir):
-        raise UsageError(f"{run_dir}: holds no unfinished run; start without --resume.")
-    if restart:
-        finish(run_dir)
-    elif unfinished(run_dir) and not resume:
-        raise UsageError(
-            f"{run_dir}: holds an unfinished run; go on with --resume, or discard it with "
-            "--restart."
-        )
 
 
 def image_size(config: dict[str, Any]) -> int:

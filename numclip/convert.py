@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from numclip.calibrated import calibrated_on, calibration_options
 from numclip.cli import require
+from numclip.prompt_config import PromptKind, RankInterpolation
+from numclip.prompt_options import prompt_import_options
 from numclip_runtime import UsageError, __version__
 from numclip_runtime.cli import errors_as_exit_code_2
 
@@ -30,6 +33,8 @@ FILE = click.Path(path_type=Path)
     type=float,
     help="Added to the model's number.  [default: the task's, or 1 for NumCLIP's labels from 1]",
 )
+@prompt_import_options
+@calibration_options
 @click.version_option(__version__)
 def main(
     source: Path,
@@ -38,6 +43,10 @@ def main(
     base: str | None,
     quick_gelu: bool,
     label_offset: float | None,
+    prompt: PromptKind | None,
+    rank_interpolation: RankInterpolation | None,
+    val: Path | None,
+    root: Path | None,
 ) -> None:
     """Convert SOURCE, a trained model of NumCLIP, OrdinalCLIP or CoOp, to a numclip checkpoint.
 
@@ -48,13 +57,28 @@ def main(
     with errors_as_exit_code_2():
         require("train", "torch", "torchvision", "open_clip", "safetensors")
         done = convert(
-            source, output, task=task, base=base, quick_gelu=quick_gelu, label_offset=label_offset
+            source,
+            output,
+            task=task,
+            base=base,
+            quick_gelu=quick_gelu,
+            label_offset=label_offset,
+            prompt=prompt,
+            rank_interpolation=rank_interpolation,
+            val=val,
+            root=root,
         )
     edges, offset = done.task.bin_edges, done.task.label_offset
+    prompts = done.model.config.prompts
     click.echo(
         f"{output}: {done.task.num_bins} bins from {edges[0] + offset:g} to "
         f"{edges[-1] + offset:g} {done.task.unit}".rstrip()
         + f", label offset {offset:g}, regressor {done.model.config.regressor}"
+        + (
+            f", {prompts.rank_interpolation} interpolation of {prompts.num_base_ranks} base ranks"
+            if prompts.kind == "rank"
+            else ""
+        )
     )
 
 
@@ -66,6 +90,10 @@ def convert(
     base: str | None = None,
     quick_gelu: bool = True,
     label_offset: float | None = None,
+    prompt: PromptKind | None = None,
+    rank_interpolation: RankInterpolation | None = None,
+    val: Path | None = None,
+    root: Path | None = None,
 ) -> Checkpoint:
     """Read `source`, write it as numclip checkpoint `output`, and return it.
 
@@ -76,10 +104,15 @@ def convert(
         base: open_clip tag or weights file; needed for the authors' files, refused for numclip's.
         quick_gelu: See `foreign_checkpoint`.
         label_offset: See `foreign_checkpoint`.
+        prompt: See `foreign_checkpoint`.
+        rank_interpolation: See `foreign_checkpoint`.
+        val: Images to calibrate on, see `calibrated_on`; prints a line about the calibration.
+        root: See `calibrated_on`.
 
     Raises:
         ModelError: if `source` cannot be read or converted.
         UsageError: if an argument is missing or does not fit.
+        ImageError: if an image of `val` cannot be read.
     """
     from numclip.checkpoint import checkpoint_from_content, save_checkpoint
     from numclip.foreign import foreign_checkpoint
@@ -90,11 +123,12 @@ def convert(
         raise UsageError(f"{output}: the name must end in .pt or .safetensors.")
     content = read_content(source)
     if is_checkpoint(content):
-        if task is not None or base is not None or label_offset is not None:
-            raise UsageError(
-                f"{source}: a numclip checkpoint, which knows its task and needs no --task, "
-                "--base or --label-offset."
-            )
+        for given in (task, base, label_offset, prompt, rank_interpolation):
+            if given is not None:
+                raise UsageError(
+                    f"{source}: a numclip checkpoint, which knows its task and prompts and needs "
+                    "no --task, --base, --label-offset, --prompt or --rank-interpolation."
+                )
         checkpoint = checkpoint_from_content(content, source)
     elif task is None or base is None:
         raise UsageError(
@@ -109,6 +143,11 @@ def convert(
             base,
             quick_gelu=quick_gelu,
             label_offset=label_offset,
+            prompt=prompt,
+            rank_interpolation=rank_interpolation,
         )
+    checkpoint, line = calibrated_on(checkpoint, val, root)
     save_checkpoint(output, checkpoint)
+    if line is not None:
+        click.echo(line)
     return checkpoint

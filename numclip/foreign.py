@@ -1,8 +1,8 @@
 """Trained models of the authors' code (NumCLIP, OrdinalCLIP, CoOp) as numclip checkpoints.
 
 Their Lightning files hold weights only. The rest is the user's to say (the task with its phrases,
-the base CLIP weights) or fixed: image statistics are ImageNet's, and the phrase follows the context
-(their position "tail"; no weight tells "front" or "middle").
+the base CLIP weights, how rank prompts are interpolated) or fixed: image statistics are ImageNet's,
+and the phrase follows the context (their position "tail"; no weight tells "front" or "middle").
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numclip.architecture import Shapes, config_from_shapes
 from numclip.backbone import ClipConfig
 from numclip.checkpoint import Checkpoint
 from numclip.model import ModelConfig, NumClip
+from numclip.prompt_config import PLAIN, PromptConfig, PromptKind, RankInterpolation
 from numclip.prompts import token_ids
 from numclip.released_keys import Kind, own_names
 from numclip.template import template_from_base
@@ -38,6 +39,8 @@ def foreign_checkpoint(
     *,
     quick_gelu: bool = True,
     label_offset: float | None = None,
+    prompt: PromptKind | None = None,
+    rank_interpolation: RankInterpolation | None = None,
 ) -> Checkpoint:
     """Make a numclip checkpoint from a trained model of NumCLIP, OrdinalCLIP or CoOp.
 
@@ -53,6 +56,9 @@ def foreign_checkpoint(
             from them have QuickGELU.
         label_offset: Label in files = model's number + offset. None: the task's own; where that
             is 0, NumCLIP's models get the 1 that their code takes away.
+        prompt: Whether each bin has words of its own or is interpolated from base ranks; None: see
+            `prompts_of`.
+        rank_interpolation: Of prompt "rank", which it implies; no file tells. None: "linear".
 
     Raises:
         ModelError: if the file is of no known kind, or does not fit together.
@@ -65,14 +71,16 @@ def foreign_checkpoint(
         Shapes(state, "text_encoder.", path),
         quick_gelu=quick_gelu,
     )
-    check_bins(shapes, kind, task)
-    check_lengths(shapes, task)
+    prompts = prompts_of(shapes, kind, task, prompt, rank_interpolation)
+    check_lengths(shapes, task, prompts)
     positions = state["text_encoder.positional_embedding"]
     template = template_from_base(base, config, positions, path)
     state["prompt_learner.template"] = template
-    model = NumClip(model_config(shapes, kind, config), with_labels(task, kind, label_offset))
+    form = replace(model_config(shapes, kind, config), prompts=prompts)
+    model = NumClip(form, with_labels(task, kind, label_offset))
     check_fit(model.state_dict(), state, path, "the architecture that its shapes tell")
-    check_padding(state[RANKS], template[-1], task, path)
+    if prompts.kind == "plain":  # base ranks have no padding: all their slots are learned and read
+        check_padding(state[RANKS], template[-1], task, path)
     model.load_state_dict(state)
     crop = config["vision_cfg"]["image_size"]
     return Checkpoint(model.eval(), Preprocessing(crop=crop, resize=round(crop * 8 / 7)))
@@ -97,33 +105,56 @@ def with_labels(task: Task, kind: Kind, label_offset: float | None) -> Task:
     return task if label_offset is None else replace(task, label_offset=label_offset)
 
 
-def check_bins(shapes: Shapes, kind: Kind, task: Task) -> None:
-    """Check that the file has as many bins as the task.
+def prompts_of(
+    shapes: Shapes,
+    kind: Kind,
+    task: Task,
+    prompt: PromptKind | None,
+    interpolation: RankInterpolation | None,
+) -> PromptConfig:
+    """Return how the file's prompts are made, from what its shapes and the user say.
+
+    NumCLIP's regressor tells the number of bins, so fewer ranks than bins are base ranks. Nothing
+    in OrdinalCLIP's files does: fewer ranks may as well mean that the task is another, and the user
+    must say "rank". As many ranks as bins are words of the bins' own, unless the user says "rank".
 
     Raises:
-        ModelError: if its prompts are interpolated.
-        UsageError: if the task is another.
+        UsageError: if the task is another, or what the user says does not fit the file.
     """
-    ranks, _, _ = shapes.of(RANKS, 3)
-    bins = shapes.of("regressor.fc.weight", 2)[1] if kind == "numclip" else ranks
-    if kind == "numclip" and bins == task.num_bins != ranks:
-        raise ModelError(
-            f"{shapes.path}: {ranks} base ranks for {bins} bins: the interpolated rank prompts of "
-            "OrdinalCLIP, which numclip cannot read yet."
+    path, bins = shapes.path, task.num_bins
+    ranks, tokens, _ = shapes.of(RANKS, 3)
+    its_bins = shapes.of("regressor.fc.weight", 2)[1] if kind == "numclip" else None
+    if its_bins not in (None, bins):
+        raise UsageError(
+            f"{path}: has {its_bins} bins, task {task.name!r} has {bins}; give the task that it "
+            "was trained with."
         )
-    if bins != task.num_bins:
+    if prompt is None and (interpolation or (its_bins and ranks != bins)):
+        prompt = "rank"
+    if prompt == "plain" and interpolation:
+        raise UsageError("--rank-interpolation is of --prompt rank; leave one of the two out.")
+    if prompt == "rank" and ranks <= bins:
+        return PromptConfig(
+            "rank",
+            num_base_ranks=ranks,
+            random_rank_tokens=tokens,  # the words are in the file, whatever they began as
+            rank_interpolation=interpolation or "linear",
+        )
+    if ranks != bins:
         maybe = (
-            ", unless these are base ranks of OrdinalCLIP's interpolated rank prompts, which "
-            "numclip cannot read yet"
+            ", or --prompt rank if these are base ranks of interpolated prompts"
+            if ranks < bins
+            else ""
         )
         raise UsageError(
-            f"{shapes.path}: has {bins} bins, task {task.name!r} has {task.num_bins}; give the "
-            f"task that it was trained with{maybe if kind == 'ordinalclip' else ''}."
+            f"{path}: has {ranks} {'base ranks' if prompt == 'rank' else 'ranks'}, task "
+            f"{task.name!r} has {bins} bins; give the task that it was trained with{maybe}."
         )
+    return PLAIN
 
 
-def check_lengths(shapes: Shapes, task: Task) -> None:
-    """Check that the file's words are as many tokens as the task's.
+def check_lengths(shapes: Shapes, task: Task, prompts: PromptConfig) -> None:
+    """Check that the file's words are as many tokens as the task's; base ranks have no names in it.
 
     Raises:
         ModelError: if each bin has its own context.
@@ -138,6 +169,8 @@ def check_lengths(shapes: Shapes, task: Task) -> None:
             f"{task.name!r} has {given}; give the words it was trained from (if it started from "
             f"noise, any {context} tokens)."
         )
+    if prompts.kind == "rank":
+        return
     counts = {phrase: len(token_ids(phrase)) for phrase in task.phrases}
     if longest != max(counts.values()):
         raise UsageError(

@@ -65,6 +65,8 @@ class NumClipModule(pl.LightningModule):
         self._data = {"train": train, "val": val}
         self._text: Tensor | None = None  # (K, D) of the validation run under way
         self._outputs: list[Sequence[Tensor]] = []
+        self._sums: Tensor | float = 0.0  # (4,) of the epoch so far: losses times images
+        self._images = 0  # of the epoch so far
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return this process's training batches."""
@@ -113,12 +115,18 @@ class NumClipModule(pl.LightningModule):
             self.model.image_encoder.eval()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """Return the loss of one batch."""
+        """Return the loss of one batch; at the epoch's last, log the means over its images."""
         parts = self.global_losses(batch)
         size = len(batch[0])
-        for name, value in parts.items():
-            show = name == "l1"
-            self.log(name, value, prog_bar=show, on_step=False, on_epoch=True, batch_size=size)
+        self._sums = self._sums + size * torch.stack([*parts.values()]).detach().float()
+        self._images += size
+        # Lightning would take the same means from a log of every batch, at 2 ms each; logged in
+        # on_train_epoch_end, they would come after the callbacks that print and save.
+        if self.trainer.is_last_batch:
+            for name, mean in zip(parts, self._sums / self._images, strict=True):
+                show = name == "l1"
+                self.log(name, mean, prog_bar=show, on_step=False, on_epoch=True, batch_size=1)
+            self._sums, self._images = 0.0, 0
         return parts["loss"]
 
     def on_validation_epoch_start(self) -> None:

@@ -1,4 +1,4 @@
-"""The options of `numclip-train` that say how prompts are made; needs no torch."""
+"""The options that say how prompts are made or, in a trained file, were made; needs no torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from numclip.prompt_config import PhrasePosition, PromptConfig, PromptKind, Rank
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+KIND = click.Choice(get_args(PromptKind))
+INTERPOLATION = click.Choice(get_args(RankInterpolation))
 OPTIONS = (
     click.option(
         "--prompt",
-        type=click.Choice(get_args(PromptKind)),
+        type=KIND,
         default="plain",
         help="plain: words per bin, as in NumCLIP; rank: interpolated, as in OrdinalCLIP.",
     ),
@@ -46,16 +48,36 @@ OPTIONS = (
     ),
     click.option(
         "--rank-interpolation",
-        type=click.Choice(get_args(RankInterpolation)),
+        type=INTERPOLATION,
         default="linear",
         help="Of --prompt rank.",
+    ),
+)
+IMPORT_OPTIONS = (  # what a trained file of the authors' code may leave open
+    click.option(
+        "--prompt",
+        type=KIND,
+        help="plain: words per bin; rank: interpolated from base ranks.  [default: plain where "
+        "ranks are as many as bins]",
+    ),
+    click.option(
+        "--rank-interpolation",
+        type=INTERPOLATION,
+        help="Of --prompt rank; no file tells.  [default: linear]",
     ),
 )
 
 
 def prompt_options(command: Command) -> Command:
-    """Add the options to a command."""
+    """Add the options of training to a command."""
     for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def prompt_import_options(command: Command) -> Command:
+    """Add the options of converting to a command."""
+    for option in reversed(IMPORT_OPTIONS):
         command = option(command)
     return command
 

@@ -21,27 +21,21 @@ from numclip.data import ImageDataset, Sample, evaluation_transform, training_tr
 from numclip.model import NumClip
 from numclip.module import NumClipModule
 from numclip.recipe import LearningRates, TrainConfig
+from numclip.run_folder import BEST_FILE, RESUME_FILE, unfinished
 from numclip.torchvision_compat import import_torchvision
 from numclip_runtime import ImageError, ModelError, Preprocessing, UsageError
 
 import_torchvision()
 import pytorch_lightning as pl  # noqa: E402
 
-__all__ = ["LearningRates", "TrainConfig", "finish", "fit", "seed_everything", "unfinished"]
+__all__ = ["LearningRates", "TrainConfig", "fit", "seed_everything"]
 
-RESUME_FILE = "last.ckpt"  # all that goes on: weights, optimizer, schedule, epoch
-BEST_FILE = "best.ckpt"  # weights of the best validation MAE
 BROKEN_FILE = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
 
 
 def seed_everything(seed: int) -> None:
     """Seed Python, numpy and torch, data loading processes included."""
     pl.seed_everything(seed, workers=True, verbose=False)
-
-
-def unfinished(run_dir: Path) -> bool:
-    """Tell whether a folder holds a run that was interrupted."""
-    return (run_dir / RESUME_FILE).is_file()
 
 
 class _EpochLines(pl.Callback):
@@ -191,12 +185,6 @@ def fit(
     model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
     model.eval()
     return run.best
-
-
-def finish(run_dir: Path) -> None:
-    """Delete what only a resume needs, once the checkpoint is written; logs stay."""
-    for name in (RESUME_FILE, BEST_FILE):
-        (run_dir / name).unlink(missing_ok=True)
 
 
 def _loggers(run_dir: Path | None, tensorboard: bool) -> list[pl.loggers.Logger]:

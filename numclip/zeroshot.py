@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from numclip.calibrated import calibrated_on, calibration_options
 from numclip.cli import STATISTICS, image_size, require
 from numclip_runtime import Preprocessing, UsageError, __version__
 from numclip_runtime.cli import errors_as_exit_code_2
@@ -23,22 +24,35 @@ FILE = click.Path(path_type=Path)
 @click.option("--pretrained", required=True, help="open_clip tag (openai) or a weights file.")
 @click.option("--quickgelu/--gelu", "quick_gelu", default=None, help="[default: the backbone's]")
 @click.option("-o", "--output", type=FILE, default=Path("zeroshot.pt"))
+@calibration_options
 @click.version_option(__version__)
-def main(task: str, backbone: str, pretrained: str, quick_gelu: bool | None, output: Path) -> None:
+def main(
+    task: str,
+    backbone: str,
+    pretrained: str,
+    quick_gelu: bool | None,
+    output: Path,
+    val: Path | None,
+    root: Path | None,
+) -> None:
     """Make a checkpoint that reads numbers without any training; export it like a trained one.
 
     Each image is compared with the sentences "{context} {phrase}."; its number is the bins' mean
-    by probability. Exit codes: 0 written, 2 wrong use.
+    by probability. Exit codes: 0 written, 2 wrong use or bad data.
     """
     with errors_as_exit_code_2():
         require("train", "torch", "torchvision", "open_clip")
-        done = zero_shot(task, backbone, pretrained, quick_gelu=quick_gelu)
         if output.suffix not in (".pt", ".safetensors"):
             raise UsageError(f"{output}: the name must end in .pt or .safetensors.")
         from numclip.checkpoint import save_checkpoint
 
+        done, line = calibrated_on(
+            zero_shot(task, backbone, pretrained, quick_gelu=quick_gelu), val, root
+        )
         save_checkpoint(output, done)
     click.echo(f"{output}: {done.task.num_bins} bins from {backbone} {pretrained}, untrained")
+    if line is not None:
+        click.echo(line)
 
 
 def zero_shot(

@@ -196,21 +196,34 @@ def lightning(state: Mapping[str, Tensor], prefix: str = "module.") -> dict[str,
 
 
 def oracle(
-    state: State, base: State, images: Tensor, size: Size = TINY, *, offset: float = 1.0
+    state: State,
+    base: State,
+    images: Tensor,
+    size: Size = TINY,
+    *,
+    offset: float = 1.0,
+    shares: np.ndarray[Any, Any] | None = None,
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Compute values (B,) and bin_probs (B, K) of a NumCLIP or OrdinalCLIP state dict."""
+    """Compute values (B,) and bin_probs (B, K) of a NumCLIP or OrdinalCLIP state dict.
+
+    `shares` (K, Kb): of interpolated prompts, each base rank's share in each bin.
+    """
     clip: Any = open_clip.CLIP(**size.clip).eval()
     clip.visual.load_state_dict(part(state, "image_encoder."))
     words = base["token_embedding.weight"]
+    ranks, counts = state["prompt_learner.rank_embeds"], AGE_TOKENS
+    if shares is not None:
+        mixed = np.einsum("kb,btw->ktw", shares, ranks.double().numpy())
+        ranks, counts = torch.from_numpy(mixed).float(), [ranks.shape[1]] * len(shares)
     with torch.no_grad():
         features = clip.visual(images).double().numpy()
         clip.load_state_dict(part(state, "text_encoder."), strict=False)
         text = []
-        for ranks, count in zip(state["prompt_learner.rank_embeds"], AGE_TOKENS, strict=True):
+        for row, count in zip(ranks, counts, strict=True):
             sentence = words[[PAD] * 77].clone()
             sentence[0] = words[SOT]
             sentence[1:9] = state["prompt_learner.context_embeds"]
-            sentence[9 : 9 + count] = ranks[:count]
+            sentence[9 : 9 + count] = row[:count]
             sentence[9 + count], sentence[10 + count] = words[STOP], words[EOT]
             x = sentence[None] + clip.positional_embedding
             x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))

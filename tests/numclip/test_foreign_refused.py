@@ -91,8 +91,8 @@ def torchvision_resnet(state: State) -> None:
     state["image_encoder.fc.weight"] = torch.zeros(1)
 
 
-def interpolated(state: State) -> None:
-    state["prompt_learner.rank_embeds"] = torch.zeros(3, 2, 64)
+def too_many_ranks(state: State) -> None:
+    state["prompt_learner.rank_embeds"] = torch.zeros(6, 2, 64)
 
 
 def context_per_bin(state: State) -> None:
@@ -147,7 +147,7 @@ def other_base(state: State) -> None:
         (baseline, ModelError, "the plain classifier (baseline), which has no text tower"),
         (vgg, ModelError, "its image tower is a VGG16"),
         (torchvision_resnet, ModelError, "its image tower is a plain ResNet"),
-        (interpolated, ModelError, "3 base ranks for 5 bins: the interpolated rank prompts"),
+        (too_many_ranks, UsageError, "has 6 base ranks, task 'age' has 5 bins; give the task"),
         (context_per_bin, ModelError, "has one context per bin"),
         (long_context, UsageError, "its context has 10 tokens, 'age estimation: the person is a'"),
         (long_phrases, UsageError, "its longest phrase has 4 tokens, that of task 'age' 2"),
@@ -179,7 +179,9 @@ def test_other_number_of_bins(base: State, base_file: str, tmp_path: Path) -> No
     assert message.endswith("has 5 bins, task 't' has 3; give the task that it was trained with.")
     source = write(tmp_path / "b.ckpt", lightning(official_state(base, kind="ordinalclip")))
     message = str(refused(source, base_file, task=str(task)))
-    assert "unless these are base ranks of OrdinalCLIP's interpolated rank prompts" in message
+    assert message.endswith(
+        "has 5 ranks, task 't' has 3 bins; give the task that it was trained with."
+    )
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,10 @@ def test_command(base: State, base_file: str, tmp_path: Path) -> None:
     for words, message in (
         ((source, "-o", again), "give --task (its bins and phrases) and --base"),
         ((source, "--task", "age", "-o", again), "give --task"),
-        ((made, "--task", "age", "-o", again), "needs no --task, --base or --label-offset"),
+        (
+            (made, "--task", "age", "-o", again),
+            "needs no --task, --base, --label-offset, --prompt or --r",
+        ),
         ((made, "-o", tmp_path / "a.onnx"), "the name must end in .pt or .safetensors"),
         ((tmp_path / "absent.ckpt", "-o", made), "no such file"),
         ((source, "--task", "x", "--base", base_file, "-o", made), "unknown task 'x'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -37,6 +38,13 @@ def arguments(folder: Path, output: str, *more: str) -> list[str]:
 
 def weights(file: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(file).model.state_dict()
+
+
+def logged_losses(run: Path) -> dict[str, float]:
+    """Return the training loss of each epoch, from the logs of all processes of a run."""
+    logs = [log.read_text("utf-8").splitlines() for log in run.rglob("metrics.csv")]
+    rows = [row for log in logs for row in csv.DictReader(log) if row["loss"]]
+    return {row["epoch"]: float(row["loss"]) for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +91,8 @@ def test_killed_run_resumes_to_the_same_weights(folder: Path) -> None:
     whole, resumed = weights(folder / "whole.pt"), weights(folder / "killed.pt")
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
     assert not last.exists()
+    losses = logged_losses(folder / "whole.run")
+    assert logged_losses(folder / "killed.run") == pytest.approx(losses, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +106,59 @@ def test_nothing_to_resume(folder: Path, flags: list[str], message: str) -> None
     result = CliRunner().invoke(main, arguments(folder, "never.pt", *flags))
     assert result.exit_code == 2
     assert message in result.output
+
+
+REFUSED = """
+import sys
+from numclip.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(*({"torch", "pytorch_lightning", "PIL.PngImagePlugin"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "left_over", "message"),
+    [
+        ([], True, "holds an unfinished run; go on with --resume"),
+        (["--resume"], False, "holds no unfinished run"),
+        (["--resume", "--restart"], True, "give one of them"),
+    ],
+)
+def test_refusal_comes_first(folder: Path, flags: list[str], left_over: bool, message: str) -> None:
+    """It touches no file, decodes no image, and does not wait for torch."""
+    split, run_dir = folder / "forgotten.val.csv", folder / "forgotten.run"
+    split.write_bytes(b"path,label\nof the run that was killed,1\n")
+    before = split.read_bytes()
+    run_dir.mkdir(exist_ok=True)
+    (run_dir / "last.ckpt").unlink(missing_ok=True)
+    if left_over:
+        (run_dir / "last.ckpt").touch()
+    given = arguments(folder, "forgotten.pt", *flags)
+    given[given.index("--val") : given.index("--val") + 2] = ["--val-share", "0.2"]
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, *given],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stdout == "\n", "loaded, or reported on the data"
+    assert split.read_bytes() == before
+    assert (run_dir / "last.ckpt").exists() == left_over
+
+
+def test_unreadable_data_leave_the_run_that_was_to_be_discarded(folder: Path) -> None:
+    run_dir = folder / "spared.run"
+    run_dir.mkdir()
+    (run_dir / "last.ckpt").touch()
+    gone = ["--train", str(folder / "gone.csv"), "--restart"]
+    assert CliRunner().invoke(main, arguments(folder, "spared.pt", *gone)).exit_code == 2
+    assert (run_dir / "last.ckpt").exists()
 
 
 def unfinished(folder: Path, name: str) -> Path:

@@ -1,0 +1,38 @@
+"""The run folder of `numclip-train`: which files tell an interrupted run; needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from numclip_runtime import UsageError
+
+RESUME_FILE = "last.ckpt"  # all that goes on: weights, optimizer, schedule, epoch
+BEST_FILE = "best.ckpt"  # weights of the best validation MAE
+
+
+def unfinished(run_dir: Path) -> bool:
+    """Tell whether a folder holds a run that was interrupted."""
+    return (run_dir / RESUME_FILE).is_file()
+
+
+def finish(run_dir: Path) -> None:
+    """Delete what only a resume needs, once the checkpoint is written; logs stay."""
+    for name in (RESUME_FILE, BEST_FILE):
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def check_run_folder(run_dir: Path, *, resume: bool, restart: bool) -> None:
+    """Refuse to overwrite an unfinished run by accident, and to resume what is not there.
+
+    Raises:
+        UsageError: naming the flag that says what is meant.
+    """
+    if resume and restart:
+        raise UsageError("--resume goes on and --restart begins anew: give one of them.")
+    if resume and not unfinished(run_dir):
+        raise UsageError(f"{run_dir}: holds no unfinished run; start without --resume.")
+    if unfinished(run_dir) and not resume and not restart:
+        raise UsageError(
+            f"{run_dir}: holds an unfinished run; go on with --resume, or discard it with "
+            "--restart."
+        )

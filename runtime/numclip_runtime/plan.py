@@ -1,0 +1,166 @@
+"""What a plan (a serialised TensorRT engine) says about itself, read without TensorRT and GPU.
+
+The metadata is the network's name, which TensorRT stores as readable text near the start of the
+plan. So the file stays a pure plan that `trtexec` and Triton load, and needs no second file.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import mmap
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from numclip_runtime.errors import ModelError, UsageError
+from numclip_runtime.metadata import ModelMetadata
+
+Builder = Literal["tensorrt", "tensorrt-rtx"]
+
+SCHEMA_VERSION = 1
+NAME_LIMIT = 4095  # characters of a network's name: TensorRT's 4,096 count the closing zero
+# marker, form, length and CRC-32 of the payload; the payload follows
+NAME = re.compile(rb"numclip-plan/(\d+) (json|zlib85) (\d+) ([0-9a-f]{8}) ")
+MARKER = b"numclip-plan/"
+# The first 4 bytes. "ftrt" is what trtexec --getPlanVersionOnly demands; "vtrt" is what
+# TensorRT-RTX 1.4 to 1.7 write. Both keep the version in bytes 24 to 27.
+MAGIC: dict[bytes, Builder] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
+HEADER_BYTES = 28
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """How an engine was built: what the model's metadata cannot know."""
+
+    builder: Builder
+    builder_version: str  # of the Python package, such as "1.7.1.116"
+    # of the GPUs it is for, 86 means 8.6; None: TensorRT-RTX's choice, 8.0 and later
+    compute_capabilities: tuple[int, ...] | None
+    min_batch: int
+    opt_batch: int  # the batch that kernels were chosen for
+    max_batch: int
+    onnx_sha256: str  # of the ONNX file it was built from
+    # What differs from a plain build: "tf32", "version-compatible", "hardware-compatible",
+    # "head-without-gemm"
+    flags: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EngineFacts:
+        """Build from plain data (lists become tuples; fields unknown here are left out)."""
+        known = {field.name for field in fields(cls)}
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known
+        }
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class PlanInfo:
+    """All that a plan says without being deserialised."""
+
+    builder: Builder  # by the file's first bytes
+    version: str | None  # of TensorRT by the header, "10.3.0.26"; None: an unknown kind of header
+    size: int  # of the file, bytes
+    metadata: ModelMetadata
+    engine: EngineFacts
+
+
+def encode_metadata(metadata: ModelMetadata, engine: EngineFacts) -> str:
+    """Return the network name that holds the metadata: JSON, or compressed where that is too long.
+
+    Raises:
+        UsageError: if even the compressed form is longer than TensorRT allows.
+    """
+    plain = {"model": json.loads(metadata.to_json()), "engine": asdict(engine)}
+    dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
+    text = dumps(plain)
+    packed = base64.b85encode(zlib.compress(text.encode(), 9)).decode()
+    for form, payload in (("json", text), ("zlib85", packed)):
+        crc = zlib.crc32(payload.encode())
+        name = f"{MARKER.decode()}{SCHEMA_VERSION} {form} {len(payload)} {crc:08x} {payload}"
+        if len(name) <= NAME_LIMIT:
+            return name
+    raise UsageError(
+        f"task {metadata.task.name!r}: its metadata take {len(name)} characters, and a plan holds "
+        f"{NAME_LIMIT}; shorten the phrases, or run the ONNX file instead."
+    )
+
+
+def read_plan_metadata(path: Path) -> PlanInfo:
+    """Read what a plan says about itself.
+
+    Raises:
+        ModelError: if the file is missing, no plan, damaged, or not one that numclip built.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(HEADER_BYTES)
+            size = path.stat().st_size
+            builder, version = _read_header(header, size, path)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                text = _find_name(content, path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read this plan ({error.strerror}).") from None
+    try:
+        plain = json.loads(text)
+        engine = EngineFacts.from_dict(plain["engine"])
+        model = json.dumps(plain["model"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(
+            f"{path}: its numclip metadata cannot be read; build it again from the ONNX file."
+        ) from None
+    return PlanInfo(
+        builder, version, size, ModelMetadata.from_json(model, source=str(path)), engine
+    )
+
+
+def _read_header(header: bytes, size: int, path: Path) -> tuple[Builder, str | None]:
+    builder = MAGIC.get(header[:4])
+    if builder is None:
+        raise ModelError(
+            f"{path}: not a TensorRT plan, it begins with {header[:4]!r}; build one with "
+            "`numclip-export --onnx x.onnx --target tensorrt`."
+        )
+    if len(header) < HEADER_BYTES:
+        raise ModelError(f"{path}: truncated, {size} bytes are less than a plan's header.")
+    if header[4:8] != bytes(4):  # the layout of the header, 0 in every version seen so far
+        return builder, None
+    stated = int.from_bytes(header[16:24], "little")
+    # Seen in plans of TensorRT-RTX only; those of TensorRT need a GPU to be made.
+    if builder == "tensorrt-rtx" and stated != size:
+        raise ModelError(
+            f"{path}: damaged, its header says {stated} bytes and the file has {size}; "
+            "copy it again."
+        )
+    return builder, ".".join(map(str, header[24:28]))
+
+
+def _find_name(content: mmap.mmap, path: Path) -> str:
+    """Return the JSON text inside the network's name.
+
+    TensorRT-RTX puts it into the first 4 kB; where else it may be is not known, so all of the
+    file is searched.
+    """
+    start = content.find(MARKER)
+    if start < 0:
+        raise ModelError(
+            f"{path}: holds no numclip metadata, so its bins and preprocessing are unknown; "
+            "build it with `numclip-export --onnx x.onnx --target tensorrt`."
+        )
+    damaged = ModelError(f"{path}: its numclip metadata are damaged; copy or build it again.")
+    if (match := NAME.match(content, start)) is None:
+        raise damaged
+    schema, form, length, crc = match.groups()
+    if int(schema) != SCHEMA_VERSION:
+        raise ModelError(
+            f"{path}: plan metadata schema {int(schema)} is unknown, this numclip reads schema "
+            f"{SCHEMA_VERSION}; update numclip or build the plan again."
+        )
+    payload = content[match.end() : match.end() + int(length)]
+    if zlib.crc32(payload) != int(crc, 16):
+        raise damaged
+    return (payload if form == b"json" else zlib.decompress(base64.b85decode(payload))).decode()
