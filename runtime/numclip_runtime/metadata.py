@@ -76,7 +76,7 @@ class ModelMetadata:
     parity: Mapping[str, float] | None = None  # largest differences to the checkpoint, see export
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that made the file
     calibration: Calibration | None = None  # None: intervals are not known
-    # float32: normalised planes (B, 3, H, W); uint8: RGB pixels (B, H, W, 3), normalised in the graph
+    # float32: normalised planes (B, 3, H, W); uint8: RGB pixels (B, H, W, 3), the graph normalises
     input: InputKind = "float32"
 
     def to_json(self) -> str:

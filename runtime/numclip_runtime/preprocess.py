@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from numclip_runtime.metadata import ModelMetadata, Preprocessing
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 PixelArray: TypeAlias = npt.NDArray[np.uint8]
-InputArray: TypeAlias = FloatArray | PixelArray  # what a network takes, see `network_input`
+InputArray: TypeAlias = npt.NDArray[Any]  # FloatArray or PixelArray, see `network_input`
 # What a predictor accepts: a path, a Pillow image, or an array (H, W, 3) uint8 RGB / (H, W) grey.
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 
