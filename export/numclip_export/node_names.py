@@ -44,7 +44,7 @@ def name_nodes(model: onnx.ModelProto) -> None:
 
 def _module(node: onnx.NodeProto, weights: Collection[str]) -> str | None:
     if node.op_type == "Conv":  # its note names the batch normalisation that melted into it
-        for name in node.input:
+        for name in map(str, node.input):
             if name in weights and name.endswith(".weight"):
                 return name.removesuffix(".weight")
     notes = {note.key: note.value for note in node.metadata_props}

@@ -25,6 +25,18 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
     return types
 
 
+def tensor_shapes(model: onnx.ModelProto, *, batch: int) -> dict[str, tuple[int, ...]]:
+    """Infer the shape of every tensor for a batch size; 0 stands for what is not known."""
+    light = _without_weights(model)
+    for value in light.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    return shapes
+
+
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Copy what says types and shapes: 600 MB of weights would be copied four times."""
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
