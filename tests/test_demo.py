@@ -34,10 +34,11 @@ def test_demo_runs_every_link_of_the_chain(tmp_path: Path) -> None:
     assert all(0 <= float(row["value"]) <= 100 for row in predictions)
 
     report = json.loads((demo / "model.report.json").read_text("utf-8"))
-    assert report["parity"]["passed"]
-    assert report["parity"]["source"] == "validation"
+    (onnx,) = report["artefacts"]
+    assert onnx["parity"]["passed"]
+    assert onnx["parity"]["source"] == "validation"
     inside = report["checkpoint"]["parameters"]
-    assert report["onnx"]["parameters"] < sum(inside.values()) - inside["text_encoder"]
+    assert onnx["parameters"] < sum(inside.values()) - inside["text_encoder"]
     assert "test MAE" in done.stdout
     assert (demo / "report.html").stat().st_size > 10_000
     assert (demo / "checkpoint.pt").is_file()

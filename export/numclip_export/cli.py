@@ -10,7 +10,9 @@ import click
 from numclip.cli import require
 from numclip_runtime import UsageError, __version__
 from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.metadata import Precision
 
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 FILE = click.Path(path_type=Path)
 
 
@@ -26,46 +28,70 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--atol",
     type=click.FloatRange(0),
-    help="Largest difference of a value, label units.  [default: 1e-5 of the label range]",
+    help="Largest difference of a value, label units.  [default: 1e-5 of the label range, "
+    "0.002 for fp16]",
 )
 @click.option(
     "--verify-data",
     type=FILE,
     help="Folder of images or CSV file.  [default: the checkpoint's validation data]",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    help="fp16 adds x.fp16.onnx, the file for GPUs and TensorRT.",
+)
+@click.option(
+    "--fp16", "precision", flag_value="fp16", help="Short for --precision fp16.", show_default=False
+)
+@click.option(
+    "--verify/--no-verify", default=True, help="Compare with the checkpoint, or write unproved."
+)
+@click.option(
+    "--max-batch", type=click.IntRange(1, 4096), default=32, help="Largest batch size compared."
+)
 @click.version_option(__version__)
 def main(
-    ckpt: Path, output: Path | None, opset: int, atol: float | None, verify_data: Path | None
+    ckpt: Path,
+    output: Path | None,
+    opset: int,
+    atol: float | None,
+    verify_data: Path | None,
+    precision: Precision,
+    verify: bool,
+    max_batch: int,
 ) -> None:
     """Fold the text tower into the head, write ONNX, and prove that it equals the checkpoint.
 
     Exit codes: 0 written and equal, 1 different (nothing is left behind), 2 wrong use.
     """
     with errors_as_exit_code_2():
+        if verify_data is not None and not verify:
+            raise UsageError("--verify-data has no use with --no-verify; leave one of them out.")
         require("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
         target = onnx_target(ckpt, output)
         from numclip_export.export import export
         from numclip_export.parity import ParityError
+        from numclip_export.report import summary
 
         try:
-            done = export(ckpt, target, opset=opset, atol=atol, verify_data=verify_data)
+            done = export(
+                ckpt,
+                target,
+                precision=precision,
+                opset=opset,
+                atol=atol,
+                verify_data=verify_data,
+                verify=verify,
+                max_batch=max_batch,
+            )
         except ParityError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(1)
-    before, after = done.details["checkpoint"], done.details["onnx"]
-    click.echo(
-        f"{ckpt}: {sum(before['parameters'].values()) / 1e6:.2f} M parameters "
-        f"({before['parameters']['text_encoder'] / 1e6:.2f} M in the text tower), "
-        f"{before['bytes'] / 1e6:.1f} MB"
-    )
-    click.echo(
-        f"{done.onnx}: {after['parameters'] / 1e6:.2f} M parameters, {after['bytes'] / 1e6:.1f} MB"
-    )
-    click.echo(
-        f"parity on {done.parity.images} {done.parity.source} images: values within "
-        f"{done.parity.max_value_error:.2g} (allowed {done.parity.value_tolerance:.2g}), "
-        f"probabilities within {done.parity.max_prob_error:.2g}; see {done.report}"
-    )
+    for line in summary(done.details):
+        click.echo(line)
+    click.echo(f"see {done.report}")
 
 
 def onnx_target(ckpt: Path, output: Path | None) -> Path:

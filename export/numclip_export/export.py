@@ -1,74 +1,88 @@
-"""From a checkpoint to a verified ONNX file and its report."""
+"""From a checkpoint to verified ONNX files and their report."""
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from numclip.checkpoint import load_checkpoint, package_versions
-from numclip_export.fold import FoldedModel, parameter_counts
-from numclip_export.onnx_model import (
-    DEFAULT_OPSET,
-    FUSED_ATTENTION_OPSET,
-    onnx_from_folded,
-    operators,
-    parameter_count,
-    save_with_metadata,
-)
-from numclip_export.parity import Parity, ParityError, compare, verification_inputs
-from numclip_runtime import load
-from numclip_runtime.files import atomic_path, atomic_text, sha256
-
-RELATIVE_TOLERANCE = 1e-5  # of the label range; float32 rounding stays an order below
+from numclip_export.artefact import Artefact, write_fp16, write_fp32
+from numclip_export.fold import FoldedModel
+from numclip_export.onnx_model import DEFAULT_OPSET, FUSED_ATTENTION_OPSET, onnx_from_folded
+from numclip_export.parity import DEFAULT_MAX_BATCH, Gate, Parity
+from numclip_export.report import export_report, write_report
+from numclip_export.verify_images import verify_images
+from numclip_runtime.files import atomic_path, sha256
+from numclip_runtime.metadata import Precision
 
 
 @dataclass(frozen=True)
 class Exported:
     """What an export left on disk."""
 
-    onnx: Path
+    artefacts: tuple[Artefact, ...]  # the float32 ONNX file first: the others are made from it
     report: Path
-    parity: Parity
     details: dict[str, Any]  # the report's content
+
+    @property
+    def onnx(self) -> Path:
+        """The float32 ONNX file."""
+        return self.artefacts[0].path
+
+    @property
+    def parity(self) -> Parity | None:
+        """How the last artefact, the one asked for, compares with the checkpoint."""
+        return self.artefacts[-1].parity
 
 
 def export(
     ckpt: Path,
     onnx_path: Path,
     *,
+    precision: Precision = "fp32",
     opset: int = DEFAULT_OPSET,
     atol: float | None = None,
     verify_data: Path | None = None,
+    verify: bool = True,
+    max_batch: int = DEFAULT_MAX_BATCH,
 ) -> Exported:
-    """Fold a checkpoint, write it as ONNX, run the file, and keep it only if it agrees.
+    """Fold a checkpoint, write it as ONNX, run what was written, and keep it only if it agrees.
 
     Args:
         ckpt: Checkpoint of `numclip-train`.
-        onnx_path: Where the ONNX file goes; the report goes beside it as `.report.json`.
+        onnx_path: Where the float32 ONNX file goes. Beside x.onnx go x.fp16.onnx, if asked for,
+            and x.report.json.
+        precision: "fp16" writes a second file, whose image encoder computes in float16.
         opset: ONNX operator set.
-        atol: Largest difference of a value allowed, label units; None: 1e-5 of the label range.
-        verify_data: Images to compare on, see `verification_inputs`.
+        atol: Largest difference of a value allowed, label units; None: see `parity.BUDGETS`.
+        verify_data: Images to compare on, see `verify_images`.
+        verify: False writes without comparing, and says so in file and report.
+        max_batch: Largest batch size compared.
 
     Raises:
         ModelError: if the checkpoint cannot be read.
         UsageError: if the output cannot be written or the verification data is unusable.
-        ParityError: if the ONNX file differs from the checkpoint; nothing is left behind.
+        ParityError: if a file differs from the checkpoint; nothing is left behind, nor replaced.
     """
     started = time.perf_counter()
     checkpoint = load_checkpoint(ckpt)
-    source, inputs = verification_inputs(checkpoint, verify_data)
-    tolerance = RELATIVE_TOLERANCE * checkpoint.task.label_range if atol is None else atol
-    ckpt_sha256 = sha256(ckpt)
+    gate = None
+    if verify:
+        images = verify_images(checkpoint, verify_data)
+        gate = Gate(checkpoint, images, max_batch=max_batch, atol=atol)
     metadata = replace(
         checkpoint.metadata,
-        checkpoint_sha256=ckpt_sha256,
+        checkpoint_sha256=sha256(ckpt),
         versions=package_versions("torch", "open_clip_torch", "onnx"),
     )
-    with atomic_path(onnx_path) as temporary:
-        model = onnx_from_folded(
+    half_path, report = (onnx_path.with_suffix(end) for end in (".fp16.onnx", ".report.json"))
+    paths = [onnx_path, *([half_path] if precision == "fp16" else []), report]
+    with ExitStack() as files:  # all appear, or none
+        temporary = {path: files.enter_context(atomic_path(path)) for path in paths}
+        graph = onnx_from_folded(
             FoldedModel(
                 checkpoint.model,
                 checkpoint.temperature,
@@ -77,45 +91,11 @@ def export(
             checkpoint.preprocessing.crop,
             opset=opset,
         )
-        save_with_metadata(model, metadata, temporary)
-        with load(temporary) as predictor:
-            parity = compare(checkpoint, predictor, inputs, source, tolerance)
-        if not parity.passed:
-            raise ParityError(
-                f"{onnx_path}: not kept, its values differ from {ckpt} by up to "
-                f"{parity.max_value_error:.3g} (allowed {tolerance:.3g}) and its "
-                f"probabilities by {parity.max_prob_error:.3g}; another --opset may help, "
-                "--atol allows more."
-            )
-        reached = {
-            "max_value_error": parity.max_value_error,
-            "max_prob_error": parity.max_prob_error,
-        }
-        save_with_metadata(model, replace(metadata, parity=reached), temporary)
-    details = {
-        "checkpoint": {
-            "file": ckpt.name,
-            "bytes": ckpt.stat().st_size,
-            "sha256": ckpt_sha256,
-            "parameters": parameter_counts(checkpoint.model),
-            "metrics": dict(checkpoint.metrics),
-            "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
-        },
-        "onnx": {
-            "file": onnx_path.name,
-            "bytes": onnx_path.stat().st_size,
-            "sha256": sha256(onnx_path),
-            "opset": opset,
-            "precision": metadata.precision,
-            "parameters": parameter_count(model),
-            "operators": operators(model),
-        },
-        "parity": parity.to_dict(),
-        "versions": dict(metadata.versions),
-        "seconds": round(time.perf_counter() - started, 2),
-    }
-    report = onnx_path.with_suffix(".report.json")
-    with atomic_text(report) as file:
-        json.dump(details, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-    return Exported(onnx_path, report, parity, details)
+        artefacts = [write_fp32(graph, metadata, temporary[onnx_path], onnx_path, gate)]
+        if precision == "fp16":
+            metadata = replace(metadata, precision="fp16", source_sha256=artefacts[0].sha256)
+            artefacts.append(write_fp16(graph, metadata, temporary[half_path], half_path, gate))
+        seconds = time.perf_counter() - started
+        details = export_report(checkpoint, ckpt, metadata, graph, artefacts, seconds)
+        write_report(details, temporary[report])
+    return Exported(tuple(artefacts), report, details)

@@ -13,6 +13,7 @@ import onnx
 import torch
 
 from numclip_export.fold import FoldedModel
+from numclip_export.node_names import name_nodes
 from numclip_runtime import ModelMetadata
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, METADATA_KEY, VALUES_NAME
 
@@ -47,6 +48,7 @@ def onnx_from_folded(
         )
     assert program is not None
     model: onnx.ModelProto = program.model_proto
+    name_nodes(model)
     for node in model.graph.node:  # exporter's notes: source paths of the machine that exported
         del node.metadata_props[:]
         node.doc_string = ""

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from numclip.checkpoint import Checkpoint
-from numclip.sources import read_samples
-from numclip_runtime import NumclipError, Predictor
-from numclip_runtime.files import find_images
-from numclip_runtime.preprocess import FloatArray, preprocess
+from numclip_export.verify_images import VerifyImages
+from numclip_runtime import NumclipError
+from numclip_runtime.metadata import Precision
+from numclip_runtime.preprocess import FloatArray
 
-IMAGES = 64  # images compared, in batches of each size below
-BATCH_SIZES = (1, 8)
-PROB_TOLERANCE = 1e-3  # absolute, of a probability
+DEFAULT_MAX_BATCH = 32
+OPT_BATCH = 8  # the batch size for which engines are tuned
+
+
+class Budget(NamedTuple):
+    """How much an artefact may differ from its checkpoint."""
+
+    value: float  # share of the label range
+    prob: float  # absolute, of a probability
+
+
+# float32: rounding stays an order below. float16: a fifth of a percent of the range is below what
+# a model's own error can show; of the probabilities, a whole percent, so that the values decide.
+BUDGETS: Mapping[Precision, Budget] = {"fp32": Budget(1e-5, 1e-3), "fp16": Budget(2e-3, 1e-2)}
+
+Run = Callable[[FloatArray], tuple[FloatArray, FloatArray]]  # images -> values, bin_probs
 
 
 class ParityError(NumclipError, ArithmeticError):
@@ -27,113 +40,135 @@ class ParityError(NumclipError, ArithmeticError):
 
 @dataclass(frozen=True)
 class Parity:
-    """Largest differences between an artefact and its checkpoint."""
+    """Differences between an artefact and its checkpoint, over images and batch sizes."""
 
-    source: str  # "validation", "given" or "synthetic" images
+    source: str  # of the photos: "validation" or "given"; "synthetic" if there are none
     images: int
+    photos: int  # of these; the others are synthetic
+    batch_sizes: tuple[int, ...]
     value_tolerance: float  # label units
+    prob_tolerance: float  # absolute, of a probability
     max_value_error: float  # label units
     mean_value_error: float  # label units
+    p99_value_error: float  # label units
     max_prob_error: float  # absolute, of a probability
+    # Where values are classes: images whose two best classes are closer than prob_tolerance. Either
+    # is right, so their values do not count; their probabilities do. Otherwise 0.
+    ties: int
+    # Cosine between the image features, less their mean over the images: plain cosines are above
+    # .99 whatever happens, because all features point into one narrow cone. None: not measured.
+    min_feature_cosine: float | None = None
+    mean_feature_cosine: float | None = None
 
     @property
     def passed(self) -> bool:
-        """Tell whether both differences are within tolerance (False for NaN)."""
+        """Tell whether both differences are finite and within tolerance."""
         return (
-            self.max_value_error <= self.value_tolerance and self.max_prob_error <= PROB_TOLERANCE
+            math.isfinite(self.max_value_error + self.max_prob_error)
+            and self.max_value_error <= self.value_tolerance
+            and self.max_prob_error <= self.prob_tolerance
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for reports."""
-        return {**asdict(self), "prob_tolerance": PROB_TOLERANCE, "passed": self.passed}
+        return {**asdict(self), "passed": self.passed}
 
 
-def verification_inputs(
-    checkpoint: Checkpoint, verify_data: Path | None = None
-) -> tuple[str, FloatArray]:
-    """Collect preprocessed images to compare on.
+class Gate:
+    """Compare artefacts with one checkpoint, which runs once, in torch.
 
     Args:
-        checkpoint: Gives the preprocessing, and the place of its validation data.
-        verify_data: Folder of images, or a file that `read_samples` reads; None takes the
-            checkpoint's validation data, and where that is gone, synthetic images.
+        checkpoint: Reference; its temperature is applied.
+        images: What to compare on.
+        max_batch: Largest batch size to run.
+        atol: Largest difference of a value, label units, in place of every budget.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        images: VerifyImages,
+        *,
+        max_batch: int = DEFAULT_MAX_BATCH,
+        atol: float | None = None,
+    ) -> None:
+        self.images = images
+        self.atol = atol
+        self.task = checkpoint.task
+        self.batch_sizes = tuple(sorted({1, min(OPT_BATCH, max_batch), max_batch}))
+        model = checkpoint.model
+        with torch.inference_mode():
+            text = model.text_features()
+            parts = [
+                (*checkpoint.outputs(part, text), model.image_encoder(part))
+                for part in torch.split(torch.from_numpy(images.inputs), OPT_BATCH)
+            ]
+        self.values, self.bin_probs, self.features = (
+            torch.cat(column).numpy() for column in zip(*parts, strict=True)
+        )
+
+    def judge(self, run: Run, precision: Precision, features: FloatArray | None = None) -> Parity:
+        """Measure an artefact.
+
+        Args:
+            run: Runs it on (B, 3, H, W) float32.
+            precision: Says what is allowed.
+            features: (N, D) its image features of all images, if known.
+        """
+        budget, count = BUDGETS[precision], len(self.images.inputs)
+        ties = self._ties(budget.prob)
+        value_errors, prob_errors = [], []
+        for size in self.batch_sizes:
+            for start in range(0, count, size):
+                # the last batch is filled up with the first images
+                rows = np.arange(start, start + size) % count
+                values, bin_probs = run(self.images.inputs[rows])
+                errors = np.abs(values - self.values[rows])
+                # a tie's value may be another class, but it must be a number
+                value_errors.append(np.where(ties[rows] & np.isfinite(errors), 0, errors))
+                prob_errors.append(np.abs(bin_probs - self.bin_probs[rows]).max(1))
+        value_error, prob_error = np.concatenate(value_errors), np.concatenate(prob_errors)
+        cosines = None if features is None else centred_cosines(features, self.features)
+        tolerance = budget.value * self.task.label_range if self.atol is None else self.atol
+        return Parity(
+            source=self.images.source,
+            images=count,
+            photos=self.images.photos,
+            batch_sizes=self.batch_sizes,
+            value_tolerance=tolerance,
+            prob_tolerance=budget.prob,
+            max_value_error=float(value_error.max()),
+            mean_value_error=float(value_error.mean()),
+            p99_value_error=float(np.quantile(value_error, 0.99, method="higher")),
+            max_prob_error=float(prob_error.max()),
+            ties=int(ties.sum()),
+            min_feature_cosine=None if cosines is None else float(cosines.min()),
+            mean_feature_cosine=None if cosines is None else float(cosines.mean()),
+        )
+
+    def _ties(self, tolerance: float) -> np.ndarray[Any, Any]:
+        """Tell for each image whether its class may flip within the tolerance, (N,)."""
+        if self.task.prediction != "class":
+            return np.zeros(len(self.bin_probs), bool)
+        best = np.sort(self.bin_probs, axis=1)[:, -2:]  # (N, 2)
+        ties: np.ndarray[Any, Any] = best[:, 1] - best[:, 0] <= tolerance
+        return ties
+
+
+def centred_cosines(features: FloatArray, reference: FloatArray) -> np.ndarray[Any, Any]:
+    """Return the cosine of each image's features to the reference's, both less their mean.
+
+    Args:
+        features: (N, D).
+        reference: (N, D).
 
     Returns:
-        Where they come from, and the array (N, 3, H, W) float32, N <= 64.
+        (N,) float64, NaN where a feature is not finite.
     """
-    if verify_data is not None:
-        paths = _image_paths(verify_data, checkpoint)
-        return "given", _load(paths, checkpoint)
-    if checkpoint.validation_csv is not None:
-        try:
-            return "validation", _load(
-                _image_paths(Path(checkpoint.validation_csv), checkpoint, known=True), checkpoint
-            )
-        except (NumclipError, OSError):
-            pass  # data has moved since training; the report says "synthetic"
-    return "synthetic", np.stack(list(_synthetic(checkpoint.preprocessing.crop)))
-
-
-def _image_paths(source: Path, checkpoint: Checkpoint, *, known: bool = False) -> list[str]:
-    """List images of a source; `known`: its relative paths start where training said."""
-    if source.is_dir():
-        return find_images([str(source)])
-    root = Path(checkpoint.validation_root) if known and checkpoint.validation_root else None
-    return [str(sample.path) for sample in read_samples(source, checkpoint.task, root)]
-
-
-def _load(paths: list[str], checkpoint: Checkpoint) -> FloatArray:
-    chosen = np.linspace(0, len(paths) - 1, min(IMAGES, len(paths))).round().astype(int)
-    return np.stack([preprocess(paths[i], checkpoint.preprocessing) for i in chosen])
-
-
-def _synthetic(side: int) -> Iterator[FloatArray]:
-    """Yield smooth, textured and noisy images in normalised range."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
-    for i in range(IMAGES):
-        direction, frequency = rng.normal(size=(3, 2)), rng.uniform(0, 30, (3, 1, 1))
-        phase = direction[:, :1, None] * x + direction[:, 1:, None] * y
-        noise = rng.normal(size=(3, side, side)) * (i / IMAGES)
-        yield (np.sin(frequency * phase) * 1.5 + noise).astype(np.float32)
-
-
-def compare(
-    checkpoint: Checkpoint,
-    predictor: Predictor,
-    inputs: FloatArray,
-    source: str,
-    value_tolerance: float,
-) -> Parity:
-    """Compare an artefact with its unfolded checkpoint, both with the temperature applied.
-
-    Args:
-        checkpoint: Reference, run in torch.
-        predictor: The artefact, opened by the runtime.
-        inputs: (N, 3, H, W) float32.
-        source: Where the inputs come from.
-        value_tolerance: Largest difference allowed, label units.
-    """
-    with torch.inference_mode():
-        text = checkpoint.model.text_features()
-        parts = [
-            checkpoint.outputs(part, text)
-            for part in torch.split(torch.from_numpy(inputs), max(BATCH_SIZES))
-        ]
-    values, bin_probs = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    value_errors, prob_errors = [], []
-    for size in BATCH_SIZES:
-        for start in range(0, len(inputs), size):
-            window = slice(start, start + size)
-            got_values, got_probs = predictor.backend.run(inputs[window])
-            value_errors.append(np.abs(got_values - values[window]))
-            prob_errors.append(np.abs(got_probs - bin_probs[window]).max(1))
-    value_error, prob_error = np.concatenate(value_errors), np.concatenate(prob_errors)
-    return Parity(
-        source=source,
-        images=len(inputs),
-        value_tolerance=value_tolerance,
-        max_value_error=float(value_error.max()),
-        mean_value_error=float(value_error.mean()),
-        max_prob_error=float(prob_error.max()),
-    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ours, theirs = (
+            (array - array.mean(0)).astype(np.float64) for array in (features, reference)
+        )
+        norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+        cosines: np.ndarray[Any, Any] = (ours * theirs).sum(1) / norms
+    return cosines

@@ -21,6 +21,7 @@ INPUT_NAME = "images"  # (B, 3, H, W) float32, normalised RGB; or (B, H, W, 3) u
 VALUES_NAME = "values"  # (B,) float32, label units
 BIN_PROBS_NAME = "bin_probs"  # (B, K) float32, rows sum to 1
 
+Precision = Literal["fp32", "fp16", "int8"]
 Interpolation = Literal["bilinear", "bicubic"]
 ResizeMode = Literal["squash", "shortest"]
 InputKind = Literal["float32", "uint8"]
@@ -71,21 +72,27 @@ class ModelMetadata:
 
     task: Task
     preprocessing: Preprocessing
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"  # of the network's weights and matmuls
+    precision: Precision = "fp32"  # of the network's weights and matmuls
     checkpoint_sha256: str | None = None  # of the checkpoint the file was made from
-    parity: Mapping[str, float] | None = None  # largest differences to the checkpoint, see export
+    # Differences to the checkpoint, see export; None: not compared, or no exported file.
+    parity: Mapping[str, float] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that made the file
     calibration: Calibration | None = None  # None: intervals are not known
+    # The rest is absent in files from before it existed, and in those that have nothing to say.
     # float32: normalised planes (B, 3, H, W); uint8: RGB pixels (B, H, W, 3), the graph normalises
     input: InputKind = "float32"
+    verified: bool | None = None  # compared with the checkpoint, and within budget; None: not known
+    source_sha256: str | None = None  # of the fp32 ONNX file this one was made from
+    fp32_nodes: tuple[str, ...] = ()  # parts of the network that stayed fp32: modules or nodes
 
     def to_json(self) -> str:
         """Return the metadata as compact JSON text, schema version included."""
         plain = {"schema_version": SCHEMA_VERSION, **asdict(self), "task": self.task.to_dict()}
-        if self.calibration is None:
-            del plain["calibration"]
         if self.input == "float32":  # what older files, which do not say it, take
             del plain["input"]
+        for name in ("calibration", "verified", "source_sha256", "fp32_nodes"):
+            if plain[name] in (None, ()):
+                del plain[name]
         return json.dumps(plain, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
@@ -118,6 +125,7 @@ class ModelMetadata:
                 data["calibration"] = Calibration.from_dict(data["calibration"])
             if data.get("input", "float32") not in get_args(InputKind):
                 raise UsageError(f"unknown kind of input {data['input']!r}")
+            data["fp32_nodes"] = tuple(data.get("fp32_nodes", ()))
             return cls(**data)
         except (KeyError, TypeError, AttributeError, UsageError) as error:
             raise ModelError(

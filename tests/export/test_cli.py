@@ -46,10 +46,13 @@ def test_command(chain: Chain, folder: Path) -> None:
     result = run(folder, "-o", folder / "out", "--verify-data", chain.ckpt.parent / "val")
     assert result.exit_code == 0, result.output
     assert {path.name for path in (folder / "out").iterdir()} == {"a.onnx", "a.report.json"}
-    first, second, third = result.output.splitlines()
+    first, costs, header, row, images, report = result.output.splitlines()
     assert "M in the text tower)" in first
-    assert second.startswith(f"{folder / 'out' / 'a.onnx'}: ")
-    assert third.startswith("parity on 5 given images: values within ")
+    assert costs.startswith("folded: ")
+    assert header.split()[:2] == ["file", "MB"]
+    assert row.split()[0] == "a.onnx"
+    assert images.startswith("compared on 5 given and 59 synthetic images, batch sizes 1, 8, 32;")
+    assert report == f"see {folder / 'out' / 'a.report.json'}"
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -83,6 +86,8 @@ def test_difference_leaves_nothing_behind(
         (("--verify-data", "gone.csv"), "gone.csv: cannot read this CSV file"),
         (("-o", "no/such/folder"), "no/such/folder: no such folder; create it first"),
         (("-o", "no/b.onnx"), "no: no such folder; create it first"),
+        (("--verify-data", "empty"), "empty: no images in this folder"),
+        (("--verify-data", "empty", "--no-verify"), "--verify-data has no use with --no-verify"),
         (("--ckpt", "gone.pt"), "gone.pt: no such file"),
         (("--ckpt", "text.pt"), "text.pt: refused, not plain weights and settings"),
         (("--ckpt", "other.pt"), "other.pt: not a numclip checkpoint; make one with"),
@@ -93,13 +98,14 @@ def test_wrong_use_is_one_sentence(
 ) -> None:
     monkeypatch.chdir(folder)
     Path("text.pt").write_text("weights, perhaps")
+    Path("empty").mkdir()
     torch.save({"state_dict": {}}, "other.pt")
     result = run(folder, *args)
     assert result.exit_code == 2
     assert isinstance(result.exception, SystemExit)  # no traceback
     assert result.output.startswith(f"Error: {message}")
     assert result.output.count("\n") == 1
-    assert {path.name for path in folder.iterdir()} == {"a.pt", "text.pt", "other.pt"}
+    assert {path.name for path in folder.iterdir()} == {"a.pt", "text.pt", "other.pt", "empty"}
 
 
 @pytest.mark.parametrize("module", ["torch", "onnx", "onnxscript", "onnxruntime"])

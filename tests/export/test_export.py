@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from numclip.cli import main as train
 from numclip.data import evaluation_transform
 from numclip_export.cli import main as export
+from numclip_export.onnx_graph import node_precisions
 from numclip_runtime import load
 from numclip_runtime.cli import main as run
 from numclip_runtime.preprocess import load_rgb
@@ -43,21 +44,28 @@ def test_report(chain: Chain) -> None:
     assert chain.done.report == chain.ckpt.with_name("model.report.json")
     report = json.loads(chain.done.report.read_text("utf-8"))
     assert report == json.loads(json.dumps(chain.done.details))
-    before, after, parity = report["checkpoint"], report["onnx"], report["parity"]
+    before, (after,) = report["checkpoint"], report["artefacts"]
+    parity = after["parity"]
     for part, path in ((before, chain.ckpt), (after, chain.done.onnx)):
         assert (part["file"], part["bytes"]) == (path.name, path.stat().st_size)
         assert part["sha256"] == sha256(path)
     assert before["metrics"] == METRICS
     assert after["parameters"] < sum(before["parameters"].values())
-    assert (after["opset"], after["precision"]) == (18, "fp32")
-    assert (parity["source"], parity["images"], parity["passed"]) == ("validation", 5, True)
+    assert (after["opset"], after["precision"], after["verified"]) == (18, "fp32", True)
+    assert after["nodes"] == {"fp32": len(node_precisions(chain.graph))}
+    assert (parity["source"], parity["photos"], parity["images"]) == ("validation", 5, 64)
+    assert (parity["passed"], parity["batch_sizes"]) == (True, [1, 8, 32])
     assert parity["value_tolerance"] == pytest.approx(30 * 1e-5)
-    assert 0 < parity["max_value_error"] <= parity["value_tolerance"]
+    errors = [parity[f"{kind}_value_error"] for kind in ("mean", "p99", "max")]
+    assert 0 < errors[0] < errors[1] <= errors[2] <= parity["value_tolerance"]
+    assert 0.9999 < parity["min_feature_cosine"] <= parity["mean_feature_cosine"] < 1 + 1e-6
+    assert report["macs"]["checkpoint"] > 1.5 * report["macs"]["folded"] > 0
     assert set(report["versions"]) == {"numclip", "torch", "open_clip_torch", "onnx"}
     assert str(chain.ckpt.parent) not in chain.done.report.read_text("utf-8")
     with load(chain.done.onnx) as predictor:
         metadata = predictor.metadata
     assert metadata.checkpoint_sha256 == before["sha256"]
+    assert (metadata.verified, metadata.source_sha256, metadata.fp32_nodes) == (True, None, ())
     assert metadata.parity == {name: parity[name] for name in metadata.parity or ()}
 
 

@@ -67,6 +67,7 @@ def test_exported_file_equals_the_calibrated_checkpoint(
     calibrated = replace(checkpoint, calibration=calibration(temperature))
     save_checkpoint(tmp_path / "a.pt", calibrated)
     done = export(tmp_path / "a.pt", tmp_path / "a.onnx")
+    assert done.parity is not None
     assert done.parity.passed
     assert done.details["checkpoint"]["calibration"]["temperature"] == temperature
     with torch.inference_mode():

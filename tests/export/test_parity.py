@@ -1,150 +1,165 @@
-"""Parity: which images are compared, what is measured, and what passes."""
+"""Parity: what is measured, and what passes."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from numclip.checkpoint import Checkpoint
-from numclip_export.parity import PROB_TOLERANCE, Parity, compare, verification_inputs
-from numclip_runtime import ImageError, ModelMetadata, Predictor, UsageError
-from numclip_runtime.preprocess import FloatArray, preprocess
-from tests.numclip.tiny import spec_of, tiny_model, write_photos
+from numclip_export.parity import BUDGETS, Gate, Parity, centred_cosines
+from numclip_export.verify_images import VerifyImages
+from numclip_runtime.preprocess import FloatArray
+from numclip_runtime.task import PredictionKind
+from tests.numclip.tiny import TASK, images_of, spec_of, tiny_model
 
-SPEC = spec_of("vit")
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Checkpoint:
-    """Return a checkpoint with 5 validation photos, of the labels 0 to 30."""
-    write_photos(tmp_path, "val", 5)
-    return Checkpoint(tiny_model(), SPEC, validation_csv=str(tmp_path / "val.csv"))
+PROB = BUDGETS["fp32"].prob
 
 
-def test_validation_data_first(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    source, inputs = verification_inputs(checkpoint)
-    assert (source, inputs.shape) == ("validation", (5, 3, 32, 32))
-    assert inputs.dtype == np.dtype(np.float32)
-    np.testing.assert_array_equal(inputs[3], preprocess(tmp_path / "val" / "3.png", SPEC))
+def make_gate(
+    count: int = 11, prediction: PredictionKind = "regressor", atol: float | None = 0.02
+) -> tuple[Checkpoint, Gate]:
+    model = tiny_model(task=replace(TASK, prediction=prediction))
+    checkpoint = Checkpoint(model, spec_of("vit"))
+    images = VerifyImages("given", images_of("vit", count).numpy(), count)
+    return checkpoint, Gate(checkpoint, images, atol=atol)
 
 
-def test_validation_data_starts_where_training_said(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    (tmp_path / "lists").mkdir()
-    moved = (tmp_path / "val.csv").rename(tmp_path / "lists" / "val.csv")
-    checkpoint = replace(checkpoint, validation_csv=str(moved), validation_root=str(tmp_path))
-    assert verification_inputs(checkpoint)[0] == "validation"
-
-
-@pytest.mark.parametrize("broken", ["no file", "no csv", "bad image", "no validation"])
-def test_synthetic_images_where_the_data_is_gone(
-    checkpoint: Checkpoint, tmp_path: Path, broken: str
-) -> None:
-    if broken == "no file":
-        (tmp_path / "val" / "2.png").unlink()
-    elif broken == "no csv":
-        (tmp_path / "val.csv").unlink()
-    elif broken == "bad image":
-        (tmp_path / "val" / "2.png").write_bytes(b"no image")
-    else:
-        checkpoint = replace(checkpoint, validation_csv=None)
-    source, inputs = verification_inputs(checkpoint)
-    assert (source, inputs.shape) == ("synthetic", (64, 3, 32, 32))
-    assert inputs.dtype == np.dtype(np.float32)
-    np.testing.assert_array_equal(inputs, verification_inputs(checkpoint)[1])  # always the same
-    assert inputs.std((1, 2, 3)).min() > 0.1
-    assert np.abs(inputs).max() < 10
-
-
-def test_given_data(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    from_folder = verification_inputs(checkpoint, tmp_path / "val")
-    from_csv = verification_inputs(checkpoint, tmp_path / "val.csv")
-    assert from_folder[0] == from_csv[0] == "given"
-    np.testing.assert_array_equal(from_folder[1], from_csv[1])
-
-
-def test_at_most_64_images_spread_evenly(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for i in range(127):
-        Image.new("L", (4, 4), i).save(folder / f"{i:03}.png")
-    _, inputs = verification_inputs(checkpoint, folder)
-    greys = np.rint((inputs[:, 0, 0, 0] * SPEC.std[0] + SPEC.mean[0]) * 255)
-    np.testing.assert_array_equal(greys, np.arange(0, 127, 2))
-
-
-def test_unusable_given_data(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "a.txt").write_text("")
-    for name, message in (
-        ("empty", "no images in this folder"),
-        ("gone", "no such file or folder; give a CSV file"),
-        ("a.txt", "holds no images"),
-        ("gone.csv", "cannot read this CSV file"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            verification_inputs(checkpoint, tmp_path / name)
-    (tmp_path / "empty" / "a.png").write_bytes(b"no image")
-    with pytest.raises(ImageError, match=r"a\.png: not an image"):
-        verification_inputs(checkpoint, tmp_path / "empty")
-
-
-class ShiftedBackend:
-    """The checkpoint itself, but for an error on one image and in one batch size."""
-
-    name = provider = "torch"
+class Shifted:
+    """The checkpoint itself, but for an error on the first image of one batch size."""
 
     def __init__(self, checkpoint: Checkpoint, size: int, value: float, prob: float) -> None:
-        self.model = checkpoint.model
-        self.metadata: ModelMetadata = checkpoint.metadata
-        self.size, self.error = size, (value, prob)
+        self.checkpoint = checkpoint
+        self.size, self.value, self.prob = size, value, prob
+        self.runs: Counter[int] = Counter()
 
-    def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def __call__(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        self.runs[len(images)] += 1
         with torch.inference_mode():
-            out = self.model(torch.from_numpy(images))
-        values, probs = out.values.numpy(), out.bin_probs.numpy()
+            values, probs = (t.numpy() for t in self.checkpoint.outputs(torch.from_numpy(images)))
         if len(images) == self.size:
-            values[0] += self.error[0]
-            probs[0, 1] -= self.error[1]
+            values[0] += self.value
+            probs[0, 1] -= self.prob
         return values, probs
 
-    def close(self) -> None:
-        pass
 
-
-@pytest.mark.parametrize("size", [1, 8])  # of the batch that goes wrong
+@pytest.mark.parametrize("size", [1, 8, 32])  # of the batch that goes wrong
 @pytest.mark.parametrize(
     ("value", "prob", "passed"),
     [
         (0.0, 0.0, True),
         (0.01, 0.0, True),
         (-0.03, 0.0, False),
-        (0.0, PROB_TOLERANCE / 2, True),
-        (0.0, PROB_TOLERANCE * 2, False),
+        (0.0, PROB / 2, True),
+        (0.0, PROB * 2, False),
         (math.nan, 0.0, False),
+        (math.inf, 0.0, False),
         (0.0, math.nan, False),
     ],
 )
-def test_compare(
-    checkpoint: Checkpoint, size: int, value: float, prob: float, passed: bool
-) -> None:
-    _, inputs = verification_inputs(replace(checkpoint, validation_csv=None))
-    with Predictor(ShiftedBackend(checkpoint, size, value, prob)) as predictor:
-        parity = compare(checkpoint, predictor, inputs[:11], "synthetic", 0.02)
+def test_judge(size: int, value: float, prob: float, passed: bool) -> None:
+    checkpoint, gate = make_gate()
+    run = Shifted(checkpoint, size, value, prob)
+    parity = gate.judge(run, "fp32")
+    assert run.runs == {1: 11, 8: 2, 32: 1}  # batches are full
     assert parity.passed is passed
     assert parity.to_dict()["passed"] is passed
-    assert (parity.source, parity.images, parity.value_tolerance) == ("synthetic", 11, 0.02)
+    assert (parity.source, parity.images, parity.photos) == ("given", 11, 11)
+    assert parity.value_tolerance == 0.02
     assert parity.max_value_error == pytest.approx(abs(value), abs=1e-4, nan_ok=True)
     assert parity.max_prob_error == pytest.approx(prob, abs=1e-5, nan_ok=True)
-    shifted = 11 if size == 1 else 1  # of 22: every image is compared in both batch sizes
-    mean = abs(value) * shifted / 22
-    assert parity.mean_value_error == pytest.approx(mean, abs=1e-4, nan_ok=True)
+    if math.isfinite(value):
+        mean = abs(value) * run.runs[size] / (11 + 16 + 32)
+        assert parity.mean_value_error == pytest.approx(mean, abs=1e-4)
+        assert parity.p99_value_error <= parity.max_value_error
+
+
+def test_no_tolerance_admits_infinity() -> None:
+    checkpoint, gate = make_gate(atol=math.inf)
+    assert gate.judge(Shifted(checkpoint, 1, 1e30, 0), "fp32").passed
+    assert not gate.judge(Shifted(checkpoint, 1, math.inf, 0), "fp32").passed
+    assert not gate.judge(Shifted(checkpoint, 1, math.nan, 0), "fp32").passed
+
+
+def test_budgets_are_shares_of_the_label_range() -> None:
+    checkpoint, gate = make_gate(atol=None)
+    run = Shifted(checkpoint, 8, 0.05, 0)
+    assert gate.judge(run, "fp32").value_tolerance == pytest.approx(30 * 1e-5)
+    assert gate.judge(run, "fp16").value_tolerance == pytest.approx(30 * 2e-3)
+    assert not gate.judge(run, "fp32").passed
+    assert gate.judge(run, "fp16").passed
+    assert not gate.judge(Shifted(checkpoint, 8, 0.07, 0), "fp16").passed
+    assert not gate.judge(Shifted(checkpoint, 8, 0, 0.011), "fp16").passed
 
 
 def test_limits_belong_to_what_passes() -> None:
-    assert Parity("given", 1, 0.1, 0.1, 0.1, PROB_TOLERANCE).passed
+    parity = Parity("given", 1, 1, (1,), 0.1, 0.2, 0.1, 0.1, 0.1, 0.2, 0)
+    assert parity.passed
+    assert not replace(parity, max_value_error=0.11).passed
+    assert not replace(parity, max_prob_error=0.21).passed
+
+
+@pytest.mark.parametrize("max_batch", [1, 4, 8, 50])
+def test_batch_sizes(max_batch: int) -> None:
+    checkpoint, _ = make_gate(1)
+    images = VerifyImages("given", images_of("vit", 1).numpy(), 1)
+    gate = Gate(checkpoint, images, max_batch=max_batch)
+    assert gate.batch_sizes == tuple(sorted({1, min(8, max_batch), max_batch}))
+
+
+def test_a_flipped_class_fails_unless_two_classes_tie() -> None:
+    checkpoint, gate = make_gate(prediction="class", atol=None)
+    budget = BUDGETS["fp16"].prob
+    gate.bin_probs[:] = (0.6, 0.3, 0.1)
+    values = gate.values.copy()
+    probs = gate.bin_probs.copy()
+
+    def flipped(images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        row = [int(np.flatnonzero((gate.images.inputs == i).all((1, 2, 3)))[0]) for i in images]
+        wrong = np.where(np.array(row) == 3, 10, 0)
+        return (values[row] + wrong).astype(np.float32), probs[row]
+
+    assert not gate.judge(flipped, "fp16").passed  # the third image's class is another, by 10
+    gate.bin_probs[3] = probs[3] = (0.4 + budget / 2, 0.4, 0.2 - budget / 2)
+    parity = gate.judge(flipped, "fp16")
+    assert (parity.passed, parity.ties, parity.max_value_error) == (True, 1, 0)
+    probs[3] += (0, 2 * budget, -2 * budget)  # the probabilities of a tie are compared
+    assert not gate.judge(flipped, "fp16").passed
+    probs[3] -= (0, 2 * budget, -2 * budget)
+    values[3] = np.nan  # and its value must be a number
+    assert not gate.judge(flipped, "fp16").passed
+    assert checkpoint.task.prediction == "class"
+
+
+def test_regressors_know_no_ties() -> None:
+    _, gate = make_gate()
+    gate.bin_probs[:] = 1 / 3
+    run = Shifted(make_gate()[0], 1, 5.0, 0)
+    assert gate.judge(run, "fp16").ties == 0
+
+
+def test_centred_cosine_sees_what_the_plain_one_hides() -> None:
+    rng = np.random.default_rng(0)
+    cone, other = rng.normal(10, 0.1, (2, 20, 64)).astype(np.float32)
+    plain = (cone * other).sum(1) / np.linalg.norm(cone, axis=1) / np.linalg.norm(other, axis=1)
+    assert plain.min() > 0.999
+    assert np.abs(centred_cosines(cone, other)).max() < 0.6
+    np.testing.assert_allclose(centred_cosines(2 * cone + 1, cone), 1, atol=1e-5)
+    cone[3, 5] = np.inf
+    assert not np.isfinite(centred_cosines(cone, other)).any()
+
+
+def test_features_are_measured() -> None:
+    checkpoint, gate = make_gate()
+    run = Shifted(checkpoint, 1, 0, 0)
+    good = gate.judge(run, "fp16", gate.features)
+    assert good.min_feature_cosine == pytest.approx(1)
+    swapped = gate.features[::-1].copy()
+    bad = gate.judge(run, "fp16", swapped)
+    assert bad.min_feature_cosine is not None
+    assert bad.mean_feature_cosine is not None
+    assert bad.min_feature_cosine < bad.mean_feature_cosine < 0.9

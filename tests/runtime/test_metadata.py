@@ -31,6 +31,9 @@ FULL = ModelMetadata(
     checkpoint_sha256="ab" * 32,
     parity={"fp32_mean": 1e-6},
     versions={"torch": "2.6"},
+    verified=True,
+    source_sha256="cd" * 32,
+    fp32_nodes=("head", "image_encoder.ln_pre"),
 )
 
 
@@ -44,6 +47,15 @@ def plain(**changes: Any) -> dict[str, Any]:
 )
 def test_round_trip(metadata: ModelMetadata) -> None:
     assert ModelMetadata.from_json(metadata.to_json()) == metadata
+
+
+def test_files_from_before_a_field_existed() -> None:
+    data = plain()
+    for name in ("verified", "source_sha256", "fp32_nodes"):
+        del data[name]
+    metadata = ModelMetadata.from_json(json.dumps(data))
+    assert (metadata.verified, metadata.source_sha256, metadata.fp32_nodes) == (None, None, ())
+    assert not {"verified", "source_sha256", "fp32_nodes"} & set(json.loads(metadata.to_json()))
 
 
 def test_json_is_compact_plain_text_with_a_version() -> None:

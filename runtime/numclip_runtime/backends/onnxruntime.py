@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from numclip_runtime.backends.onnx_header import metadata_props
 from numclip_runtime.errors import MissingDependencyError, ModelError
 from numclip_runtime.metadata import (
     BIN_PROBS_NAME,
@@ -41,9 +42,16 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 3  # errors only: they are raised as well
         if threads is not None:
             options.intra_op_num_threads = threads
+        text = metadata_props(model).get(METADATA_KEY)
+        metadata = None if text is None else ModelMetadata.from_json(text, source=str(model))
+        # With it, a float16 ViT of 2 blocks or more crashes the process (1.23 to 1.32, x86).
+        half = metadata is not None and metadata.precision == "fp16"
         try:
             self._session = ort.InferenceSession(
-                str(model), options, providers=["CPUExecutionProvider"]
+                str(model),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=["NchwcTransformer"] if half else None,
             )
         except Exception as error:  # onnxruntime's own exception types share no base class
             reason = str(error).strip().splitlines()[0]
@@ -52,13 +60,12 @@ class OnnxRuntimeBackend:
             ) from None
         self.provider = str(self._session.get_providers()[0])
 
-        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if text is None:
+        if metadata is None:
             raise ModelError(
                 f"{model}: holds no numclip metadata, so its bins and preprocessing are unknown; "
                 "make the file with `numclip-export --ckpt x.pt`."
             )
-        self.metadata = ModelMetadata.from_json(text, source=str(model))
+        self.metadata = metadata
         names = {node.name for node in (*self._session.get_inputs(), *self._session.get_outputs())}
         if missing := {INPUT_NAME, VALUES_NAME, BIN_PROBS_NAME} - names:
             raise ModelError(

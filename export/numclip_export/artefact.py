@@ -1,0 +1,159 @@
+"""One file of an export: written, compared with the checkpoint, described."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from numclip_export.graph_run import GraphRun
+from numclip_export.onnx_graph import precision_counts
+from numclip_export.onnx_model import operators, parameter_count, save_with_metadata
+from numclip_export.parity import Gate, Parity, ParityError
+from numclip_export.precision import fp16_from_fp32, head_nodes, nodes_beyond_fp16
+from numclip_export.rounding import require_rounding
+from numclip_export.widen import Attempt, Network, attempts, fp32_parts
+from numclip_runtime import ModelMetadata, load
+from numclip_runtime.files import sha256
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished file, and what the report says of it."""
+
+    path: Path  # its final name
+    sha256: str
+    parity: Parity | None  # None: not verified
+    details: dict[str, Any]
+
+
+def write_fp32(
+    model: onnx.ModelProto, metadata: ModelMetadata, temporary: Path, path: Path, gate: Gate | None
+) -> Artefact:
+    """Write a float32 graph, and run the file as users will.
+
+    Args:
+        model: Graph of the folded model.
+        metadata: Without parity.
+        temporary: Where to write.
+        path: Its later name.
+        gate: None: do not verify.
+
+    Raises:
+        ParityError: if it differs from the checkpoint.
+    """
+    started = time.perf_counter()
+    parity = None
+    if gate is not None:
+        save_with_metadata(model, metadata, temporary)
+        features = GraphRun(model).features(gate.images.inputs)
+        with load(temporary) as predictor:
+            parity = gate.judge(predictor.backend.run, "fp32", features)
+        if not parity.passed:
+            raise ParityError(
+                f"{path}: not kept, {_difference(parity)}; another --opset may help, "
+                "--atol allows more."
+            )
+    return _finish(model, metadata, temporary, path, parity, started)
+
+
+def write_fp16(
+    model: onnx.ModelProto, metadata: ModelMetadata, temporary: Path, path: Path, gate: Gate | None
+) -> Artefact:
+    """Write a float16 graph whose float32 part is as large as parity needs.
+
+    Args:
+        model: float32 graph, itself in parity.
+        metadata: Of the float16 file, without parity.
+        temporary: Where to write.
+        path: Its later name.
+        gate: None: do not verify, keep the head in float32 and hope.
+
+    Raises:
+        ParityError: if it differs from the checkpoint however large the float32 part.
+        UsageError: if the installed onnxruntime cannot show float16 rounding.
+    """
+    started = time.perf_counter()
+    widening: list[dict[str, Any]] = []
+    if gate is None:
+        half, parity = fp16_from_fp32(model, head_nodes(model)), None
+    else:
+        require_rounding()
+        chosen = _first_that_passes(model, gate, path, widening)
+        half, parity = chosen.model, chosen.parity
+    parts = fp32_parts(half)
+    artefact = _finish(half, replace(metadata, fp32_nodes=parts), temporary, path, parity, started)
+    artefact.details.update(
+        fp32_nodes=list(parts),
+        weights_beyond_fp16=sorted(nodes_beyond_fp16(model)),
+        widening=widening,
+    )
+    return artefact
+
+
+def _first_that_passes(
+    model: onnx.ModelProto, gate: Gate, path: Path, widening: list[dict[str, Any]]
+) -> Attempt:
+    def judge(half: onnx.ModelProto) -> Parity:
+        run = GraphRun(half)
+        return gate.judge(run, "fp16", run.features(gate.images.inputs))
+
+    for attempt in attempts(Network(model, gate.images.inputs), judge):
+        widening.append(attempt.to_dict())
+        if attempt.parity.passed:
+            return attempt
+    raise ParityError(
+        f"{path}: not kept, {_difference(attempt.parity)}, with all but the first layers in "
+        f"float32 ({_errors(widening)}); use the fp32 file, or --atol to allow more."
+    )
+
+
+def _difference(parity: Parity) -> str:
+    return (
+        f"its values differ from the checkpoint's by up to {parity.max_value_error:.3g} (allowed "
+        f"{parity.value_tolerance:.3g}) and its probabilities by {parity.max_prob_error:.3g} "
+        f"(allowed {parity.prob_tolerance:g})"
+    )
+
+
+def _errors(widening: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(f"{step['step']}: {step['max_value_error']:.3g}" for step in widening)
+
+
+def _finish(
+    model: onnx.ModelProto,
+    metadata: ModelMetadata,
+    temporary: Path,
+    path: Path,
+    parity: Parity | None,
+    started: float,
+) -> Artefact:
+    """Write the file with what was reached, and describe it."""
+    metadata = replace(metadata, verified=parity is not None)
+    if parity is not None:
+        reached = {name: getattr(parity, name) for name in ("max_value_error", "max_prob_error")}
+        metadata = replace(metadata, parity=reached)
+    save_with_metadata(model, metadata, temporary)
+    if metadata.precision != "fp32" and parity is not None:
+        with load(temporary):
+            pass  # the runtime opens what was compared in memory
+    digest = sha256(temporary)
+    details = {
+        "file": path.name,
+        "precision": metadata.precision,
+        "bytes": temporary.stat().st_size,
+        "sha256": digest,
+        "source_sha256": metadata.source_sha256,
+        "opset": model.opset_import[0].version,
+        "parameters": parameter_count(model),
+        "nodes": precision_counts(model),
+        "operators": operators(model),
+        "verified": parity is not None,
+        "parity": parity and parity.to_dict(),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    return Artefact(path, digest, parity, details)
