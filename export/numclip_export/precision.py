@@ -143,8 +143,8 @@ class _Converter:
             return TensorProto.FLOAT
         if node.op_type in MOVERS:
             kinds = {self.precision[name] for name in read if name not in self.constants}
-            if len(kinds) == 1:
-                return kinds.pop()
+            if TensorProto.FLOAT in kinds:
+                return TensorProto.FLOAT
         return TensorProto.FLOAT16
 
     def _read(self, name: str, target: int) -> str:
