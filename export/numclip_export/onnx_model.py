@@ -10,16 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
-import onnx.version_converter
 import torch
 
 from numclip_export.fold import FoldedModel
 from numclip_export.node_names import name_nodes
-from numclip_runtime import ModelMetadata, UsageError
+from numclip_runtime import ModelMetadata
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, METADATA_KEY, VALUES_NAME
 
 FUSED_ATTENTION_OPSET = 23  # the first with an Attention operator
-EXPORTER_OPSET = 18  # the oldest that torch writes by itself
 DEFAULT_OPSET = 18  # keeps LayerNormalization one operator, and TensorRT 10.3 reads it
 
 
@@ -31,10 +29,7 @@ def onnx_from_folded(
     Args:
         folded: Model in eval mode, on the CPU.
         crop: Image side H = W, pixels.
-        opset: ONNX operator set.
-
-    Raises:
-        UsageError: if the model has an operator that an opset below 18 lacks.
+        opset: ONNX operator set, at least 18: torch writes no older one by itself.
 
     Returns:
         A graph from `images` (B, 3, H, W) float32 to `values` (B,) and `bin_probs` (B, K) float32.
@@ -47,33 +42,19 @@ def onnx_from_folded(
             input_names=[INPUT_NAME],
             output_names=[VALUES_NAME, BIN_PROBS_NAME],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
-            opset_version=max(opset, EXPORTER_OPSET),
+            opset_version=opset,
             external_data=False,
             verbose=False,
         )
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     name_nodes(model)
-    if opset < EXPORTER_OPSET:
-        model = _older(model, opset)
     for node in model.graph.node:  # exporter's notes: source paths of the machine that exported
         del node.metadata_props[:]
         node.doc_string = ""
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
         del value.metadata_props[:]
     return model
-
-
-def _older(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    # The exporter would do this itself, but lose its notes, or quietly stay at 18.
-    try:
-        return onnx.version_converter.convert_version(model, opset)
-    except RuntimeError as error:
-        reason = str(error).rpartition(": ")[2]
-        raise UsageError(
-            f"--opset {opset}: this model cannot be written with it ({reason}); use "
-            f"{EXPORTER_OPSET} or newer."
-        ) from None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ head, 35 were such pairs; two are needed.
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from collections.abc import Collection
 from typing import Any
 
@@ -28,7 +28,7 @@ MOVERS = frozenset(
     ("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split")
 ) | {"Squeeze", "Tile", "Transpose", "Unsqueeze"}
 # Inputs that the ONNX standard wants as float32 whatever the type of the others, by operator.
-ALWAYS_FP32 = {"Resize": (1, 2), "QuantizeLinear": (1,), "DequantizeLinear": (1,)}
+ALWAYS_FP32 = {"Resize": (1, 2)}
 
 
 def head_nodes(model: onnx.ModelProto) -> set[str]:
@@ -106,7 +106,7 @@ class _Converter:
         }
         self.maker = {name: node.name for node in graph.node for name in node.output}
         self.readable: dict[tuple[str, int], str] = {}  # (tensor, type) -> its other name
-        self.cast_names: Counter[str] = Counter()
+        self.names = {node.name for node in graph.node}
         self.nodes: list[onnx.NodeProto] = []
         self.used: dict[str, onnx.TensorProto] = {}  # the new graph's float constants
 
@@ -161,10 +161,12 @@ class _Converter:
     def _cast(self, name: str, result: str, target: int) -> None:
         """Add a Cast that belongs to the module which made the tensor."""
         maker = self.maker.get(name.removesuffix("_fp16"), self.maker.get(name))
-        path = f"{module_of(maker) if maker else name}/Cast"
-        count = self.cast_names[path]
-        self.cast_names[path] += 1
-        label = f"{path}_{count}" if count else path
+        path = label = f"{module_of(maker) if maker else name}/Cast"
+        for count in itertools.count(1):
+            if label not in self.names:
+                break
+            label = f"{path}_{count}"
+        self.names.add(label)
         self.nodes.append(onnx.helper.make_node("Cast", [name], [result], name=label, to=target))
 
     def _constant(self, name: str, target: int) -> str:

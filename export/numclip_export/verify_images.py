@@ -55,18 +55,24 @@ def verify_images(checkpoint: Checkpoint, verify_data: Path | None = None) -> Ve
     """
     spec = checkpoint.preprocessing
     if verify_data is not None:
-        return _filled("given", _load(_image_paths(verify_data, checkpoint), spec), spec)
+        return _filled("given", _load(image_paths(verify_data, checkpoint), spec), spec)
     if checkpoint.validation_csv is not None:
         try:
-            paths = _image_paths(Path(checkpoint.validation_csv), checkpoint, known=True)
+            paths = image_paths(Path(checkpoint.validation_csv), checkpoint, known=True)
             return _filled("validation", _load(paths, spec), spec)
         except (NumclipError, OSError):
             pass  # data has moved since training; the report says "synthetic"
     return _filled("synthetic", [], spec)
 
 
-def _image_paths(source: Path, checkpoint: Checkpoint, *, known: bool = False) -> list[str]:
-    """List images of a source; `known`: its relative paths start where training said."""
+def image_paths(source: Path, checkpoint: Checkpoint, *, known: bool = False) -> list[str]:
+    """List images of a folder or file.
+
+    Args:
+        source: Folder of images, or a file that `read_samples` reads.
+        checkpoint: Gives the task.
+        known: Its relative paths start where training said.
+    """
     if source.is_dir():
         return find_images([str(source)])
     root = Path(checkpoint.validation_root) if known and checkpoint.validation_root else None

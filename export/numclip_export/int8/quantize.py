@@ -12,6 +12,7 @@ from onnx import helper
 
 from numclip_export.int8.linear import Array, Constants, Linear
 
+STATIC_INT8_OPSET = 19  # the first whose QuantizeLinear takes float16
 LARGEST = 127  # symmetric: -127 to 127, zero is exact
 
 
