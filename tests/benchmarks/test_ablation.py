@@ -1,7 +1,7 @@
 """The ablation, on sizes that say nothing but run every line."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +146,13 @@ def test_wrong_use_is_refused_before_any_work(
     assert run.exit_code == 2
     assert message in run.output
     assert "training" not in run.output
+
+
+def test_the_published_table_is_that_of_the_published_runs() -> None:
+    folder = Path(__file__).parents[2] / "benchmarks" / "results"
+    report = json.loads((folder / "ablation.json").read_text("utf-8"))
+    assert report["size"] == json.loads(json.dumps(asdict(Size())))
+    assert ablation.table(report) in (folder / "ablation.md").read_text("utf-8")
+    final = [r for key, r in report["results"].items() if f"/{TUNING_SEED}/" not in key]
+    assert all(0.85 <= run["coverage"] <= 0.95 for run in final)
+    assert len(final) == 242
