@@ -187,3 +187,7 @@ def onnx_target(ckpt: Path, output: Path | None) -> Path:
     if not target.parent.is_dir():
         raise UsageError(f"{target.parent}: no such folder; create it first.")
     return target
+
+
+if __name__ == "__main__":
+    main()

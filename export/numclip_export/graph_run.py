@@ -19,11 +19,12 @@ class GraphRun:
 
     Args:
         model: With float32 or float16 tensors or both; named nodes.
+        features: Tensor that leaves the image encoder; None finds it by the nodes' names.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, features: str | None = None) -> None:
         twin = rounded_twin(model)
-        self._features = features_name(model)
+        self._features = features or features_name(model)
         _add_outputs(twin, [self._features])
         self._session = cpu_session(twin)
 

@@ -10,7 +10,6 @@ head, 35 were such pairs; two are needed.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from numclip_export.node_names import in_image_encoder, module_of
+from numclip_export.node_names import in_image_encoder, module_of, new_name
 from numclip_export.onnx_graph import FLOATS, tensor_types
 
 FP16_MAX = float(np.finfo(np.float16).max)  # 65504
@@ -161,12 +160,7 @@ class _Converter:
     def _cast(self, name: str, result: str, target: int) -> None:
         """Add a Cast that belongs to the module which made the tensor."""
         maker = self.maker.get(name.removesuffix("_fp16"), self.maker.get(name))
-        path = label = f"{module_of(maker) if maker else name}/Cast"
-        for count in itertools.count(1):
-            if label not in self.names:
-                break
-            label = f"{path}_{count}"
-        self.names.add(label)
+        label = new_name(module_of(maker) if maker else name, "Cast", self.names)
         self.nodes.append(onnx.helper.make_node("Cast", [name], [result], name=label, to=target))
 
     def _constant(self, name: str, target: int) -> str:

@@ -220,7 +220,7 @@ def test_static_form_is_what_tensorrt_asks_for(graph: Graph) -> None:
             assert zero.dtype == np.int8
             assert not zero.any()
             assert (constants.get(node.input[1]) > 0).all()
-    weights = [n for n in model.graph.node if n.name.endswith("/DequantizeLinear") and n.attribute]
+    weights = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.attribute]
     assert len(weights) == len(graph.layers)
     for node, layer in zip(weights, graph.layers, strict=True):
         stored, scale = constants.get(node.input[0]), constants.get(node.input[1])

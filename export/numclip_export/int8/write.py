@@ -18,6 +18,7 @@ from numclip_export.int8.quantize import dynamic_int8, static_int8
 from numclip_export.int8.ranges import cached_ranges
 from numclip_export.int8.smooth import smooth_layer_norms
 from numclip_export.node_names import module_of
+from numclip_export.onnx_graph import features_name
 from numclip_export.onnx_model import save_with_metadata
 from numclip_export.parity import Gate, Parity
 from numclip_export.precision import fp16_from_fp32, head_nodes
@@ -60,7 +61,7 @@ def write_int8(
     quantised, layers = quantise(model, metadata, form, data, details)
     parity = None
     if gate is not None:
-        parity = _parity(quantised, metadata, temporary, gate, form)
+        parity = _parity(quantised, features_name(model), metadata, temporary, gate, form)
         details |= _judge(parity, metadata, temporary, path, data, form, fp32_file)
     if form == "static":
         details["fp32_nodes"] = list(fp32_parts(quantised))
@@ -116,6 +117,7 @@ def quantisable(model: onnx.ModelProto, form: Int8Form) -> list[Linear]:
 
 def _parity(
     quantised: onnx.ModelProto,
+    features_tensor: str,
     metadata: ModelMetadata,
     temporary: Path,
     gate: Gate,
@@ -125,7 +127,7 @@ def _parity(
     if form == "static":  # float16 tensors between: rounded for real
         run = GraphRun(quantised)
         return gate.judge(run, "int8", run.features(images), kind=metadata.input)
-    features = GraphRun(quantised).features(images)
+    features = GraphRun(quantised, features_tensor).features(images)
     save_with_metadata(quantised, metadata, temporary)
     with load(temporary) as predictor:
         return gate.judge(predictor.backend.run, "int8", features)
