@@ -29,6 +29,7 @@ class Exported:
     artefacts: tuple[Artefact, ...]  # the float32 ONNX file first: the others are made from it
     report: Path
     details: dict[str, Any]  # the report's content
+    gate: Gate | None = None  # for what is built from the files; None: not verified
 
     @property
     def onnx(self) -> Path:
@@ -130,4 +131,4 @@ def export(ckpt: Path, onnx_path: Path, options: Options | None = None) -> Expor
         seconds = time.perf_counter() - started
         details = export_report(checkpoint, ckpt, metadata, graph, artefacts, seconds)
         write_report(details, temporary[report])
-    return Exported(tuple(artefacts), report, details)
+    return Exported(tuple(artefacts), report, details, gate)

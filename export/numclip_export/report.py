@@ -21,6 +21,7 @@ from numclip_runtime.files import atomic_path
 if TYPE_CHECKING:
     from numclip_export.engine.build import BuiltEngine
     from numclip_export.export import Exported
+    from numclip_export.parity import Parity
 
 
 def export_report(
@@ -57,14 +58,18 @@ def write_report(details: dict[str, Any], path: Path) -> None:
     path.write_text(text + "\n", "utf-8", errors="backslashreplace")
 
 
-def add_engine(done: Exported, built: BuiltEngine) -> None:
-    """Add an engine to the report of the export that it was built from."""
+def add_engine(
+    done: Exported, built: BuiltEngine, parity: Parity | None, verification: str
+) -> None:
+    """Add an engine, and how it was verified, to the report of the export it was built from."""
     engine = {
         "file": built.plan.name,
         "bytes": built.size,
         "sha256": built.sha256,
         "built_from": done.artefacts[-1].path.name,
         **asdict(built.engine),
+        "parity": parity and parity.to_dict(),
+        "verification": verification,
         "notes": list(built.notes),
         "seconds": round(built.seconds, 2),
     }

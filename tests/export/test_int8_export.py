@@ -82,7 +82,9 @@ def test_cpu_file_is_kept_because_it_is_accurate_and_faster(for_cpu: tuple[Path,
         "from_cache": False,
         "balanced_tensors": 2 * 2 + 1,
     }
-    assert int8["parity"]["min_feature_cosine"] > 0.98  # below 0.99 in test_int8 without the balance
+    assert (
+        int8["parity"]["min_feature_cosine"] > 0.98
+    )  # below 0.99 in test_int8 without the balance
 
 
 def test_cpu_file_predicts(for_cpu: tuple[Path, Result]) -> None:
