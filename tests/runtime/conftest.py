@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import Predictor, load
+from tests.runtime.standin import StandinDriver, compile_standin
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -54,3 +56,20 @@ def photos(tmp_path: Path) -> Path:
     Image.new("L", (8, 8), 128).save(folder / "sub" / "mid.PNG")
     (folder / "notes.txt").write_text("not an image")
     return folder
+
+
+@pytest.fixture(scope="session")
+def compiled_standin(tmp_path_factory: pytest.TempPathFactory) -> StandinDriver:
+    """Return the stand-in for NVIDIA's driver library."""
+    return compile_standin(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture
+def standin(compiled_standin: StandinDriver) -> Iterator[StandinDriver]:
+    """Return the stand-in driver; at the end all must be freed, and each push popped."""
+    compiled_standin.forget()
+    yield compiled_standin
+    compiled_standin.forget()
+    compiled_standin.kernels.clear()  # they refer to what the test made
+    gc.collect()
+    assert (compiled_standin.alive, compiled_standin.pushed) == ({}, 0)
