@@ -143,6 +143,7 @@ int standin_enqueue(void (*kernel)(void *), void *argument, CUstream stream, int
   if (stream->capturing && !capturable) return stream->broken = 1, UNSUPPORTED;
   return enqueue(stream, (Op){.run = kernel, .target = argument});
 }
+int standin_is_capturing(CUstream stream) { return stream->capturing; }
 int standin_is_device(const void *at, size_t size) { return inside(DEVICE, at, size); }
 
 /* What numclip_runtime calls. */

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import Predictor, load
+from tests.runtime.opener import Opener
 from tests.runtime.standin import StandinDriver, compile_standin
 
 DATA = Path(__file__).parents[1] / "data"
@@ -73,3 +74,11 @@ def standin(compiled_standin: StandinDriver) -> Iterator[StandinDriver]:
     compiled_standin.kernels.clear()  # they refer to what the test made
     gc.collect()
     assert (compiled_standin.alive, compiled_standin.pushed) == ({}, 0)
+
+
+@pytest.fixture
+def open_plan(
+    tmp_path: Path, tiny: Path, standin: StandinDriver, monkeypatch: pytest.MonkeyPatch
+) -> Opener:
+    """Return a function that opens a plan of tiny.onnx with stand-ins."""
+    return Opener(tmp_path, tiny, standin, monkeypatch)

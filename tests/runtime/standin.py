@@ -26,6 +26,7 @@ class StandinDriver:
             *(KERNEL, ctypes.c_void_p, ctypes.c_void_p),
             ctypes.c_int,
         )
+        self.library.standin_is_capturing.argtypes = (ctypes.c_void_p,)
         self.library.standin_is_device.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
         self.kernels: list[object] = []  # what was enqueued must live until it has run
 
@@ -58,6 +59,10 @@ class StandinDriver:
         kernel = KERNEL(lambda _: work())
         self.kernels.append(kernel)
         return int(self.library.standin_enqueue(kernel, None, stream, capturable))
+
+    def is_capturing(self, stream: int) -> bool:
+        """Tell whether work on a stream is recorded and not run."""
+        return bool(self.library.standin_is_capturing(stream))
 
     def is_device(self, address: int, size: int) -> bool:
         """Tell whether bytes lie in allocated device memory."""

@@ -7,7 +7,7 @@ from ctypes import POINTER, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64
 from typing import Any
 
 from numclip_runtime.cuda_probe import LIBRARY
-from numclip_runtime.errors import NumclipError
+from numclip_runtime.errors import GpuError
 
 HANDLE = c_void_p  # CUcontext, CUstream, CUevent, CUgraph, CUgraphExec: pointers
 POINTER_ON_DEVICE = c_uint64  # CUdeviceptr
@@ -51,7 +51,7 @@ OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 DEINITIALIZED = 4  # CUDA_ERROR_DEINITIALIZED: the driver is gone, and all that it held
 
 
-class CudaError(NumclipError, RuntimeError):
+class CudaError(GpuError):
     """The CUDA driver refused a call, or cannot be used."""
 
     def __init__(self, message: str, status: int | None = None) -> None:

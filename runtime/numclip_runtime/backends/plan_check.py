@@ -1,0 +1,121 @@
+"""Whether a plan may and can run here: checked before TensorRT is loaded or sees a byte of it.
+
+TensorRT itself answers a plan that does not fit with None or a crash, and a plan holds code for the
+GPU and, where it is version-compatible, for the CPU. So its checksum comes first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from numclip_runtime.backends.tensorrt_module import Module, installed
+from numclip_runtime.cuda_probe import CudaDevice, CudaDriver
+from numclip_runtime.errors import GpuRequiredError, ModelError, UsageError
+from numclip_runtime.plan import Builder, PlanInfo
+
+AMPERE = 80
+# What TensorRT-RTX builds for; a GPU with another one needs TensorRT (1.4 to 1.7).
+RTX_COMPUTE_CAPABILITIES = (75, 80, 86, 89, 120, 121)
+NAMES: dict[Builder, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+
+
+def check_sha256(path: Path, content: bytes, pinned: str | None) -> None:
+    """Compare a file's SHA-256 with the pinned one, or with `<path>.sha256` where that exists.
+
+    Raises:
+        UsageError: if the pin is no SHA-256.
+        ModelError: if they differ.
+    """
+    beside, source = path.with_name(f"{path.name}.sha256"), "the given SHA-256"
+    if pinned is None:
+        if not beside.exists():
+            return
+        try:
+            pinned = beside.read_text("utf-8").split(maxsplit=1)[0]  # "<digest>  <name>"
+        except (OSError, UnicodeDecodeError, IndexError):
+            raise UsageError(f"{beside}: cannot read a SHA-256 from it.") from None
+        source = str(beside)
+    if re.fullmatch(r"[0-9a-fA-F]{64}", pinned) is None:
+        raise UsageError(f"{source}: {pinned!r} is no SHA-256, which has 64 hexadecimal digits.")
+    found = hashlib.sha256(content).hexdigest()
+    if found != pinned.lower():
+        raise ModelError(
+            f"{path}: its SHA-256 is {found}, but {source} says {pinned.lower()}; it was not "
+            "loaded. Copy it again from where you trust it, or build it again."
+        )
+
+
+def check_gpu(path: Path, info: PlanInfo, driver: CudaDriver) -> CudaDevice:
+    """Return the GPU that will run the plan: the first that CUDA_VISIBLE_DEVICES shows.
+
+    Raises:
+        GpuRequiredError: if there is none, or the plan is for others.
+    """
+    if driver.problem is not None:
+        raise GpuRequiredError(
+            f"{path}: a plan runs on an NVIDIA GPU, and here is {driver.problem}; run the ONNX "
+            "file it was built from, or go to a machine with a GPU."
+        )
+    device, facts = driver.devices[0], info.engine
+    capability, needed = device.compute_capability, facts.compute_capabilities
+    if needed is None or "hardware-compatible" in facts.flags:
+        fits, text = capability >= AMPERE, f"{_point(AMPERE)} or later"
+    else:
+        fits, text = capability in needed, " or ".join(map(_point, needed))
+    if not fits:
+        raise GpuRequiredError(
+            f"{path}: built for compute capability {text}, and {device.name} has "
+            f"{_point(capability)}; build it for this GPU with `{rebuild(path, info, capability)}`."
+        )
+    return device
+
+
+def choose_module(info: PlanInfo) -> Module:
+    """Return the package that runs the plan; where none is installed, the one to install."""
+    if info.builder == "tensorrt-rtx":
+        return "tensorrt_rtx"
+    lean = "version-compatible" in info.engine.flags and not installed("tensorrt")
+    return "tensorrt_lean" if lean and installed("tensorrt_lean") else "tensorrt"
+
+
+def check_version(path: Path, info: PlanInfo, version: str, device: CudaDevice) -> None:
+    """Refuse a plan of another TensorRT.
+
+    TensorRT runs plans of its own version only, and later ones version-compatible plans;
+    TensorRT-RTX runs those of its own release only.
+
+    Args:
+        path: Named in errors.
+        info: What the plan says.
+        version: Of the installed package, such as "10.3.0" or "1.7.1.116".
+        device: The GPU that will run it.
+
+    Raises:
+        ModelError: naming both versions and the command that builds the plan again.
+    """
+    found = info.version or info.engine.builder_version
+    here, there = (tuple(map(int, re.findall(r"\d+", text))) for text in (version, found))
+    length = min(len(here), len(there))  # JetPack's package leaves the fourth number out
+    older = "version-compatible" in info.engine.flags
+    if here[:length] == there[:length] or (older and here[:length] > there[:length]):
+        return
+    name = NAMES[info.builder]
+    takes = "plans of its own version or before" if older else "plans of its own version only"
+    raise ModelError(
+        f"{path}: built by {name} {found}, and installed is {name} {version}, which runs {takes}; "
+        f"build it again with `{rebuild(path, info, device.compute_capability)}`."
+    )
+
+
+def rebuild(path: Path, info: PlanInfo, capability: int) -> str:
+    """Return the command that builds a plan again, for a GPU of this compute capability."""
+    command = f"numclip-export --onnx {path.with_suffix('.onnx').name} --target"
+    if info.builder == "tensorrt-rtx" and capability in RTX_COMPUTE_CAPABILITIES:
+        return f"{command} tensorrt-rtx --compute-capability {capability}"
+    return f"{command} tensorrt"
+
+
+def _point(capability: int) -> str:
+    return f"{capability // 10}.{capability % 10}"
