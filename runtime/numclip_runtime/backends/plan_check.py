@@ -55,8 +55,8 @@ def check_gpu(path: Path, info: PlanInfo, driver: CudaDriver) -> CudaDevice:
     """
     if driver.problem is not None:
         raise GpuRequiredError(
-            f"{path}: a plan runs on an NVIDIA GPU, and here is {driver.problem}; run the ONNX "
-            "file it was built from, or go to a machine with a GPU."
+            f"{path}: a plan runs on an NVIDIA GPU, and none can be used: {driver.problem}; run the "
+            "ONNX file it was built from, or go to a machine with a GPU."
         )
     device, facts = driver.devices[0], info.engine
     capability, needed = device.compute_capability, facts.compute_capabilities
