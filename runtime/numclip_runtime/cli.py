@@ -12,6 +12,7 @@ from typing import Any, get_args
 import click
 
 from numclip_runtime import __version__
+from numclip_runtime.backends import BackendName, DeviceKind
 from numclip_runtime.errors import NumclipError, UsageError
 from numclip_runtime.output import Format
 from numclip_runtime.run import RunOptions, run
@@ -82,6 +83,21 @@ def _every(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option(
     "--workers", type=click.IntRange(1), default=1, show_default=True, help="Decoding threads."
 )
+@click.option(
+    "--device",
+    type=click.Choice(get_args(DeviceKind)),
+    default="auto",
+    show_default=True,
+    help="auto: a GPU where it can be used.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(get_args(BackendName)),
+    help="Default: onnxruntime for .onnx, tensorrt for .plan.",
+)
+@click.option("--require-gpu", is_flag=True, help="Refuse to run on the CPU.")
+@click.option("--sha256", help="Refuse a model file with another SHA-256.")
+@click.option("-v", "--verbose", is_flag=True, help="Say what runs the model, on stderr.")
 @click.version_option(__version__)
 def main(
     model: Path, inputs: tuple[str, ...], output: Path | None, kind: Format | None, **options: Any

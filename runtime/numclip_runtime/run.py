@@ -15,6 +15,7 @@ from typing import IO, Protocol, TypeAlias
 import click
 
 from numclip_runtime.annotate import Annotator
+from numclip_runtime.backends import BackendName, DeviceKind
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.files import atomic_path, atomic_text, naming
 from numclip_runtime.inputs import Inputs, Item, open_inputs
@@ -44,6 +45,11 @@ class RunOptions:
     batch_size: int = 1
     threads: int | None = None  # CPU threads inside one inference; None: the backend's choice
     workers: int = 1  # decoding threads
+    device: DeviceKind = "auto"  # where to run
+    backend: BackendName | None = None  # None: by the kind of model
+    sha256: str | None = None  # of the model file
+    require_gpu: bool = False  # refuse to run on the CPU
+    verbose: bool = False  # say what runs the model, also where stderr is no terminal
 
     def check(self) -> None:
         """Refuse at once what would fail at the end.
@@ -84,9 +90,28 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     with (
         Interrupt() as interrupt,
         closing(source),
-        load(model, threads=options.threads) as predictor,
+        load(
+            model,
+            threads=options.threads,
+            device=options.device,
+            backend=options.backend,
+            sha256=options.sha256,
+            require_gpu=options.require_gpu,
+        ) as predictor,
     ):
-        return _Run(predictor, source, options, interrupt).run(title=model.name)
+        backend = predictor.backend
+        if options.verbose or sys.stderr.isatty():
+            click.echo(f"{backend.name}: {backend.provider} on {backend.device}", err=True)
+        said = list(backend.notes)
+        _print_notes(said)
+        code = _Run(predictor, source, options, interrupt).run(title=model.name)
+        _print_notes(backend.notes[len(said) :])
+        return code
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(f"Note: {note}", err=True)
 
 
 class _Run:

@@ -4,7 +4,7 @@
  *    wrong, and device memory starts as 0xCD;
  *  - pointers, handles and the calling thread's context are checked;
  *  - all that is made is counted, and every call is logged.
- * Compile: cc -shared -fPIC -Wl,-soname,libcuda.so.1 -o libcuda.so.1 standin_driver.c
+ * Compile: cc -shared -fPIC -o libcuda.so.1 standin_driver.c -lpthread
  * Check against NVIDIA's declarations: add -DWITH_CUDA_H -I<folder of cuda.h> (done with the
  * headers of CUDA 12.6 and 13.5). It computes nothing itself: a stand-in for TensorRT enqueues its
  * work with standin_enqueue. */

@@ -195,7 +195,7 @@ class Execution:
             return np.frombuffer(memory, dtype).reshape(shape)
 
         def work() -> None:
-            network = OnnxRuntimeBackend(behaviour.onnx, threads=1)
+            network = OnnxRuntimeBackend(behaviour.onnx, threads=1, device="cpu")
             images = array(INPUT_NAME, shape, dtype)
             behaviour.seen.append(images.copy())
             if dtype == np.uint8:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from numclip_runtime import GpuRequiredError, MissingDependencyError, ModelError, UsageError
-from numclip_runtime.backends.plan_check import check_gpu, check_sha256, check_version, rebuild
+from numclip_runtime.backends.plan_check import check_gpu, check_plan_sha256, check_version, rebuild
 from numclip_runtime.backends.tensorrt import TensorRTBackend
 from numclip_runtime.cuda_probe import CudaDevice, CudaDriver
 from numclip_runtime.plan import PlanInfo, read_plan_metadata
@@ -37,7 +37,7 @@ def test_sha256(file: Path, place: str) -> None:
     def check(pin: str) -> None:
         if place == "beside":
             file.with_name("a.plan.sha256").write_text(f"{pin}  a.plan\n")
-        check_sha256(file, file.read_bytes(), pin if place == "given" else None)
+        check_plan_sha256(file, file.read_bytes(), pin if place == "given" else None)
 
     good = digest(file)
     check(good)
@@ -50,12 +50,12 @@ def test_sha256(file: Path, place: str) -> None:
 
 
 def test_sha256_file_that_says_nothing(file: Path) -> None:
-    check_sha256(file, b"anything", None)  # no file, no pin
+    check_plan_sha256(file, b"anything", None)  # no file, no pin
     for content in (b"", b"\xff\xfe"):
         file.with_name("a.plan.sha256").write_bytes(content)
         with pytest.raises(UsageError, match=r"a\.plan\.sha256: cannot read a SHA-256 from it"):
-            check_sha256(file, b"anything", None)
-        check_sha256(file, file.read_bytes(), digest(file))  # what is given comes first
+            check_plan_sha256(file, b"anything", None)
+        check_plan_sha256(file, file.read_bytes(), digest(file))  # what is given comes first
 
 
 def test_the_checksum_comes_before_all_else(open_plan: Opener, standin: StandinDriver) -> None:

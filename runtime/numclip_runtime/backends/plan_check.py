@@ -10,9 +10,10 @@ import hashlib
 import re
 from pathlib import Path
 
+from numclip_runtime.backends.checksum import check_sha256, pin_beside
 from numclip_runtime.backends.tensorrt_module import Module, installed
 from numclip_runtime.cuda_probe import CudaDevice, CudaDriver
-from numclip_runtime.errors import GpuRequiredError, ModelError, UsageError
+from numclip_runtime.errors import GpuRequiredError, ModelError
 from numclip_runtime.plan import Builder, PlanInfo
 
 AMPERE = 80
@@ -21,30 +22,18 @@ RTX_COMPUTE_CAPABILITIES = (75, 80, 86, 89, 120, 121)
 NAMES: dict[Builder, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 
-def check_sha256(path: Path, content: bytes, pinned: str | None) -> None:
-    """Compare a file's SHA-256 with the pinned one, or with `<path>.sha256` where that exists.
+def check_plan_sha256(path: Path, plan: bytes, pinned: str | None) -> None:
+    """Compare a plan's SHA-256 with the pinned one, or with `<path>.sha256` where that exists.
 
     Raises:
         UsageError: if the pin is no SHA-256.
         ModelError: if they differ.
     """
-    beside, source = path.with_name(f"{path.name}.sha256"), "the given SHA-256"
-    if pinned is None:
-        if not beside.exists():
-            return
-        try:
-            pinned = beside.read_text("utf-8").split(maxsplit=1)[0]  # "<digest>  <name>"
-        except (OSError, UnicodeDecodeError, IndexError):
-            raise UsageError(f"{beside}: cannot read a SHA-256 from it.") from None
-        source = str(beside)
-    if re.fullmatch(r"[0-9a-fA-F]{64}", pinned) is None:
-        raise UsageError(f"{source}: {pinned!r} is no SHA-256, which has 64 hexadecimal digits.")
-    found = hashlib.sha256(content).hexdigest()
-    if found != pinned.lower():
-        raise ModelError(
-            f"{path}: its SHA-256 is {found}, but {source} says {pinned.lower()}; it was not "
-            "loaded. Copy it again from where you trust it, or build it again."
-        )
+    given = pinned is not None
+    pinned = pinned if given else pin_beside(path)
+    if pinned is not None:
+        source = "the given SHA-256" if given else f"{path}.sha256"
+        check_sha256(path, hashlib.sha256(plan).hexdigest(), pinned, source)
 
 
 def check_gpu(path: Path, info: PlanInfo, driver: CudaDriver) -> CudaDevice:
@@ -55,8 +44,8 @@ def check_gpu(path: Path, info: PlanInfo, driver: CudaDriver) -> CudaDevice:
     """
     if driver.problem is not None:
         raise GpuRequiredError(
-            f"{path}: a plan runs on an NVIDIA GPU, and none can be used: {driver.problem}; run the "
-            "ONNX file it was built from, or go to a machine with a GPU."
+            f"{path}: a plan runs on an NVIDIA GPU, and none can be used: {driver.problem}; run "
+            "the ONNX file it was built from, or go to a machine with a GPU."
         )
     device, facts = driver.devices[0], info.engine
     capability, needed = device.compute_capability, facts.compute_capabilities

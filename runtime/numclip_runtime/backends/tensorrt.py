@@ -9,7 +9,7 @@ import numpy as np
 
 from numclip_runtime.backends.plan_check import (
     check_gpu,
-    check_sha256,
+    check_plan_sha256,
     check_version,
     choose_module,
 )
@@ -52,7 +52,7 @@ class TensorRTBackend:
             plan = model.read_bytes()
         except OSError as error:
             raise ModelError(f"{model}: cannot read this plan ({error.strerror}).") from None
-        check_sha256(model, plan, sha256)  # of the bytes that TensorRT will get
+        check_plan_sha256(model, plan, sha256)  # of the bytes that TensorRT will get
         info = read_plan_metadata(model)
         device = check_gpu(model, info, probe_cuda(library))
         trt = load_module(choose_module(info))
