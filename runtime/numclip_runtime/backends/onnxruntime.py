@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numclip_runtime.backends.onnx_header import metadata_of, no_metadata
-from numclip_runtime.backends.onnxruntime_providers import why_not, with_fallbacks
+from numclip_runtime.backends.onnxruntime_providers import (
+    CPU_PROVIDER,
+    load_cuda_packages,
+    why_not,
+    with_fallbacks,
+)
 from numclip_runtime.cuda_probe import LIBRARY, CudaDriver, probe_cuda
 from numclip_runtime.errors import (
     GpuError,
@@ -108,13 +113,18 @@ class OnnxRuntimeBackend:
     def _open_on_gpu(self, provider: str) -> str | None:
         """Open the session on a GPU; return why that failed."""
         try:
+            load_cuda_packages(self._ort)
             self._session = self._open(provider)
         except Exception as error:  # see above
             return f"{provider} did not start ({_first_line(error)})"
-        found = self._session.get_providers()
-        if found[0] == provider:
+        found = self._session.get_providers()[0]
+        if found == provider:
             return None
-        return f"onnxruntime was asked for {provider} and took {found[0]}, its log says why"
+        reason = f"onnxruntime was asked for {provider} and took {found}, its log says why"
+        if found == CPU_PROVIDER:
+            return reason
+        self.notes.append(f"{self._source}: {reason}.")  # still on the GPU
+        return None
 
     def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
         """Run the network; see `Backend.run`.
