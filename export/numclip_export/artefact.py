@@ -16,9 +16,11 @@ from numclip_export.onnx_model import operators, parameter_count, save_with_meta
 from numclip_export.parity import Gate, Parity, ParityError
 from numclip_export.precision import fp16_from_fp32, head_nodes, nodes_beyond_fp16
 from numclip_export.rounding import require_rounding
+from numclip_export.uint8_input import with_uint8_input
 from numclip_export.widen import Attempt, Network, attempts, fp32_parts
 from numclip_runtime import ModelMetadata, load
 from numclip_runtime.files import sha256
+from numclip_runtime.metadata import InputKind
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,10 @@ def write_fp32(
             parity = gate.judge(predictor.backend.run, "fp32", features)
         if not parity.passed:
             raise ParityError(
-                f"{path}: not kept, {_difference(parity)}; another --opset may help, "
+                f"{path}: not kept, {difference(parity)}; another --opset may help, "
                 "--atol allows more."
             )
-    return _finish(model, metadata, temporary, path, parity, started)
+    return finish(model, metadata, temporary, path, parity, started)
 
 
 def write_fp16(
@@ -68,7 +70,7 @@ def write_fp16(
 
     Args:
         model: float32 graph, itself in parity.
-        metadata: Of the float16 file, without parity.
+        metadata: Of the float16 file, without parity; says what its input is to be.
         temporary: Where to write.
         path: Its later name.
         gate: None: do not verify, keep the head in float32 and hope.
@@ -78,15 +80,17 @@ def write_fp16(
         UsageError: if the installed onnxruntime cannot show float16 rounding.
     """
     started = time.perf_counter()
+    if metadata.input == "uint8":
+        model = with_uint8_input(model, metadata.preprocessing)
     widening: list[dict[str, Any]] = []
     if gate is None:
         half, parity = fp16_from_fp32(model, head_nodes(model)), None
     else:
         require_rounding()
-        chosen = _first_that_passes(model, gate, path, widening)
+        chosen = _first_that_passes(model, gate, metadata.input, path, widening)
         half, parity = chosen.model, chosen.parity
     parts = fp32_parts(half)
-    artefact = _finish(half, replace(metadata, fp32_nodes=parts), temporary, path, parity, started)
+    artefact = finish(half, replace(metadata, fp32_nodes=parts), temporary, path, parity, started)
     artefact.details.update(
         fp32_nodes=list(parts),
         weights_beyond_fp16=sorted(nodes_beyond_fp16(model)),
@@ -96,25 +100,33 @@ def write_fp16(
 
 
 def _first_that_passes(
-    model: onnx.ModelProto, gate: Gate, path: Path, widening: list[dict[str, Any]]
+    model: onnx.ModelProto,
+    gate: Gate,
+    kind: InputKind,
+    path: Path,
+    widening: list[dict[str, Any]],
 ) -> Attempt:
+    images = gate.images.of_kind(kind)
+
     def judge(half: onnx.ModelProto) -> Parity:
         run = GraphRun(half)
-        return gate.judge(run, "fp16", run.features(gate.images.inputs))
+        return gate.judge(run, "fp16", run.features(images), kind=kind)
 
-    for attempt in attempts(Network(model, gate.images.inputs), judge):
+    for attempt in attempts(Network(model, images), judge):
         widening.append(attempt.to_dict())
         if attempt.parity.passed:
             return attempt
     raise ParityError(
-        f"{path}: not kept, {_difference(attempt.parity)}, with all but the first layers in "
+        f"{path}: not kept, {difference(attempt.parity)}, with all but the first layers in "
         f"float32 ({_errors(widening)}); use the fp32 file, or --atol to allow more."
     )
 
 
-def _difference(parity: Parity) -> str:
+def difference(parity: Parity) -> str:
+    """Say how far an artefact is from its checkpoint, and how far it may be."""
+    where = "by up to" if parity.judged_by == "max" else "in the mean by"
     return (
-        f"its values differ from the checkpoint's by up to {parity.max_value_error:.3g} (allowed "
+        f"its values differ from the checkpoint's {where} {parity.judged_value_error:.3g} (allowed "
         f"{parity.value_tolerance:.3g}) and its probabilities by {parity.max_prob_error:.3g} "
         f"(allowed {parity.prob_tolerance:g})"
     )
@@ -124,7 +136,7 @@ def _errors(widening: Sequence[dict[str, Any]]) -> str:
     return ", ".join(f"{step['step']}: {step['max_value_error']:.3g}" for step in widening)
 
 
-def _finish(
+def finish(
     model: onnx.ModelProto,
     metadata: ModelMetadata,
     temporary: Path,

@@ -1,35 +1,75 @@
-"""`numclip-export`: from a checkpoint to a verified model file."""
+"""`numclip-export`: from a checkpoint to verified model files, and to an engine."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any, get_args
 
 import click
 
-from numclip.cli import require
+from numclip_export.engine.cli import engine_options, options_of, run_build
+from numclip_export.target import CPU_OPSET, ENGINE_TARGETS, Target, resolve_target
 from numclip_runtime import UsageError, __version__
 from numclip_runtime.cli import errors_as_exit_code_2
-from numclip_runtime.metadata import Precision
+from numclip_runtime.metadata import InputKind, Precision
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 FILE = click.Path(path_type=Path)
+FROM_CHECKPOINT = (
+    "opset",
+    "atol",
+    "verify_data",
+    "precision",
+    "input",
+    "calib_data",
+    "calib_cache",
+)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--ckpt", type=FILE, required=True, help="Checkpoint of numclip-train.")
+@click.option("--ckpt", type=FILE, help="Checkpoint of numclip-train.")
+@click.option(
+    "--onnx", "onnx_path", type=FILE, help="Build an engine from this file of numclip-export."
+)
 @click.option(
     "-o",
     "--output",
     type=FILE,
-    help="Folder, or a name ending in .onnx.  [default: beside the checkpoint]",
+    help="Folder, or a name ending in .onnx (.plan with --onnx).  [default: beside the source]",
 )
-@click.option("--opset", type=click.IntRange(17, 23), default=18, help="ONNX operator set.")
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    default="fp32",
+    help="fp16 and int8 add x.fp16.onnx or x.int8.onnx.",
+)
+@click.option(
+    "--fp16", "precision", flag_value="fp16", help="Short for --precision fp16.", show_default=False
+)
+@click.option(
+    "--int8", "precision", flag_value="int8", help="Short for --precision int8.", show_default=False
+)
+@click.option(
+    "--target",
+    type=click.Choice(get_args(Target)),
+    default="auto",
+    help="What the files are for. auto: fp32 ONNX only; fp16 and int8 also an engine, where a "
+    "TensorRT is at hand.",
+)
+@click.option(
+    "--input",
+    type=click.Choice(["auto", *get_args(InputKind)]),
+    default="auto",
+    help="What the fp16 or int8 file takes: normalised planes, or pixels (engines).",
+)
+@click.option(
+    "--opset", type=click.IntRange(18, 23), help="ONNX operator set.  [default: 18; cpu: 23]"
+)
 @click.option(
     "--atol",
     type=click.FloatRange(0),
-    help="Largest difference of a value, label units.  [default: 1e-5 of the label range, "
-    "0.002 for fp16]",
+    help="Largest difference of a value, label units; of int8, in the mean.  [default: 1e-5 of "
+    "the label range; fp16 0.002; int8 0.005]",
 )
 @click.option(
     "--verify-data",
@@ -37,60 +77,101 @@ FILE = click.Path(path_type=Path)
     help="Folder of images or CSV file.  [default: the checkpoint's validation data]",
 )
 @click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="fp32",
-    help="fp16 adds x.fp16.onnx, the file for GPUs and TensorRT.",
-)
-@click.option(
-    "--fp16", "precision", flag_value="fp16", help="Short for --precision fp16.", show_default=False
-)
-@click.option(
     "--verify/--no-verify", default=True, help="Compare with the checkpoint, or write unproved."
 )
 @click.option(
-    "--max-batch", type=click.IntRange(1, 4096), default=32, help="Largest batch size compared."
+    "--calib-data",
+    type=FILE,
+    help="Images for int8: folder or CSV.  [default: the checkpoint's validation data]",
 )
+@click.option("--calib-cache", type=FILE, help="Keeps the calibration of int8 between exports.")
+@click.option(
+    "--max-batch", type=click.IntRange(1, 4096), help="Compared and built for.  [default: 32]"
+)
+@engine_options
 @click.version_option(__version__)
 def main(
-    ckpt: Path,
-    output: Path | None,
-    opset: int,
-    atol: float | None,
-    verify_data: Path | None,
-    precision: Precision,
-    verify: bool,
-    max_batch: int,
+    ckpt: Path | None, onnx_path: Path | None, output: Path | None, target: Target, **given: Any
 ) -> None:
-    """Fold the text tower into the head, write ONNX, and prove that it equals the checkpoint.
+    """Fold the text tower into the head, write ONNX and engines, and prove what was written.
 
     Exit codes: 0 written and equal, 1 different (nothing is left behind), 2 wrong use.
     """
     with errors_as_exit_code_2():
-        if verify_data is not None and not verify:
-            raise UsageError("--verify-data has no use with --no-verify; leave one of them out.")
-        require("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
-        target = onnx_target(ckpt, output)
-        from numclip_export.export import export
-        from numclip_export.parity import ParityError
-        from numclip_export.report import summary
+        if (ckpt is None) == (onnx_path is None):
+            raise UsageError("give either --ckpt, or --onnx to build an engine from an ONNX file.")
+        if onnx_path is not None:
+            build_only(onnx_path, output, target, given)
+        else:
+            assert ckpt is not None
+            export_and_build(ckpt, output, target, given)
 
-        try:
-            done = export(
-                ckpt,
-                target,
-                precision=precision,
-                opset=opset,
-                atol=atol,
-                verify_data=verify_data,
-                verify=verify,
-                max_batch=max_batch,
+
+def build_only(onnx_path: Path, output: Path | None, target: Target, given: dict[str, Any]) -> None:
+    """Build an engine from an ONNX file, without torch and without the checkpoint."""
+    context = click.get_current_context()
+    for name in FROM_CHECKPOINT:
+        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for --ckpt; with --onnx the file itself decides."
             )
-        except ParityError as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(1)
+    if target in ("onnx", "cpu"):
+        raise UsageError(
+            f"--target {target} builds no engine; choose {' or '.join(ENGINE_TARGETS)}."
+        )
+    run_build(onnx_path, output, options_of(given | {"target": target}))
+
+
+def export_and_build(
+    ckpt: Path, output: Path | None, target: Target, given: dict[str, Any]
+) -> None:
+    """Export a checkpoint; then build the engine, if the target has one."""
+    if given["verify_data"] is not None and not given["verify"]:
+        raise UsageError("--verify-data has no use with --no-verify; leave one of them out.")
+    precision: Precision = given["precision"]
+    goal = resolve_target(target, precision, options_of(given))
+    engine = options_of(given | {"target": goal.target}) if goal.builds else None
+    path = onnx_target(ckpt, output)
+    from numclip.cli import require  # not for --onnx, which does without this package
+
+    require("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
+
+    from numclip_export.export import Options, export
+    from numclip_export.onnx_model import DEFAULT_OPSET
+    from numclip_export.parity import DEFAULT_MAX_BATCH, ParityError
+    from numclip_export.report import add_engine, summary
+
+    opset = given["opset"] or (CPU_OPSET if goal.target == "cpu" else DEFAULT_OPSET)
+    pixels = goal.builds and precision != "fp32"
+    kind: InputKind = given["input"]
+    if given["input"] == "auto":
+        kind = "uint8" if pixels else "float32"
+    options = Options(
+        precision=precision,
+        int8_form="dynamic" if goal.target == "cpu" else "static",
+        input=kind,
+        opset=opset,
+        max_batch=given["max_batch"] or DEFAULT_MAX_BATCH,
+        **{
+            name: given[name]
+            for name in ("atol", "verify", "verify_data", "calib_data", "calib_cache")
+        },
+    )
+    try:
+        done = export(ckpt, path, options)
+    except ParityError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
     for line in summary(done.details):
         click.echo(line)
+    click.echo(goal.note)
+    if engine is not None:
+        built = run_build(done.artefacts[-1].path, None, engine)
+        add_engine(done, built)
+    elif goal.target in ("onnx", "auto") and precision != "fp32":
+        click.echo(
+            f"on the target: numclip-export --onnx {done.artefacts[-1].path.name} --target tensorrt"
+        )
     click.echo(f"see {done.report}")
 
 
@@ -106,3 +187,7 @@ def onnx_target(ckpt: Path, output: Path | None) -> Path:
     if not target.parent.is_dir():
         raise UsageError(f"{target.parent}: no such folder; create it first.")
     return target
+
+
+if __name__ == "__main__":
+    main()

@@ -11,12 +11,15 @@ from typing import Any
 from numclip.checkpoint import load_checkpoint, package_versions
 from numclip_export.artefact import Artefact, write_fp16, write_fp32
 from numclip_export.fold import FoldedModel
+from numclip_export.int8.data import int8_data
+from numclip_export.int8.quantize import STATIC_INT8_OPSET
+from numclip_export.int8.write import Int8Form, write_int8
 from numclip_export.onnx_model import DEFAULT_OPSET, FUSED_ATTENTION_OPSET, onnx_from_folded
 from numclip_export.parity import DEFAULT_MAX_BATCH, Gate, Parity
 from numclip_export.report import export_report, write_report
 from numclip_export.verify_images import verify_images
 from numclip_runtime.files import atomic_path, sha256
-from numclip_runtime.metadata import Precision
+from numclip_runtime.metadata import InputKind, Precision
 
 
 @dataclass(frozen=True)
@@ -38,63 +41,92 @@ class Exported:
         return self.artefacts[-1].parity
 
 
-def export(
-    ckpt: Path,
-    onnx_path: Path,
-    *,
-    precision: Precision = "fp32",
-    opset: int = DEFAULT_OPSET,
-    atol: float | None = None,
-    verify_data: Path | None = None,
-    verify: bool = True,
-    max_batch: int = DEFAULT_MAX_BATCH,
-) -> Exported:
+@dataclass(frozen=True)
+class Options:
+    """What to export, and how it is proved."""
+
+    precision: Precision = "fp32"  # "fp16" and "int8" write a second file
+    int8_form: Int8Form = "static"  # which target an INT8 file is for
+    input: InputKind = "float32"  # of the second file; the float32 file takes float32 planes
+    opset: int = DEFAULT_OPSET  # ONNX operator set; INT8 for TensorRT needs 19
+    atol: float | None = None  # largest difference of a value, label units; None: see BUDGETS
+    verify: bool = True  # False writes without comparing, and says so in file and report
+    verify_data: Path | None = None  # images to compare on, see `verify_images`
+    max_batch: int = DEFAULT_MAX_BATCH  # largest batch size compared
+    calib_data: Path | None = None  # images INT8 is calibrated with, see `int8_data`
+    calib_cache: Path | None = None  # keeps what the calibration measured
+
+
+def export(ckpt: Path, onnx_path: Path, options: Options | None = None) -> Exported:
     """Fold a checkpoint, write it as ONNX, run what was written, and keep it only if it agrees.
 
     Args:
         ckpt: Checkpoint of `numclip-train`.
-        onnx_path: Where the float32 ONNX file goes. Beside x.onnx go x.fp16.onnx, if asked for,
-            and x.report.json.
-        precision: "fp16" writes a second file, whose image encoder computes in float16.
-        opset: ONNX operator set.
-        atol: Largest difference of a value allowed, label units; None: see `parity.BUDGETS`.
-        verify_data: Images to compare on, see `verify_images`.
-        verify: False writes without comparing, and says so in file and report.
-        max_batch: Largest batch size compared.
+        onnx_path: Where the float32 ONNX file goes. Beside x.onnx go x.fp16.onnx or x.int8.onnx, if
+            asked for, and x.report.json.
+        options: What to write; None: the float32 file.
 
     Raises:
         ModelError: if the checkpoint cannot be read.
         UsageError: if the output cannot be written or the verification data is unusable.
-        ParityError: if a file differs from the checkpoint; nothing is left behind, nor replaced.
+        ParityError: if a file differs from the checkpoint, or an INT8 file is not worth its while;
+            nothing is left behind, nor replaced.
     """
-    started = time.perf_counter()
+    started, chosen = time.perf_counter(), options or Options()
+    precision = chosen.precision
+    if precision == "int8" and chosen.int8_form == "static" and chosen.opset < STATIC_INT8_OPSET:
+        chosen = replace(chosen, opset=STATIC_INT8_OPSET)
     checkpoint = load_checkpoint(ckpt)
     gate = None
-    if verify:
-        images = verify_images(checkpoint, verify_data)
-        gate = Gate(checkpoint, images, max_batch=max_batch, atol=atol)
+    if chosen.verify:
+        images = verify_images(checkpoint, chosen.verify_data)
+        gate = Gate(checkpoint, images, max_batch=chosen.max_batch, atol=chosen.atol)
+    data = None
+    if precision == "int8":
+        data = int8_data(checkpoint, chosen.calib_data, chosen.calib_cache, chosen.verify_data)
     metadata = replace(
         checkpoint.metadata,
         checkpoint_sha256=sha256(ckpt),
         versions=package_versions("torch", "open_clip_torch", "onnx"),
     )
-    half_path, report = (onnx_path.with_suffix(end) for end in (".fp16.onnx", ".report.json"))
-    paths = [onnx_path, *([half_path] if precision == "fp16" else []), report]
+    report, second = (
+        onnx_path.with_suffix(".report.json"),
+        onnx_path.with_suffix(f".{precision}.onnx"),
+    )
+    paths = [onnx_path, *([second] if precision != "fp32" else []), report]
     with ExitStack() as files:  # all appear, or none
         temporary = {path: files.enter_context(atomic_path(path)) for path in paths}
         graph = onnx_from_folded(
             FoldedModel(
                 checkpoint.model,
                 checkpoint.temperature,
-                fused_attention=opset >= FUSED_ATTENTION_OPSET,
+                fused_attention=chosen.opset >= FUSED_ATTENTION_OPSET,
             ),
             checkpoint.preprocessing.crop,
-            opset=opset,
+            opset=chosen.opset,
         )
         artefacts = [write_fp32(graph, metadata, temporary[onnx_path], onnx_path, gate)]
+        metadata = replace(
+            metadata,
+            precision=precision,
+            source_sha256=artefacts[0].sha256,
+            input=chosen.input,
+        )
         if precision == "fp16":
-            metadata = replace(metadata, precision="fp16", source_sha256=artefacts[0].sha256)
-            artefacts.append(write_fp16(graph, metadata, temporary[half_path], half_path, gate))
+            artefacts.append(write_fp16(graph, metadata, temporary[second], second, gate))
+        elif data is not None:
+            artefacts.append(
+                write_int8(
+                    graph,
+                    metadata,
+                    temporary[second],
+                    second,
+                    gate,
+                    form=chosen.int8_form,
+                    data=data,
+                    fp32_file=temporary[onnx_path],
+                )
+            )
         seconds = time.perf_counter() - started
         details = export_report(checkpoint, ckpt, metadata, graph, artefacts, seconds)
         write_report(details, temporary[report])

@@ -9,7 +9,7 @@ from onnx import TensorProto
 from numclip_export.onnx_graph import features_name, tensor_types
 from numclip_export.rounding import cpu_session, rounded_twin
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
-from numclip_runtime.preprocess import FloatArray
+from numclip_runtime.preprocess import FloatArray, InputArray
 
 BATCH = 8
 
@@ -19,20 +19,21 @@ class GraphRun:
 
     Args:
         model: With float32 or float16 tensors or both; named nodes.
+        features: Tensor that leaves the image encoder; None finds it by the nodes' names.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, features: str | None = None) -> None:
         twin = rounded_twin(model)
-        self._features = features_name(model)
+        self._features = features or features_name(model)
         _add_outputs(twin, [self._features])
         self._session = cpu_session(twin)
 
-    def __call__(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return values (B,) and bin_probs (B, K) for images (B, 3, H, W)."""
+    def __call__(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
+        """Return values (B,) and bin_probs (B, K) for B images as the graph takes them."""
         values, bin_probs = self._session.run([VALUES_NAME, BIN_PROBS_NAME], {INPUT_NAME: images})
         return values, bin_probs
 
-    def features(self, images: FloatArray) -> FloatArray:
+    def features(self, images: InputArray) -> FloatArray:
         """Return the image features (N, D) of any number of images."""
         parts = [
             self._session.run([self._features], {INPUT_NAME: images[start : start + BATCH]})[0]
@@ -41,12 +42,12 @@ class GraphRun:
         return np.concatenate(parts)
 
 
-def largest_activations(model: onnx.ModelProto, images: FloatArray) -> dict[str, float]:
+def largest_activations(model: onnx.ModelProto, images: InputArray) -> dict[str, float]:
     """Measure the largest magnitude in each float tensor that a float32 graph computes.
 
     Args:
         model: float32 graph.
-        images: (N, 3, H, W) float32.
+        images: (N, ...) as the graph takes them.
 
     Returns:
         Tensor name -> largest absolute number over all images.

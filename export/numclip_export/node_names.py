@@ -8,6 +8,7 @@ that reports and precision rules speak of parts. Nodes after the image encoder b
 from __future__ import annotations
 
 import ast
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable
 
@@ -57,6 +58,15 @@ def _module(node: onnx.NodeProto, weights: Collection[str]) -> str | None:
     if path in ADAPTER_LAYERS:
         return f"adapter.{path}"
     return path or HEAD
+
+
+def new_name(module: str, op_type: str, taken: set[str]) -> str:
+    """Return an unused name of a node that is added to a module, and take it."""
+    path = f"{module}/{op_type}"
+    candidates = itertools.chain([path], (f"{path}_{n}" for n in itertools.count(1)))
+    name = next(candidate for candidate in candidates if candidate not in taken)
+    taken.add(name)
+    return name
 
 
 def module_of(node_name: str) -> str:

@@ -29,7 +29,7 @@ def onnx_from_folded(
     Args:
         folded: Model in eval mode, on the CPU.
         crop: Image side H = W, pixels.
-        opset: ONNX operator set.
+        opset: ONNX operator set, at least 18: torch writes no older one by itself.
 
     Returns:
         A graph from `images` (B, 3, H, W) float32 to `values` (B,) and `bin_probs` (B, K) float32.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ import torch
 from numclip.checkpoint import Checkpoint
 from numclip_export.verify_images import VerifyImages
 from numclip_runtime import NumclipError
-from numclip_runtime.metadata import Precision
-from numclip_runtime.preprocess import FloatArray
+from numclip_runtime.metadata import InputKind, Precision
+from numclip_runtime.preprocess import FloatArray, InputArray
 
 DEFAULT_MAX_BATCH = 32
 OPT_BATCH = 8  # the batch size for which engines are tuned
@@ -25,13 +25,20 @@ class Budget(NamedTuple):
 
     value: float  # share of the label range
     prob: float  # absolute, of a probability
+    judged_by: Literal["max", "mean"] = "max"  # over the images' value errors
 
 
 # float32: rounding stays an order below. float16: a fifth of a percent of the range is below what
 # a model's own error can show; of the probabilities, a whole percent, so that the values decide.
-BUDGETS: Mapping[Precision, Budget] = {"fp32": Budget(1e-5, 1e-3), "fp16": Budget(2e-3, 1e-2)}
+# int8: rounding is felt, and what counts is whether predictions get worse: half a percent of the
+# range in the mean (fp32 and fp16: largest), whatever the probabilities; see `int8.accept`.
+BUDGETS: Mapping[Precision, Budget] = {
+    "fp32": Budget(1e-5, 1e-3),
+    "fp16": Budget(2e-3, 1e-2),
+    "int8": Budget(5e-3, 1.0, judged_by="mean"),
+}
 
-Run = Callable[[FloatArray], tuple[FloatArray, FloatArray]]  # images -> values, bin_probs
+Run = Callable[[InputArray], tuple[FloatArray, FloatArray]]  # images -> values, bin_probs
 
 
 class ParityError(NumclipError, ArithmeticError):
@@ -59,13 +66,19 @@ class Parity:
     # .99 whatever happens, because all features point into one narrow cone. None: not measured.
     min_feature_cosine: float | None = None
     mean_feature_cosine: float | None = None
+    judged_by: str = "max"  # "max" or "mean" of the value errors must be within tolerance
+
+    @property
+    def judged_value_error(self) -> float:
+        """The value error that must be within tolerance, label units."""
+        return self.mean_value_error if self.judged_by == "mean" else self.max_value_error
 
     @property
     def passed(self) -> bool:
         """Tell whether both differences are finite and within tolerance."""
         return (
             math.isfinite(self.max_value_error + self.max_prob_error)
-            and self.max_value_error <= self.value_tolerance
+            and self.judged_value_error <= self.value_tolerance
             and self.max_prob_error <= self.prob_tolerance
         )
 
@@ -107,22 +120,31 @@ class Gate:
             torch.cat(column).numpy() for column in zip(*parts, strict=True)
         )
 
-    def judge(self, run: Run, precision: Precision, features: FloatArray | None = None) -> Parity:
+    def judge(
+        self,
+        run: Run,
+        precision: Precision,
+        features: FloatArray | None = None,
+        *,
+        kind: InputKind = "float32",
+    ) -> Parity:
         """Measure an artefact.
 
         Args:
-            run: Runs it on (B, 3, H, W) float32.
+            run: Runs it on (B, 3, H, W) float32 or (B, H, W, 3) uint8.
             precision: Says what is allowed.
             features: (N, D) its image features of all images, if known.
+            kind: What it runs on.
         """
-        budget, count = BUDGETS[precision], len(self.images.inputs)
+        budget, images = BUDGETS[precision], self.images.of_kind(kind)
+        count = len(images)
         ties = self._ties(budget.prob)
         value_errors, prob_errors = [], []
         for size in self.batch_sizes:
             for start in range(0, count, size):
                 # the last batch is filled up with the first images
                 rows = np.arange(start, start + size) % count
-                values, bin_probs = run(self.images.inputs[rows])
+                values, bin_probs = run(images[rows])
                 errors = np.abs(values - self.values[rows])
                 # a tie's value may be another class, but it must be a number
                 value_errors.append(np.where(ties[rows] & np.isfinite(errors), 0, errors))
@@ -141,6 +163,7 @@ class Gate:
             mean_value_error=float(value_error.mean()),
             p99_value_error=float(np.quantile(value_error, 0.99, method="higher")),
             max_prob_error=float(prob_error.max()),
+            judged_by=budget.judged_by,
             ties=int(ties.sum()),
             min_feature_cosine=None if cosines is None else float(cosines.min()),
             mean_feature_cosine=None if cosines is None else float(cosines.mean()),

@@ -10,7 +10,6 @@ head, 35 were such pairs; two are needed.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from numclip_export.node_names import in_image_encoder, module_of
+from numclip_export.node_names import in_image_encoder, module_of, new_name
 from numclip_export.onnx_graph import FLOATS, tensor_types
 
 FP16_MAX = float(np.finfo(np.float16).max)  # 65504
@@ -28,7 +27,7 @@ MOVERS = frozenset(
     ("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split")
 ) | {"Squeeze", "Tile", "Transpose", "Unsqueeze"}
 # Inputs that the ONNX standard wants as float32 whatever the type of the others, by operator.
-ALWAYS_FP32 = {"Resize": (1, 2), "QuantizeLinear": (1,), "DequantizeLinear": (1,)}
+ALWAYS_FP32 = {"Resize": (1, 2)}
 
 
 def head_nodes(model: onnx.ModelProto) -> set[str]:
@@ -106,7 +105,7 @@ class _Converter:
         }
         self.maker = {name: node.name for node in graph.node for name in node.output}
         self.readable: dict[tuple[str, int], str] = {}  # (tensor, type) -> its other name
-        self.cast_names: Counter[str] = Counter()
+        self.names = {node.name for node in graph.node}
         self.nodes: list[onnx.NodeProto] = []
         self.used: dict[str, onnx.TensorProto] = {}  # the new graph's float constants
 
@@ -143,8 +142,8 @@ class _Converter:
             return TensorProto.FLOAT
         if node.op_type in MOVERS:
             kinds = {self.precision[name] for name in read if name not in self.constants}
-            if len(kinds) == 1:
-                return kinds.pop()
+            if TensorProto.FLOAT in kinds:
+                return TensorProto.FLOAT
         return TensorProto.FLOAT16
 
     def _read(self, name: str, target: int) -> str:
@@ -161,10 +160,7 @@ class _Converter:
     def _cast(self, name: str, result: str, target: int) -> None:
         """Add a Cast that belongs to the module which made the tensor."""
         maker = self.maker.get(name.removesuffix("_fp16"), self.maker.get(name))
-        path = f"{module_of(maker) if maker else name}/Cast"
-        count = self.cast_names[path]
-        self.cast_names[path] += 1
-        label = f"{path}_{count}" if count else path
+        label = new_name(module_of(maker) if maker else name, "Cast", self.names)
         self.nodes.append(onnx.helper.make_node("Cast", [name], [result], name=label, to=target))
 
     def _constant(self, name: str, target: int) -> str:

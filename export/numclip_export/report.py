@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -16,6 +16,11 @@ from numclip_export.artefact import Artefact
 from numclip_export.costs import graph_macs, text_macs
 from numclip_export.fold import parameter_counts
 from numclip_runtime import ModelMetadata
+from numclip_runtime.files import atomic_path
+
+if TYPE_CHECKING:
+    from numclip_export.engine.build import BuiltEngine
+    from numclip_export.export import Exported
 
 
 def export_report(
@@ -50,6 +55,21 @@ def write_report(details: dict[str, Any], path: Path) -> None:
     text = json.dumps(_plain(details), indent=2, ensure_ascii=False, allow_nan=False)
     # a name that is no UTF-8 becomes \udcXX, which JSON reads back
     path.write_text(text + "\n", "utf-8", errors="backslashreplace")
+
+
+def add_engine(done: Exported, built: BuiltEngine) -> None:
+    """Add an engine to the report of the export that it was built from."""
+    engine = {
+        "file": built.plan.name,
+        "bytes": built.size,
+        "sha256": built.sha256,
+        "built_from": done.artefacts[-1].path.name,
+        **asdict(built.engine),
+        "notes": list(built.notes),
+        "seconds": round(built.seconds, 2),
+    }
+    with atomic_path(done.report) as temporary:
+        write_report(done.details | {"engine": engine}, temporary)
 
 
 def _plain(value: Any) -> Any:

@@ -40,9 +40,10 @@ def with_uint8_input(model: onnx.ModelProto, spec: Preprocessing) -> onnx.ModelP
     for name, numbers in (("pixel_factor", factor), ("pixel_shift", shift)):
         graph.initializer.append(numpy_helper.from_array(numbers, name))
     front = [
-        helper.make_node("Transpose", [INPUT_NAME], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", ["planes"], ["wide_planes"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["wide_planes", "pixel_factor"], ["scaled_planes"]),
+        # first of all: TensorRT knows uint8 at the border of a network only
+        helper.make_node("Cast", [INPUT_NAME], ["wide_pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["wide_pixels"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Mul", ["planes", "pixel_factor"], ["scaled_planes"]),
         helper.make_node("Add", ["scaled_planes", "pixel_shift"], ["normalised"]),
     ]
     for node in front:

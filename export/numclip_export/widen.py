@@ -15,7 +15,7 @@ from numclip_export.node_names import collapse, in_image_encoder, module_of
 from numclip_export.onnx_graph import node_precisions
 from numclip_export.parity import Parity
 from numclip_export.precision import FP16_MAX, fp16_from_fp32, head_nodes, nodes_beyond_fp16
-from numclip_runtime.preprocess import FloatArray
+from numclip_runtime.preprocess import InputArray
 
 NORMS = re.compile(r"(Layer|Group|Instance|Batch)Normalization|Softmax|Reduce(Mean|Sum|L2)")
 BLOCK = re.compile(r"image_encoder\.(?:.+\.)?(?:resblocks|blocks|layers|layer\d+)\.\d+(?=\.|$)")
@@ -27,7 +27,7 @@ class Network:
     """A float32 graph, and images to measure it on."""
 
     model: onnx.ModelProto
-    images: FloatArray  # (N, 3, H, W)
+    images: InputArray  # (N, ...) as the graph takes them
 
     @cached_property
     def activations(self) -> dict[str, float]:

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from numclip_export import export as export_module
 from numclip_export.cli import main, onnx_target
-from numclip_export.export import export
+from numclip_export.export import Options, export
 from numclip_export.parity import ParityError
 from numclip_runtime import UsageError
 from tests.export.chain import Chain
@@ -46,12 +46,13 @@ def test_command(chain: Chain, folder: Path) -> None:
     result = run(folder, "-o", folder / "out", "--verify-data", chain.ckpt.parent / "val")
     assert result.exit_code == 0, result.output
     assert {path.name for path in (folder / "out").iterdir()} == {"a.onnx", "a.report.json"}
-    first, costs, header, row, images, report = result.output.splitlines()
+    first, costs, header, row, images, target, report = result.output.splitlines()
     assert "M in the text tower)" in first
     assert costs.startswith("folded: ")
     assert header.split()[:2] == ["file", "MB"]
     assert row.split()[0] == "a.onnx"
     assert images.startswith("compared on 5 given and 59 synthetic images, batch sizes 1, 8, 32;")
+    assert target == "target: ONNX; no engine for fp32 unless --target names a builder"
     assert report == f"see {folder / 'out' / 'a.report.json'}"
 
 
@@ -76,7 +77,7 @@ def test_difference_leaves_nothing_behind(
     if old:
         assert (folder / "a.onnx").read_bytes() == b"an older export"
     with pytest.raises(ParityError, match="another --opset may help"):
-        export(folder / "a.pt", folder / "b.onnx", atol=0)
+        export(folder / "a.pt", folder / "b.onnx", Options(atol=0))
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_cancelled_build_leaves_nothing_behind(
 WAIT_FOR_A_STEP = """
 import sys
 from numclip_export.engine import progress
-from numclip_export.engine.cli import build_command
+from numclip_export.cli import main
 start = progress.Progress.start
 def announce(self, phase, parent, steps):
     print(phase, flush=True)
@@ -114,7 +114,7 @@ def announce(self, phase, parent, steps):
         while not self.cancelled:
             pass
 progress.Progress.start = announce
-build_command()
+main()
 """
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from numclip_export.engine.cli import build_command, plan_target
+from numclip_export.cli import main
+from numclip_export.engine.cli import plan_target
 from numclip_runtime import UsageError
 from numclip_runtime.plan import read_plan_metadata
 
@@ -25,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*args: str) -> Result:
-    return CliRunner().invoke(build_command, ["--onnx", "x.fp16.onnx", *args])
+    return CliRunner().invoke(main, ["--onnx", "x.fp16.onnx", *args])
 
 
 def test_command(folder: Path) -> None:
@@ -53,8 +54,8 @@ def test_command(folder: Path) -> None:
 def test_needs_neither_torch_nor_onnx(folder: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     code = (
-        "import sys; from numclip_export.engine.cli import build_command\n"
-        "build_command(['--onnx', 'x.fp16.onnx', '--target', 'tensorrt-rtx'],"
+        "import sys; from numclip_export.cli import main\n"
+        "main(['--onnx', 'x.fp16.onnx', '--target', 'tensorrt-rtx'],"
         " standalone_mode=False)\n"
         "print(*sys.modules)"
     )

@@ -94,11 +94,15 @@ def test_nothing_tells_of_the_machine(chain: Chain) -> None:
         assert trace.encode() not in content, trace
 
 
-def test_opset_and_quiet() -> None:
+@pytest.mark.parametrize("opset", [18, 20, 23])
+def test_opset_and_quiet(opset: int) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        graph = onnx_from_folded(FoldedModel(tiny_model()), 32, opset=20)
-    assert [opset.version for opset in graph.opset_import] == [20]
+        graph = onnx_from_folded(FoldedModel(tiny_model()), 32, opset=opset)
+    onnx.checker.check_model(graph, full_check=True)
+    assert [version.version for version in graph.opset_import] == [opset]
+    names = {node.name for node in graph.graph.node}
+    assert {"image_encoder.ln_pre/LayerNormalization", "head/Softmax"} <= names
     assert not caught
 
 

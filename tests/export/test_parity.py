@@ -20,12 +20,17 @@ from tests.numclip.tiny import TASK, images_of, spec_of, tiny_model
 PROB = BUDGETS["fp32"].prob
 
 
+def given(count: int) -> VerifyImages:
+    unused = np.zeros((count, 32, 32, 3), np.uint8)
+    return VerifyImages("given", unused, images_of("vit", count).numpy(), count)
+
+
 def make_gate(
     count: int = 11, prediction: PredictionKind = "regressor", atol: float | None = 0.02
 ) -> tuple[Checkpoint, Gate]:
     model = tiny_model(task=replace(TASK, prediction=prediction))
     checkpoint = Checkpoint(model, spec_of("vit"))
-    images = VerifyImages("given", images_of("vit", count).numpy(), count)
+    images = given(count)
     return checkpoint, Gate(checkpoint, images, atol=atol)
 
 
@@ -103,10 +108,19 @@ def test_limits_belong_to_what_passes() -> None:
     assert not replace(parity, max_prob_error=0.21).passed
 
 
+def test_int8_is_judged_by_the_mean() -> None:
+    """One image far off is no reason to refuse; being off on average is."""
+    parity = Parity("given", 1, 1, (1,), 0.1, 1.0, 0.5, 0.09, 0.4, 0.2, 0, judged_by="mean")
+    assert parity.passed
+    assert not replace(parity, mean_value_error=0.11).passed
+    assert not replace(parity, judged_by="max").passed
+    assert not replace(parity, max_value_error=math.inf).passed
+
+
 @pytest.mark.parametrize("max_batch", [1, 4, 8, 50])
 def test_batch_sizes(max_batch: int) -> None:
     checkpoint, _ = make_gate(1)
-    images = VerifyImages("given", images_of("vit", 1).numpy(), 1)
+    images = given(1)
     gate = Gate(checkpoint, images, max_batch=max_batch)
     assert gate.batch_sizes == tuple(sorted({1, min(8, max_batch), max_batch}))
 

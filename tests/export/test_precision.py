@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from numclip_export.onnx_graph import node_precisions, precision_counts, tensor_types
-from numclip_export.precision import FP16_MAX, fp16_from_fp32, head_nodes, nodes_beyond_fp16
+from numclip_export.precision import FP16_MAX, MOVERS, fp16_from_fp32, head_nodes, nodes_beyond_fp16
 from numclip_export.rounding import cpu_session, rounded_twin
 from tests.export.chain import Chain
 from tests.numclip.tiny import images_of
@@ -101,6 +101,17 @@ def test_any_set_gives_a_sound_graph(chain: Chain, kept: str) -> None:
         cpu_session(rounded_twin(half)).run(None, images), expected, (0.3, 0.02), strict=True
     ):
         assert np.abs(got - reference).max() <= (1e-5 if kept == "everything" else budget)
+
+
+def test_what_only_moves_numbers_never_rounds_them(chain: Chain) -> None:
+    keep = {node.name for node in chain.graph.graph.node if node.op_type not in MOVERS}
+    half = fp16_from_fp32(chain.graph, keep)
+    check(half)
+    # but for the class token or the biases, which are constants until something reads them
+    assert set(precision_counts(half)) == {"fp16", "fp32"}
+    (moved,) = [name for name, kind in node_precisions(half).items() if kind == "fp16"]
+    assert moved in ("image_encoder/Expand", "image_encoder.attnpool/Split")
+    assert all(onnx.helper.get_node_attr_value(c, "to") == TensorProto.FLOAT for c in casts(half))
 
 
 def test_shared_constant_gets_two_forms(chain: Chain) -> None:

@@ -118,6 +118,7 @@ def test_steps_grow_until_one_passes(fragile: Network) -> None:
     sizes = [len([k for k in node_precisions(a.model).values() if k == "fp32"]) for a in tried]
     assert sizes == sorted(set(sizes))  # each larger than the one before
     assert tried[0].added == ("adapter", "head", "regressor")
+    assert not {part for part in tried[1].added if part.startswith("head")}  # no news
     assert set(fp32_parts(tried[-1].model)) > {"adapter", "head", "image_encoder.ln_pre"}
     assert tried[-1].to_dict()["passed"]
 

@@ -83,6 +83,7 @@ def test_gives_every_number_an_interval(folder: Path, name: str, rooted: bool) -
     assert content["metrics"] == {}, "those of other images"
 
     exported = export(Path("out.pt"), Path("out.onnx"))
+    assert exported.parity is not None
     assert exported.parity.source == "validation"
     with load("out.onnx") as predictor:
         interval = predictor.predict(samples[7].path).interval

@@ -1,17 +1,18 @@
-"""`numclip-export --onnx`: from a verified ONNX file to a TensorRT engine."""
+"""The part of `numclip-export` that builds an engine from an ONNX file; needs no torch."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
 from numclip_export.engine.build import BuiltEngine, engine_from_onnx
-from numclip_export.engine.options import EngineOptions, Target
+from numclip_export.engine.options import EngineOptions
 from numclip_runtime import UsageError
-from numclip_runtime.cli import errors_as_exit_code_2
 
 FILE = click.Path(path_type=Path)
 BATCH = click.IntRange(1)
@@ -39,55 +40,50 @@ def plan_target(onnx_path: Path, output: Path | None) -> Path:
     return target
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--onnx", "onnx_path", type=FILE, required=True, help="File of numclip-export.")
-@click.option(
-    "--target",
-    type=click.Choice(get_args(Target)),
-    default="auto",
-    help="Builder. auto: TensorRT where a GPU is, else TensorRT-RTX.",
+ENGINE_OPTIONS = (
+    click.option("--min-batch", type=BATCH, help="[default: 1]"),
+    click.option("--opt-batch", type=BATCH, help="The batch to be fastest at.  [default: 8]"),
+    click.option("--workspace-mib", type=BATCH, help="Most scratch memory.  [default: all]"),
+    click.option("--timing-cache", type=FILE, help="Kept between builds, which it makes faster."),
+    click.option("--version-compatible", is_flag=True, help="Run on later TensorRT versions, too."),
+    click.option("--hardware-compatible", is_flag=True, help="Run on every GPU from Ampere on."),
+    click.option(
+        "--compute-capability",
+        "compute_capabilities",
+        type=compute_capabilities,
+        metavar="N,N",
+        help="GPUs that a TensorRT-RTX engine is for: 75,86.  [default: 80 and later]",
+    ),
+    click.option("--tf32", is_flag=True, help="Round FP32 products to 10 bits, head included."),
 )
-@click.option(
-    "-o",
-    "--output",
-    type=FILE,
-    help="Folder, or a name ending in .plan.  [default: beside the ONNX file]",
-)
-@click.option("--min-batch", type=BATCH, help="[default: 1]")
-@click.option("--opt-batch", type=BATCH, help="The batch to be fastest at.  [default: 8]")
-@click.option("--max-batch", type=BATCH, help="[default: 32]")
-@click.option("--workspace-mib", type=BATCH, help="Most scratch memory.  [default: all there is]")
-@click.option("--timing-cache", type=FILE, help="Kept between builds, which it makes faster.")
-@click.option("--version-compatible", is_flag=True, help="Run on later TensorRT versions, too.")
-@click.option("--hardware-compatible", is_flag=True, help="Run on every GPU from Ampere on.")
-@click.option(
-    "--compute-capability",
-    "compute_capabilities",
-    type=compute_capabilities,
-    metavar="N,N",
-    help="GPUs that a TensorRT-RTX engine is for: 75,86.  [default: 80 and later]",
-)
-@click.option("--tf32", is_flag=True, help="Round FP32 products to 10 bits, head included.")
-def build_command(onnx_path: Path, output: Path | None, **options: Any) -> None:
-    """Build a TensorRT engine; its metadata travel inside the plan.
-
-    Exit codes: 0 built, 2 wrong use or a model that cannot be built, 130 interrupted.
-    """
-    with errors_as_exit_code_2():
-        run_build(onnx_path, output, options)
+ENGINE_FIELDS = tuple(field.name for field in fields(EngineOptions))
 
 
-def run_build(onnx_path: Path, output: Path | None, options: dict[str, Any]) -> None:
-    """Build as the command's options say (names as in `EngineOptions`) and print what was built."""
-    chosen = EngineOptions(**{k: v for k, v in options.items() if v is not None})
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of an engine to a command; the largest batch is the command's own."""
+    for option in reversed(ENGINE_OPTIONS):
+        command = option(command)
+    return command
+
+
+def options_of(given: dict[str, Any]) -> EngineOptions:
+    """Return the engine's options among a command's, names as in `EngineOptions`."""
+    return EngineOptions(
+        **{name: given[name] for name in ENGINE_FIELDS if given.get(name) is not None}
+    )
+
+
+def run_build(onnx_path: Path, output: Path | None, options: EngineOptions) -> BuiltEngine:
+    """Build an engine and print what was built; exits with 130 where Ctrl-C stopped it."""
     try:
-        built = engine_from_onnx(onnx_path, plan_target(onnx_path, output), chosen)
+        built = engine_from_onnx(onnx_path, plan_target(onnx_path, output), options)
     except KeyboardInterrupt:
         click.echo("Interrupted: no engine was written.", err=True)
         sys.exit(130)
     for note in built.notes:
         click.echo(f"Note: {note}", err=True)
     click.echo(describe(built))
+    return built
 
 
 def describe(built: BuiltEngine) -> str:
@@ -105,7 +101,3 @@ def describe(built: BuiltEngine) -> str:
         f"{engine.min_batch} to {engine.max_batch}, fastest at {engine.opt_batch}\n"
         f"sha256 {built.sha256}; see {built.plan}.sha256"
     )
-
-
-if __name__ == "__main__":
-    build_command()

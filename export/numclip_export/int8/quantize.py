@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ import onnx
 from onnx import helper
 
 from numclip_export.int8.linear import Array, Constants, Linear
+from numclip_export.node_names import module_of, new_name
 
+STATIC_INT8_OPSET = 19  # the first whose QuantizeLinear takes float16
 LARGEST = 127  # symmetric: -127 to 127, zero is exact
 
 
@@ -30,7 +34,7 @@ def dynamic_int8(model: onnx.ModelProto, layers: list[Linear]) -> onnx.ModelProt
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_advice():
         target = Path(folder) / "int8.onnx"
         quantize_dynamic(
             model,
@@ -42,6 +46,21 @@ def dynamic_int8(model: onnx.ModelProto, layers: list[Linear]) -> onnx.ModelProt
             extra_options={"MatMulConstBOnly": True},
         )
         return onnx.load(target)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Silence onnxruntime's advice to preprocess, which logs to the root logger."""
+    logger, name = logging.getLogger(), "Please consider to run pre-processing"
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(name)
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def static_int8(
@@ -60,7 +79,7 @@ def static_int8(
     Returns:
         The same model.
     """
-    constants = Constants(model)
+    constants, taken = Constants(model), {node.name for node in model.graph.node}
     zero = constants.put("int8_zero", np.zeros((), np.int8))
     by_node = {layer.node: layer for layer in layers}
     quantised: dict[str, str] = {}  # activation -> its dequantised twin
@@ -68,19 +87,14 @@ def static_int8(
     for node in model.graph.node:
         layer = by_node.get(node.name)
         if layer is not None:
+            module = module_of(layer.node)
             if layer.activation not in quantised:
-                largest = float(np.max(ranges[layer.activation]))
-                scale = np.float32(max(largest, 1e-12) / LARGEST)
-                pair = _activation_pair(
-                    layer.activation,
-                    constants.put(f"{layer.activation}/scale", np.asarray(scale)),
-                    zero,
-                )
-                nodes += pair
-                quantised[layer.activation] = pair[-1].output[0]
-            weight = _dequantised_weight(layer, constants)
-            nodes.append(weight)
-            node.input[0], node.input[1] = quantised[layer.activation], weight.output[0]
+                largest = max(float(np.max(ranges[layer.activation])), 1e-12)
+                scale = constants.put(f"{layer.activation}/scale", np.float32(largest / LARGEST))
+                nodes += _activation_pair(layer.activation, scale, zero, module, taken)
+                quantised[layer.activation] = nodes[-1].output[0]
+            nodes.append(_dequantised_weight(layer, constants, module, taken))
+            node.input[0], node.input[1] = quantised[layer.activation], nodes[-1].output[0]
         nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -88,21 +102,21 @@ def static_int8(
     return model
 
 
-def _activation_pair(tensor: str, scale: str, zero: str) -> list[onnx.NodeProto]:
-    return [
-        helper.make_node(
-            "QuantizeLinear", [tensor, scale, zero], [f"{tensor}/int8"], f"{tensor}/QuantizeLinear"
-        ),
-        helper.make_node(
-            "DequantizeLinear",
-            [f"{tensor}/int8", scale, zero],
-            [f"{tensor}/dequantised"],
-            f"{tensor}/DequantizeLinear",
-        ),
-    ]
+def _activation_pair(
+    tensor: str, scale: str, zero: str, module: str, taken: set[str]
+) -> list[onnx.NodeProto]:
+    before, after = tensor, f"{tensor}/int8"
+    pair = []
+    for op_type, result in (("QuantizeLinear", after), ("DequantizeLinear", f"{tensor}/again")):
+        name = new_name(module, op_type, taken)
+        pair.append(helper.make_node(op_type, [before, scale, zero], [result], name))
+        before = result
+    return pair
 
 
-def _dequantised_weight(layer: Linear, constants: Constants) -> onnx.NodeProto:
+def _dequantised_weight(
+    layer: Linear, constants: Constants, module: str, taken: set[str]
+) -> onnx.NodeProto:
     """Store a weight in INT8 and return the node that gives it back, one scale per output."""
     weight = constants.get(layer.weight)
     others = tuple(axis for axis in range(weight.ndim) if axis != layer.output_axis)
@@ -115,10 +129,6 @@ def _dequantised_weight(layer: Linear, constants: Constants) -> onnx.NodeProto:
         constants.put(f"{layer.node}/weight_scale", scale),
         constants.put(f"{layer.node}/weight_zero", np.zeros(len(scale), np.int8)),
     ]
-    return helper.make_node(
-        "DequantizeLinear",
-        names,
-        [f"{layer.node}/weight"],
-        f"{layer.node}/DequantizeLinear",
-        axis=layer.output_axis,
-    )
+    name = new_name(module, "DequantizeLinear", taken)
+    output = f"{layer.node}/weight"
+    return helper.make_node("DequantizeLinear", names, [output], name, axis=layer.output_axis)

@@ -21,7 +21,7 @@ SMALLEST = 1e-5  # of a channel's range; dead channels keep their scale
 
 def smooth_layer_norms(
     model: onnx.ModelProto, layers: list[Linear], ranges: Mapping[str, Array]
-) -> list[str]:
+) -> dict[str, Array]:
     """Balance each LayerNormalization that feeds nothing but linear layers; in place.
 
     Args:
@@ -30,13 +30,15 @@ def smooth_layer_norms(
         ranges: Largest magnitude of each channel, (C,), by tensor; see `channel_ranges`.
 
     Returns:
-        Names of the LayerNormalization nodes that were balanced.
+        (C,) by which the channels of each balanced tensor were divided, by tensor; so its ranges
+        are now `ranges[tensor] / scale`.
 
     Source:
         SmoothQuant (arXiv 2211.10438), equation 4.
     """
     by_node = {layer.node: layer for layer in layers}
-    constants, read_by, done = Constants(model), readers(model), []
+    constants, read_by = Constants(model), readers(model)
+    scales: dict[str, Array] = {}
     for norm in model.graph.node:
         if norm.op_type != "LayerNormalization" or len(norm.input) != 3:
             continue
@@ -59,9 +61,9 @@ def smooth_layer_norms(
         for node, layer, weight in zip(following, targets, weights, strict=True):
             along = scale[:, None] if layer.output_axis == 1 else scale
             node.input[1] = constants.put(f"{node.name}/balanced", weight * along)
-        done.append(norm.name)
+            scales[layer.activation] = scale
     constants.drop_unused()
-    return done
+    return scales
 
 
 def balance(activation: Array, weight: Array, strength: float = STRENGTH) -> Array:

@@ -1,0 +1,91 @@
+"""The images that INT8 is calibrated with and judged by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from numclip.checkpoint import Checkpoint
+from numclip.sources import read_samples
+from numclip_export.verify_images import image_paths
+from numclip_runtime import NumclipError, Preprocessing, UsageError
+from numclip_runtime.preprocess import FloatArray, preprocess
+
+CALIBRATION = 64  # images: the ranges of a layer hardly grow after 50
+LABELLED = 256  # images that MAEs are compared on
+
+
+@dataclass(frozen=True)
+class Int8Data:
+    """Images to calibrate with and to judge by, preprocessed."""
+
+    calibration: FloatArray  # (N, 3, H, W) float32
+    source: str  # "given" or "validation"
+    cache: Path | None  # of the calibration; None: measured each time
+    labelled: FloatArray  # (M, 3, H, W) float32; M = 0: no labels are known
+    labels: FloatArray  # (M,) label units
+
+
+def int8_data(
+    checkpoint: Checkpoint, calib_data: Path | None, cache: Path | None, verify_data: Path | None
+) -> Int8Data:
+    """Collect the images.
+
+    Args:
+        checkpoint: Gives the preprocessing, and the place of its validation data.
+        calib_data: Folder of images, or a file that `read_samples` reads; None takes the
+            checkpoint's validation data.
+        cache: File of the calibration's ranges.
+        verify_data: Where it is a file with labels, MAEs are compared on it; else on the
+            checkpoint's validation data, where they are still there.
+
+    Raises:
+        UsageError: if there are no images to calibrate with.
+        ImageError: if one of them cannot be read.
+    """
+    spec = checkpoint.preprocessing
+    known = Path(checkpoint.validation_csv) if checkpoint.validation_csv is not None else None
+    if calib_data is not None:
+        paths, source = image_paths(calib_data, checkpoint), "given"
+    else:
+        try:
+            if known is None:
+                raise UsageError("the checkpoint names none")
+            paths, source = image_paths(known, checkpoint, known=True), "validation"
+        except (NumclipError, OSError) as error:
+            raise UsageError(
+                "INT8 is calibrated on images, and the checkpoint's validation data cannot be "
+                f"read ({str(error).rstrip('.')}); give some with --calib-data."
+            ) from None
+    labelled, labels = _labelled(checkpoint, verify_data, known)
+    return Int8Data(_load(paths, spec, CALIBRATION), source, cache, labelled, labels)
+
+
+def _labelled(
+    checkpoint: Checkpoint, verify_data: Path | None, known: Path | None
+) -> tuple[FloatArray, FloatArray]:
+    spec, root = checkpoint.preprocessing, None
+    file = verify_data if verify_data is not None and verify_data.is_file() else known
+    if file == known and checkpoint.validation_root is not None:
+        root = Path(checkpoint.validation_root)
+    try:
+        samples = read_samples(file, checkpoint.task, root) if file is not None else []
+        samples = [samples[i] for i in _spread(len(samples), LABELLED)]
+        images = _load([str(sample.path) for sample in samples], spec, LABELLED)
+    except (NumclipError, OSError):
+        if file == verify_data:
+            raise
+        samples, images = [], _load([], spec, 0)  # data has moved: there are no labels
+    return images, np.array([sample.label for sample in samples], np.float32)
+
+
+def _load(paths: list[str], spec: Preprocessing, most: int) -> FloatArray:
+    chosen = [preprocess(paths[i], spec) for i in _spread(len(paths), most)]
+    return np.stack(chosen) if chosen else np.empty((0, 3, spec.crop, spec.crop), np.float32)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Return up to `most` of the indices below `count`, evenly spread."""
+    return [round(i) for i in np.linspace(0, count - 1, min(most, count)).tolist()]

@@ -1,0 +1,60 @@
+"""What an export is for: ONNX files alone, a CPU, or an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from numclip_export.engine.bindings import load_binding
+from numclip_export.engine.options import EngineOptions
+from numclip_runtime import MissingDependencyError, UsageError
+from numclip_runtime.metadata import Precision
+
+Target = Literal["auto", "onnx", "cpu", "tensorrt", "tensorrt-rtx"]
+ENGINE_TARGETS: tuple[Target, ...] = ("tensorrt", "tensorrt-rtx")
+CPU_OPSET = 23  # attention is one node: 8 to 10 % faster in onnxruntime than opset 18
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What was decided, and why."""
+
+    target: Target  # never "auto"
+    note: str  # for people: what is built, what is left out
+
+    @property
+    def builds(self) -> bool:
+        """Tell whether an engine is built."""
+        return self.target in ENGINE_TARGETS
+
+
+def resolve_target(target: Target, precision: Precision, options: EngineOptions) -> Goal:
+    """Decide what `auto` means on this machine, and refuse what makes no sense.
+
+    Args:
+        target: What was asked for.
+        precision: Of the file that an engine would be built from.
+        options: Of the engine.
+
+    Raises:
+        UsageError: if the target cannot use the precision.
+    """
+    if target == "cpu":
+        if precision == "fp16":
+            raise UsageError(
+                "fp16 is for GPUs, a CPU computes it more slowly than fp32; use --int8, or leave "
+                "--fp16 out."
+            )
+        return Goal("cpu", "target: onnxruntime on a CPU")
+    if target != "auto":
+        return Goal(target, f"target: {target}")
+    if precision == "fp32":
+        return Goal("onnx", "target: ONNX; no engine for fp32 unless --target names a builder")
+    try:
+        binding = load_binding(options)
+    except MissingDependencyError as error:
+        form: Target = "cpu" if precision == "int8" else "onnx"
+        return Goal(form, f"target: {form}; no engine was built here: {error}")
+    except UsageError as error:
+        return Goal("onnx", f"target: ONNX; no engine was built here: {error}")
+    return Goal(binding.builder, f"target: {binding.builder} {binding.version}, found here")
