@@ -7,7 +7,11 @@ import sys
 
 import numclip_runtime
 
-HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "tensorrt", "numclip", "numclip_export"}
+HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "tensorrt", "numclip", "numclip_export"} | {
+    "av",
+    "pyarrow",
+    "tensorrt_rtx",
+}
 
 
 def test_import_loads_no_framework() -> None:
