@@ -62,8 +62,30 @@ def _every(context: click.Context, parameter: click.Parameter, text: str | None)
         raise click.BadParameter(str(error)) from None
 
 
+class _RunOrDoctor(click.Command):
+    """`numclip-run MODEL INPUTS...`, except where the first word is "doctor"."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        if args[:1] == ["doctor"]:  # a model of that name: ./doctor
+            from numclip_runtime.doctor.command import doctor
+
+            return doctor.make_context(f"{info_name} doctor", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
 @click.command(
+    cls=_RunOrDoctor,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`numclip-run doctor [MODEL]` says what this machine has, and whether MODEL can run.",
 )
 @click.argument("model", type=FILE)
 @click.argument("inputs", nargs=-1, required=True)

@@ -11,7 +11,7 @@ import numclip_runtime
 from tests.runtime.standin import StandinDriver
 
 HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "openvino", "numclip", "numclip_export"}
-HEAVY |= {"tensorrt", "tensorrt_rtx", "tensorrt_lean"}
+HEAVY |= {"tensorrt", "tensorrt_rtx", "tensorrt_lean", "av", "pyarrow"}
 
 
 def test_import_loads_no_framework() -> None:

@@ -47,18 +47,31 @@ def check_gpu(path: Path, info: PlanInfo, driver: CudaDriver) -> CudaDevice:
             f"{path}: a plan runs on an NVIDIA GPU, and none can be used: {driver.problem}; run "
             "the ONNX file it was built from, or go to a machine with a GPU."
         )
-    device, facts = driver.devices[0], info.engine
-    capability, needed = device.compute_capability, facts.compute_capabilities
-    if needed is None or "hardware-compatible" in facts.flags:
-        fits, text = capability >= AMPERE, f"{_point(AMPERE)} or later"
-    else:
-        fits, text = capability in needed, " or ".join(map(_point, needed))
-    if not fits:
+    device = driver.devices[0]
+    capability = device.compute_capability
+    if not fits_gpu(info, capability):
         raise GpuRequiredError(
-            f"{path}: built for compute capability {text}, and {device.name} has "
+            f"{path}: built for compute capability {_targets(info)}, and {device.name} has "
             f"{_point(capability)}; build it for this GPU with `{rebuild(path, info, capability)}`."
         )
     return device
+
+
+def fits_gpu(info: PlanInfo, capability: int) -> bool:
+    """Tell whether a plan was built for GPUs of this compute capability, 86 means 8.6."""
+    named = None if _any_ampere(info) else info.engine.compute_capabilities
+    return capability >= AMPERE if named is None else capability in named
+
+
+def _any_ampere(info: PlanInfo) -> bool:
+    facts = info.engine
+    return facts.compute_capabilities is None or "hardware-compatible" in facts.flags
+
+
+def _targets(info: PlanInfo) -> str:
+    if _any_ampere(info):
+        return f"{_point(AMPERE)} or later"
+    return " or ".join(map(_point, info.engine.compute_capabilities or ()))
 
 
 def choose_module(info: PlanInfo) -> Module:
@@ -84,18 +97,28 @@ def check_version(path: Path, info: PlanInfo, version: str, device: CudaDevice) 
     Raises:
         ModelError: naming both versions and the command that builds the plan again.
     """
-    found = info.version or info.engine.builder_version
-    here, there = (tuple(map(int, re.findall(r"\d+", text))) for text in (version, found))
-    length = min(len(here), len(there))  # JetPack's package leaves the fourth number out
-    older = "version-compatible" in info.engine.flags
-    if here[:length] == there[:length] or (older and here[:length] > there[:length]):
+    if fits_version(info, version):
         return
+    older = "version-compatible" in info.engine.flags
     name = NAMES[info.builder]
     takes = "plans of its own version or before" if older else "plans of its own version only"
     raise ModelError(
-        f"{path}: built by {name} {found}, and installed is {name} {version}, which runs {takes}; "
-        f"build it again with `{rebuild(path, info, device.compute_capability)}`."
+        f"{path}: built by {name} {built_by(info)}, and installed is {name} {version}, which runs "
+        f"{takes}; build it again with `{rebuild(path, info, device.compute_capability)}`."
     )
+
+
+def fits_version(info: PlanInfo, version: str) -> bool:
+    """Tell whether TensorRT of this version runs a plan; see `check_version`."""
+    here, there = (tuple(map(int, re.findall(r"\d+", v))) for v in (version, built_by(info)))
+    length = min(len(here), len(there))  # JetPack's package leaves the fourth number out
+    older = "version-compatible" in info.engine.flags
+    return here[:length] == there[:length] or (older and here[:length] > there[:length])
+
+
+def built_by(info: PlanInfo) -> str:
+    """Return the version of TensorRT that built a plan: by its header, else by its metadata."""
+    return info.version or info.engine.builder_version
 
 
 def rebuild(path: Path, info: PlanInfo, capability: int) -> str:
