@@ -33,6 +33,9 @@ COMMAND = Path(sysconfig.get_path("scripts")) / "numclip-run"
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 RTX_PROVIDER = "NvTensorRTRTXExecutionProvider"
 CPU = "CPUExecutionProvider"
+built_for_cpu = pytest.mark.skipif(
+    CUDA in ort.get_available_providers(), reason="this onnxruntime is built for GPUs"
+)
 GPU = CudaDriver((CudaDevice("A GPU", 86),), (13, 0))
 
 
@@ -96,6 +99,7 @@ def test_what_a_session_asks_for() -> None:
     assert with_fallbacks(TENSORRT) == [(TENSORRT, {}), (CUDA, {"use_tf32": "0"}), CPU]
 
 
+@built_for_cpu
 @pytest.mark.parametrize(("device", "noted"), [("cpu", False), ("auto", True), ("cuda", True)])
 def test_a_gpu_that_this_onnxruntime_cannot_use(
     tiny: Path, standin: StandinDriver, device: Any, noted: bool
@@ -218,6 +222,7 @@ def command(*args: object, driver: StandinDriver | None = None) -> subprocess.Co
     )
 
 
+@built_for_cpu
 def test_command_says_what_runs(tiny: Path, photos: Path, standin: StandinDriver) -> None:
     line = f"onnxruntime: {CPU} on cpu\n"
     assert command(tiny, photos, "-v").stderr == line
@@ -229,6 +234,7 @@ def test_command_says_what_runs(tiny: Path, photos: Path, standin: StandinDriver
     assert command(tiny, photos, "--device", "cpu", driver=standin).stderr == ""
 
 
+@built_for_cpu
 def test_command_requires_a_gpu(tiny: Path, photos: Path, standin: StandinDriver) -> None:
     done = command(tiny, photos, "--require-gpu", driver=standin)
     assert (done.returncode, done.stdout) == (2, "")
