@@ -129,6 +129,7 @@ class Session:
     fails: str | None = None
 
     def __init__(self, path: str, options: Any, providers: list[Any], **rest: Any) -> None:
+        assert rest["enable_fallback"] == 0  # it would print to stdout and go to the CPU by itself
         if self.fails is not None and providers != [CPU]:
             raise RuntimeError(self.fails)
         self.session = ort.InferenceSession(path, options, providers=[CPU], **rest)

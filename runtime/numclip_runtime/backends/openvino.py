@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-import numpy as np
-
 from numclip_runtime.backends.onnx_header import metadata_of, no_metadata
 from numclip_runtime.errors import MissingDependencyError, ModelError
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
@@ -61,8 +59,9 @@ class OpenVinoBackend:
     def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
         """Run the network; see `Backend.run`."""
         with self._lock:
+            # share_inputs spares a copy; what comes back is one
             results = self._request.infer({INPUT_NAME: images}, share_inputs=True)
-            values, bin_probs = (np.array(results[output]) for output in self._outputs)
+            values, bin_probs = (results[output] for output in self._outputs)
         return values, bin_probs
 
     def close(self) -> None:
