@@ -28,6 +28,8 @@ class TorchBackend:
 
     name = "torch"
     provider = "cpu"
+    device = "cpu"
+    notes = ()
 
     def __init__(self, checkpoint: Path, *, threads: int | None = None) -> None:
         try:

@@ -53,7 +53,7 @@ def write_fp32(
     if gate is not None:
         save_with_metadata(model, metadata, temporary)
         features = GraphRun(model).features(gate.images.inputs)
-        with load(temporary) as predictor:
+        with load(temporary, device="cpu") as predictor:  # a GPU rounds otherwise
             parity = gate.judge(predictor.backend.run, "fp32", features)
         if not parity.passed:
             raise ParityError(
@@ -151,7 +151,7 @@ def finish(
         metadata = replace(metadata, parity=reached)
     save_with_metadata(model, metadata, temporary)
     if metadata.precision != "fp32" and parity is not None:
-        with load(temporary):
+        with load(temporary, device="cpu"):
             pass  # the runtime opens what was compared in memory
     digest = sha256(temporary)
     details = {

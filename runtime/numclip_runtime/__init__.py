@@ -7,6 +7,8 @@
 
 from numclip_runtime.calibration import Calibration
 from numclip_runtime.errors import (
+    GpuError,
+    GpuRequiredError,
     ImageError,
     MissingDependencyError,
     ModelError,
@@ -19,6 +21,8 @@ from numclip_runtime.task import Task
 
 __all__ = [
     "Calibration",
+    "GpuError",
+    "GpuRequiredError",
     "ImageError",
     "MissingDependencyError",
     "ModelError",

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import io
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, get_args
+from typing import Any, get_args
 
 import click
 
 from numclip_runtime import __version__
+from numclip_runtime.backends import BackendName, DeviceKind
 from numclip_runtime.errors import NumclipError, UsageError
-from numclip_runtime.files import atomic_text, find_images
-from numclip_runtime.output import Format, RecordWriter, record_of
-from numclip_runtime.predictor import load
+from numclip_runtime.output import Format
+from numclip_runtime.run import RunOptions, run
+from numclip_runtime.video import Every
 
-_BY_SUFFIX: dict[str, Format] = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
+FILE = click.Path(path_type=Path)
+_BY_SUFFIX: dict[str, Format] = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
 
 
 @contextmanager
@@ -31,50 +38,103 @@ def errors_as_exit_code_2() -> Iterator[None]:
     except BrokenPipeError:
         raise  # `numclip-run ... | head`: click exits quietly
     except OSError as error:  # disk full, no permission to look into a folder
-        click.echo(f"Error: {error}.", err=True)
+        reason = error.strerror or str(error)
+        click.echo(
+            f"Error: {error.filename}: {reason}." if error.filename else f"Error: {reason}.",
+            err=True,
+        )
+        _give_up_stdout()
         sys.exit(2)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write records to this file.")
+def _give_up_stdout() -> None:
+    """Where stdout is what failed, keep Python from failing again when it ends (exit code 120)."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _every(context: click.Context, parameter: click.Parameter, text: str | None) -> Every | None:
+    try:
+        return None if text is None else Every.parse(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+class _RunOrDoctor(click.Command):
+    """`numclip-run MODEL INPUTS...`, except where the first word is "doctor"."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        if args[:1] == ["doctor"]:  # a model of that name: ./doctor
+            from numclip_runtime.doctor.command import doctor
+
+            return doctor.make_context(f"{info_name} doctor", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+@click.command(
+    cls=_RunOrDoctor,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`numclip-run doctor [MODEL]` says what this machine has, and whether MODEL can run.",
+)
+@click.argument("model", type=FILE)
+@click.argument("inputs", nargs=-1, required=True)
+@click.option("-o", "--output", type=FILE, help="Write records to this file.")
 @click.option(
     "--format",
     "kind",
     type=click.Choice(get_args(Format)),
     help="Default: by the suffix of --output, else table on a terminal and jsonl in a pipe.",
 )
+@click.option("--annotate", type=FILE, help="Write copies with the number drawn to this folder.")
+@click.option("--report", type=FILE, help="Write a gallery, one HTML page, to this file.")
+@click.option("--every", callback=_every, help="Frames of a video: 10 (each tenth) or 0.5s.")
+@click.option("-0", "--null", is_flag=True, help="Paths on standard input end with NUL.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads inside one inference.")
 @click.option(
     "--workers", type=click.IntRange(1), default=1, show_default=True, help="Decoding threads."
 )
+@click.option(
+    "--device",
+    type=click.Choice(get_args(DeviceKind)),
+    default="auto",
+    show_default=True,
+    help="auto: a GPU where it can be used.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(get_args(BackendName)),
+    help="Default: onnxruntime for .onnx, tensorrt for .plan.",
+)
+@click.option("--require-gpu", is_flag=True, help="Refuse to run on the CPU.")
+@click.option("--sha256", help="Refuse a model file with another SHA-256.")
+@click.option("-v", "--verbose", is_flag=True, help="Say what runs the model, on stderr.")
 @click.version_option(__version__)
 def main(
-    model: Path,
-    images: tuple[str, ...],
-    output: Path | None,
-    kind: Format | None,
-    batch_size: int,
-    threads: int | None,
-    workers: int,
+    model: Path, inputs: tuple[str, ...], output: Path | None, kind: Format | None, **options: Any
 ) -> None:
-    """Read a number off each of IMAGES (files, folders, glob patterns) with MODEL.
+    """Read a number off each of INPUTS with MODEL.
 
-    Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model.
+    INPUTS are image files, folders (searched for images), glob patterns, video files, - (a list of
+    paths on standard input), or one camera (camera:0) or stream (rtsp://...).
+
+    Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model, 130 interrupted.
     """
     with errors_as_exit_code_2():
-        failed = run(
-            model,
-            images,
-            output=output,
-            kind=kind or default_format(output),
-            batch_size=batch_size,
-            threads=threads,
-            workers=workers,
-        )
-    sys.exit(1 if failed else 0)
+        kind = kind or default_format(output)
+        code = run(model, inputs, RunOptions(output=output, kind=kind, **options))
+    sys.exit(code)
 
 
 def default_format(output: Path | None) -> Format:
@@ -82,59 +142,9 @@ def default_format(output: Path | None) -> Format:
     if output is not None:
         if output.suffix not in _BY_SUFFIX:
             raise UsageError(
-                f"{output}: cannot tell the format from this name; use .json, .jsonl or .csv, "
+                f"{output}: cannot tell the format from this name; use .json, .jsonl, .csv or "
+                ".parquet, "
                 "or give --format."
             )
         return _BY_SUFFIX[output.suffix]
     return "table" if sys.stdout.isatty() else "jsonl"
-
-
-def run(
-    model: Path,
-    images: tuple[str, ...],
-    *,
-    output: Path | None,
-    kind: Format,
-    batch_size: int = 1,
-    threads: int | None = None,
-    workers: int = 1,
-) -> int:
-    """Predict all images and write one record each; return how many failed."""
-    paths = find_images(images)
-    failed = done = 0
-    with (
-        load(model, threads=threads) as predictor,
-        _open_output(output) as file,
-        RecordWriter(kind, file, intervals=predictor.calibrated) as writer,
-        click.progressbar(
-            length=len(paths),
-            label="images",
-            # not `hidden=`, which click 8.1 lacks
-            file=sys.stderr if output and sys.stderr.isatty() else io.StringIO(),
-        ) as bar,
-    ):
-        results = predictor.stream(paths, batch_size=batch_size, workers=workers)
-        try:
-            for path, result in zip(paths, results, strict=True):
-                record = record_of(path, result)
-                writer.write(record)
-                done += 1
-                failed += "error" in record
-                bar.update(1)
-        except KeyboardInterrupt:
-            click.echo(f"Interrupted: {done} of {len(paths)} images done and kept.", err=True)
-            failed += len(paths) - done
-    if failed and done == len(paths):
-        click.echo(f"{failed} of {len(paths)} images failed.", err=True)
-    return failed
-
-
-@contextmanager
-def _open_output(output: Path | None) -> Iterator[IO[str]]:
-    if output is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what stdout cannot encode
-            sys.stdout.reconfigure(errors="backslashreplace")
-        yield sys.stdout
-    else:
-        with atomic_text(output) as file:
-            yield file

@@ -19,3 +19,11 @@ class ImageError(NumclipError, OSError):
 
 class MissingDependencyError(NumclipError, ImportError):
     """An optional package is needed; the message names the pip command that installs it."""
+
+
+class GpuError(NumclipError, RuntimeError):
+    """The GPU, its driver or TensorRT failed."""
+
+
+class GpuRequiredError(GpuError):
+    """A GPU is needed, and none that fits can be used."""

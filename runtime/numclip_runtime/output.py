@@ -1,4 +1,4 @@
-"""Record writers of `numclip-run`: table, JSON, JSONL, CSV."""
+"""Record writers of `numclip-run`: table, JSON, JSONL, CSV (Parquet: see `parquet`)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,44 @@ from numclip_runtime.errors import ImageError
 from numclip_runtime.predictor import Prediction
 
 Record: TypeAlias = dict[str, Any]
-Format = Literal["table", "json", "jsonl", "csv"]
-CSV_COLUMNS = ("path", "value", "unit", "interval", "bin", "bin_probs", "error")
+Format = Literal["table", "json", "jsonl", "csv", "parquet"]
+# The last two are about videos; there, the others keep the places they always had
+CSV_COLUMNS = ("path", "value", "unit", "interval", "bin", "bin_probs", "error", "frame", "time_s")
 
 
-def record_of(path: str, result: Prediction | ImageError) -> Record:
-    """Return the record of one image: prediction fields, or {"path", "error"}."""
+def record_of(
+    path: str,
+    result: Prediction | ImageError,
+    *,
+    frame: int | None = None,
+    time_s: float | None = None,
+) -> Record:
+    """Return the record of one picture: prediction fields, or {"path", "error"}.
+
+    Args:
+        path: Of the image or video.
+        result: What became of it.
+        frame: Index in the video; None: an image, whose record has neither of these two fields.
+        time_s: Since the video's first frame.
+    """
+    place = {} if frame is None else {"frame": frame, "time_s": time_s}
     if isinstance(result, ImageError):
-        return {"path": path, "error": str(result)}
-    return {"path": path, **result.to_dict()}
+        return {"path": path, **place, "error": str(result)}
+    return {"path": path, **place, **result.to_dict()}
+
+
+def place_of(record: Record) -> str:
+    """Return where a record's picture is, for people: the path, and the frame of a video."""
+    if "frame" not in record:
+        return str(record["path"])
+    return f"{record['path']} frame {record['frame']} ({record['time_s']:.2f} s)"
 
 
 class RecordWriter:
     """Write records one by one, so that what is written stays valid at any moment of `close`.
 
     Args:
-        kind: Output format.
+        kind: Output format; "parquet" is `ParquetWriter`'s.
         file: Text file open for writing; stays open.
         intervals: Whether a table has a column for them.
     """
@@ -42,7 +64,7 @@ class RecordWriter:
         if kind == "csv":
             table = csv.writer(file, lineterminator="\n")
             table.writerow(CSV_COLUMNS)
-            self.write = lambda record: table.writerow(_csv_cells(record))
+            self.write = lambda record: self._write_cells(table.writerow, record)
         elif kind == "jsonl":
             self.write = lambda record: self._line(_json(record))
         elif kind == "json":
@@ -57,7 +79,12 @@ class RecordWriter:
 
     def _write_json(self, record: Record) -> None:
         self.file.write((",\n" if self._count else "[\n") + _json(record))
+        self.file.flush()
         self._count += 1
+
+    def _write_cells(self, write: Callable[[list[object]], object], record: Record) -> None:
+        write(_csv_cells(record))
+        self.file.flush()
 
     def _write_row(self, record: Record) -> None:
         if self._count == 0:
@@ -71,7 +98,7 @@ class RecordWriter:
         interval = (
             "" if record["interval"] is None else "{:.2f} to {:.2f}".format(*record["interval"])
         )
-        self._row(number, interval, chosen, record["path"])
+        self._row(number, interval, chosen, place_of(record))
 
     def _row(self, value: str, interval: str, chosen: str, path: str) -> None:
         between = f"{interval:<18}  " if self._intervals else ""

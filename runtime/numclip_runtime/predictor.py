@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from numclip_runtime.backends import Backend, open_backend
+from numclip_runtime.backends import Backend, BackendName, DeviceKind, open_backend
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.metadata import ModelMetadata
@@ -164,17 +164,43 @@ class Predictor:
         self.close()
 
 
-def load(model: str | os.PathLike[str], *, threads: int | None = None) -> Predictor:
+def load(
+    model: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    device: DeviceKind = "auto",
+    backend: BackendName | None = None,
+    sha256: str | None = None,
+    require_gpu: bool = False,
+) -> Predictor:
     """Load an exported model.
 
     Args:
-        model: Path of a `.onnx` file made by `numclip-export`.
+        model: Path of a `.onnx` or `.plan` file made by `numclip-export`. A plan is executable
+            code: load only what you trust, see `sha256`.
         threads: CPU threads inside one inference; None lets the backend choose.
+        device: "auto" (a GPU where it can be used), "cpu" or "cuda". Where an ONNX file runs on the
+            CPU although a GPU is there or was asked for, `backend.notes` of the predictor say why.
+        backend: None: onnxruntime for ONNX files, tensorrt for plans.
+        sha256: What the file's SHA-256 must be. A plan is compared with `<model>.sha256`, where
+            that exists, if this is None.
+        require_gpu: Raise rather than run on the CPU.
 
     Raises:
-        ModelError: if the file is missing, broken, or not made by numclip.
+        ModelError: if the file is missing, broken, not made by numclip, or not the pinned one.
         MissingDependencyError: if the backend's package is not installed.
+        GpuRequiredError: if a GPU is needed, and none that fits can be used.
+        UsageError: if the arguments contradict each other or the model.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}.")
-    return Predictor(open_backend(Path(model), threads=threads))
+    return Predictor(
+        open_backend(
+            Path(model),
+            threads=threads,
+            device=device,
+            backend=backend,
+            sha256=sha256,
+            require_gpu=require_gpu,
+        )
+    )

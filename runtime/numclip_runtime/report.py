@@ -29,6 +29,7 @@ class ReportEntry:
     path: str | os.PathLike[str]  # shown, and read for the thumbnail
     result: Prediction | str  # what the model read, or why it failed
     label: float | None = None  # true number, in label units; None if not known
+    preview: str | None = None  # `thumbnail` of what is in no file of its own: a video's frame
 
     @property
     def prediction(self) -> Prediction | None:
@@ -173,7 +174,7 @@ class _Page:
             assert entry.prediction is not None
             order = f"--by-value:{by_value[i]};--by-label:{by_label[i]};--by-error:{by_error[i]}"
             yield f'<li class="card" style="{order}">'
-            yield card(entry.path, entry.prediction, entry.label, self.task)
+            yield card(entry.path, entry.prediction, entry.label, self.task, entry.preview)
             yield "</li>"
         yield "</ul>"
 

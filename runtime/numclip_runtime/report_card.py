@@ -22,9 +22,13 @@ MANY_BINS = 24  # from here on, bars touch each other, and the highest fills the
 
 
 def card(
-    path: str | os.PathLike[str], prediction: Prediction, label: float | None, task: Task
+    path: str | os.PathLike[str],
+    prediction: Prediction,
+    label: float | None,
+    task: Task,
+    preview: str | None = None,
 ) -> str:
-    """Return the inside of a card as HTML."""
+    """Return the inside of a card as HTML; `preview` replaces the thumbnail of `path`."""
     number = decimals(task)
     unit = f" <small>{escape(prediction.unit)}</small>" if prediction.unit else ""
     facts = ""
@@ -39,7 +43,7 @@ def card(
     name = escape(Path(path).name)
     return "\n".join(
         (
-            f'<div class="thumb">{thumbnail(path)}</div>',
+            f'<div class="thumb">{thumbnail(path) if preview is None else preview}</div>',
             f'<p class="value">{prediction.value:.{number}f}{unit}</p>',
             facts + _bars(prediction, task),
             _axis(prediction, label, task),
@@ -67,10 +71,15 @@ def edges_of(task: Task) -> list[float]:
     return [edge + task.label_offset for edge in task.bin_edges]
 
 
-def thumbnail(path: str | os.PathLike[str]) -> str:
-    """Return an <img> with the upright image inside; a remark if it can no longer be read."""
+def thumbnail(path: str | os.PathLike[str], image: Image.Image | None = None) -> str:
+    """Return an <img> with the upright image inside; a remark if it can no longer be read.
+
+    Args:
+        path: Names the image, and is read where `image` is None.
+        image: Decoded image, such as a frame of a video; copied.
+    """
     try:
-        image = load_rgb(path)
+        image = load_rgb(path if image is None else image)
     except ImageError:
         return "no preview"
     buffer = io.BytesIO()

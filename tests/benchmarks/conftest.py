@@ -45,6 +45,8 @@ class DelayedBackend:
 
     name = "delayed"
     provider = "none"
+    device = "none"
+    notes = ()
     metadata = METADATA
 
     def __init__(self, delays_ms: list[float], wait: Wait) -> None:

@@ -20,12 +20,15 @@ VERSIONS = {  # 10.3 is JetPack 6, the others span what is on the package index
     "tensorrt": ("10.3.0", "10.13.0.35", "10.16.1.11", "11.0.0.114", "11.4.0.106"),
     "tensorrt_rtx": ("1.4.0.76", "1.5.0.114", "1.6.1.120", "1.7.1.116"),
 }
+LEAN = ("10.3.0", "11.4.0.106")  # runs engines only, so it has the names of those classes only
 PACKAGES = {
     "tensorrt": "tensorrt-cu12-bindings",
+    "tensorrt_lean": "tensorrt-lean-cu12-bindings",
     "tensorrt_rtx": "tensorrt-rtx-cu13-bindings",
 }
 CLASSES = (
-    *("Builder", "BuilderFlag", "ComputeCapability", "DataType", "EngineInspector"),
+    *("Builder", "BuilderFlag", "ComputeCapability", "DataType"),
+    *("DynamicShapesKernelSpecializationStrategy", "EngineInspector"),
     *("ExecutionContextAllocationStrategy", "HardwareCompatibilityLevel", "IBuilderConfig"),
     *("ICudaEngine", "IExecutionContext", "IHostMemory", "ILogger", "INetworkDefinition"),
     *("IOptimizationProfile", "IProgressMonitor", "IRuntimeCache", "IRuntimeConfig"),
@@ -86,13 +89,19 @@ def needed_libraries(library: Path) -> list[str]:
     return [name for name in names if name.startswith(("libnv", "libtensorrt"))]
 
 
-def main() -> None:
-    """Write the listing."""
-    found: dict[str, dict[str, list[str]]] = {}
-    for module, versions in VERSIONS.items():
-        for version in versions:
+def names_of_all(versions: dict[str, tuple[str, ...]]) -> dict[str, dict[str, list[str]]]:
+    """Return "module version" -> class -> names."""
+    found = {}
+    for module, numbers in versions.items():
+        for version in numbers:
             with tempfile.TemporaryDirectory() as folder:
                 found[f"{module} {version}"] = names_of(module, version, Path(folder))
+    return found
+
+
+def main() -> None:
+    """Write the listing."""
+    found = names_of_all(VERSIONS)
     classes = sorted(set().union(*found.values()))
     everywhere = {
         name: sorted(set.intersection(*(set(names.get(name, ())) for names in found.values())))
@@ -106,7 +115,8 @@ def main() -> None:
         }
         for version, names in found.items()
     }
-    listing = {"everywhere": everywhere, "only": only}
+    lean = names_of_all({"tensorrt_lean": LEAN})
+    listing = {"everywhere": everywhere, "only": only, "lean": lean}
     TARGET.write_text(json.dumps(listing, indent=1) + "\n")
     sys.stdout.write(f"{TARGET.name}: {TARGET.stat().st_size} bytes\n")
 

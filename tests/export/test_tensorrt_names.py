@@ -1,4 +1,4 @@
-"""Every TensorRT name in the engine package exists in all versions that numclip supports.
+"""Every TensorRT name that numclip uses exists in all versions that it supports.
 
 TensorRT's own engines cannot be built without a GPU, but a misspelt or removed name would fail
 there first. So the names are read off the source (AST) and looked up in tests/data/
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ENGINE = ROOT / "export" / "numclip_export" / "engine"
+BACKENDS = ROOT / "runtime" / "numclip_runtime" / "backends"
 LISTING: dict[str, Any] = json.loads((ROOT / "tests/data/tensorrt_names.json").read_text("utf-8"))
 VERSIONS = list(LISTING["only"])
 
-# What a variable or attribute of this name holds, everywhere in the package.
+# What a variable or attribute of this name holds, everywhere in both packages.
 CLASSES = {
     "builder": "Builder",
     "config": "IBuilderConfig",
@@ -32,12 +33,18 @@ CLASSES = {
     "tensor": "ITensor",
     "image": "ITensor",
     "parser_error": "ParserError",
+    "runtime": "Runtime",
+    "engine": "ICudaEngine",
+    "execution": "IExecutionContext",
+    "runtime_config": "IRuntimeConfig",
 }
 # Files for one builder only. RTX also has what is used on it alone; see `set_compute_capabilities`.
 RTX_ONLY = {"rtx.py"}
-OWN = {"__version__", "__members__", "__init__"}  # Python's, on modules, enumerations, classes
+OWN = {"__version__", "__name__", "__members__", "__init__"}  # Python's
 # Files in which a name above is something else.
 NOT_TENSORRT = {"bindings.py", "onnx_file.py", "options.py", "turing.py", "cli.py"}
+# What the package that only runs engines has, too.
+RUNNER = (BACKENDS / "tensorrt_runner.py", BACKENDS / "tensorrt_log.py")
 
 
 def names_in(version: str, owner: str) -> set[str]:
@@ -54,15 +61,20 @@ def used(source: str) -> Iterator[tuple[str, str]]:
             yield "", node.attr
         elif owner.startswith("trt."):
             yield owner.removeprefix("trt."), node.attr
-        elif owner.rpartition(".")[2] in CLASSES:
-            yield CLASSES[owner.rpartition(".")[2]], node.attr
+        elif (variable := owner.rpartition(".")[2].lstrip("_")) in CLASSES:
+            yield CLASSES[variable], node.attr
 
 
 def used_in(*, rtx: bool) -> set[tuple[str, str]]:
     """Return what is used on every builder, or what on TensorRT-RTX only."""
     files = [f for f in ENGINE.glob("*.py") if f.name not in NOT_TENSORRT]
-    chosen = [f for f in files if (f.name in RTX_ONLY) == rtx]
-    names = {name for f in chosen for name in used(f.read_text("utf-8"))}
+    files += [*RUNNER, BACKENDS / "rtx.py"]
+    return used_by(f for f in files if (f.name in RTX_ONLY) == rtx)
+
+
+def used_by(files: Iterable[Path]) -> set[tuple[str, str]]:
+    """Return what files use."""
+    names = {name for file in files for name in used(file.read_text("utf-8"))}
     return {(owner, name) for owner, name in names if name not in OWN}
 
 
@@ -80,6 +92,14 @@ def test_listed_versions_have_every_name(version: str) -> None:
     assert missing(version, used_in(rtx=False)) == []
     if version.startswith("tensorrt_rtx"):
         assert missing(version, used_in(rtx=True)) == []
+
+
+@pytest.mark.parametrize("version", LISTING["lean"])
+def test_the_lean_package_has_what_runs_engines(version: str) -> None:
+    offered = LISTING["lean"][version]
+    names = used_by(RUNNER)
+    assert [f"{o}.{n}" for o, n in names if n not in offered[o] and f"{o}.{n}" not in offered] == []
+    assert ("Runtime", "engine_host_code_allowed") in names
 
 
 def test_installed_version_has_every_name() -> None:
@@ -102,9 +122,14 @@ def test_names_are_found() -> None:
         ("IBuilderConfig", "progress_monitor"),
         ("INetworkDefinition", "name"),
         ("ParserError", "node_operator"),
+        ("ICudaEngine", "get_tensor_profile_shape"),
+        ("IExecutionContext", "execute_async_v3"),
+        ("DataType", "UINT8"),
     } <= names
-    assert {CLASSES[variable] for variable in CLASSES} <= {owner for owner, _ in names}
-    assert ("IBuilderConfig", "num_compute_capabilities") in used_in(rtx=True)
+    rtx_names = used_in(rtx=True)
+    assert set(CLASSES.values()) <= {owner for owner, _ in names | rtx_names}
+    assert ("IBuilderConfig", "num_compute_capabilities") in rtx_names
+    assert ("ICudaEngine", "create_runtime_config") in rtx_names
 
 
 def test_the_monitor_has_the_methods_of_every_version() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +12,12 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import Predictor, load
+from tests.runtime.opener import Opener
+from tests.runtime.standin import StandinDriver, compile_standin
 
+# These tests are about machines without a GPU, so they hide one that is there; the stand-in driver
+# is found all the same.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 DATA = Path(__file__).parents[1] / "data"
 
 
@@ -54,3 +61,28 @@ def photos(tmp_path: Path) -> Path:
     Image.new("L", (8, 8), 128).save(folder / "sub" / "mid.PNG")
     (folder / "notes.txt").write_text("not an image")
     return folder
+
+
+@pytest.fixture(scope="session")
+def compiled_standin(tmp_path_factory: pytest.TempPathFactory) -> StandinDriver:
+    """Return the stand-in for NVIDIA's driver library."""
+    return compile_standin(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture
+def standin(compiled_standin: StandinDriver) -> Iterator[StandinDriver]:
+    """Return the stand-in driver; at the end all must be freed, and each push popped."""
+    compiled_standin.forget()
+    yield compiled_standin
+    compiled_standin.forget()
+    compiled_standin.kernels.clear()  # they refer to what the test made
+    gc.collect()
+    assert (compiled_standin.alive, compiled_standin.pushed) == ({}, 0)
+
+
+@pytest.fixture
+def open_plan(
+    tmp_path: Path, tiny: Path, standin: StandinDriver, monkeypatch: pytest.MonkeyPatch
+) -> Opener:
+    """Return a function that opens a plan of tiny.onnx with stand-ins."""
+    return Opener(tmp_path, tiny, standin, monkeypatch)

@@ -131,7 +131,7 @@ def test_failures_in_table_and_csv(tiny: Path, photos: Path) -> None:
     table = invoke(tiny, gone, "--format", "table").output
     assert table.splitlines()[1].split(maxsplit=1) == ["failed", f"{gone}: no such file."]
     text = invoke(tiny, gone, "--format", "csv").output
-    assert f"\n{gone},,,,,,{gone}: no such file.\n" in text
+    assert f"\n{gone},,,,,,{gone}: no such file.,,\n" in text
 
 
 def test_help_and_version() -> None:

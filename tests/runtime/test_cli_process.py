@@ -76,7 +76,7 @@ def test_interrupt(tiny: Path, photos: Path) -> None:
         first = run.stdout.readline()
         run.send_signal(signal.SIGINT)
         rest, errors = run.stdout.read(), run.stderr.read()
-    assert run.returncode == 1
+    assert run.returncode == 130
     assert errors.endswith(" of 3000 images done and kept.\n")
     assert errors.count("\n") == 1
     lines = [json.loads(line) for line in (first + rest).splitlines()]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numclip_runtime
+from tests.runtime.standin import StandinDriver
 
-HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "tensorrt", "numclip", "numclip_export"}
+HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "openvino", "numclip", "numclip_export"}
+HEAVY |= {"tensorrt", "tensorrt_rtx", "tensorrt_lean", "av", "pyarrow"}
 
 
 def test_import_loads_no_framework() -> None:
@@ -18,9 +22,26 @@ def test_import_loads_no_framework() -> None:
     assert not HEAVY & loaded
 
 
+def test_import_leaves_the_gpu_driver_alone(standin: StandinDriver) -> None:
+    code = (
+        "from pathlib import Path; maps = Path('/proc/self/maps')\n"
+        "import numclip_runtime.cli, numclip_runtime.backends.tensorrt\n"
+        "print('libcuda.so.1' in maps.read_text())\n"
+        "numclip_runtime.backends.tensorrt.probe_cuda()\n"
+        "print('libcuda.so.1' in maps.read_text())"
+    )
+    environment = os.environ | {"LD_LIBRARY_PATH": str(Path(standin.path).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "True"]
+
+
 def test_public_names() -> None:
     assert numclip_runtime.__all__ == [
         "Calibration",
+        "GpuError",
+        "GpuRequiredError",
         "ImageError",
         "MissingDependencyError",
         "ModelError",
@@ -41,3 +62,5 @@ def test_errors_are_also_the_builtin_one_would_catch() -> None:
     assert issubclass(numclip_runtime.ModelError, ValueError)
     assert issubclass(numclip_runtime.ImageError, OSError)
     assert issubclass(numclip_runtime.MissingDependencyError, ImportError)
+    assert issubclass(numclip_runtime.GpuError, RuntimeError)
+    assert issubclass(numclip_runtime.GpuRequiredError, numclip_runtime.GpuError)

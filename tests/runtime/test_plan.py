@@ -16,6 +16,7 @@ from numclip_runtime.plan import (
     encode_metadata,
     read_plan_metadata,
 )
+from tests.runtime.plans import plan_bytes
 
 ENGINE = EngineFacts(
     "tensorrt-rtx", "1.7.1.116", (75, 86), 1, 8, 32, "0123456789abcdef" * 4, ("tf32",)
@@ -25,17 +26,6 @@ ENGINE = EngineFacts(
 def metadata(bins: int = 3, phrase: str = "fair (ça va) \u2603") -> ModelMetadata:
     task = Task("age", "years", tuple(range(bins + 1)), tuple(f"{phrase} {i}" for i in range(bins)))
     return ModelMetadata(task, Preprocessing(), "fp16", "ab" * 32, {"max_value_error": 1e-3})
-
-
-def header(size: int, magic: bytes = b"vtrt", version: bytes = bytes((1, 7, 1, 116))) -> bytes:
-    """Return the first 40 bytes of a plan, as TensorRT-RTX 1.7 writes them."""
-    words = (0).to_bytes(4, "little"), (2).to_bytes(8, "little"), size.to_bytes(8, "little")
-    return magic + b"".join(words) + version + magic + bytes(8)
-
-
-def plan_bytes(name: str, magic: bytes = b"vtrt", version: bytes = bytes((1, 7, 1, 116))) -> bytes:
-    rest = b"\x00\x01" * 300 + name.encode() + bytes(range(256)) * 40
-    return header(40 + len(rest), magic, version) + rest
 
 
 @pytest.fixture

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 from numclip_export.engine.options import EngineOptions
 from numclip_runtime import MissingDependencyError, UsageError
+from numclip_runtime.backends.tensorrt_module import INSTALL, Module, installed, load_module
 from numclip_runtime.cuda_probe import CudaDriver, probe_cuda
 from numclip_runtime.plan import Builder
 
-MODULES: dict[Builder, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-INSTALL: dict[Builder, str] = {
-    "tensorrt": (
-        "on a PC with: pip install 'numclip[tensorrt]'; on a Jetson it comes with JetPack, and a "
-        "virtual environment sees it when made with --system-site-packages"
-    ),
-    "tensorrt-rtx": "with: pip install 'numclip[rtx]' (x86-64)",
-}
+MODULES: dict[Builder, Module] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 @dataclass(frozen=True)
@@ -49,13 +41,13 @@ def load_binding(options: EngineOptions, driver: CudaDriver | None = None) -> Bi
     driver = driver or probe_cuda()
     builder = options.target if options.target != "auto" else _choose(options, driver)
     options.check(builder)
-    if builder == "tensorrt" and driver.problem is not None and _installed(builder):
+    if builder == "tensorrt" and driver.problem is not None and installed(MODULES[builder]):
         # without a driver it returns None or crashes the process, so it is not even loaded
         raise UsageError(
             f"TensorRT builds on the GPU that will run the engine, and here is {driver.problem}; "
             "build on the device, or use --target tensorrt-rtx, which needs no GPU."
         )
-    module = _load(builder)
+    module = load_module(MODULES[builder])
     capability = driver.devices[0].compute_capability if driver.devices else None
     return Binding(builder, module, str(module.__version__), capability)
 
@@ -63,38 +55,11 @@ def load_binding(options: EngineOptions, driver: CudaDriver | None = None) -> Bi
 def _choose(options: EngineOptions, driver: CudaDriver) -> Builder:
     if options.compute_capabilities:
         return "tensorrt-rtx"
-    if _installed("tensorrt") and (driver.problem is None or not _installed("tensorrt-rtx")):
+    if installed("tensorrt") and (driver.problem is None or not installed("tensorrt_rtx")):
         return "tensorrt"
-    if _installed("tensorrt-rtx"):
+    if installed("tensorrt_rtx"):
         return "tensorrt-rtx"
     raise MissingDependencyError(
         f"no TensorRT is installed. TensorRT-RTX, which builds without a GPU, installs "
-        f"{INSTALL['tensorrt-rtx']}. TensorRT installs {INSTALL['tensorrt']}."
-    )
-
-
-def _installed(builder: Builder) -> bool:
-    try:
-        return find_spec(MODULES[builder]) is not None
-    except ValueError:  # a module that is None in sys.modules
-        return False
-
-
-def _load(builder: Builder) -> Any:
-    try:
-        return importlib.import_module(MODULES[builder])
-    except ModuleNotFoundError as error:
-        if error.name != MODULES[builder]:
-            raise _broken(builder, error) from None
-        raise MissingDependencyError(
-            f"{MODULES[builder]} is not installed; install it {INSTALL[builder]}."
-        ) from None
-    except Exception as error:  # a missing or foreign library: OSError, ImportError, RuntimeError
-        raise _broken(builder, error) from None
-
-
-def _broken(builder: Builder, error: Exception) -> MissingDependencyError:
-    return MissingDependencyError(
-        f"{MODULES[builder]} is installed but does not load ({error}); install it again "
-        f"{INSTALL[builder]}."
+        f"{INSTALL['tensorrt_rtx']}. TensorRT installs {INSTALL['tensorrt']}."
     )

@@ -1,9 +1,11 @@
-"""Collect what TensorRT says, and turn it into one sentence."""
+"""What to do about what TensorRT says while it builds."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from numclip_runtime.backends import tensorrt_log
+from numclip_runtime.backends.tensorrt_log import collecting_logger
+
+__all__ = ["collecting_logger", "reason_of"]
 
 OUT_OF_MEMORY = "memory ran out: free some, or lower --max-batch or --workspace-mib"
 # What TensorRT says -> what to do about it
@@ -22,36 +24,6 @@ ADVICE = {
 }
 
 
-def collecting_logger(trt: Any, errors: list[str]) -> Any:
-    """Return a TensorRT logger that appends error messages to a list and drops the rest."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                errors.append(message)
-
-    return Logger()
-
-
 def reason_of(errors: list[str]) -> str:
     """Return TensorRT's errors as part of a sentence, with advice where there is any."""
-    if not errors:
-        return "TensorRT gave no reason"
-    telling = [error for error in errors if not _is_echo(error)] or errors
-    text = "; ".join(dict.fromkeys(map(_short, telling)))
-    advice = next((advice for sign, advice in ADVICE.items() if sign in " ".join(telling)), None)
-    return f"{text}; {advice}" if advice else text
-
-
-def _is_echo(message: str) -> bool:
-    """Tell whether it is the CUDA error that follows every other one where no driver is."""
-    return "catchCudaError" in message and "out of memory" not in message
-
-
-def _short(message: str) -> str:
-    """Leave out where in TensorRT's own source a message comes from."""
-    message = re.sub(r"\[\w+\.(cpp|h):[^]]*\] ?|[.\s]*\bIn \S+ at /\S+:\d+", "", message)
-    return " ".join(message.split()).rstrip(". ")
+    return tensorrt_log.reason_of(errors, ADVICE)

@@ -1,13 +1,22 @@
-"""Inference backends: one small Protocol, and the choice of one by the artefact."""
+"""Inference backends: one small Protocol, and the choice of one by the artefact and the flags."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
-from numclip_runtime.errors import ModelError
+from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.preprocess import FloatArray, InputArray
+
+# auto: the GPU where onnxruntime can use one, else the CPU; a plan always takes the GPU
+DeviceKind = Literal["auto", "cpu", "cuda"]
+# onnxruntime runs on the CPU or with CUDA, the next two through TensorRT's own providers
+BackendName = Literal[
+    "onnxruntime", "onnxruntime-tensorrt", "onnxruntime-rtx", "openvino", "tensorrt"
+]
+PLAN_SUFFIXES = (".plan", ".engine")
 
 
 class Backend(Protocol):
@@ -15,7 +24,13 @@ class Backend(Protocol):
 
     name: str  # "onnxruntime"
     provider: str  # what really executes, such as "CPUExecutionProvider"
+    device: str  # "cpu", or the GPU's name
     metadata: ModelMetadata
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What is not as one would expect, such as a GPU that is not used; more may come."""
+        ...
 
     def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
         """Run the network.
@@ -34,26 +49,84 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(model: Path, *, threads: int | None = None) -> Backend:
-    """Open a model file with the backend that its kind calls for.
+def open_backend(
+    model: Path,
+    *,
+    threads: int | None = None,
+    device: DeviceKind = "auto",
+    backend: BackendName | None = None,
+    sha256: str | None = None,
+    require_gpu: bool = False,
+) -> Backend:
+    """Open a model file with the backend that its kind calls for, or with the one named.
 
     Args:
-        model: Path of a `.onnx` file.
+        model: Path of a `.onnx`, `.plan` or `.engine` file.
         threads: CPU threads inside one inference; None lets the backend choose.
+        device: Where to run.
+        backend: None: onnxruntime for ONNX files, tensorrt for plans.
+        sha256: What the file's SHA-256 must be; for a plan, None is what `<model>.sha256` says.
+        require_gpu: Refuse to run on the CPU.
 
     Raises:
-        ModelError: if the file is missing, of an unknown kind, or broken.
+        UsageError: if device, backend and model contradict each other.
+        ModelError: if the file is missing, of an unknown kind, broken, or not the pinned one.
         MissingDependencyError: if the backend's package is not installed.
+        GpuRequiredError: if a GPU is needed and none can be used.
     """
+    _check_choice(model, device, backend, require_gpu)
+    if model.suffix in PLAN_SUFFIXES:
+        from numclip_runtime.backends.tensorrt import TensorRTBackend
+
+        return TensorRTBackend(model, sha256=sha256)
+    if sha256 is not None:
+        from numclip_runtime.backends.checksum import check_sha256
+        from numclip_runtime.files import sha256 as sha256_of
+
+        check_sha256(model, sha256_of(model), sha256)
+    if backend == "openvino":
+        from numclip_runtime.backends.openvino import OpenVinoBackend
+
+        return OpenVinoBackend(model, threads=threads)
+    from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
+    from numclip_runtime.backends.onnxruntime_providers import GPU_PROVIDERS
+
+    return OnnxRuntimeBackend(
+        model,
+        threads=threads,
+        device="cuda" if device == "auto" and backend in GPU_PROVIDERS else device,
+        provider=GPU_PROVIDERS.get(backend, "CUDAExecutionProvider"),
+        require_gpu=require_gpu,
+    )
+
+
+def _check_choice(
+    model: Path, device: DeviceKind, backend: BackendName | None, require_gpu: bool
+) -> None:
+    for name, value, choices in (
+        ("device", device, get_args(DeviceKind)),
+        ("backend", backend, (None, *get_args(BackendName))),
+    ):
+        if value not in choices:
+            raise UsageError(f"unknown {name} {value!r}; choose from {', '.join(choices[-5:])}.")
     if model.is_dir():
         raise ModelError(f"{model}: is a folder; give the model file inside it.")
     if not model.exists():
         raise ModelError(f"{model}: no such file; export one with `numclip-export --ckpt x.pt`.")
-    if model.suffix != ".onnx":
+    plan = model.suffix in PLAN_SUFFIXES
+    if not plan and model.suffix != ".onnx":
         hint = (
             " Export it with `numclip-export --ckpt`." if model.suffix in (".pt", ".ckpt") else ""
         )
-        raise ModelError(f"{model}: unknown kind of model, expected a .onnx file.{hint}")
-    from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend(model, threads=threads)
+        raise ModelError(f"{model}: unknown kind of model, expected a .onnx or .plan file.{hint}")
+    if plan and backend not in (None, "tensorrt"):
+        raise UsageError(f"{model}: {backend} runs no plans; leave the backend out.")
+    if not plan and backend == "tensorrt":
+        raise UsageError(
+            f"{model}: TensorRT runs plans; build one with `numclip-export --onnx {model.name}`."
+        )
+    on_gpu = device == "cuda" or require_gpu
+    if device == "cpu" and (require_gpu or plan or (backend or "").startswith("onnxruntime-")):
+        raise UsageError(f"{model}: the CPU was chosen, and what else was chosen needs a GPU.")
+    if on_gpu and backend == "openvino":
+        raise UsageError("openvino runs on the CPU here; leave it out to run on a GPU.")

@@ -5,9 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import IO
 
+from numclip_runtime.errors import ModelError
+from numclip_runtime.metadata import METADATA_KEY, ModelMetadata
+
 METADATA_PROPS = 14  # field of ModelProto: repeated (key, value)
 KEY, VALUE = 1, 2  # fields of each of these
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
+
+
+def metadata_of(model: Path) -> ModelMetadata | None:
+    """Return what numclip wrote into an ONNX file; None for a file of others.
+
+    Raises:
+        ModelError: if it is damaged, or of a schema this version cannot read.
+    """
+    text = metadata_props(model).get(METADATA_KEY)
+    return None if text is None else ModelMetadata.from_json(text, source=str(model))
+
+
+def no_metadata(model: Path) -> ModelError:
+    """Return the error for a file of others."""
+    return ModelError(
+        f"{model}: holds no numclip metadata, so its bins and preprocessing are unknown; "
+        "make the file with `numclip-export --ckpt x.pt`."
+    )
 
 
 def metadata_props(model: Path) -> dict[str, str]:

@@ -3,68 +3,93 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from numclip_runtime.backends.onnx_header import metadata_props
-from numclip_runtime.errors import MissingDependencyError, ModelError
-from numclip_runtime.metadata import (
-    BIN_PROBS_NAME,
-    INPUT_NAME,
-    METADATA_KEY,
-    VALUES_NAME,
-    ModelMetadata,
+from numclip_runtime.backends.onnx_header import metadata_of, no_metadata
+from numclip_runtime.backends.onnxruntime_providers import (
+    CPU_PROVIDER,
+    load_cuda_packages,
+    why_not,
+    with_fallbacks,
 )
+from numclip_runtime.cuda_probe import LIBRARY, CudaDriver, probe_cuda
+from numclip_runtime.errors import (
+    GpuError,
+    GpuRequiredError,
+    MissingDependencyError,
+    ModelError,
+)
+from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.preprocess import FloatArray, InputArray
+
+if TYPE_CHECKING:
+    from numclip_runtime.backends import DeviceKind
 
 
 class OnnxRuntimeBackend:
-    """Run an ONNX file with onnxruntime on the CPU.
+    """Run an ONNX file with onnxruntime, on the CPU or a GPU.
+
+    onnxruntime goes to the CPU where it cannot use a GPU, and says so in its log at most. Here
+    `provider` is what the opened session reports, and `notes` say why it is not what was asked for.
+    GPU providers are not verified on hardware.
 
     Args:
         model: Path of a file that numclip exported.
         threads: Threads inside one inference; None leaves onnxruntime's choice (all cores).
+        device: "auto" takes a GPU where it can be used; that there is none is then no note.
+        provider: Of the GPU.
+        require_gpu: Raise where it would run on the CPU.
+        library: The NVIDIA driver's library.
 
     Raises:
         MissingDependencyError: if onnxruntime is not installed.
         ModelError: if the file is no ONNX model, or not one that numclip exported.
+        GpuRequiredError: if a GPU is required and cannot be used.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, model: Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        threads: int | None = None,
+        device: DeviceKind = "auto",
+        provider: str = "CUDAExecutionProvider",
+        require_gpu: bool = False,
+        library: str = LIBRARY,
+    ) -> None:
         try:
             import onnxruntime as ort
         except ImportError:
             raise MissingDependencyError(
                 "onnxruntime is not installed; install it with: pip install 'numclip[cpu]'"
             ) from None
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only: they are raised as well
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        text = metadata_props(model).get(METADATA_KEY)
-        metadata = None if text is None else ModelMetadata.from_json(text, source=str(model))
+        self._source, self._threads, self._ort = str(model), threads, ort
+        self.notes: list[str] = []
+        metadata = metadata_of(model)
         # With it, a float16 ViT of 2 blocks or more crashes the process (1.23 to 1.32, x86).
         half = metadata is not None and metadata.precision == "fp16"
-        try:
-            self._session = ort.InferenceSession(
-                str(model),
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=["NchwcTransformer"] if half else None,
-            )
-        except Exception as error:  # onnxruntime's own exception types share no base class
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(
-                f"{model}: not a model that onnxruntime can load ({reason})."
-            ) from None
+        self._disabled = ["NchwcTransformer"] if half else None
+        driver = CudaDriver(problem="not asked for") if device == "cpu" else probe_cuda(library)
+        problem = why_not(provider, ort.get_available_providers(), driver)
+        if problem is None:
+            problem = self._open_on_gpu(provider)
+        if problem is not None:
+            if require_gpu:
+                raise GpuRequiredError(f"{model}: a GPU is required, and not used: {problem}.")
+            if device == "cuda" or (device == "auto" and driver.problem is None):
+                self.notes.append(f"{model}: runs on the CPU: {problem}.")
+            try:
+                self._session = self._open(None)
+            except Exception as error:  # onnxruntime's own exception types share no base class
+                raise ModelError(
+                    f"{model}: not a model that onnxruntime can load ({_first_line(error)})."
+                ) from None
         self.provider = str(self._session.get_providers()[0])
-
+        self.device = "cpu" if problem is not None else driver.devices[0].name
         if metadata is None:
-            raise ModelError(
-                f"{model}: holds no numclip metadata, so its bins and preprocessing are unknown; "
-                "make the file with `numclip-export --ckpt x.pt`."
-            )
+            raise no_metadata(model)
         self.metadata = metadata
         names = {node.name for node in (*self._session.get_inputs(), *self._session.get_outputs())}
         if missing := {INPUT_NAME, VALUES_NAME, BIN_PROBS_NAME} - names:
@@ -72,11 +97,57 @@ class OnnxRuntimeBackend:
                 f"{model}: the graph lacks {sorted(missing)}; it was changed after export."
             )
 
+    def _open(self, provider: str | None) -> Any:
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3  # errors only: they are raised as well
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        return self._ort.InferenceSession(
+            self._source,
+            options,
+            providers=with_fallbacks(provider),
+            disabled_optimizers=self._disabled,
+            enable_fallback=0,  # else it goes to the CPU by itself, and prints to stdout
+        )
+
+    def _open_on_gpu(self, provider: str) -> str | None:
+        """Open the session on a GPU; return why that failed."""
+        try:
+            load_cuda_packages(self._ort)
+            self._session = self._open(provider)
+        except Exception as error:  # see above
+            return f"{provider} did not start ({_first_line(error)})"
+        found = self._session.get_providers()[0]
+        if found == provider:
+            return None
+        reason = f"onnxruntime was asked for {provider} and took {found}, its log says why"
+        if found == CPU_PROVIDER:
+            return reason
+        self.notes.append(f"{self._source}: {reason}.")  # still on the GPU
+        return None
+
     def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
-        """Run the network; see `Backend.run`."""
-        values, bin_probs = self._session.run([VALUES_NAME, BIN_PROBS_NAME], {INPUT_NAME: images})
+        """Run the network; see `Backend.run`.
+
+        Raises:
+            GpuError: if the GPU fails, such as when its memory runs out.
+        """
+        try:
+            values, bin_probs = self._session.run(
+                [VALUES_NAME, BIN_PROBS_NAME], {INPUT_NAME: images}
+            )
+        except Exception as error:
+            if self.device == "cpu":
+                raise
+            raise GpuError(
+                f"{self._source}: {self.provider} failed ({_first_line(error)})."
+            ) from None
         return values, bin_probs
 
     def close(self) -> None:
         """Free the session."""
         self._session = None  # closing twice is fine
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

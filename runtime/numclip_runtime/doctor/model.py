@@ -1,0 +1,133 @@
+"""Can this machine run this model, and if not, which command helps."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from numclip_runtime.cuda_probe import CudaDriver
+from numclip_runtime.errors import MissingDependencyError, NumclipError, UsageError
+from numclip_runtime.metadata import ModelMetadata
+from numclip_runtime.plan import PlanInfo, read_plan_metadata
+from numclip_runtime.predictor import load
+
+AMPERE = 80  # what TensorRT-RTX builds for by itself, and "hardware-compatible" means
+
+
+@dataclass
+class ModelCheck:
+    """What is known of a model file, and what stands in its way."""
+
+    path: str
+    facts: dict[str, str] = field(default_factory=dict)  # shown line by line
+    problems: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)  # commands and sentences that help
+
+
+def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriver) -> ModelCheck:
+    """Open a model and read a grey image with it, as far as this machine lets us.
+
+    Args:
+        path: `.onnx` or `.plan` file.
+        packages: See `installed_packages`.
+        driver: See `probe_cuda`.
+
+    Raises:
+        UsageError: if there is no such file.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such model file.")
+    check = ModelCheck(str(path))
+    try:
+        if path.suffix == ".plan":
+            info = read_plan_metadata(path)
+            check.facts |= _facts(info.metadata)
+            check_plan(check, info, packages, driver)
+        if not check.problems:
+            with load(path) as predictor:
+                side = predictor.metadata.preprocessing.crop
+                grey = np.full((side, side, 3), 128, np.uint8)
+                value = predictor.predict(grey).value
+                check.facts |= _facts(predictor.metadata)
+                backend = predictor.backend
+                check.facts["runs with"] = f"{backend.name}, {backend.provider}"
+                unit = predictor.metadata.task.unit
+                check.facts["a grey image"] = f"reads {value:.6g} {unit}".rstrip()
+    except MissingDependencyError as error:
+        check.problems.append(str(error))
+        check.advice.append(backend_command(driver))
+    except NumclipError as error:  # says the way out itself
+        check.problems.append(str(error))
+    except Exception as error:  # a kernel that this machine lacks, no memory
+        check.problems.append(f"{path}: opened, but it does not run ({error}).")
+    return check
+
+
+def check_plan(
+    check: ModelCheck, info: PlanInfo, packages: Mapping[str, str | None], driver: CudaDriver
+) -> None:
+    """Compare what a plan needs with what is here, without touching TensorRT."""
+    facts, rtx = info.engine, info.builder == "tensorrt-rtx"
+    name, package = ("TensorRT-RTX", "tensorrt_rtx") if rtx else ("TensorRT", "tensorrt")
+    needed, found = info.version or facts.builder_version, packages.get(package)
+    older = "version-compatible" in facts.flags
+    later = " or later" if older else ""
+    check.facts["needs"] = f"{name} {needed}{later}; found {found or 'none'}"
+    any_ampere = facts.compute_capabilities is None or "hardware-compatible" in facts.flags
+    targets = facts.compute_capabilities or ()
+    wanted = "8.0 or later" if any_ampere else " or ".join(f"{sm / 10:.1f}" for sm in targets)
+    here = ", ".join(f"{gpu.name} {gpu.compute_capability / 10:.1f}" for gpu in driver.devices)
+    check.facts["built for"] = f"compute capability {wanted}; found {here or 'no GPU'}"
+    check.facts["batch"] = f"{facts.min_batch} to {facts.max_batch}, best at {facts.opt_batch}"
+
+    onnx = Path(check.path).with_suffix(".onnx")
+    rebuild = f"numclip-export --onnx {onnx} --target {info.builder}"
+    if driver.problem is not None:
+        check.problems.append(f"A plan runs on an NVIDIA GPU only, and here is {driver.problem}.")
+        check.advice.append(f"Run the ONNX file it was built from: numclip-run {onnx} IMAGES")
+    elif found is None:
+        check.problems.append(f"{name} is not installed.")
+        check.advice.append(_install(rtx))
+    else:
+        sm = driver.devices[0].compute_capability  # CUDA's first is the one that runs
+        if not (sm >= AMPERE if any_ampere else sm in targets):
+            check.problems.append(f"It was built for other GPUs than {driver.devices[0].name}.")
+            check.advice.append(f"Build it for this GPU: {rebuild}")
+        elif not _fits(needed, found, older=older):
+            check.problems.append(f"It was built by another version of {name}.")
+            check.advice.append(f"Build it with the version installed here: {rebuild}")
+
+
+def backend_command(driver: CudaDriver) -> str:
+    """Return the command that installs the inference backend for this machine."""
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    return f"pip install 'numclip[{'gpu' if driver.devices and x86 else 'cpu'}]'"
+
+
+def _install(rtx: bool) -> str:
+    if platform.machine() in ("x86_64", "AMD64"):
+        return f"pip install 'numclip[{'rtx' if rtx else 'tensorrt'}]'"
+    return "python3 -m venv --system-site-packages VENV  (TensorRT comes with JetPack)"
+
+
+def _fits(needed: str, found: str, *, older: bool) -> bool:
+    want, have = (tuple(map(int, re.findall(r"\d+", text))) for text in (needed, found))
+    length = min(len(want), len(have), 4)  # JetPack's package leaves the fourth number out
+    return have[:length] == want[:length] or (older and have[:length] > want[:length])
+
+
+def _facts(metadata: ModelMetadata) -> dict[str, str]:
+    task, side = metadata.task, metadata.preprocessing.crop
+    unit = f" {task.unit}" if task.unit else ""
+    low, high = (edge + task.label_offset for edge in (task.bin_edges[0], task.bin_edges[-1]))
+    return {
+        "task": f"{task.name}, {low:g} to {high:g}{unit} in {task.num_bins} bins",
+        "precision": metadata.precision,
+        "input": f"RGB, {side} x {side}",
+        "intervals": "yes" if metadata.calibration else "no (not calibrated)",
+    }

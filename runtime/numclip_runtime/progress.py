@@ -1,0 +1,69 @@
+"""One line on the terminal that says how far a run is."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from types import TracebackType
+from typing import IO
+
+INTERVAL_S = 0.1  # between two updates of the line
+
+
+class Progress:
+    """Show count, share, images per second and time left; leave nothing behind.
+
+    Args:
+        file: Terminal to write to; None: show nothing.
+        total: Images to come; None: not known.
+    """
+
+    def __init__(self, file: IO[str] | None, total: int | None) -> None:
+        self._file = file
+        self._total = total
+        self._start = self._shown = time.monotonic()
+        self._width = 0  # of the line on the screen
+
+    def update(self, done: int) -> None:
+        """Say how many images are done."""
+        now = time.monotonic()
+        if self._file is not None and now - self._shown >= INTERVAL_S:
+            self._shown = now
+            self._draw(line(done, self._total, now - self._start))
+
+    def clear(self) -> None:
+        """Remove the line from the screen."""
+        if self._width:
+            self._draw("")
+
+    def _draw(self, text: str) -> None:
+        assert self._file is not None
+        text = text[: shutil.get_terminal_size().columns - 1]  # a wrapped line cannot be replaced
+        self._file.write(f"\r{text:<{self._width}}" + ("" if text else "\r"))
+        self._file.flush()
+        self._width = len(text)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.clear()
+
+
+def line(done: int, total: int | None, seconds: float) -> str:
+    """Return "120 of 600 images  20%  24.0/s  0:00:20 left", without what is not known."""
+    rate = done / seconds if seconds > 0 else 0.0
+    if total is None:
+        return f"{done} images  {rate:.1f}/s"
+    left = "" if rate == 0 else f"  {_clock((total - done) / rate)} left"
+    return f"{done} of {total} images  {done / max(total, 1):.0%}  {rate:.1f}/s{left}"
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

@@ -1,0 +1,252 @@
+"""What `numclip-run` does: inputs in, one record each out, in order, whatever happens."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import IO, Protocol, TypeAlias
+
+import click
+
+from numclip_runtime.annotate import Annotator
+from numclip_runtime.backends import BackendName, DeviceKind
+from numclip_runtime.errors import ImageError, UsageError
+from numclip_runtime.files import atomic_path, atomic_text, naming
+from numclip_runtime.inputs import Inputs, Item, open_inputs
+from numclip_runtime.interrupt import Interrupt
+from numclip_runtime.output import Format, Record, RecordWriter, place_of, record_of
+from numclip_runtime.parquet import ParquetWriter, import_pyarrow
+from numclip_runtime.predictor import Prediction, Predictor, load
+from numclip_runtime.preprocess import ImageLike
+from numclip_runtime.progress import Progress
+from numclip_runtime.report import ReportEntry, write_report
+from numclip_runtime.report_card import thumbnail
+from numclip_runtime.video import Every
+
+Result: TypeAlias = Prediction | ImageError
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the flags say."""
+
+    kind: Format = "jsonl"
+    output: Path | None = None  # None: stdout
+    annotate: Path | None = None  # folder of annotated copies
+    report: Path | None = None  # HTML page
+    every: Every | None = None  # frames of videos; None: all
+    null: bool = False  # the list on standard input ends paths with NUL
+    batch_size: int = 1
+    threads: int | None = None  # CPU threads inside one inference; None: the backend's choice
+    workers: int = 1  # decoding threads
+    device: DeviceKind = "auto"  # where to run
+    backend: BackendName | None = None  # None: by the kind of model
+    sha256: str | None = None  # of the model file
+    require_gpu: bool = False  # refuse to run on the CPU
+    verbose: bool = False  # say what runs the model, also where stderr is no terminal
+
+    def check(self) -> None:
+        """Refuse at once what would fail at the end.
+
+        Raises:
+            UsageError: if a file cannot be written, or Parquet would go to stdout.
+            MissingDependencyError: if pyarrow is needed and missing.
+        """
+        if self.kind == "parquet":
+            if self.output is None:
+                raise UsageError("Parquet is no text: name a file with --output.")
+            import_pyarrow()
+        if self.report is not None:
+            with suppress(_NotWrittenError), atomic_path(self.report):
+                raise _NotWrittenError
+
+
+class _NotWrittenError(Exception):
+    """Ends `atomic_path` without a file."""
+
+
+class _Writer(Protocol):
+    def write(self, record: Record) -> None: ...
+
+
+def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
+    """Predict all inputs and write one record each.
+
+    Returns:
+        Exit code: 0 all read, 1 some failed, 130 interrupted (what was done is kept).
+
+    Raises:
+        NumclipError: wrong use, bad model, missing package.
+        OSError: if an output cannot be written; there is none then.
+    """
+    options.check()
+    source = open_inputs(inputs, every=options.every, null=options.null)
+    with (
+        Interrupt() as interrupt,
+        closing(source),
+        load(
+            model,
+            threads=options.threads,
+            device=options.device,
+            backend=options.backend,
+            sha256=options.sha256,
+            require_gpu=options.require_gpu,
+        ) as predictor,
+    ):
+        backend = predictor.backend
+        if options.verbose or sys.stderr.isatty():
+            click.echo(f"{backend.name}: {backend.provider} on {backend.device}", err=True)
+        said = list(backend.notes)
+        _print_notes(said)
+        code = _Run(predictor, source, options, interrupt).run(title=model.name)
+        _print_notes(backend.notes[len(said) :])
+        return code
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(f"Note: {note}", err=True)
+
+
+class _Run:
+    def __init__(
+        self, predictor: Predictor, source: Inputs, options: RunOptions, interrupt: Interrupt
+    ) -> None:
+        self.predictor = predictor
+        self.source = source
+        self.options = options
+        self.interrupt = interrupt
+        self.task = predictor.metadata.task
+        self.done = self.failed = 0
+        self.entries: list[ReportEntry] = []
+
+    def run(self, title: str) -> int:
+        options, interrupted = self.options, False
+        annotator = None if options.annotate is None else Annotator(options.annotate, self.task)
+        with ExitStack() as outputs:
+            start_writing = outputs.enter_context(_open_writer(options, self.predictor))
+            bursts: Iterable[Iterator[Item]] = ()
+            try:
+                bursts = self._started()
+            except KeyboardInterrupt:
+                interrupted = True
+            writer = start_writing()
+            try:
+                with Progress(_progress_file(options.output), self.source.total) as progress:
+                    for item, result in self._results(bursts):
+                        with self.interrupt.held():
+                            self._take(item, result, writer, annotator)
+                            progress.update(self.done)
+            except KeyboardInterrupt:
+                interrupted = True
+            try:
+                with self.interrupt.held():
+                    outputs.close()
+            except KeyboardInterrupt:  # came while closing, which is done
+                interrupted = True
+        if options.report is not None:
+            try:
+                self._report(options.report, title)
+            except KeyboardInterrupt:
+                interrupted = True
+                click.echo(f"{options.report}: interrupted, no report was written.", err=True)
+        return self._conclude(interrupted)
+
+    def _started(self) -> Iterator[Iterator[Item]]:
+        """Wait for the first item, so that an empty list is no empty output."""
+        first = next(self.source.bursts, None)
+        if first is None:
+            raise UsageError("-: no path came in on standard input.")
+        return chain([first], self.source.bursts)
+
+    def _results(self, bursts: Iterable[Iterator[Item]]) -> Iterator[tuple[Item, Result]]:
+        for burst in bursts:
+            yield from results_of(self.predictor, burst, self.options)
+
+    def _take(
+        self, item: Item, result: Result, writer: _Writer, annotator: Annotator | None
+    ) -> None:
+        record = record_of(item.path, result, frame=item.frame, time_s=item.time_s)
+        writer.write(record)
+        self.done += 1
+        if isinstance(result, ImageError):
+            self.failed += 1
+            if self.options.report is not None:
+                self.entries.append(ReportEntry(place_of(record), str(result)))
+            return
+        if annotator is not None:
+            with suppress(ImageError):  # removed or damaged since it was read
+                annotator.write(item.name, item.image or item.path, result)
+        if self.options.report is not None:
+            place = place_of(record)
+            preview = None if item.image is None else thumbnail(place, item.image)
+            self.entries.append(ReportEntry(place, result, preview=preview))
+
+    def _report(self, path: Path, title: str) -> None:
+        metadata = self.predictor.metadata
+        summary = (("Model", title), ("Precision", metadata.precision), ("Images", str(self.done)))
+        with naming(path):
+            write_report(path, self.entries, title=title, task=self.task, summary=summary)
+
+    def _conclude(self, interrupted: bool) -> int:
+        of_all = "" if self.source.total is None else f" of {self.source.total}"
+        if interrupted:
+            click.echo(f"Interrupted: {self.done}{of_all} images done and kept.", err=True)
+            return 130
+        if self.failed:
+            click.echo(f"{self.failed} of {self.done} images failed.", err=True)
+        return 1 if self.failed else 0
+
+
+def results_of(
+    predictor: Predictor, items: Iterable[Item], options: RunOptions
+) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with its prediction, or with the error that it met, in order."""
+    waiting: deque[Item] = deque()
+
+    def pictures() -> Iterator[ImageLike]:
+        for item in items:
+            waiting.append(item)
+            if item.error is None:
+                yield item.path if item.image is None else item.image
+
+    def without_picture() -> Iterator[tuple[Item, Result]]:
+        while waiting and (error := waiting[0].error) is not None:
+            yield waiting.popleft(), error
+
+    results = predictor.stream(pictures(), batch_size=options.batch_size, workers=options.workers)
+    for result in results:
+        yield from without_picture()
+        yield waiting.popleft(), result
+    yield from without_picture()
+
+
+@contextmanager
+def _open_writer(options: RunOptions, predictor: Predictor) -> Iterator[Callable[[], _Writer]]:
+    """Open the output at once; what is given starts to write into it when called."""
+    path, kind, intervals = options.output, options.kind, predictor.calibrated
+    with ExitStack() as stack:
+        if path is None:
+            if isinstance(sys.stdout, io.TextIOWrapper):  # for a path that it cannot encode
+                sys.stdout.reconfigure(errors="backslashreplace")
+            yield lambda: stack.enter_context(RecordWriter(kind, sys.stdout, intervals=intervals))
+        elif kind == "parquet":
+            stack.enter_context(naming(path))
+            binary = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb"))
+            yield lambda: stack.enter_context(ParquetWriter(binary, predictor.metadata.task))
+        else:
+            stack.enter_context(naming(path))
+            text = stack.enter_context(atomic_text(path))
+            yield lambda: stack.enter_context(RecordWriter(kind, text, intervals=intervals))
+
+
+def _progress_file(output: Path | None) -> IO[str] | None:
+    """Return stderr if it is a terminal that shows nothing else."""
+    own = output is not None or not sys.stdout.isatty()
+    return sys.stderr if own and sys.stderr.isatty() else None

@@ -1,0 +1,166 @@
+"""`numclip-run doctor`: the machine, the providers, and whether a model can run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from numclip_runtime.cli import main
+from numclip_runtime.doctor.packages import PACKAGES, installed_packages
+from numclip_runtime.doctor.providers import TINY_MODEL, check_providers
+
+
+def invoke(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_model_that_can_run(tiny: Path) -> None:
+    result = invoke("doctor", tiny)
+    assert result.exit_code == 0
+    assert result.stdout.endswith(f"\nThis machine can run {tiny}.\n")
+    rows = {line[:26].strip(): line[26:] for line in result.stdout.splitlines()}
+    assert rows["task"] == "brightness, 0 to 30 points in 3 bins"
+    assert rows["precision"] == "fp32"
+    assert rows["input"] == "RGB, 8 x 8"
+    assert rows["runs with"] == "onnxruntime, CPUExecutionProvider"
+    assert rows["a grey image"] == "reads 15.0501 points"
+    assert rows["CPUExecutionProvider"] == "works"
+
+
+def test_json_says_the_same(tiny: Path) -> None:
+    result = invoke("doctor", "--json", tiny)
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["can_run"] is True
+    assert found["model"]["facts"]["precision"] == "fp32"
+    assert set(found["packages"]) == set(PACKAGES)
+    assert {"name": "CPUExecutionProvider", "problem": None} in found["providers"]
+    assert found["machine"]["cores"] >= 1
+
+
+def test_without_a_model() -> None:
+    result = invoke("doctor")
+    assert result.exit_code == 0
+    assert result.stdout.endswith("\nThis machine can run some model.\n")
+
+
+def test_model_of_others(foreign: Path) -> None:
+    result = invoke("doctor", foreign)
+    assert result.exit_code == 1
+    assert "Problem: " in result.stdout
+    assert "holds no numclip metadata" in result.stdout
+    assert result.stdout.endswith(f"\nThis machine cannot run {foreign}.\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["gone.onnx"], "Error: gone.onnx: no such model file.\n"),
+        (["."], "Error: .: no such model file.\n"),
+        (["a", "b"], "unexpected extra argument"),
+        (["--what"], "No such option"),
+    ],
+)
+def test_wrong_use(args: list[str], message: str) -> None:
+    result = invoke("doctor", *args)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+def test_doctor_is_the_first_word_only(
+    tiny: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "doctor").write_bytes((photos / "dark.png").read_bytes())
+    result = invoke(tiny, "doctor")  # an image of this name
+    assert (result.exit_code, json.loads(result.stdout)["path"]) == (0, "doctor")
+    result = invoke("./doctor", photos)  # a model of this name: not a good one
+    assert result.exit_code == 2
+    assert "unknown kind of model" in result.stderr
+    assert "Usage: main doctor [OPTIONS] [MODEL]" in invoke("doctor", "-h").stdout
+
+
+def test_missing_onnxruntime(tmp_path: Path, tiny: Path) -> None:
+    """A Python that has no onnxruntime: the advice is the command that installs it."""
+    write(tmp_path, {"onnxruntime/__init__.py": "raise ImportError('none')"})
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from numclip_runtime.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "doctor", str(tiny)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Problem: onnxruntime is not installed" in done.stdout
+    assert "Try: pip install 'numclip[" in done.stdout
+
+
+def test_the_tiny_model_is_what_its_comments_say() -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_from_string(TINY_MODEL)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.SerializeToString() == TINY_MODEL
+    assert [node.op_type for node in model.graph.node] == ["Relu"]
+
+
+def test_providers_are_tried_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A provider that is listed, and then falls back, crashes or raises, does not work."""
+    fake = (
+        "import sys, os\n"
+        "def get_available_providers(): return ['Good', 'Falls', 'Crashes', 'Raises']\n"
+        "class InferenceSession:\n"
+        "    def __init__(self, model, providers):\n"
+        "        self.name = providers[0]\n"
+        "        if self.name == 'Crashes': os.kill(os.getpid(), 11)\n"
+        "        if self.name == 'Raises': raise RuntimeError('no stream')\n"
+        "    def run(self, names, feeds):\n"
+        "        import numpy\n"
+        "        return [numpy.maximum(feeds['x'], 0)]\n"
+        "    def get_providers(self):\n"
+        "        if self.name == 'Good': return ['Good', 'CPU']\n"
+        "        print('\\x1b[1;31m2026 [E:onnx] x.cc Failed to load library p.so with error: '\n"
+        "              'libcublas.so.12: cannot open shared object file\\x1b[m', file=sys.stderr)\n"
+        "        print('later noise', file=sys.stderr)\n"
+        "        return ['CPU']\n"
+    )
+    write(tmp_path, {"onnxruntime.py": fake})
+    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    checks, reason = check_providers()
+    assert reason is None
+    assert {check.name: check.problem for check in checks} == {
+        "Good": None,
+        "Falls": "libcublas.so.12: cannot open shared object file",
+        "Crashes": "crashed (signal 11)",
+        "Raises": "RuntimeError: no stream",
+    }
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys\n"
+        "from numclip_runtime.doctor.command import diagnose\n"
+        "diagnose()\n"
+        "heavy = 'torch tensorrt tensorrt_rtx onnxruntime openvino av pyarrow'.split()\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_packages() -> None:
+    found = installed_packages()
+    assert found["numpy"] is not None
+    assert found["onnxruntime"] or found["onnxruntime-gpu"]

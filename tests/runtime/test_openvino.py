@@ -1,0 +1,74 @@
+"""OpenVINO against onnxruntime on the same file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from numclip_runtime import MissingDependencyError, ModelError, Predictor, load
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+def test_equals_onnxruntime(tiny: Path, predictor: Predictor, threads: int | None) -> None:
+    pytest.importorskip("openvino")
+    with load(tiny, backend="openvino", threads=threads) as other:
+        assert (other.backend.name, other.backend.provider, other.backend.device) == (
+            "openvino",
+            "CPU",
+            "cpu",
+        )
+        assert other.metadata == predictor.metadata
+        for batch in (1, 5):
+            images = np.random.default_rng(batch).normal(0, 1, (batch, 3, 8, 8)).astype(np.float32)
+            found, expected = other.backend.run(images), predictor.backend.run(images)
+            np.testing.assert_allclose(found[0], expected[0], atol=1e-4)
+            np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+
+
+def test_threads_get_their_own_results(tiny: Path, predictor: Predictor) -> None:
+    pytest.importorskip("openvino")
+    wrong: list[object] = []
+    with load(tiny, backend="openvino", threads=1) as other:
+
+        def call(level: float) -> None:
+            images = np.full((2, 3, 8, 8), level, np.float32)
+            expected = predictor.backend.run(images)[0]
+            kept = [other.backend.run(images)[0] for _ in range(50)]
+            wrong.extend(values for values in kept if not np.allclose(values, expected, atol=1e-4))
+
+        threads = [Thread(target=call, args=(level,)) for level in (-1, -0.3, 0.3, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_results_are_the_callers(tiny: Path) -> None:
+    pytest.importorskip("openvino")
+    with load(tiny, backend="openvino") as other:
+        first, _ = other.backend.run(np.full((1, 3, 8, 8), -1, np.float32))
+        before = first.copy()
+        other.backend.run(np.full((1, 3, 8, 8), 1, np.float32))
+        assert first == before
+    other.close()  # a second time is fine
+
+
+def test_bad_files(tmp_path: Path, tiny: Path, foreign: Path) -> None:
+    pytest.importorskip("openvino")
+    with pytest.raises(ModelError, match=r"foreign\.onnx: holds no numclip metadata"):
+        load(foreign, backend="openvino")
+    path = tmp_path / "a.onnx"
+    path.write_bytes(tiny.read_bytes().replace(b"bin_probs", b"bin_prabs"))
+    with pytest.raises(ModelError, match=r"a\.onnx: not a model that OpenVINO can run \(.+\)\.$"):
+        load(path, backend="openvino")
+
+
+def test_not_installed(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'numclip\[openvino\]'"):
+        load(tiny, backend="openvino")
