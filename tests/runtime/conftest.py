@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image
 
 from numclip_runtime import Predictor, load
+from numclip_runtime.cli import main
 
 DATA = Path(__file__).parents[1] / "data"
+# click 8.1 mixes stderr into stdout unless told; 8.2 has no such argument
+SEPARATE: dict[str, Any] = (
+    {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+)
+
+
+def invoke(*args: object, stdin: str | bytes = b"") -> Result:
+    """Run `numclip-run` in this process."""
+    return CliRunner(**SEPARATE).invoke(main, [str(arg) for arg in args], input=stdin)
+
+
+def records(result: Result) -> list[dict[str, Any]]:
+    """Return the JSON lines that a run printed."""
+    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 @pytest.fixture

@@ -15,20 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from numclip_runtime import Predictor
-from numclip_runtime.cli import main
 from numclip_runtime.parquet import ParquetWriter
 from numclip_runtime.progress import Progress, line
+from tests.runtime.conftest import invoke
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "numclip-run"
 KINDS = ["csv", "json", "jsonl", "parquet"]
-
-
-def invoke(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
 def count(path: Path) -> int:
