@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -16,6 +17,7 @@ from PIL import Image
 from numclip_runtime import Predictor, load
 from numclip_runtime.cli import main
 
+MakeClip = Callable[..., Path]
 DATA = Path(__file__).parents[1] / "data"
 # click 8.1 mixes stderr into stdout unless told; 8.2 has no such argument
 SEPARATE: dict[str, Any] = (
@@ -73,3 +75,30 @@ def photos(tmp_path: Path) -> Path:
     Image.new("L", (8, 8), 128).save(folder / "sub" / "mid.PNG")
     (folder / "notes.txt").write_text("not an image")
     return folder
+
+
+@pytest.fixture
+def make_clip(tmp_path: Path) -> MakeClip:
+    """Return a function that writes a clip whose frame i has brightness 8 * i."""
+
+    av: Any = pytest.importorskip("av")
+
+    def make(name: str = "clip.mp4", turned: int | None = None, **options: str) -> Path:
+        path = tmp_path / name
+        with av.open(str(path), "w", options=options) as container:
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            if turned is not None:
+                if not hasattr(stream, "set_display_rotation"):
+                    pytest.skip("this PyAV reads rotations, and cannot write them")
+                stream.set_display_rotation(turned)
+            for i in range(30):
+                pixels = np.full((48, 64, 3), min(8 * i, 255), np.uint8)
+                if turned is not None:
+                    pixels[:8] = 255  # the upper edge
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return path
+
+    return make
