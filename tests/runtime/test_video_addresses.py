@@ -17,12 +17,12 @@ from tests.runtime.conftest import MakeClip, invoke, records
 pytest.importorskip("av")
 
 PLAYLISTS = {
-    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nURL\n#EXT-X-ENDLIST\n",
-    "concat": "ffconcat version 1.0\nfile 'URL'\n",
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nADDRESS\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile 'ADDRESS'\n",
     "dash": '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
     'mediaPresentationDuration="PT10S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011">'
     '<Period><AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1">'
-    "<BaseURL>URL</BaseURL></Representation></AdaptationSet></Period></MPD>",
+    "<BaseURL>ADDRESS</BaseURL></Representation></AdaptationSet></Period></MPD>",
 }
 
 
@@ -48,7 +48,7 @@ def test_a_playlist_opens_no_address(
 ) -> None:
     """Found: FFmpeg 7 asked for the address in a DASH manifest that is called list.mp4."""
     address, asked = server
-    (tmp_path / "list.mp4").write_text(PLAYLISTS[kind].replace("URL", f"{address}/a.ts"))
+    (tmp_path / "list.mp4").write_text(PLAYLISTS[kind].replace("ADDRESS", f"{address}/a.ts"))
     with pytest.raises(ImageError, match=r"list\.mp4: cannot be decoded"):
         list(frames_of(str(tmp_path / "list.mp4")))
     assert asked == []
