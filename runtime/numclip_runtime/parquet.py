@@ -90,6 +90,5 @@ class ParquetWriter:
     ) -> None:
         try:
             self._flush()
-            self._writer.close()
         finally:
-            self._writer.is_open = False  # else it tries again when collected, and prints errors
+            self._writer.close()

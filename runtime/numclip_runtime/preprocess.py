@@ -23,6 +23,8 @@ InputArray: TypeAlias = npt.NDArray[Any]  # FloatArray or PixelArray, see `netwo
 # What a predictor accepts: a path, a Pillow image, or an array (H, W, 3) uint8 RGB / (H, W) grey.
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 
+MAX_RESIZED_PIXELS = 50_000_000  # 150 MB; reached by images 1,000 times longer than wide
+
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -95,7 +97,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def resize_and_crop(image: Image.Image, spec: Preprocessing) -> Image.Image:
-    """Resize and centre-crop an RGB image to (spec.crop, spec.crop)."""
+    """Resize and centre-crop an RGB image to (spec.crop, spec.crop).
+
+    Raises:
+        ImageError: if the image is so long and narrow that the resized one would not fit in memory.
+    """
     if spec.resize_mode == "squash":
         width = height = spec.resize
     else:
@@ -103,6 +109,11 @@ def resize_and_crop(image: Image.Image, spec: Preprocessing) -> Image.Image:
         short, long = min(w, h), max(w, h)
         scaled = int(spec.resize * long / short)  # truncates, as torchvision's Resize does
         width, height = (spec.resize, scaled) if w <= h else (scaled, spec.resize)
+        if width * height > MAX_RESIZED_PIXELS:
+            raise ImageError(
+                f"image of {w} x {h} pixels: too long and narrow, it would become {width} x "
+                f"{height} before the crop."
+            )
     if (width, height) != image.size:
         image = image.resize((width, height), _FILTERS[spec.interpolation])
     # round() is half-to-even, as in torchvision's CenterCrop

@@ -17,6 +17,12 @@ from numclip_runtime.errors import ImageError, MissingDependencyError, UsageErro
 VIDEO_SUFFIXES = frozenset(
     (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
 ) | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"}
+# FFmpeg's readers of those. It goes by the content, and playlists of other kinds name addresses:
+# PyAV 14.2 opened the URL inside a DASH manifest called clip.mp4, `protocol_whitelist` or not.
+FORMATS = (
+    *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "asf", "flv", "mpeg"),
+    *("mpegts", "mpegvideo", "mxf", "ogg", "yuv4mpegpipe"),
+)
 CAMERA = "camera:"
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://", "srt://")
 OPEN_S, READ_S = 10.0, 30.0  # how long a camera or a network stream may keep silent
@@ -190,9 +196,8 @@ class _Reader:
 
 
 def _file_target(path: str) -> tuple[str, dict[str, Any]]:
-    # "file:" because FFmpeg takes a colon in a name for a protocol; the list of allowed protocols
-    # because a file may be a playlist that names addresses.
-    return f"file:{path}", {"options": {"protocol_whitelist": "file"}}
+    # "file:" because FFmpeg takes a colon in a name for a protocol.
+    return f"file:{path}", {"options": {"format_whitelist": ",".join(FORMATS)}}
 
 
 def _live_target(source: str) -> tuple[str, dict[str, Any]]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gc
+import inspect
+import json
 import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image
 
 from numclip_runtime import Predictor, load
@@ -18,7 +23,24 @@ from tests.runtime.standin import StandinDriver, compile_standin
 # These tests are about machines without a GPU, so they hide one that is there; the stand-in driver
 # is found all the same.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+from numclip_runtime.cli import main
+
+MakeClip = Callable[..., Path]
 DATA = Path(__file__).parents[1] / "data"
+# click 8.1 mixes stderr into stdout unless told; 8.2 has no such argument
+SEPARATE: dict[str, Any] = (
+    {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+)
+
+
+def invoke(*args: object, stdin: str | bytes = b"") -> Result:
+    """Run `numclip-run` in this process."""
+    return CliRunner(**SEPARATE).invoke(main, [str(arg) for arg in args], input=stdin)
+
+
+def records(result: Result) -> list[dict[str, Any]]:
+    """Return the JSON lines that a run printed."""
+    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 @pytest.fixture
@@ -86,3 +108,30 @@ def open_plan(
 ) -> Opener:
     """Return a function that opens a plan of tiny.onnx with stand-ins."""
     return Opener(tmp_path, tiny, standin, monkeypatch)
+
+
+@pytest.fixture
+def make_clip(tmp_path: Path) -> MakeClip:
+    """Return a function that writes a clip whose frame i has brightness 8 * i."""
+
+    av: Any = pytest.importorskip("av")
+
+    def make(name: str = "clip.mp4", turned: int | None = None, **options: str) -> Path:
+        path = tmp_path / name
+        with av.open(str(path), "w", options=options) as container:
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            if turned is not None:
+                if not hasattr(stream, "set_display_rotation"):
+                    pytest.skip("this PyAV reads rotations, and cannot write them")
+                stream.set_display_rotation(turned)
+            for i in range(30):
+                pixels = np.full((48, 64, 3), min(8 * i, 255), np.uint8)
+                if turned is not None:
+                    pixels[:8] = 255  # the upper edge
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return path
+
+    return make

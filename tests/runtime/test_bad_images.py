@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import stat
@@ -13,20 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from numclip_runtime import ImageError, Prediction, Predictor
-from numclip_runtime.cli import main
 from numclip_runtime.preprocess import load_rgb
-
-
-def invoke(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-def records(result: Result) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in result.stdout.splitlines()]
+from tests.runtime.conftest import invoke, records
 
 
 def save(image: Image.Image, kind: str, **options: Any) -> bytes:

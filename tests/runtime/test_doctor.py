@@ -9,15 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from numclip_runtime.cli import main
 from numclip_runtime.doctor.packages import PACKAGES, installed_packages
 from numclip_runtime.doctor.providers import TINY_MODEL, check_providers
-
-
-def invoke(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
+from tests.runtime.conftest import invoke
 
 
 def write(root: Path, files: dict[str, str]) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import io
 import json
 import os
@@ -11,24 +13,21 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from numclip_runtime import Predictor
-from numclip_runtime.cli import main
+from numclip_runtime.interrupt import Interrupt
 from numclip_runtime.parquet import ParquetWriter
 from numclip_runtime.progress import Progress, line
+from tests.runtime.conftest import invoke
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "numclip-run"
 KINDS = ["csv", "json", "jsonl", "parquet"]
-
-
-def invoke(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
 def count(path: Path) -> int:
@@ -88,12 +87,35 @@ def test_parquet_needs_a_file_and_pyarrow(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("kind", ["table", "csv", "json", "jsonl"])
 def test_full_disk_behind_stdout(tiny: Path, photos: Path, kind: str) -> None:
+    # an unbuffered stdout has nothing left that could fail once more when Python ends
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    args: list[str | Path] = [COMMAND, tiny, photos, "--format", kind]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [COMMAND, tiny, photos, "--format", kind],
-            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
-        )  # fmt: skip
+            args, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=env
+        )
     assert (done.returncode, done.stderr) == (2, "Error: No space left on device.\n")
+
+
+def test_parquet_on_a_full_disk_fails_once(predictor: Predictor) -> None:
+    pytest.importorskip("pyarrow")
+
+    class Full(io.BytesIO):
+        full = False
+
+        def write(self, data: Any) -> int:
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    file = Full()
+    writer = ParquetWriter(file, predictor.metadata.task)
+    writer.write({"path": "a.png", "error": "a.png: no such file."})
+    file.full = True
+    with pytest.raises(OSError, match="No space left"):
+        writer.__exit__(None, None, None)
+    del writer
+    gc.collect()  # a second try then would be an "Exception ignored", and pytest's error
 
 
 def limit_files() -> None:
@@ -161,6 +183,45 @@ def test_interrupt_before_the_first_record_is_a_valid_file(tiny: Path, tmp_path:
         run.send_signal(signal.SIGINT)
         assert run.wait(10) == 130
     assert json.loads(out.read_text()) == []
+
+
+@pytest.fixture
+def python_handles_sigint() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def held_writes(interrupt: Interrupt, written: list[int], presses: int) -> None:
+    with interrupt.held():
+        written.append(1)
+        for _ in range(presses):
+            signal.raise_signal(signal.SIGINT)
+        written.append(2)
+
+
+@pytest.mark.usefixtures("python_handles_sigint")
+@pytest.mark.parametrize(("presses", "expected"), [(1, [1, 2]), (2, [1])])
+def test_ctrl_c_waits_for_the_record_and_a_second_one_does_not(
+    presses: int, expected: list[int]
+) -> None:
+    written: list[int] = []
+    with Interrupt() as interrupt:
+        with pytest.raises(KeyboardInterrupt):
+            held_writes(interrupt, written, presses)
+        assert written == expected
+        with pytest.raises(KeyboardInterrupt):  # not held: at once, as usual
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("python_handles_sigint")
+def test_ignored_ctrl_c_stays_ignored() -> None:
+    """A script's background job ignores it, or the terminal's Ctrl-C would end it too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interrupt():
+        signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_report_of_a_run(tiny: Path, photos: Path, tmp_path: Path) -> None:

@@ -12,23 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from numclip_runtime import UsageError
-from numclip_runtime.cli import main
 from numclip_runtime.feed import Feed
 from numclip_runtime.path_list import BLOCK, read_paths
+from tests.runtime.conftest import invoke, records
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "numclip-run"
-
-
-def invoke(*args: object, stdin: bytes = b"") -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args], input=stdin)
-
-
-def records(text: str) -> list[dict[str, object]]:
-    return [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +59,7 @@ def test_list_beside_other_inputs(tiny: Path, photos: Path, flag: str | None, en
     flags = [flag] if flag else []
     result = invoke(tiny, photos / "dark.png", "-", photos / "sub", *flags, stdin=stdin)
     assert result.exit_code == 1
-    got = [(Path(str(r["path"])).name, "error" in r) for r in records(result.stdout)]
+    got = [(Path(str(r["path"])).name, "error" in r) for r in records(result)]
     expected = [("dark.png", False), ("light.jpg", False), ("gone.jpg", True), ("sub", True)]
     assert got == [*expected, ("mid.PNG", False)]
     assert result.stderr == "2 of 5 images failed.\n"

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from numclip_runtime import Preprocessing
+from numclip_runtime import ImageError, Preprocessing
 from numclip_runtime.preprocess import load_rgb, preprocess, resize_and_crop, to_input
 
 SPEC = Preprocessing(crop=8, resize=8)
@@ -153,3 +153,14 @@ def test_arrays() -> None:
     grey = np.ascontiguousarray(rgb[..., 0])
     np.testing.assert_array_equal(pixels(load_rgb(grey)), np.stack([grey] * 3, axis=-1))
     np.testing.assert_array_equal(pixels(load_rgb(rgb[::2, ::-1])), rgb[::2, ::-1])
+
+
+def test_a_thread_of_an_image_is_refused_before_memory_runs_out() -> None:
+    """50,000 x 2 with CLIP's geometry would be resized to 5.6 million x 224: 3.8 GB."""
+    spec = Preprocessing(224, 224, "shortest")
+    with pytest.raises(ImageError, match="50000 x 2 pixels: too long and narrow"):
+        to_input(Image.new("RGB", (50_000, 2)), spec)
+    with pytest.raises(ImageError, match="2 x 50000 pixels"):
+        to_input(Image.new("RGB", (2, 50_000)), spec)
+    assert to_input(Image.new("RGB", (2_000, 10)), spec).shape == (3, 224, 224)
+    assert to_input(Image.new("RGB", (50_000, 2)), Preprocessing(224, 256)).shape == (3, 224, 224)

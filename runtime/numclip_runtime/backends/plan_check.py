@@ -51,7 +51,7 @@ def check_gpu(path: Path, info: PlanInfo, driver: CudaDriver) -> CudaDevice:
     capability = device.compute_capability
     if not fits_gpu(info, capability):
         raise GpuRequiredError(
-            f"{path}: built for compute capability {_targets(info)}, and {device.name} has "
+            f"{path}: built for compute capability {targets(info)}, and {device.name} has "
             f"{_point(capability)}; build it for this GPU with `{rebuild(path, info, capability)}`."
         )
     return device
@@ -68,7 +68,8 @@ def _any_ampere(info: PlanInfo) -> bool:
     return facts.compute_capabilities is None or "hardware-compatible" in facts.flags
 
 
-def _targets(info: PlanInfo) -> str:
+def targets(info: PlanInfo) -> str:
+    """Return the compute capabilities that a plan is for, for people."""
     if _any_ampere(info):
         return f"{_point(AMPERE)} or later"
     return " or ".join(map(_point, info.engine.compute_capabilities or ()))

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from numclip_runtime.backends.plan_check import (
+    NAMES,
+    built_by,
+    choose_module,
+    fits_gpu,
+    fits_version,
+    rebuild,
+    targets,
+)
 from numclip_runtime.cuda_probe import CudaDriver
 from numclip_runtime.errors import MissingDependencyError, NumclipError, UsageError
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.plan import PlanInfo, read_plan_metadata
 from numclip_runtime.predictor import load
-
-AMPERE = 80  # what TensorRT-RTX builds for by itself, and "hardware-compatible" means
 
 
 @dataclass
@@ -72,35 +78,31 @@ def check_plan(
     check: ModelCheck, info: PlanInfo, packages: Mapping[str, str | None], driver: CudaDriver
 ) -> None:
     """Compare what a plan needs with what is here, without touching TensorRT."""
-    facts, rtx = info.engine, info.builder == "tensorrt-rtx"
-    name, package = ("TensorRT-RTX", "tensorrt_rtx") if rtx else ("TensorRT", "tensorrt")
-    needed, found = info.version or facts.builder_version, packages.get(package)
-    older = "version-compatible" in facts.flags
-    later = " or later" if older else ""
-    check.facts["needs"] = f"{name} {needed}{later}; found {found or 'none'}"
-    any_ampere = facts.compute_capabilities is None or "hardware-compatible" in facts.flags
-    targets = facts.compute_capabilities or ()
-    wanted = "8.0 or later" if any_ampere else " or ".join(f"{sm / 10:.1f}" for sm in targets)
+    facts, name = info.engine, NAMES[info.builder]
+    found = packages.get(choose_module(info))
+    later = " or later" if "version-compatible" in facts.flags else ""
+    check.facts["needs"] = f"{name} {built_by(info)}{later}; found {found or 'none'}"
     here = ", ".join(f"{gpu.name} {gpu.compute_capability / 10:.1f}" for gpu in driver.devices)
-    check.facts["built for"] = f"compute capability {wanted}; found {here or 'no GPU'}"
+    check.facts["built for"] = f"compute capability {targets(info)}; found {here or 'no GPU'}"
     check.facts["batch"] = f"{facts.min_batch} to {facts.max_batch}, best at {facts.opt_batch}"
 
-    onnx = Path(check.path).with_suffix(".onnx")
-    rebuild = f"numclip-export --onnx {onnx} --target {info.builder}"
+    path = Path(check.path)
     if driver.problem is not None:
+        onnx = path.with_suffix(".onnx")
         check.problems.append(f"A plan runs on an NVIDIA GPU only, and here is {driver.problem}.")
         check.advice.append(f"Run the ONNX file it was built from: numclip-run {onnx} IMAGES")
     elif found is None:
         check.problems.append(f"{name} is not installed.")
-        check.advice.append(_install(rtx))
+        check.advice.append(_install(rtx=info.builder == "tensorrt-rtx"))
     else:
-        sm = driver.devices[0].compute_capability  # CUDA's first is the one that runs
-        if not (sm >= AMPERE if any_ampere else sm in targets):
+        capability = driver.devices[0].compute_capability  # CUDA's first is the one that runs
+        again = rebuild(path, info, capability)
+        if not fits_gpu(info, capability):
             check.problems.append(f"It was built for other GPUs than {driver.devices[0].name}.")
-            check.advice.append(f"Build it for this GPU: {rebuild}")
-        elif not _fits(needed, found, older=older):
+            check.advice.append(f"Build it for this GPU: {again}")
+        elif not fits_version(info, found):
             check.problems.append(f"It was built by another version of {name}.")
-            check.advice.append(f"Build it with the version installed here: {rebuild}")
+            check.advice.append(f"Build it with the version installed here: {again}")
 
 
 def backend_command(driver: CudaDriver) -> str:
@@ -109,16 +111,10 @@ def backend_command(driver: CudaDriver) -> str:
     return f"pip install 'numclip[{'gpu' if driver.devices and x86 else 'cpu'}]'"
 
 
-def _install(rtx: bool) -> str:
+def _install(*, rtx: bool) -> str:
     if platform.machine() in ("x86_64", "AMD64"):
         return f"pip install 'numclip[{'rtx' if rtx else 'tensorrt'}]'"
     return "python3 -m venv --system-site-packages VENV  (TensorRT comes with JetPack)"
-
-
-def _fits(needed: str, found: str, *, older: bool) -> bool:
-    want, have = (tuple(map(int, re.findall(r"\d+", text))) for text in (needed, found))
-    length = min(len(want), len(have), 4)  # JetPack's package leaves the fourth number out
-    return have[:length] == want[:length] or (older and have[:length] > want[:length])
 
 
 def _facts(metadata: ModelMetadata) -> dict[str, str]:
