@@ -1,13 +1,14 @@
 """The demo's whole chain, on a fraction of its data."""
 
 import csv
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-RECORD = {"path", "value", "unit", "interval", "bin", "bin_probs", "error"}
+RECORD = {"path", "value", "unit", "interval", "bin", "bin_probs", "error", "frame", "time_s"}
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -42,3 +43,33 @@ def test_demo_runs_every_link_of_the_chain(tmp_path: Path) -> None:
     assert "test MAE" in done.stdout
     assert (demo / "report.html").stat().st_size > 10_000
     assert (demo / "checkpoint.pt").is_file()
+    engines_of_the_demo(demo)
+
+
+def engines_of_the_demo(demo: Path) -> None:
+    """Build real engines of the demo's model, in every precision, for four generations of GPUs."""
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        return
+    from click.testing import CliRunner
+
+    from numclip_export.cli import main
+    from numclip_runtime.plan import read_plan_metadata
+
+    # 7.5 computes no FP32 matrix products, of which the float32 model has some in its pooling
+    for precision, targets in (
+        ("fp32", "86,89,120"),
+        ("fp16", "75,86,89,120"),
+        ("int8", "75,86,89,120"),
+    ):
+        output = demo / precision
+        output.mkdir()
+        options = ["--precision", precision, "--target", "tensorrt-rtx", "--atol", "100"]
+        options += ["--compute-capability", targets, "-o", str(output / "model.onnx")]
+        result = CliRunner().invoke(main, ["--ckpt", str(demo / "checkpoint.pt"), *options])
+        assert result.exit_code == 0, result.output
+        (plan,) = output.glob("*.plan")
+        info = read_plan_metadata(plan)
+        assert info.metadata.precision == precision
+        assert info.engine.compute_capabilities == tuple(map(int, targets.split(",")))
+        assert plan.read_bytes()[:4] == b"vtrt"  # a pure plan, nothing before it
+        assert "not run here: " in result.output

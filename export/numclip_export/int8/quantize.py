@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper
 
@@ -16,6 +17,7 @@ from numclip_export.int8.linear import Array, Constants, Linear
 from numclip_export.node_names import module_of, new_name
 
 STATIC_INT8_OPSET = 19  # the first whose QuantizeLinear takes float16
+SMALLEST_SCALE = 2.0**-20  # float16 holds it with 4 bits; what is rounded off is below 1e-6
 LARGEST = 127  # symmetric: -127 to 127, zero is exact
 
 
@@ -89,8 +91,8 @@ def static_int8(
         if layer is not None:
             module = module_of(layer.node)
             if layer.activation not in quantised:
-                largest = max(float(np.max(ranges[layer.activation])), 1e-12)
-                scale = constants.put(f"{layer.activation}/scale", np.float32(largest / LARGEST))
+                step = scales_of(np.max(ranges[layer.activation]))
+                scale = constants.put(f"{layer.activation}/scale", step)
                 nodes += _activation_pair(layer.activation, scale, zero, module, taken)
                 quantised[layer.activation] = nodes[-1].output[0]
             nodes.append(_dequantised_weight(layer, constants, module, taken))
@@ -100,6 +102,16 @@ def static_int8(
     model.graph.node.extend(nodes)
     constants.drop_unused()
     return model
+
+
+def scales_of(largest: npt.ArrayLike) -> Array:
+    """Return the steps that cover magnitudes up to `largest`, float32, same shape.
+
+    They are numbers that float16 holds, because the graph around them becomes float16: a smaller
+    step would become 0 there, which TensorRT refuses.
+    """
+    steps = np.maximum(np.asarray(largest, np.float32) / LARGEST, SMALLEST_SCALE)
+    return steps.astype(np.float16).astype(np.float32)
 
 
 def _activation_pair(
@@ -121,7 +133,7 @@ def _dequantised_weight(
     weight = constants.get(layer.weight)
     others = tuple(axis for axis in range(weight.ndim) if axis != layer.output_axis)
     largest = np.abs(weight).max(others)  # (outputs,)
-    scale = (np.where(largest > 0, largest, 1) / LARGEST).astype(np.float32)
+    scale = scales_of(largest)
     shape = [-1 if axis == layer.output_axis else 1 for axis in range(weight.ndim)]
     stored = np.rint(weight / scale.reshape(shape)).clip(-LARGEST, LARGEST).astype(np.int8)
     names = [
