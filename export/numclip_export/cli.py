@@ -88,6 +88,7 @@ FROM_CHECKPOINT = (
 @click.option(
     "--max-batch", type=click.IntRange(1, 4096), help="Compared and built for.  [default: 32]"
 )
+@click.option("--card", is_flag=True, help="Add x.card.md, a model card for people.")
 @engine_options
 @click.version_option(__version__)
 def main(
@@ -110,6 +111,8 @@ def main(
 def build_only(onnx_path: Path, output: Path | None, target: Target, given: dict[str, Any]) -> None:
     """Build an engine from an ONNX file, without torch and without the checkpoint."""
     context = click.get_current_context()
+    if given["card"]:
+        raise UsageError("--card needs --ckpt: an ONNX file does not say how it was proved.")
     for name in FROM_CHECKPOINT:
         if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
             raise UsageError(
@@ -154,7 +157,7 @@ def export_and_build(
         max_batch=given["max_batch"] or DEFAULT_MAX_BATCH,
         **{
             name: given[name]
-            for name in ("atol", "verify", "verify_data", "calib_data", "calib_cache")
+            for name in ("atol", "verify", "verify_data", "calib_data", "calib_cache", "card")
         },
     )
     try:
@@ -172,7 +175,7 @@ def export_and_build(
         click.echo(
             f"on the target: numclip-export --onnx {done.artefacts[-1].path.name} --target tensorrt"
         )
-    click.echo(f"see {done.report}")
+    click.echo(f"see {done.report}{f' and {done.card.name}' if done.card else ''}")
 
 
 def onnx_target(ckpt: Path, output: Path | None) -> Path:
