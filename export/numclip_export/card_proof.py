@@ -122,7 +122,7 @@ def validation(report: Report) -> Iterator[str]:
 def limits(report: Report) -> Iterator[str]:
     """Yield what is not known."""
     if "engine" in report and not report["engine"].get("parity"):
-        yield "- The engine is not verified on hardware: no GPU has run it."
+        yield "- The engine is not verified on hardware: it was not run where it was built."
     elif any(item["precision"] != "fp32" for item in report["artefacts"]):
         yield "- Not verified on the hardware that it is for."
     if not all(item["verified"] for item in report["artefacts"]):

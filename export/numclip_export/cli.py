@@ -139,6 +139,7 @@ def export_and_build(
 
     require("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
 
+    from numclip_export.engine.verify import engine_parity
     from numclip_export.export import Options, export
     from numclip_export.onnx_model import DEFAULT_OPSET
     from numclip_export.parity import DEFAULT_MAX_BATCH, ParityError
@@ -162,16 +163,18 @@ def export_and_build(
     )
     try:
         done = export(ckpt, path, options)
+        for line in summary(done.details):
+            click.echo(line)
+        click.echo(goal.note)
+        if engine is not None:
+            built = run_build(done.artefacts[-1].path, None, engine)
+            parity, verification = engine_parity(built.plan, done.gate)
+            click.echo(f"{built.plan}: {verification}")
+            add_engine(done, built, parity, verification)
     except ParityError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
-    for line in summary(done.details):
-        click.echo(line)
-    click.echo(goal.note)
-    if engine is not None:
-        built = run_build(done.artefacts[-1].path, None, engine)
-        add_engine(done, built)
-    elif goal.target in ("onnx", "auto") and precision != "fp32":
+    if engine is None and goal.target != "cpu" and precision != "fp32":
         click.echo(
             f"on the target: numclip-export --onnx {done.artefacts[-1].path.name} --target tensorrt"
         )

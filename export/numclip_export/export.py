@@ -30,6 +30,7 @@ class Exported:
     artefacts: tuple[Artefact, ...]  # the float32 ONNX file first: the others are made from it
     report: Path
     details: dict[str, Any]  # the report's content
+    gate: Gate | None = None  # for what is built from the files; None: not verified
     card: Path | None = None  # the model card, if asked for
 
     @property
@@ -137,4 +138,4 @@ def export(ckpt: Path, onnx_path: Path, options: Options | None = None) -> Expor
         write_report(details, temporary[report])
         if card is not None:
             temporary[card].write_text(model_card(plain(details)), "utf-8")
-    return Exported(tuple(artefacts), report, details, card)
+    return Exported(tuple(artefacts), report, details, gate, card)

@@ -24,6 +24,7 @@ from numclip_runtime.machine import cpu_model
 if TYPE_CHECKING:
     from numclip_export.engine.build import BuiltEngine
     from numclip_export.export import Exported
+    from numclip_export.parity import Parity
 
 
 def export_report(
@@ -63,14 +64,19 @@ def write_report(details: dict[str, Any], path: Path) -> None:
     path.write_text(text + "\n", "utf-8", errors="backslashreplace")
 
 
-def add_engine(done: Exported, built: BuiltEngine) -> None:
-    """Add an engine to the report, and to the card, of the export that it was built from."""
+def add_engine(
+    done: Exported, built: BuiltEngine, parity: Parity | None, verification: str
+) -> None:
+    """Add an engine, and how it was verified, to the report and the card of its export."""
     engine = {
         "file": built.plan.name,
         "bytes": built.size,
         "sha256": built.sha256,
         "built_from": done.artefacts[-1].path.name,
         **asdict(built.engine),
+        "parity": parity and parity.to_dict(),
+        # the report may be published, so it names no folder of this machine
+        "verification": verification.replace(str(built.plan), built.plan.name),
         "notes": list(built.notes),
         "seconds": round(built.seconds, 2),
     }

@@ -1,0 +1,67 @@
+"""What is said of an engine after it was built: compared, not run, or deleted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from numclip.checkpoint import load_checkpoint
+from numclip_export.engine.verify import engine_parity
+from numclip_export.export import export
+from numclip_export.parity import Gate, ParityError
+from numclip_export.verify_images import verify_images
+from tests.export.fragile import save_fragile
+
+
+@pytest.fixture(scope="module")
+def gate_and_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Gate, Path]:
+    """Return a gate and a file that any machine can run: the ONNX file in the engine's place."""
+    folder = tmp_path_factory.mktemp("verify")
+    ckpt = save_fragile(folder, 1)
+    checkpoint = load_checkpoint(ckpt)
+    return Gate(checkpoint, verify_images(checkpoint)), export(ckpt, folder / "x.onnx").onnx
+
+
+def test_compared_where_it_runs(gate_and_file: tuple[Gate, Path]) -> None:
+    gate, path = gate_and_file
+    parity, said = engine_parity(path, gate)
+    assert parity is not None
+    assert parity.passed
+    assert parity.images == 64
+    assert said == "compared on this machine's GPU"
+
+
+def test_a_different_engine_is_deleted_with_its_checksum(
+    gate_and_file: tuple[Gate, Path], tmp_path: Path
+) -> None:
+    gate, path = gate_and_file
+    plan = tmp_path / "x.onnx"
+    plan.write_bytes(path.read_bytes())
+    (tmp_path / "x.onnx.sha256").write_text("checksum")
+    gate.values += 1
+    try:
+        with pytest.raises(ParityError, match=r"not kept, its values .* in parity; this Ten"):
+            engine_parity(plan, gate)
+    finally:
+        gate.values -= 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_not_run_without_a_gpu(gate_and_file: tuple[Gate, Path], tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    from numclip_export.engine.build import engine_from_onnx
+    from numclip_export.engine.options import EngineOptions
+    from numclip_runtime.cuda_probe import probe_cuda
+
+    if probe_cuda().problem is None:
+        pytest.skip("this machine has a GPU")
+    gate, path = gate_and_file
+    options = replace(EngineOptions(), target="tensorrt-rtx", max_batch=2)
+    plan = engine_from_onnx(path, tmp_path / "x.plan", options).plan
+    parity, said = engine_parity(plan, gate)
+    assert parity is None
+    assert said.startswith("not run here: ")
+    assert plan.exists()
+    assert engine_parity(plan, None) == (None, "not verified, as asked")

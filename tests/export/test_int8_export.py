@@ -1,0 +1,180 @@
+"""`numclip-export --int8`: accurate and faster, or nothing left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from numclip.checkpoint import Checkpoint, save_checkpoint
+from numclip.model import ModelConfig, NumClip
+from numclip_export.cli import main
+from numclip_runtime import Preprocessing, load
+from numclip_runtime.plan import read_plan_metadata
+from tests.export.fragile import save_fragile
+from tests.numclip.tiny import TASK, TEXT, write_photos
+
+WIDE = {"image_size": 64, "patch_size": 8, "width": 512, "head_width": 64, "layers": 2}
+OUTLIERS = 30  # times the other channels, as in trained towers
+
+
+def run(folder: Path, *args: object) -> Result:
+    return CliRunner().invoke(main, ["--ckpt", str(folder / "x.pt"), "--int8", *map(str, args)])
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "x.report.json").read_text("utf-8"))
+    return report
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a model wide enough for INT8 to pay, whose channels are uneven."""
+    folder = tmp_path_factory.mktemp("wide")
+    write_photos(folder, "val", 20)
+    torch.manual_seed(0)
+    config = {"embed_dim": 64, "quick_gelu": True, "vision_cfg": WIDE, "text_cfg": TEXT}
+    model = NumClip(ModelConfig(config), TASK)
+    with torch.no_grad():
+        for layer in (model.regressor.fc, model.regressor.delta):
+            layer.weight.normal_(std=0.1)
+        blocks: Any = model.image_encoder.get_submodule("transformer.resblocks")
+        for block in blocks:
+            chosen = torch.randperm(512)[:6]
+            block.ln_1.weight[chosen] *= OUTLIERS
+            block.attn.in_proj_weight[:, chosen] /= OUTLIERS
+            block.ln_2.weight[chosen] *= OUTLIERS
+            block.mlp.c_fc.weight[:, chosen] /= OUTLIERS
+    checkpoint = Checkpoint(model.eval(), Preprocessing(64, 72), {}, str(folder / "val.csv"))
+    save_checkpoint(folder / "x.pt", checkpoint)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def for_cpu(wide: Path) -> tuple[Path, Result]:
+    result = run(wide, "--target", "cpu", "--calib-cache", wide / "ranges.json")
+    assert result.exit_code == 0, result.output
+    return wide, result
+
+
+def test_cpu_file_is_kept_because_it_is_accurate_and_faster(for_cpu: tuple[Path, Result]) -> None:
+    folder, _ = for_cpu
+    fp32, int8 = report_of(folder)["artefacts"]
+    assert int8["form"] == "dynamic"
+    assert int8["int8_layers"] == 2 * 4 + 1  # the last block's queries are apart
+    assert int8["bytes"] < 0.45 * fp32["bytes"]
+    assert int8["speed"]["int8_ms"] < int8["speed"]["baseline_ms"]
+    assert int8["accuracy"]["images"] == 20
+    assert int8["accuracy"]["mae_int8"] <= int8["accuracy"]["mae_fp32"] + 0.005 * 30
+    assert int8["parity"]["judged_by"] == "mean"
+    assert int8["calibration"] == {
+        "source": "validation",
+        "images": 20,
+        "from_cache": False,
+        "balanced_tensors": 2 * 2 + 1,
+    }
+    assert (
+        int8["parity"]["min_feature_cosine"] > 0.98
+    )  # below 0.99 in test_int8 without the balance
+
+
+def test_cpu_file_predicts(for_cpu: tuple[Path, Result]) -> None:
+    folder, _ = for_cpu
+    photo = folder / "val" / "7.png"
+    with load(folder / "x.onnx") as exact, load(folder / "x.int8.onnx") as fast:
+        assert fast.metadata.precision == "int8"
+        assert fast.metadata.verified
+        assert fast.metadata.input == "float32"
+        assert fast.predict(photo).value == pytest.approx(exact.predict(photo).value, abs=0.3)
+
+
+def test_cpu_graphs_use_one_attention_node(for_cpu: tuple[Path, Result]) -> None:
+    folder, result = for_cpu
+    kinds = [node.op_type for node in onnx.load(folder / "x.int8.onnx").graph.node]
+    assert kinds.count("Attention") == 2
+    assert "target: onnxruntime on a CPU" in result.output
+    assert "WARNING" not in result.output
+
+
+def test_second_export_takes_the_calibration_from_the_cache(for_cpu: tuple[Path, Result]) -> None:
+    folder, _ = for_cpu
+    before = (folder / "x.int8.onnx").read_bytes()
+    result = run(folder, "--target", "cpu", "--calib-cache", folder / "ranges.json")
+    assert result.exit_code == 0, result.output
+    assert report_of(folder)["artefacts"][1]["calibration"]["from_cache"]
+    after = onnx.load(folder / "x.int8.onnx").graph
+    assert after == onnx.load_from_string(before).graph
+
+
+def test_a_file_that_is_no_faster_is_refused_with_both_figures(tmp_path: Path) -> None:
+    """A ViT of width 32: what is saved in products is lost in quantising activations."""
+    save_fragile(tmp_path, 1)
+    before = names(tmp_path)
+    result = run(tmp_path, "--target", "cpu")
+    assert result.exit_code == 1, result.output
+    assert "x.int8.onnx: not kept, it is no faster here: " in result.output
+    assert result.output.count(" ms") == 2
+    assert names(tmp_path) == before
+
+
+def test_a_file_that_is_too_far_off_is_refused(wide: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_text("an older export")
+    result = run(wide, "--target", "cpu", "--atol", "2e-5", "-o", tmp_path / "x.onnx")
+    assert result.exit_code == 1, result.output
+    assert "x.int8.onnx: not kept, its values differ from the checkpoint's in the mean by" in (
+        result.output
+    )
+    assert names(tmp_path) == {"x.onnx"}
+    assert (tmp_path / "x.onnx").read_text() == "an older export"
+
+
+def test_engine_file_for_tensorrt(wide: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    options = ("--compute-capability", "86,120", "--max-batch", 4, "-o", tmp_path)
+    result = run(wide, "--target", "tensorrt-rtx", *options)
+    assert result.exit_code == 0, result.output
+    assert names(tmp_path) == {
+        "x.onnx",
+        "x.int8.onnx",
+        "x.int8.plan",
+        "x.int8.plan.sha256",
+        "x.report.json",
+    }
+    info = read_plan_metadata(tmp_path / "x.int8.plan")
+    assert info.metadata.precision == "int8"
+    assert info.metadata.input == "uint8"  # a quarter of the upload
+    assert info.engine.compute_capabilities == (86, 120)
+    report = report_of(tmp_path)
+    int8 = report["artefacts"][1]
+    assert int8["form"] == "static"
+    assert int8["opset"] == 19
+    assert int8["operators"]["QuantizeLinear"] == 2 * 4 + 1
+    assert int8["nodes"]["fp16"] > 3 * int8["nodes"]["fp32"]
+    assert int8["fp32_nodes"] == ["adapter", "head", "input", "regressor"]
+    assert int8["speed"] is None
+    assert report["engine"]["onnx_sha256"] == int8["sha256"]
+    assert report["engine"]["built_from"] == "x.int8.onnx"
+
+
+def test_fp16_engine_takes_pixels_and_the_choice_can_be_overruled(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    ckpt = save_fragile(tmp_path, 1)
+    for given, expected in ((), "uint8"), (("--input", "float32"), "float32"):
+        options = ["--ckpt", str(ckpt), "--fp16", "--max-batch", "2", *given]
+        result = CliRunner().invoke(main, options)
+        assert result.exit_code == 0, result.output
+        assert "target: tensorrt-rtx" in result.output
+        assert read_plan_metadata(tmp_path / "x.fp16.plan").metadata.input == expected
+        with load(tmp_path / "x.fp16.onnx") as predictor:
+            value = predictor.predict(tmp_path / "val" / "3.png").value
+        with load(tmp_path / "x.onnx") as exact:
+            assert value == pytest.approx(exact.predict(tmp_path / "val" / "3.png").value, abs=0.06)
