@@ -87,7 +87,10 @@ def packages(folder: Path, monkeypatch: pytest.MonkeyPatch, **sources: str) -> N
     monkeypatch.syspath_prepend(folder)
 
 
-VERSION = "__version__ = '10.3.0'"
+VERSION = """
+__version__ = '10.3.0'
+class ComputeCapability: __members__ = {'SM86': 0}
+"""
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.rtx import check_compute_capabilities
 from numclip_runtime import MissingDependencyError, UsageError
 from numclip_runtime.cuda_probe import CudaDriver, probe_cuda
 from numclip_runtime.plan import Builder
@@ -20,6 +21,10 @@ INSTALL: dict[Builder, str] = {
     ),
     "tensorrt-rtx": "with: pip install 'numclip[rtx]' (x86-64)",
 }
+
+
+class NoGpuError(UsageError):
+    """The builder is installed, but builds on a GPU only, and here is none that works."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,20 @@ def load_binding(options: EngineOptions, driver: CudaDriver | None = None) -> Bi
     Raises:
         MissingDependencyError: if the builder is not installed, or does not load.
         UsageError: if the builder cannot do what the options ask for.
+        NoGpuError: if it needs a GPU.
     """
     driver = driver or probe_cuda()
     builder = options.target if options.target != "auto" else _choose(options, driver)
     options.check(builder)
     if builder == "tensorrt" and driver.problem is not None and _installed(builder):
         # without a driver it returns None or crashes the process, so it is not even loaded
-        raise UsageError(
+        raise NoGpuError(
             f"TensorRT builds on the GPU that will run the engine, and here is {driver.problem}; "
             "build on the device, or use --target tensorrt-rtx, which needs no GPU."
         )
     module = _load(builder)
+    if builder == "tensorrt-rtx":
+        check_compute_capabilities(module, options.compute_capabilities)
     capability = driver.devices[0].compute_capability if driver.devices else None
     return Binding(builder, module, str(module.__version__), capability)
 
@@ -82,7 +90,9 @@ def _installed(builder: Builder) -> bool:
 
 def _load(builder: Builder) -> Any:
     try:
-        return importlib.import_module(MODULES[builder])
+        module = importlib.import_module(MODULES[builder])
+        assert module.__version__, "an empty version"  # a folder left by an uninstall has none
+        return module
     except ModuleNotFoundError as error:
         if error.name != MODULES[builder]:
             raise _broken(builder, error) from None
