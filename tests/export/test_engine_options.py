@@ -79,11 +79,10 @@ def test_what_a_builder_cannot_do(options: EngineOptions, message: str) -> None:
 def packages(folder: Path, monkeypatch: pytest.MonkeyPatch, **sources: str) -> None:
     """Make the two TensorRT modules what the sources say; those not given are not installed."""
     for name in ("tensorrt", "tensorrt_rtx"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setitem(sys.modules, name, None)  # also what is imported here is undone
         if name in sources:
+            monkeypatch.delitem(sys.modules, name)
             (folder / f"{name}.py").write_text(sources[name])
-        else:
-            monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.syspath_prepend(folder)
 
 
