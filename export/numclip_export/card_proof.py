@@ -79,7 +79,7 @@ def int8(report: Report) -> Iterator[str]:
         if item["precision"] != "int8":
             continue
         found, accuracy, speed = item["calibration"], item.get("accuracy"), item.get("speed")
-        layers = f"- {item['int8_layers']} linear layers, {item['form']} ranges"
+        layers = f"- {item['int8_layers']} layers, {item['form']} ranges"
         yield f"{layers}; calibrated on {found['images']} {found['source']} images."
         if accuracy:
             yield (

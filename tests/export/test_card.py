@@ -63,7 +63,7 @@ def unproved(report: dict[str, Any]) -> dict[str, Any]:
             int8,
             (
                 "0.15 lm/m^2 \\[lux\\] in the mean",
-                "- 12 linear layers, dynamic ranges; calibrated on 48 validation images.",
+                "- 12 layers, dynamic ranges; calibrated on 48 validation images.",
                 "on 77 labelled images: 2.62 lm/m^2 \\[lux\\], in float32 2.5 lm",
                 "median: 4.25 ms, in fp32 9.50 ms (onnxruntime X; Fast CPU 9000, 8 logical cores)",
             ),

@@ -17,6 +17,7 @@ from numclip_export.node_names import module_of, new_name
 
 STATIC_INT8_OPSET = 19  # the first whose QuantizeLinear takes float16
 LARGEST = 127  # symmetric: -127 to 127, zero is exact
+SMALLEST_SCALE = 2.0**-24  # float16's smallest number above 0
 
 
 def dynamic_int8(model: onnx.ModelProto, layers: list[Linear]) -> onnx.ModelProto:
@@ -89,8 +90,8 @@ def static_int8(
         if layer is not None:
             module = module_of(layer.node)
             if layer.activation not in quantised:
-                largest = max(float(np.max(ranges[layer.activation])), 1e-12)
-                scale = constants.put(f"{layer.activation}/scale", np.float32(largest / LARGEST))
+                largest = np.asarray(np.max(ranges[layer.activation]))
+                scale = constants.put(f"{layer.activation}/scale", _scale(largest))
                 nodes += _activation_pair(layer.activation, scale, zero, module, taken)
                 quantised[layer.activation] = nodes[-1].output[0]
             nodes.append(_dequantised_weight(layer, constants, module, taken))
@@ -100,6 +101,15 @@ def static_int8(
     model.graph.node.extend(nodes)
     constants.drop_unused()
     return model
+
+
+def _scale(largest: Array) -> Array:
+    """Return the scales for these largest magnitudes, none so small that float16 makes it 0.
+
+    TensorRT refuses a scale of 0, and trained ResNets have channels whose weights are all below
+    1e-9. Such a channel then rounds to 0, an error below 4e-6.
+    """
+    return np.asarray(np.maximum(largest / LARGEST, SMALLEST_SCALE), np.float32)
 
 
 def _activation_pair(
@@ -121,7 +131,7 @@ def _dequantised_weight(
     weight = constants.get(layer.weight)
     others = tuple(axis for axis in range(weight.ndim) if axis != layer.output_axis)
     largest = np.abs(weight).max(others)  # (outputs,)
-    scale = (np.where(largest > 0, largest, 1) / LARGEST).astype(np.float32)
+    scale = _scale(largest)
     shape = [-1 if axis == layer.output_axis else 1 for axis in range(weight.ndim)]
     stored = np.rint(weight / scale.reshape(shape)).clip(-LARGEST, LARGEST).astype(np.int8)
     names = [
