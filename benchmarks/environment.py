@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numclip_runtime
+from numclip_runtime.machine import cpu_model
 
 # Module -> name in the report. Only those that the run really loaded are reported.
 _PACKAGES = {
@@ -61,20 +62,6 @@ def load_average() -> list[float] | None:
     if not hasattr(os, "getloadavg"):
         return None
     return [round(value, 2) for value in os.getloadavg()]
-
-
-def cpu_model(
-    cpuinfo: Path = Path("/proc/cpuinfo"), board: Path = Path("/proc/device-tree/model")
-) -> str:
-    """Name the processor: from `cpuinfo`, else the `board` (ARM), else what Python knows."""
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    if board.exists():
-        return board.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    return platform.processor() or platform.machine()
 
 
 def loaded_versions() -> dict[str, str]:

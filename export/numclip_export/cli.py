@@ -9,21 +9,14 @@ from typing import Any, get_args
 import click
 
 from numclip_export.engine.cli import engine_options, options_of, run_build
+from numclip_export.refusals import refuse_with_onnx, refuse_without_use
 from numclip_export.target import CPU_OPSET, ENGINE_TARGETS, Target, resolve_target
-from numclip_runtime import UsageError, __version__
+from numclip_runtime import MissingDependencyError, UsageError, __version__
 from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.files import require_writable
 from numclip_runtime.metadata import InputKind, Precision
 
 FILE = click.Path(path_type=Path)
-FROM_CHECKPOINT = (
-    "opset",
-    "atol",
-    "verify_data",
-    "precision",
-    "input",
-    "calib_data",
-    "calib_cache",
-)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -88,6 +81,7 @@ FROM_CHECKPOINT = (
 @click.option(
     "--max-batch", type=click.IntRange(1, 4096), help="Compared and built for.  [default: 32]"
 )
+@click.option("--card", is_flag=True, help="Add x.card.md, a model card for people.")
 @engine_options
 @click.version_option(__version__)
 def main(
@@ -109,12 +103,7 @@ def main(
 
 def build_only(onnx_path: Path, output: Path | None, target: Target, given: dict[str, Any]) -> None:
     """Build an engine from an ONNX file, without torch and without the checkpoint."""
-    context = click.get_current_context()
-    for name in FROM_CHECKPOINT:
-        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is for --ckpt; with --onnx the file itself decides."
-            )
+    refuse_with_onnx(given)
     if target in ("onnx", "cpu"):
         raise UsageError(
             f"--target {target} builds no engine; choose {' or '.join(ENGINE_TARGETS)}."
@@ -126,12 +115,16 @@ def export_and_build(
     ckpt: Path, output: Path | None, target: Target, given: dict[str, Any]
 ) -> None:
     """Export a checkpoint; then build the engine, if the target has one."""
-    if given["verify_data"] is not None and not given["verify"]:
-        raise UsageError("--verify-data has no use with --no-verify; leave one of them out.")
     precision: Precision = given["precision"]
     goal = resolve_target(target, precision, options_of(given))
-    engine = options_of(given | {"target": goal.target}) if goal.builds else None
+    refuse_without_use(given, goal)
     path = onnx_target(ckpt, output)
+    engine = None
+    if goal.builds:
+        engine = options_of(given | {"target": goal.target})
+        suffix = ".plan" if precision == "fp32" else f".{precision}.plan"
+        for place in (path.with_suffix(suffix), path.with_suffix(f"{suffix}.sha256")):
+            require_writable(place)
     from numclip.cli import require  # not for --onnx, which does without this package
 
     require("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
@@ -155,7 +148,7 @@ def export_and_build(
         max_batch=given["max_batch"] or DEFAULT_MAX_BATCH,
         **{
             name: given[name]
-            for name in ("atol", "verify", "verify_data", "calib_data", "calib_cache")
+            for name in ("atol", "verify", "verify_data", "calib_data", "calib_cache", "card")
         },
     )
     try:
@@ -163,19 +156,26 @@ def export_and_build(
         for line in summary(done.details):
             click.echo(line)
         click.echo(goal.note)
+        built = None
         if engine is not None:
-            built = run_build(done.artefacts[-1].path, None, engine)
+            try:
+                built = run_build(done.artefacts[-1].path, None, engine)
+            except (UsageError, MissingDependencyError) as error:  # a TensorRT that cannot start
+                if target != "auto":  # which promises an engine only where that works
+                    raise
+                click.echo(f"Note: no engine was built here: {error}", err=True)
+        if built is not None:
             parity, verification = engine_parity(built.plan, done.gate)
             click.echo(f"{built.plan}: {verification}")
             add_engine(done, built, parity, verification)
     except ParityError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
-    if engine is None and goal.target != "cpu" and precision != "fp32":
+    if built is None and goal.target != "cpu" and precision != "fp32":
         click.echo(
             f"on the target: numclip-export --onnx {done.artefacts[-1].path.name} --target tensorrt"
         )
-    click.echo(f"see {done.report}")
+    click.echo(f"see {done.report}{f' and {done.card.name}' if done.card else ''}")
 
 
 def onnx_target(ckpt: Path, output: Path | None) -> Path:

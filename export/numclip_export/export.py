@@ -10,13 +10,14 @@ from typing import Any
 
 from numclip.checkpoint import load_checkpoint, package_versions
 from numclip_export.artefact import Artefact, write_fp16, write_fp32
+from numclip_export.card import model_card
 from numclip_export.fold import FoldedModel
 from numclip_export.int8.data import int8_data
 from numclip_export.int8.quantize import STATIC_INT8_OPSET
 from numclip_export.int8.write import Int8Form, write_int8
 from numclip_export.onnx_model import DEFAULT_OPSET, FUSED_ATTENTION_OPSET, onnx_from_folded
 from numclip_export.parity import DEFAULT_MAX_BATCH, Gate, Parity
-from numclip_export.report import export_report, write_report
+from numclip_export.report import export_report, plain, write_report
 from numclip_export.verify_images import verify_images
 from numclip_runtime.files import atomic_path, sha256
 from numclip_runtime.metadata import InputKind, Precision
@@ -30,6 +31,7 @@ class Exported:
     report: Path
     details: dict[str, Any]  # the report's content
     gate: Gate | None = None  # for what is built from the files; None: not verified
+    card: Path | None = None  # the model card, if asked for
 
     @property
     def onnx(self) -> Path:
@@ -56,6 +58,7 @@ class Options:
     max_batch: int = DEFAULT_MAX_BATCH  # largest batch size compared
     calib_data: Path | None = None  # images INT8 is calibrated with, see `int8_data`
     calib_cache: Path | None = None  # keeps what the calibration measured
+    card: bool = False  # whether to write a model card
 
 
 def export(ckpt: Path, onnx_path: Path, options: Options | None = None) -> Exported:
@@ -64,7 +67,7 @@ def export(ckpt: Path, onnx_path: Path, options: Options | None = None) -> Expor
     Args:
         ckpt: Checkpoint of `numclip-train`.
         onnx_path: Where the float32 ONNX file goes. Beside x.onnx go x.fp16.onnx or x.int8.onnx, if
-            asked for, and x.report.json.
+            asked for, x.report.json, and x.card.md, if asked for.
         options: What to write; None: the float32 file.
 
     Raises:
@@ -94,8 +97,10 @@ def export(ckpt: Path, onnx_path: Path, options: Options | None = None) -> Expor
         onnx_path.with_suffix(".report.json"),
         onnx_path.with_suffix(f".{precision}.onnx"),
     )
-    paths = [onnx_path, *([second] if precision != "fp32" else []), report]
-    with ExitStack() as files:  # all appear, or none
+    card = onnx_path.with_suffix(".card.md") if chosen.card else None
+    models = [onnx_path, *([second] if precision != "fp32" else [])]
+    paths = [*([card] if card else []), report, *reversed(models)]
+    with ExitStack() as files:  # all appear, or none; the last entered is the first to appear
         temporary = {path: files.enter_context(atomic_path(path)) for path in paths}
         graph = onnx_from_folded(
             FoldedModel(
@@ -131,4 +136,6 @@ def export(ckpt: Path, onnx_path: Path, options: Options | None = None) -> Expor
         seconds = time.perf_counter() - started
         details = export_report(checkpoint, ckpt, metadata, graph, artefacts, seconds)
         write_report(details, temporary[report])
-    return Exported(tuple(artefacts), report, details, gate)
+        if card is not None:
+            temporary[card].write_text(model_card(plain(details)), "utf-8")
+    return Exported(tuple(artefacts), report, details, gate, card)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,10 +14,12 @@ import onnx
 
 from numclip.checkpoint import Checkpoint
 from numclip_export.artefact import Artefact
+from numclip_export.card import model_card
 from numclip_export.costs import graph_macs, text_macs
 from numclip_export.fold import parameter_counts
 from numclip_runtime import ModelMetadata
-from numclip_runtime.files import atomic_path
+from numclip_runtime.files import atomic_path, atomic_text
+from numclip_runtime.machine import cpu_model
 
 if TYPE_CHECKING:
     from numclip_export.engine.build import BuiltEngine
@@ -35,6 +38,8 @@ def export_report(
     """Collect the report as plain data."""
     image, text = graph_macs(graph), text_macs(checkpoint.model)
     return {
+        "task": metadata.task.to_dict(),
+        "preprocessing": asdict(metadata.preprocessing),
         "checkpoint": {
             "file": ckpt.name,
             "bytes": ckpt.stat().st_size,
@@ -46,6 +51,7 @@ def export_report(
         # multiply-accumulate operations of one image; the checkpoint encodes its sentences too
         "macs": {"checkpoint": image + text, "folded": image},
         "artefacts": [artefact.details for artefact in artefacts],
+        "machine": f"{cpu_model()}, {os.cpu_count()} logical cores",
         "versions": dict(metadata.versions),
         "seconds": round(seconds, 2),
     }
@@ -53,7 +59,7 @@ def export_report(
 
 def write_report(details: dict[str, Any], path: Path) -> None:
     """Write the report as JSON, numbers that JSON does not know (NaN, infinity) as null."""
-    text = json.dumps(_plain(details), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(details), indent=2, ensure_ascii=False, allow_nan=False)
     # a name that is no UTF-8 becomes \udcXX, which JSON reads back
     path.write_text(text + "\n", "utf-8", errors="backslashreplace")
 
@@ -61,7 +67,7 @@ def write_report(details: dict[str, Any], path: Path) -> None:
 def add_engine(
     done: Exported, built: BuiltEngine, parity: Parity | None, verification: str
 ) -> None:
-    """Add an engine, and how it was verified, to the report of the export it was built from."""
+    """Add an engine, and how it was verified, to the report and the card of its export."""
     engine = {
         "file": built.plan.name,
         "bytes": built.size,
@@ -69,19 +75,25 @@ def add_engine(
         "built_from": done.artefacts[-1].path.name,
         **asdict(built.engine),
         "parity": parity and parity.to_dict(),
-        "verification": verification,
+        # the report may be published, so it names no folder of this machine
+        "verification": verification.replace(str(built.plan), built.plan.name),
         "notes": list(built.notes),
         "seconds": round(built.seconds, 2),
     }
+    details = done.details | {"engine": engine}
     with atomic_path(done.report) as temporary:
-        write_report(done.details | {"engine": engine}, temporary)
+        write_report(details, temporary)
+    if done.card is not None:
+        with atomic_text(done.card) as file:
+            file.write(model_card(plain(details)))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return what JSON gives back: lists for tuples, None for NaN and infinity."""
     if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
+        return {key: plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

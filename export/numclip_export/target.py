@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from numclip_export.engine.bindings import load_binding
+from numclip_export.engine.bindings import NoGpuError, load_binding
 from numclip_export.engine.options import EngineOptions
 from numclip_runtime import MissingDependencyError, UsageError
 from numclip_runtime.metadata import Precision
@@ -21,6 +21,7 @@ class Goal:
 
     target: Target  # never "auto"
     note: str  # for people: what is built, what is left out
+    never_builds: bool = False  # no engine is built with these options on any machine
 
     @property
     def builds(self) -> bool:
@@ -37,7 +38,9 @@ def resolve_target(target: Target, precision: Precision, options: EngineOptions)
         options: Of the engine.
 
     Raises:
-        UsageError: if the target cannot use the precision.
+        UsageError: if the target cannot use the precision, or the builder cannot do what the
+            options ask for.
+        MissingDependencyError: if the builder that was asked for is not installed.
     """
     if target == "cpu":
         if precision == "fp16":
@@ -45,16 +48,20 @@ def resolve_target(target: Target, precision: Precision, options: EngineOptions)
                 "fp16 is for GPUs, a CPU computes it more slowly than fp32; use --int8, or leave "
                 "--fp16 out."
             )
-        return Goal("cpu", "target: onnxruntime on a CPU")
+        return Goal("cpu", "target: onnxruntime on a CPU", never_builds=True)
+    if target == "onnx":
+        return Goal("onnx", "target: onnx", never_builds=True)
     if target != "auto":
-        return Goal(target, f"target: {target}")
+        binding = load_binding(replace(options, target=target))
+        return Goal(target, f"target: {target} {binding.version}")
     if precision == "fp32":
-        return Goal("onnx", "target: ONNX; no engine for fp32 unless --target names a builder")
+        note = "target: ONNX; no engine for fp32 unless --target names a builder"
+        return Goal("onnx", note, never_builds=True)
     try:
         binding = load_binding(options)
     except MissingDependencyError as error:
         form: Target = "cpu" if precision == "int8" else "onnx"
         return Goal(form, f"target: {form}; no engine was built here: {error}")
-    except UsageError as error:
+    except NoGpuError as error:
         return Goal("onnx", f"target: ONNX; no engine was built here: {error}")
     return Goal(binding.builder, f"target: {binding.builder} {binding.version}, found here")

@@ -60,9 +60,31 @@ def _walk(folder: Path) -> Iterator[str]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; move it there on success, delete it on failure.
 
+    A killed process leaves it, as `.NAME.XXXXXXXX.part.SUFFIX`: nobody reads it, and it may be
+    deleted once no process writes there.
+
     Raises:
         UsageError: if the folder does not exist or cannot be written.
     """
+    temporary = _temporary_beside(path)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a path that `atomic_path` would refuse, before the work that leads to it.
+
+    Raises:
+        UsageError: if the folder does not exist or cannot be written.
+    """
+    _temporary_beside(path).unlink()
+
+
+def _temporary_beside(path: Path) -> Path:
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; give a file name.")
     if path.exists() and not path.is_file():  # replacing /dev/null would break the machine
@@ -74,13 +96,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UsageError(f"{path}: cannot write there ({error.strerror}).") from None
     os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return Path(name)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.environment import command_line, cpu_model, load_average, loaded_versions
+from benchmarks.environment import command_line, load_average, loaded_versions
 from benchmarks.images import COUNT, SIZE, write_synthetic
 
 
@@ -16,16 +16,6 @@ def test_command_line_hides_absolute_paths() -> None:
     assert command_line(argv) == (
         "python benchmarks/latency.py a/m.onnx '--json=a b.json' --ckpt c.pt"
     )
-
-
-def test_cpu_model(tmp_path: Path) -> None:
-    cpuinfo, board, missing = tmp_path / "cpuinfo", tmp_path / "model", tmp_path / "missing"
-    cpuinfo.write_text("processor\t: 0\nmodel name\t: Fast: CPU 9000\nprocessor\t: 1\n")
-    board.write_bytes(b"Orin Nano\0")
-    assert cpu_model(cpuinfo, board) == "Fast: CPU 9000"
-    cpuinfo.write_text("processor\t: 0\nBogoMIPS\t: 62.50\n")  # ARM names no model
-    assert cpu_model(cpuinfo, board) == "Orin Nano"
-    assert cpu_model(missing, missing)
 
 
 def test_load_average(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,12 +81,15 @@ def packages(folder: Path, monkeypatch: pytest.MonkeyPatch, **sources: str) -> N
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)  # undone at the end, whatever is loaded
         if name in sources:
-            (folder / f"{name}.py").write_text(sources[name])
             monkeypatch.delitem(sys.modules, name)
+            (folder / f"{name}.py").write_text(sources[name])
     monkeypatch.syspath_prepend(folder)
 
 
-VERSION = "__version__ = '10.3.0'"
+VERSION = """
+__version__ = '10.3.0'
+class ComputeCapability: __members__ = {'SM86': 0}
+"""
 
 
 @pytest.mark.parametrize(

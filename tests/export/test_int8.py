@@ -20,6 +20,7 @@ from numclip_export.int8.quantize import dynamic_int8, scales_of, static_int8
 from numclip_export.int8.ranges import cached_ranges, channel_ranges, content_key
 from numclip_export.int8.smooth import balance, smooth_layer_norms
 from numclip_export.onnx_model import onnx_from_folded
+from numclip_export.precision import fp16_from_fp32
 from tests.numclip.tiny import TASK, TEXT
 
 VISION = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 16, "layers": 3}
@@ -237,6 +238,26 @@ def test_scales_are_positive_in_float16() -> None:
     assert (scales.astype(np.float16) > 0).all()
     np.testing.assert_array_equal(scales.astype(np.float16).astype(np.float32), scales)
     np.testing.assert_allclose(scales[2:], largest[2:] / 127, rtol=1e-2)
+
+
+@pytest.mark.parametrize("weight", [0, 1e-9])
+def test_dead_channels_have_a_scale_in_float16(outliers: Graph, weight: float) -> None:
+    """TensorRT refuses a scale of 0, which a small float32 scale becomes in float16."""
+    model, layers = copy_of(outliers.model), outliers.layers[:1]
+    constants, (layer,) = Constants(model), layers
+    changed = constants.get(layer.weight).copy()
+    changed[:, 3] = weight
+    for tensor in model.graph.initializer:
+        if tensor.name == layer.weight:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(changed, layer.weight))
+    ranges = channel_ranges(model, layers, outliers.images)
+    half = fp16_from_fp32(static_int8(model, layers, ranges), set())
+    constants = Constants(half)
+    for node in half.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            scale = constants.get(node.input[1])
+            assert scale.dtype == np.float16
+            assert (scale > 0).all()
 
 
 def test_balance_is_smoothquants() -> None:

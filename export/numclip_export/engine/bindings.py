@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.rtx import check_compute_capabilities
 from numclip_runtime import MissingDependencyError, UsageError
 from numclip_runtime.backends.tensorrt_module import INSTALL, Module, installed, load_module
 from numclip_runtime.cuda_probe import CudaDriver, probe_cuda
 from numclip_runtime.plan import Builder
 
 MODULES: dict[Builder, Module] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+
+
+class NoGpuError(UsageError):
+    """The builder is installed, but builds on a GPU only, and here is none that works."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +42,20 @@ def load_binding(options: EngineOptions, driver: CudaDriver | None = None) -> Bi
     Raises:
         MissingDependencyError: if the builder is not installed, or does not load.
         UsageError: if the builder cannot do what the options ask for.
+        NoGpuError: if it needs a GPU.
     """
     driver = driver or probe_cuda()
     builder = options.target if options.target != "auto" else _choose(options, driver)
     options.check(builder)
     if builder == "tensorrt" and driver.problem is not None and installed(MODULES[builder]):
         # without a driver it returns None or crashes the process, so it is not even loaded
-        raise UsageError(
+        raise NoGpuError(
             f"TensorRT builds on the GPU that will run the engine, and here is {driver.problem}; "
             "build on the device, or use --target tensorrt-rtx, which needs no GPU."
         )
     module = load_module(MODULES[builder])
+    if builder == "tensorrt-rtx":
+        check_compute_capabilities(module, options.compute_capabilities)
     capability = driver.devices[0].compute_capability if driver.devices else None
     return Binding(builder, module, str(module.__version__), capability)
 

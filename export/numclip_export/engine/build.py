@@ -79,7 +79,7 @@ def _build(
     errors: list[str] = []
     notes: list[str] = []
     checksum_path = plan_path.with_name(f"{plan_path.name}.sha256")
-    with atomic_path(plan_path) as temporary, atomic_text(checksum_path) as checksum_file:
+    with atomic_text(checksum_path) as checksum_file, atomic_path(plan_path) as temporary:
         logger = collecting_logger(trt, errors)
         builder = _start(binding, logger, errors)
         parsed = parse_onnx(binding, builder, logger, onnx_path, options)
@@ -117,6 +117,9 @@ def _build(
         digest = sha256(temporary)
         checksum_file.write(f"{digest}  {plan_path.name}\n")
         progress.check()
+        # First no checksum, then the plan, then its checksum: a kill in between leaves a plan that
+        # is whole and runs. With another order it leaves one that its checksum refuses.
+        checksum_path.unlink(missing_ok=True)
     if options.timing_cache is not None:
         save_timing_cache(binding, config, options.timing_cache)
     size, seconds = plan_path.stat().st_size, time.perf_counter() - started

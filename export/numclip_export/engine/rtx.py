@@ -13,8 +13,8 @@ def supported_compute_capabilities(trt: Any) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def set_compute_capabilities(trt: Any, config: Any, capabilities: tuple[int, ...]) -> None:
-    """Build for these GPUs; for none named, TensorRT-RTX builds for 8.0 and later.
+def check_compute_capabilities(trt: Any, capabilities: tuple[int, ...]) -> None:
+    """Refuse what TensorRT-RTX cannot build for.
 
     Raises:
         UsageError: if TensorRT-RTX does not know one of them.
@@ -26,6 +26,10 @@ def set_compute_capabilities(trt: Any, config: Any, capabilities: tuple[int, ...
             f"{', '.join(map(str, supported))}, not for {', '.join(map(str, unknown))}; leave it "
             "out, or build with --target tensorrt on that GPU."
         )
+
+
+def set_compute_capabilities(trt: Any, config: Any, capabilities: tuple[int, ...]) -> None:
+    """Build for these GPUs, checked before; for none named, TensorRT-RTX takes 8.0 and later."""
     config.num_compute_capabilities = len(capabilities)
     for index, capability in enumerate(capabilities):
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)

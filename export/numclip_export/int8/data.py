@@ -9,6 +9,7 @@ import numpy as np
 
 from numclip.checkpoint import Checkpoint
 from numclip.sources import read_samples
+from numclip_export.int8.ranges import require_cache
 from numclip_export.verify_images import image_paths
 from numclip_runtime import NumclipError, Preprocessing, UsageError
 from numclip_runtime.preprocess import FloatArray, preprocess
@@ -42,10 +43,12 @@ def int8_data(
             checkpoint's validation data, where they are still there.
 
     Raises:
-        UsageError: if there are no images to calibrate with.
+        UsageError: if there are no images to calibrate with, or the cache cannot be used.
         ImageError: if one of them cannot be read.
     """
     spec = checkpoint.preprocessing
+    if cache is not None:
+        require_cache(cache)
     known = Path(checkpoint.validation_csv) if checkpoint.validation_csv is not None else None
     if calib_data is not None:
         paths, source = image_paths(calib_data, checkpoint), "given"

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 
 from numclip_export.int8.linear import Array, Linear
-from numclip_runtime.files import atomic_text
+from numclip_runtime import UsageError
+from numclip_runtime.files import atomic_text, require_writable
 from numclip_runtime.metadata import INPUT_NAME
 from numclip_runtime.preprocess import FloatArray
 
@@ -78,6 +79,19 @@ def cached_ranges(
     return ranges, False
 
 
+def require_cache(cache: Path) -> None:
+    """Refuse a cache that cannot be written, or is a file of another kind, which it would replace.
+
+    Raises:
+        UsageError: if so.
+    """
+    require_writable(cache)
+    if cache.exists() and cache.stat().st_size > 0 and _read(cache) is None:
+        raise UsageError(
+            f"{cache}: no calibration cache, or a damaged one; remove it, or give another name."
+        )
+
+
 def content_key(model: onnx.ModelProto, layers: Iterable[Linear], images: FloatArray) -> str:
     """Return a hash of all that the ranges depend on."""
     plain = onnx.ModelProto()
@@ -94,4 +108,4 @@ def _read(cache: Path) -> dict[str, Any] | None:
         found = json.loads(cache.read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and set(found) == {"key", "ranges"} else None

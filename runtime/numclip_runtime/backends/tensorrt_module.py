@@ -36,7 +36,9 @@ def load_module(module: Module) -> Any:
         MissingDependencyError: if it is not installed, or does not load.
     """
     try:
-        return importlib.import_module(module)
+        loaded = importlib.import_module(module)
+        assert loaded.__version__, "an empty version"  # a folder left by an uninstall has none
+        return loaded
     except ModuleNotFoundError as error:
         if error.name != module:
             raise _broken(module, error) from None
