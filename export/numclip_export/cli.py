@@ -129,7 +129,7 @@ def export_and_build(
 
     require("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
 
-    from numclip_export.engine.verify import engine_parity
+    from numclip_export.engine.verify import engine_parity, int8_engine_speed
     from numclip_export.export import Options, export
     from numclip_export.onnx_model import DEFAULT_OPSET
     from numclip_export.parity import DEFAULT_MAX_BATCH, ParityError
@@ -167,6 +167,12 @@ def export_and_build(
         if built is not None:
             parity, verification = engine_parity(built.plan, done.gate)
             click.echo(f"{built.plan}: {verification}")
+            if parity is not None and precision == "int8" and engine is not None and done.gate:
+                images = done.gate.images.of_kind(kind)
+                speed = int8_engine_speed(built.plan, done.onnx, engine, images)
+                verification += (
+                    f"; {speed.int8_ms:.2f} ms, {speed.baseline} {speed.baseline_ms:.2f}"
+                )
             add_engine(done, built, parity, verification)
     except ParityError as error:
         click.echo(f"Error: {error}", err=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from numclip.checkpoint import load_checkpoint
-from numclip_export.engine.verify import engine_parity
+from numclip_export.engine.verify import engine_parity, faster_or_deleted
 from numclip_export.export import export
+from numclip_export.int8.accept import NotWorthItError
 from numclip_export.parity import Gate, ParityError
 from numclip_export.verify_images import verify_images
 from tests.export.fragile import save_fragile
@@ -65,3 +68,33 @@ def test_not_run_without_a_gpu(gate_and_file: tuple[Gate, Path], tmp_path: Path)
     assert said.startswith("not run here: ")
     assert plan.exists()
     assert engine_parity(plan, None) == (None, "not verified, as asked")
+
+
+def test_an_int8_engine_that_is_no_faster_is_deleted(
+    gate_and_file: tuple[Gate, Path], tmp_path: Path
+) -> None:
+    """A file against a slower and a faster one: itself with the tower run again and again."""
+    gate, path = gate_and_file
+    slow = tmp_path / "slow.onnx"
+    model = onnx.load(path)
+    for count in range(300):  # a chain of work that onnxruntime cannot drop
+        source = "images" if count == 0 else f"again_{count - 1}"
+        model.graph.node.insert(count, onnx.helper.make_node("Sin", [source], [f"again_{count}"]))
+    model.graph.node.insert(
+        300, onnx.helper.make_node("ReduceMax", ["again_299"], ["most"], keepdims=0)
+    )
+    zero = onnx.numpy_helper.from_array(np.float32(0), "nothing")
+    model.graph.initializer.append(zero)
+    model.graph.node.insert(301, onnx.helper.make_node("Mul", ["most", "nothing"], ["none"]))
+    for node in model.graph.node:
+        node.output[:] = ["bare" if name == "values" else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node("Add", ["bare", "none"], ["values"]))
+    onnx.save(model, slow)
+    fast = tmp_path / "fast.onnx"
+    fast.write_bytes(path.read_bytes())
+
+    speed = faster_or_deleted(slow, fast, gate.images.inputs)
+    assert speed.int8_ms < speed.baseline_ms
+    with pytest.raises(NotWorthItError, match=r"slow.onnx: not kept, it is no faster here: .* ms"):
+        faster_or_deleted(fast, slow, gate.images.inputs)
+    assert [file.name for file in tmp_path.iterdir()] == ["fast.onnx"]

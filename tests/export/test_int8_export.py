@@ -160,7 +160,9 @@ def test_engine_file_for_tensorrt(wide: Path, tmp_path: Path) -> None:
     assert int8["operators"]["QuantizeLinear"] == 2 * 4 + 1
     assert int8["nodes"]["fp16"] > 3 * int8["nodes"]["fp32"]
     assert int8["fp32_nodes"] == ["adapter", "head", "input", "regressor"]
-    assert int8["speed"] is None
+    assert int8["speed"] is None  # no GPU runs it
+    assert int8["accuracy"]["images"] == 20
+    assert int8["accuracy"]["passed"]
     assert report["engine"]["onnx_sha256"] == int8["sha256"]
     assert report["engine"]["built_from"] == "x.int8.onnx"
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
+
 from numclip_export.artefact import difference
+from numclip_export.engine.build import engine_from_onnx
+from numclip_export.engine.options import EngineOptions
+from numclip_export.int8.accept import NotWorthItError, Speed, measure_speed
+from numclip_export.onnx_model import save_with_metadata
 from numclip_export.parity import Gate, Parity, ParityError
+from numclip_export.precision import fp16_from_fp32, head_nodes
+from numclip_export.uint8_input import with_uint8_input
 from numclip_runtime import NumclipError, load
+from numclip_runtime.preprocess import InputArray
 
 
 def engine_parity(plan: Path, gate: Gate | None) -> tuple[Parity | None, str]:
@@ -32,10 +43,51 @@ def engine_parity(plan: Path, gate: Gate | None) -> tuple[Parity | None, str]:
         metadata = predictor.metadata
         parity = gate.judge(predictor.backend.run, metadata.precision, kind=metadata.input)
     if not parity.passed:
-        plan.unlink()
-        plan.with_name(f"{plan.name}.sha256").unlink(missing_ok=True)
+        _delete(plan)
         raise ParityError(
             f"{plan}: not kept, {difference(parity)}, although its ONNX file is in parity; this "
             "TensorRT computes it differently."
         )
     return parity, "compared on this machine's GPU"
+
+
+def int8_engine_speed(
+    plan: Path, fp32_onnx: Path, options: EngineOptions, images: InputArray
+) -> Speed:
+    """Time an INT8 engine against the FP16 engine of the same model, which is built for it.
+
+    Args:
+        plan: INT8 engine that runs here.
+        fp32_onnx: Verified float32 file, from which the FP16 engine is made.
+        options: Of the INT8 engine.
+        images: (N, ...) as the INT8 engine takes them.
+
+    Raises:
+        NotWorthItError: if INT8 is no faster; the engine is deleted, its ONNX file stays.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with load(plan) as predictor:
+            metadata = replace(predictor.metadata, precision="fp16")
+        model = onnx.load(fp32_onnx)
+        if metadata.input == "uint8":
+            model = with_uint8_input(model, metadata.preprocessing)
+        half = Path(folder) / "x.fp16.onnx"
+        save_with_metadata(fp16_from_fp32(model, head_nodes(model)), metadata, half)
+        built = engine_from_onnx(half, half.with_suffix(".plan"), options)
+        return faster_or_deleted(built.plan, plan, images)
+
+
+def faster_or_deleted(baseline: Path, plan: Path, images: InputArray) -> Speed:
+    """Time an INT8 engine against another; see `int8_engine_speed`."""
+    speed = measure_speed(baseline, plan, images)
+    try:
+        speed.check(plan)
+    except NotWorthItError:
+        _delete(plan)
+        raise
+    return speed
+
+
+def _delete(plan: Path) -> None:
+    plan.with_name(f"{plan.name}.sha256").unlink(missing_ok=True)
+    plan.unlink()

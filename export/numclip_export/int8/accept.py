@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 
-from numclip_export.parity import BUDGETS, ParityError
-from numclip_runtime import Predictor, load
-from numclip_runtime.preprocess import FloatArray
+from numclip_export.parity import BUDGETS, ParityError, Run
+from numclip_runtime import Predictor, Task, load
+from numclip_runtime.preprocess import FloatArray, InputArray
 
 ROUNDS = 40  # of one run each, in turns
 WARMUP = 5
@@ -37,6 +36,19 @@ class Accuracy:
         """Tell whether the MAE stays within budget."""
         return self.mae_int8 <= self.mae_fp32 + self.tolerance
 
+    def check(self, path: Path, task: Task) -> None:
+        """Refuse a file whose MAE grew too much.
+
+        Raises:
+            NotWorthItError: with both figures.
+        """
+        if not self.passed:
+            raise NotWorthItError(
+                f"{path}: not kept, on {self.images} labelled images its MAE is "
+                f"{self.mae_int8:.3g} {task.unit} against {self.mae_fp32:.3g} in float32 "
+                f"(allowed: {self.tolerance:.3g} more); use --fp16 for a GPU, or the float32 file."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for reports."""
         return {**asdict(self), "passed": self.passed}
@@ -44,7 +56,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Speed:
-    """Median latencies of one image, measured in turns on this machine."""
+    """Latencies of one image, measured in turns on this machine; see `measure_speed`."""
 
     backend: str  # "onnxruntime CPUExecutionProvider"
     baseline: str  # precision of the file it must beat
@@ -56,33 +68,50 @@ class Speed:
         """Tell whether INT8 is faster."""
         return self.int8_ms < self.baseline_ms
 
+    def check(self, path: Path) -> None:
+        """Refuse a file that is not faster.
+
+        Raises:
+            NotWorthItError: with both figures.
+        """
+        if not self.passed:
+            raise NotWorthItError(
+                f"{path}: not kept, it is no faster here: {self.int8_ms:.2f} ms against "
+                f"{self.baseline_ms:.2f} ms in {self.baseline} ({self.backend}, one image); use "
+                f"the {self.baseline} file."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for reports."""
         return {**asdict(self), "passed": self.passed}
 
 
-def measure_accuracy(fp32: Path, int8: Path, images: FloatArray, labels: FloatArray) -> Accuracy:
-    """Run both files on labelled images.
+def measure_accuracy(
+    fp32: Run, int8: Run, images: tuple[InputArray, InputArray], labels: FloatArray, task: Task
+) -> Accuracy:
+    """Run both models on labelled images, one by one.
 
     Args:
-        fp32: float32 ONNX file.
-        int8: INT8 ONNX file of the same checkpoint.
-        images: (N, 3, H, W) float32, preprocessed.
-        labels: (N,) true numbers, label units.
+        fp32: Runs the float32 model.
+        int8: Runs the INT8 model of the same checkpoint.
+        images: (M, ...) the same images as each of them takes them.
+        labels: (M,) true numbers, label units.
+        task: Gives the label range.
     """
-    errors = []
-    for path in (fp32, int8):
-        with load(path) as predictor:
-            values = [predictor.backend.run(image[None])[0][0] for image in images]
-        errors.append(float(np.abs(np.array(values) - labels).mean()))
-        label_range = predictor.metadata.task.label_range
-    before, after = errors
-    return Accuracy(len(images), before, after, BUDGETS["int8"].value * label_range)
+    before, after = (
+        float(np.abs(np.array([run(image[None])[0][0] for image in column]) - labels).mean())
+        for run, column in zip((fp32, int8), images, strict=True)
+    )
+    return Accuracy(len(labels), before, after, BUDGETS["int8"].value * task.label_range)
 
 
-def measure_speed(baseline: Path, int8: Path, images: FloatArray) -> Speed:
-    """Time both files in turns (A B A B), one image per run, inputs rotated."""
-    with load(baseline) as slow, load(int8) as fast:
+def measure_speed(baseline: Path, int8: Path, images: InputArray) -> Speed:
+    """Time both files in turns (A B A B), one image per run, inputs rotated.
+
+    One thread each, and the lower quartile: with more threads, whatever else runs on the machine
+    slows INT8, whose steps are shorter, more than float32.
+    """
+    with load(baseline, threads=1) as slow, load(int8, threads=1) as fast:
         times: dict[Predictor, list[float]] = {slow: [], fast: []}
         started = time.perf_counter()
         for count in range(WARMUP + ROUNDS):
@@ -93,6 +122,8 @@ def measure_speed(baseline: Path, int8: Path, images: FloatArray) -> Speed:
                 seconds.append(time.perf_counter() - before)
             if count > 2 * WARMUP and time.perf_counter() - started > SECONDS:
                 break
-        before_ms, after_ms = (1e3 * median(seconds[WARMUP:]) for seconds in times.values())
+        before_ms, after_ms = (
+            1e3 * float(np.quantile(seconds[WARMUP:], 0.25)) for seconds in times.values()
+        )
         name = f"{fast.backend.name} {fast.backend.provider}"
         return Speed(name, slow.metadata.precision, round(before_ms, 3), round(after_ms, 3))

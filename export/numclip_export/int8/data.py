@@ -12,7 +12,7 @@ from numclip.sources import read_samples
 from numclip_export.int8.ranges import require_cache
 from numclip_export.verify_images import image_paths
 from numclip_runtime import NumclipError, Preprocessing, UsageError
-from numclip_runtime.preprocess import FloatArray, preprocess
+from numclip_runtime.preprocess import FloatArray, PixelArray, load_rgb, normalise, to_pixels
 
 CALIBRATION = 64  # images: the ranges of a layer hardly grow after 50
 LABELLED = 256  # images that MAEs are compared on
@@ -25,7 +25,7 @@ class Int8Data:
     calibration: FloatArray  # (N, 3, H, W) float32
     source: str  # "given" or "validation"
     cache: Path | None  # of the calibration; None: measured each time
-    labelled: FloatArray  # (M, 3, H, W) float32; M = 0: no labels are known
+    labelled: PixelArray  # (M, H, W, 3) uint8 RGB; M = 0: no labels are known
     labels: FloatArray  # (M,) label units
 
 
@@ -63,12 +63,22 @@ def int8_data(
                 f"read ({str(error).rstrip('.')}); give some with --calib-data."
             ) from None
     labelled, labels = _labelled(checkpoint, verify_data, known)
-    return Int8Data(_load(paths, spec, CALIBRATION), source, cache, labelled, labels)
+    return Int8Data(
+        normalised(_load(paths, spec, CALIBRATION), spec), source, cache, labelled, labels
+    )
+
+
+def normalised(pixels: PixelArray, spec: Preprocessing) -> FloatArray:
+    """Return N images (N, H, W, 3) uint8 as planes (N, 3, H, W) float32."""
+    out = np.empty((len(pixels), 3, spec.crop, spec.crop), np.float32)
+    for row, image in zip(out, pixels, strict=True):
+        row[:] = normalise(image, spec)
+    return out
 
 
 def _labelled(
     checkpoint: Checkpoint, verify_data: Path | None, known: Path | None
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[PixelArray, FloatArray]:
     spec, root = checkpoint.preprocessing, None
     file = verify_data if verify_data is not None and verify_data.is_file() else known
     if file == known and checkpoint.validation_root is not None:
@@ -84,9 +94,9 @@ def _labelled(
     return images, np.array([sample.label for sample in samples], np.float32)
 
 
-def _load(paths: list[str], spec: Preprocessing, most: int) -> FloatArray:
-    chosen = [preprocess(paths[i], spec) for i in _spread(len(paths), most)]
-    return np.stack(chosen) if chosen else np.empty((0, 3, spec.crop, spec.crop), np.float32)
+def _load(paths: list[str], spec: Preprocessing, most: int) -> PixelArray:
+    chosen = [to_pixels(load_rgb(paths[i]), spec) for i in _spread(len(paths), most)]
+    return np.stack(chosen) if chosen else np.empty((0, spec.crop, spec.crop, 3), np.uint8)
 
 
 def _spread(count: int, most: int) -> list[int]:

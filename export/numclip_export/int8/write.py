@@ -12,7 +12,7 @@ import onnx
 from numclip_export.artefact import Artefact, difference, finish
 from numclip_export.graph_run import GraphRun
 from numclip_export.int8.accept import NotWorthItError, measure_accuracy, measure_speed
-from numclip_export.int8.data import Int8Data
+from numclip_export.int8.data import Int8Data, normalised
 from numclip_export.int8.linear import Linear, linear_layers
 from numclip_export.int8.quantize import dynamic_int8, static_int8
 from numclip_export.int8.ranges import cached_ranges
@@ -20,7 +20,7 @@ from numclip_export.int8.smooth import smooth_layer_norms
 from numclip_export.node_names import module_of
 from numclip_export.onnx_graph import features_name
 from numclip_export.onnx_model import save_with_metadata
-from numclip_export.parity import Gate, Parity
+from numclip_export.parity import Gate, Parity, Run
 from numclip_export.precision import fp16_from_fp32, head_nodes
 from numclip_export.uint8_input import with_uint8_input
 from numclip_export.widen import BLOCK, fp32_parts
@@ -61,8 +61,18 @@ def write_int8(
     quantised, layers = quantise(model, metadata, form, data, details)
     parity = None
     if gate is not None:
-        parity = _parity(quantised, features_name(model), metadata, temporary, gate, form)
-        details |= _judge(parity, metadata, temporary, path, data, form, fp32_file)
+        parity, measured = _prove(
+            quantised,
+            features_name(model),
+            metadata,
+            temporary,
+            path,
+            gate,
+            form,
+            data,
+            fp32_file,
+        )
+        details |= measured
     if form == "static":
         details["fp32_nodes"] = list(fp32_parts(quantised))
         metadata = replace(metadata, fp32_nodes=fp32_parts(quantised))
@@ -115,60 +125,44 @@ def quantisable(model: onnx.ModelProto, form: Int8Form) -> list[Linear]:
     return [layer for layer in layers if layer.op != "Conv" or form == "static"]
 
 
-def _parity(
+def _prove(
     quantised: onnx.ModelProto,
     features_tensor: str,
     metadata: ModelMetadata,
     temporary: Path,
+    path: Path,
     gate: Gate,
     form: Int8Form,
-) -> Parity:
-    images = gate.images.of_kind(metadata.input)
-    if form == "static":  # float16 tensors between: rounded for real
-        run = GraphRun(quantised)
-        return gate.judge(run, "int8", run.features(images), kind=metadata.input)
-    features = GraphRun(quantised, features_tensor).features(images)
-    save_with_metadata(quantised, metadata, temporary)
-    with load(temporary) as predictor:
-        return gate.judge(predictor.backend.run, "int8", features)
-
-
-def _judge(
-    parity: Parity,
-    metadata: ModelMetadata,
-    temporary: Path,
-    path: Path,
     data: Int8Data,
-    form: Int8Form,
     fp32_file: Path,
-) -> dict[str, Any]:
-    """Return what was measured.
+) -> tuple[Parity, dict[str, Any]]:
+    """Return the parity, and what else was measured.
 
     Raises:
         NotWorthItError: if it speaks against the file.
     """
-    unit = metadata.task.unit
-    if not parity.passed:
-        raise NotWorthItError(
-            f"{path}: not kept, {difference(parity)}; use --fp16 for a GPU, or the float32 file."
-        )
-    if form == "static":
-        return {"speed": None, "speed_note": "not measured: no engine of it runs here"}
-    accuracy = None
-    if len(data.labels):
-        accuracy = measure_accuracy(fp32_file, temporary, data.labelled, data.labels)
-        if not accuracy.passed:
+    images = gate.images.of_kind(metadata.input)
+    save_with_metadata(quantised, metadata, temporary)
+    with load(fp32_file, device="cpu") as exact, load(temporary, device="cpu") as opened:
+        # float16 tensors between INT8 layers: rounded for real, which onnxruntime does not
+        graph = GraphRun(quantised, features_tensor if form == "dynamic" else None)
+        run: Run = graph if form == "static" else opened.backend.run
+        features = graph.features(images)
+        parity = gate.judge(run, "int8", features, kind=metadata.input)
+        if not parity.passed:
             raise NotWorthItError(
-                f"{path}: not kept, on {accuracy.images} labelled images its MAE is "
-                f"{accuracy.mae_int8:.3g} {unit} against {accuracy.mae_fp32:.3g} in float32 "
-                f"(allowed: {accuracy.tolerance:.3g} more); use the float32 file."
+                f"{path}: not kept, {difference(parity)}; use --fp16 for a GPU, or the float32 "
+                "file."
             )
-    speed = measure_speed(fp32_file, temporary, data.calibration)
-    if not speed.passed:
-        raise NotWorthItError(
-            f"{path}: not kept, it is no faster here: {speed.int8_ms:.2f} ms against "
-            f"{speed.baseline_ms:.2f} ms in {speed.baseline} ({speed.backend}, one image); its "
-            f"values differ by {parity.mean_value_error:.2g} {unit} in the mean. Use the "
-            f"{speed.baseline} file."
-        )
-    return {"accuracy": accuracy and accuracy.to_dict(), "speed": speed.to_dict()}
+        accuracy = None
+        if len(data.labels):
+            planes = normalised(data.labelled, metadata.preprocessing)
+            both = (planes, data.labelled if metadata.input == "uint8" else planes)
+            accuracy = measure_accuracy(exact.backend.run, run, both, data.labels, metadata.task)
+            accuracy.check(path, metadata.task)
+    measured: dict[str, Any] = {"accuracy": accuracy and accuracy.to_dict(), "speed": None}
+    if form == "dynamic":
+        speed = measure_speed(fp32_file, temporary, data.calibration)
+        speed.check(path)
+        measured["speed"] = speed.to_dict()
+    return parity, measured
