@@ -131,9 +131,12 @@ def summary(details: dict[str, Any]) -> Iterator[str]:
 
 def _errors(parity: dict[str, Any]) -> tuple[str, ...]:
     cosine = parity["min_feature_cosine"]
+    largest, allowed = f"{parity['max_value_error']:.2g}", f"{parity['value_tolerance']:.2g}"
+    if parity["judged_by"] == "mean":
+        largest, allowed = f"{largest}, mean {parity['mean_value_error']:.2g}", f"mean {allowed}"
     return (
-        f"{parity['max_value_error']:.2g}",
-        f"{parity['value_tolerance']:.2g}",
+        largest,
+        allowed,
         f"{parity['max_prob_error']:.2g}",
         "-" if cosine is None else f"{cosine:.5f}",
     )

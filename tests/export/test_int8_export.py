@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,8 @@ def test_cpu_graphs_use_one_attention_node(for_cpu: tuple[Path, Result]) -> None
     assert kinds.count("Attention") == 2
     assert "target: onnxruntime on a CPU" in result.output
     assert "WARNING" not in result.output
+    (row,) = [line for line in result.output.splitlines() if line.startswith("x.int8.onnx")]
+    assert re.search(r", mean 0\.\d+ +mean 0\.15 ", row), "0.5 % of 30, judged by the mean"
 
 
 def test_second_export_takes_the_calibration_from_the_cache(for_cpu: tuple[Path, Result]) -> None:

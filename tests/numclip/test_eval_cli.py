@@ -197,7 +197,7 @@ def wrong_uses(home: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]
         ),
         "checkpoint as model": (
             ["--model", home / "checkpoint.pt", *data],
-            f"{home / 'checkpoint.pt'}: unknown kind of model, expected a .onnx file.",
+            f"{home / 'checkpoint.pt'}: unknown kind of model, expected a .onnx or .plan file.",
         ),
         "model as checkpoint": (
             ["--ckpt", home / "model.onnx", *data],
