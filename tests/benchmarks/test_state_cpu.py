@@ -162,6 +162,11 @@ def test_capture_of_a_whole_machine(tmp_path: Path) -> None:
     assert state["jetson"] is None
 
 
+def test_a_mouse_is_no_battery_of_the_machine(tmp_path: Path) -> None:
+    root = lay_out("laptop", tmp_path, {"sys/class/power_supply/BAT0/type": "UPS"})
+    assert capture(root, window_s=0)["battery"] is None
+
+
 def test_capture_where_there_is_nothing(tmp_path: Path) -> None:
     state = capture(tmp_path, window_s=0)
     assert state["ticks"] is None

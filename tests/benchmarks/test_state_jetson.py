@@ -80,6 +80,7 @@ def test_clocks_of_sleeping_cores_do_not_count(tmp_path: Path) -> None:
         ([(0, "15W"), (1, "7W")], {"id": 0, "name": "15W"}),
         ([(0, "MODE_15W_2CORE"), (8, "MODE_20W_6CORE")], {"id": 8, "name": "MODE_20W_6CORE"}),
         ([(0, "15W"), (1, "MAXN"), (2, "MAXN_SUPER")], {"id": 2, "name": "MAXN_SUPER"}),
+        ([(0, "MAXN_SUPER"), (1, "MAXN")], {"id": 0, "name": "MAXN_SUPER"}),
         ([(0, "MAX_Q")], None),
     ],
 )

@@ -59,7 +59,8 @@ def test_counter_of_a_processor_starts_again(tmp_path: Path) -> None:
     assert meter.problem is None
     assert meter.joules() == 0
     (root / COUNTER).write_text("1671149")
-    assert meter.joules() == pytest.approx(2.0)  # only the package: its cores are in it
+    (root / COUNTER.replace(":0/", ":0:0/")).write_text("900000")  # its cores: part of it
+    assert meter.joules() == pytest.approx(2.0)
     (root / COUNTER).write_text("4671149")
     assert meter.joules() == pytest.approx(5.0)
 
