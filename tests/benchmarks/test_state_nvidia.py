@@ -88,7 +88,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ask(library: Path, **environment: str) -> Any:
     """Read the stand-in's GPU in a process of its own: a loaded library stays for good."""
-    paths = [str(ROOT), str(ROOT / "runtime")]
+    paths = [str(ROOT), str(ROOT / "runtime"), *filter(None, [os.environ.get("PYTHONPATH")])]
     variables = os.environ | {"LD_LIBRARY_PATH": str(library), "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
