@@ -17,6 +17,7 @@ from numclip_runtime.files import atomic_path
 
 SUFFIXES = (".png", ".svg")
 _WIDE, _NARROW = 8.6, 5.1  # inches of a panel at 72 points: 620 and 366 pixels of a page
+_LONGEST = 34  # characters of a name
 _CELL = 7.2  # inches: half the width of a saved picture
 
 
@@ -97,7 +98,7 @@ def panel_svg(document: Mapping[str, Any], name: str, *, narrow: bool) -> str:
     from matplotlib.figure import Figure
 
     theme, variables = stand_ins()
-    theme = replace(theme, narrow=narrow, size=11.5 if narrow else 11)
+    theme = replace(theme, narrow=narrow, size=12.5)
     size = (_NARROW if narrow else _WIDE, layout.height(name, rows, theme))
     with _settings("none"):  # text stays text: it takes the page's font, and can be searched
         figure = Figure(size, facecolor="none", dpi=72)
@@ -120,14 +121,25 @@ def _settings(fonttype: str) -> AbstractContextManager[None]:
     import matplotlib as mpl
 
     # The salt makes the same document the same file.
-    return mpl.rc_context({"svg.fonttype": fonttype, "svg.hashsalt": "numclip"})
+    return mpl.rc_context(
+        {
+            "svg.fonttype": fonttype,
+            "svg.hashsalt": "numclip",
+            "text.parse_math": False,  # a dollar in a file's name is a dollar
+        }
+    )
 
 
 def _rows(document: Mapping[str, Any]) -> Sequence[Row]:
-    rows: Sequence[Row] = document["rows"]
-    if not rows:
+    if not document["rows"]:
         raise UsageError("nothing was measured, so there is nothing to draw.")
-    return rows
+    return [{**row, "name": _short(str(row["name"]))} for row in document["rows"]]
+
+
+def _short(name: str) -> str:
+    """Return a name in one line of 34 characters at most: its ends tell names apart."""
+    shown = "".join(c if c.isprintable() else " " for c in name)
+    return shown if len(shown) <= _LONGEST else f"{shown[:20]}…{shown[-13:]}"
 
 
 def _conditions(document: Mapping[str, Any]) -> str:

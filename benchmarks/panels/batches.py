@@ -11,7 +11,7 @@ from benchmarks.panels.theme import MARKERS, Row, Theme, dress, heading, names_o
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TITLE = "Throughput and latency against batch size"
+TITLE = "Throughput and latency by batch size"
 
 
 def has_data(rows: Sequence[Row]) -> bool:
@@ -26,6 +26,14 @@ def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return groups
 
 
+def _throughput(row: Row) -> float:
+    return float(row["throughput_img_s"])
+
+
+def _latency(row: Row) -> float:
+    return float(row["stages_ms"]["total"]["p50"])
+
+
 def draw(upper: Axes, lower: Axes, rows: Sequence[Row], theme: Theme) -> None:
     """Draw throughput above latency, one line per name.
 
@@ -36,10 +44,7 @@ def draw(upper: Axes, lower: Axes, rows: Sequence[Row], theme: Theme) -> None:
         theme: How it looks.
     """
     groups, names = _groups(rows), names_of(rows)
-    for axes, value in (
-        (upper, lambda row: row["throughput_img_s"]),
-        (lower, lambda row: row["stages_ms"]["total"]["p50"]),
-    ):
+    for axes, value in ((upper, _throughput), (lower, _latency)):
         for name, group in groups.items():
             i = names.index(name)
             axes.plot([row["batch"] for row in group], [value(row) for row in group],
@@ -57,7 +62,7 @@ def draw(upper: Axes, lower: Axes, rows: Sequence[Row], theme: Theme) -> None:
     lower.set_xlabel("images per batch", fontsize=theme.size - 1, color=theme.soft)
     upper.set_ylabel("images/s", fontsize=theme.size - 1, color=theme.soft)
     lower.set_ylabel("p50, ms per batch", fontsize=theme.size - 1, color=theme.soft)
-    heading(upper, theme, TITLE, "of the whole path, one batch after the other", lift=-4)
+    heading(upper, theme, TITLE, "of the whole path, one batch after the other")
 
 
 def name_lines(upper: Axes, lower: Axes, rows: Sequence[Row], theme: Theme) -> None:
@@ -65,11 +70,8 @@ def name_lines(upper: Axes, lower: Axes, rows: Sequence[Row], theme: Theme) -> N
     groups, names = _groups(rows), names_of(rows)
     colours = [theme.series[names.index(name) % len(theme.series)] for name in groups]
     last = [group[-1] for group in groups.values()]
-    for axes, values in (
-        (upper, [row["throughput_img_s"] for row in last]),
-        (lower, [row["stages_ms"]["total"]["p50"] for row in last]),
-    ):
-        ends = [(row["batch"], value) for row, value in zip(last, values, strict=True)]
+    for axes, value in ((upper, _throughput), (lower, _latency)):
+        ends = [(row["batch"], value(row)) for row in last]
         name_line_ends(axes, ends, list(groups), colours, theme)
 
 

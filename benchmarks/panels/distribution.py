@@ -51,8 +51,8 @@ def draw(axes: Axes, rows: Sequence[Row], theme: Theme) -> None:
     reach = high / low
     room = (0.34, 0.36) if theme.narrow else (0.13, 0.16)  # for the numbers beyond both ends
     axes.set_xlim(low / max(reach, 1.3) ** room[0], high * max(reach, 1.3) ** room[1])
-    wide = reach > (8 if theme.narrow else 20)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if wide else (1, 1.5, 2, 3, 5, 7)))
+    subs: tuple[float, ...] = (1, 2, 5) if reach > 20 or theme.narrow else (1, 1.5, 2, 3, 5, 7)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if theme.narrow and reach > 30 else subs))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     dress(axes, theme, grid="x")

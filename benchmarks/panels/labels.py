@@ -67,20 +67,19 @@ def name_line_ends(
         axes.annotate(name, end, at, xycoords="data", textcoords="axes fraction", va="center",
                       color=colour, fontsize=theme.size - 1, annotation_clip=False,
                       arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6,
-                                  "alpha": 0.5, "shrinkA": 0, "shrinkB": 4})  # fmt: skip
+                                  "alpha": 0.5, "shrinkA": 0, "shrinkB": 4,
+                                  "relpos": (0, 0.5)})  # fmt: skip
 
 
-_SIDES: tuple[tuple[int, int, Literal["left", "right", "center"]], ...] = (
-    (8, 0, "left"),  # right and up in points, and which end of the text is there
-    (-8, 0, "right"),
-    (0, 14, "center"),
-    (0, -14, "center"),
-    *((right, up, ha) for up in (18, -18) for right, ha in ((8, "left"), (-8, "right"))),
-    *((0, up, "center") for up in (30, -30)),
-    *((right, up, ha) for up in (34, -34) for right, ha in ((10, "left"), (-10, "right"))),
-    *((0, up, "center") for up in (46, -46, 62, -62)),
-    *((right, up, ha) for up in (62, -62) for right, ha in ((10, "left"), (-10, "right"))),
-)
+_Side = tuple[int, int, Literal["left", "right", "center"]]
+
+
+def _sides() -> list[_Side]:
+    """Return places for a name: points right and up, and the text's end there; nearest first."""
+    sides: list[_Side] = [(8, 0, "left"), (-8, 0, "right")]
+    for up in (15, -15, 30, -30, 45, -45, 60, -60):
+        sides += [(0, up, "center"), (8, up, "left"), (-8, up, "right")]
+    return sides
 
 
 def name_points(
@@ -96,6 +95,7 @@ def name_points(
         colours: Likewise.
         theme: How it looks.
     """
+    from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     dots = axes.figure.dpi / 72
@@ -104,12 +104,14 @@ def name_points(
     taken = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in pixels]
     for point, name, colour in zip(points, names, colours, strict=True):
         best: tuple[float, Annotation, Bbox] | None = None
-        for rank, (right, up, ha) in enumerate(_SIDES):
-            text = axes.annotate(name, point, (right, up), textcoords="offset points", ha=ha, va="center",
-                                 fontsize=theme.size - 1, color=colour, annotation_clip=False,
+        for rank, (right, up, ha) in enumerate(_sides()):
+            text = axes.annotate(name, point, (right, up), textcoords="offset points", ha=ha,
+                                 va="center", fontsize=theme.size - 1, color=colour,
+                                 annotation_clip=False,
                                  arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6,
                                              "alpha": 0.5, "shrinkA": 0, "shrinkB": 3})  # fmt: skip
-            box = text.get_window_extent()
+            text.get_window_extent()  # settles its position
+            box = Text.get_window_extent(text)  # without the leader
             # Touching anything is worse than any side; of bad places, the least covered one.
             covered = [_overlap(box, other) for other in taken]
             cost = rank + 50 * sum(part > 0 for part in covered) + 100 * sum(covered)
@@ -128,4 +130,4 @@ def _overlap(one: Bbox, other: Bbox) -> float:
     """Return the share of the first box that lies in the second."""
     width = min(one.x1, other.x1) - max(one.x0, other.x0)
     height = min(one.y1, other.y1) - max(one.y0, other.y0)
-    return max(width, 0) * max(height, 0) / (one.width * one.height)
+    return float(max(width, 0) * max(height, 0) / (one.width * one.height))

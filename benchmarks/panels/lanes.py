@@ -10,7 +10,7 @@ from benchmarks.panels.theme import Row, Theme
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LANE, LANE_NARROW = 0.46, 0.62  # inches
+LANE, LANE_NARROW = 0.46, 0.78  # inches
 HEAD = 0.5  # of a lane, for the heading of a batch size
 
 
@@ -50,7 +50,7 @@ def name_lanes(axes: Axes, rows: Sequence[Row], theme: Theme, *, middle: float) 
     left = axes.get_yaxis_transform()
     for i, (row, y) in enumerate(zip(rows, baselines, strict=True)):
         if theme.narrow:
-            axes.text(0, y + 0.86, row["name"], transform=left, va="center", color=theme.ink,
+            axes.text(0, y + 0.8, row["name"], transform=left, va="center", color=theme.ink,
                       fontsize=theme.size)  # fmt: skip
         else:
             axes.annotate(row["name"], (0, y + middle), (-8, 0), xycoords=left, va="center",
@@ -59,7 +59,7 @@ def name_lanes(axes: Axes, rows: Sequence[Row], theme: Theme, *, middle: float) 
         if i == 0 or row["batch"] != rows[i - 1]["batch"]:
             axes.annotate(
                 f"batch {row['batch']}",
-                (0, y + 1.08),
+                (0, y + (1.2 if theme.narrow else 1.08)),
                 (0 if theme.narrow else -8, 0),
                 xycoords=left,
                 textcoords="offset points",

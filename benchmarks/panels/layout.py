@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 NAMES = ("distribution", "stages", "batches", "fidelity")
 _LETTER = 0.56 / 72  # inches per point of size: a letter's mean width
-_TOP, _BOTTOM, _EDGE = 0.95, 0.55, 0.15
+_TOP, _BOTTOM, _EDGE = 0.78, 0.55, 0.15
 _CURVES = 3.6  # inches: what is inside a panel without lanes, at least
 
 
@@ -66,7 +66,7 @@ def draw(cell: Figure | SubFigure, name: str, rows: Sequence[Row], theme: Theme)
         batches.draw(upper, lower, rows, theme)
         batches.name_lines(upper, lower, rows, theme)
     else:
-        axes = place(left=0.62, right=_EDGE)
+        axes = place(left=0.85, right=_EDGE)
         fidelity.draw(axes, rows, theme)
         fidelity.name_dots(axes, rows, theme)
 

@@ -73,12 +73,14 @@ def names_of(rows: Sequence[Row]) -> list[str]:
 
 
 def heading(axes: Axes, theme: Theme, title: str, remark: str, *, lift: float = 0) -> None:
-    """Write title and remark above the axes, `lift` points higher than usual."""
-    offset = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
-    axes.annotate(title, (0, 1), (0, 26 + lift), **offset, va="bottom", color=theme.ink,
-                  fontsize=theme.size + 2, fontweight="bold")  # fmt: skip
-    axes.annotate(remark, (0, 1), (0, 10 + lift), **offset, va="bottom", color=theme.soft,
-                  fontsize=theme.size - 1)  # fmt: skip
+    """Write title and remark above the axes, from the panel's left; `lift` is in points."""
+    for text, up, size, weight, colour in (
+        (title, 26, theme.size + 2, "bold", theme.ink),
+        (remark, 10, theme.size - 1, "normal", theme.soft),
+    ):
+        axes.annotate(text, (6, 1), (0, up + lift), xycoords=("subfigure points", "axes fraction"),
+                      textcoords="offset points", va="bottom", color=colour, fontsize=size,
+                      fontweight=weight, annotation_clip=False)  # fmt: skip
 
 
 def dress(axes: Axes, theme: Theme, *, grid: Literal["x", "both"]) -> None:
