@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks import html_tables
 from benchmarks.panels import layout
+from benchmarks.panels.names import with_names
 from benchmarks.panels.theme import PAPER, STAGES
 from benchmarks.plot import check_matplotlib, panel_svg
 from numclip_runtime.files import atomic_text
@@ -53,7 +54,8 @@ def write_html(document: Mapping[str, Any], path: Path) -> None:
 
 
 def _parts(document: Mapping[str, Any]) -> Iterator[str]:
-    rows, environment, state = (document[key] for key in ("rows", "environment", "state"))
+    environment, state = document["environment"], document["state"]
+    rows = with_names(document["rows"])
     yield (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.panels import layout
+from benchmarks.panels.names import with_names
 from benchmarks.panels.theme import PAPER, Row, stand_ins
 from numclip_runtime.errors import MissingDependencyError, UsageError
 from numclip_runtime.files import atomic_path
 
 SUFFIXES = (".png", ".svg")
 _WIDE, _NARROW = 8.6, 5.1  # inches of a panel at 72 points: 620 and 366 pixels of a page
-_LONGEST = 34  # characters of a name
 _CELL = 7.2  # inches: half the width of a saved picture
 
 
@@ -133,13 +133,7 @@ def _settings(fonttype: str) -> AbstractContextManager[None]:
 def _rows(document: Mapping[str, Any]) -> Sequence[Row]:
     if not document["rows"]:
         raise UsageError("nothing was measured, so there is nothing to draw.")
-    return [{**row, "name": _short(str(row["name"]))} for row in document["rows"]]
-
-
-def _short(name: str) -> str:
-    """Return a name in one line of 34 characters at most: its ends tell names apart."""
-    shown = "".join(c if c.isprintable() else " " for c in name)
-    return shown if len(shown) <= _LONGEST else f"{shown[:20]}…{shown[-13:]}"
+    return with_names(document["rows"], short=True)
 
 
 def _conditions(document: Mapping[str, Any]) -> str:

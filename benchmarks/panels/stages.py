@@ -54,6 +54,8 @@ def _legend(axes: Axes, theme: Theme, shown: Sequence[str]) -> None:
     patches = [Patch(color=theme.stages[STAGES.index(stage)], label=stage) for stage in shown]
     columns = 3 if theme.narrow else len(shown)
     lines = -(-len(shown) // columns)
+    # matplotlib fills column by column; readers go line by line
+    patches = [patch for column in range(columns) for patch in patches[column::columns]]
     axes.legend(handles=patches, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1),
                 frameon=False, fontsize=theme.size - 1, labelcolor=theme.ink, handlelength=0.9,
                 handleheight=0.9, handletextpad=0.4, columnspacing=1.1, borderpad=0,
