@@ -76,7 +76,7 @@ def draw(axes: Axes, rows: Sequence[Row], theme: Theme) -> None:
             range(max(low, 0), high + 1), [_cosine(n) for n in range(max(low, 0), high + 1)]
         )
         axes.axhline(3, color=theme.soft, linewidth=0.9, dashes=(4, 3))
-        what = "lowest cosine" + ("" if theme.narrow else " of the centred features")
+        what = "lowest cosine" + ("" if theme.narrow else " of centred features, dashed at 0.999")
         heading(axes, theme, "Speed against fidelity", f"{what}; up and right is better")
     dress(axes, theme, grid="both")
 

@@ -21,7 +21,7 @@ def with_names(rows: Sequence[Row], *, short: bool = False) -> list[Row]:
     """
     seen = Counter((row["name"], row["batch"]) for row in rows)
     several = any(count > 1 for count in seen.values())
-    named = []
+    named: list[Row] = []
     for row in rows:
         model = f"{str(row['model']).partition('.')[0]} " if several else ""
         name = "".join(c if c.isprintable() else " " for c in f"{model}{row['name']}")
