@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -55,6 +56,12 @@ class Specialization(enum.Enum):
     EAGER = 1
 
 
+def open_gate() -> threading.Event:
+    gate = threading.Event()
+    gate.set()
+    return gate
+
+
 @dataclass
 class Behaviour:
     """What the engine is, and what goes wrong."""
@@ -72,6 +79,7 @@ class Behaviour:
     capturable: bool = True
     capture_s: float = 0.0  # how long execute_async_v3 takes while a graph is captured
     runs: bool = True  # else execute_async_v3 gives False
+    gate: threading.Event = field(default_factory=open_gate)  # what runs waits until it is set
     made: list[str] = field(default_factory=list)  # of contexts: "lazy" or "eager"
     host_code: list[bool] = field(default_factory=list)  # of runtimes: engine_host_code_allowed
     seen: list[Any] = field(default_factory=list)  # batches that were run
@@ -213,6 +221,7 @@ class Execution:
             return np.frombuffer(memory, dtype).reshape(shape)
 
         def work() -> None:
+            behaviour.gate.wait()
             network = behaviour.network
             images = array(INPUT_NAME, shape, dtype)
             behaviour.seen.append(images.copy())

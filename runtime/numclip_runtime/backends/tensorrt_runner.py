@@ -49,10 +49,10 @@ class TensorRTRunner:
     ) -> None:
         assert lanes >= 1, lanes
         self._most = lanes
-        self._made = 0  # lanes, with those that are being made
-        self._free: list[Lane] = []  # the last used on top: its caches are warm, its graphs there
-        self._changed = threading.Condition()  # guards these three and `_closed`
+        self._lanes: list[Lane] = []  # the first that is free is taken: its graphs are there
+        self._taken: dict[int, Lane | None] = {}  # by thread; None: it is being made
         self._closed = False
+        self._changed = threading.Condition()  # guards the four above
         self._opened = ExitStack()  # closes in reverse: lanes, engine, CUDA
         try:
             self._cuda = CudaContext(library=library)
@@ -60,8 +60,7 @@ class TensorRTRunner:
             with self._cuda.current():
                 self.engine = Engine(self._cuda, trt, plan, info, source)
             self._opened.callback(self._forget_engine)
-            self._made = 1
-            self._free.append(self._new_lane())
+            self._lanes.append(self._new_lane())
         except BaseException:
             self._opened.close()
             raise
@@ -72,49 +71,72 @@ class TensorRTRunner:
         Raises:
             GpuError: if TensorRT or the driver fails, or after `close`.
         """
-        lane = self._take()
         try:
-            return lane.run(images)
+            return self._take().run(images)
         finally:
             with self._changed:
-                self._free.append(lane)
+                self._taken.pop(threading.get_ident(), None)
+                if self._closed and not self._taken:
+                    self._opened.close()
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Wait for the runs that are under way, then free all on the GPU; a second time is fine."""
+        """Wait for the runs that are under way, then free all on the GPU; a second time is fine.
+
+        From a signal handler that interrupts a run it returns at once, and the run's end frees all.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()  # who waits for a lane gets none any more
-            while len(self._free) < self._made:
+            if threading.get_ident() in self._taken:
+                return
+            while self._taken:
                 self._changed.wait()
             self._opened.close()
 
     def _take(self) -> Lane:
+        """Return a lane that is this thread's until it leaves `_taken`."""
+        me = threading.get_ident()
         while True:
             with self._changed:
-                while True:
-                    if self._closed:
-                        raise GpuError(f"{self.engine.source}: was closed.")
-                    if self._free:
-                        return self._free.pop()
-                    if self._made < self._most:
-                        break
-                    self._changed.wait()
-                self._made += 1
+                lane = self._free_or_none(me)
+                self._taken[me] = lane
+            if lane is not None:
+                return lane
             try:
-                return self._new_lane()  # takes a while, so not under the condition
-            except BaseException as error:
+                lane = self._new_lane()  # takes a while, so not under the condition
+            except GpuError as error:
+                self._go_on_without(me, error)
+            else:
                 with self._changed:
-                    self._made -= 1
-                    self._most = self._made
-                    self._changed.notify_all()
-                if not isinstance(error, GpuError):
-                    raise
-                one = self._most == 1
-                noun, so = ("batch", ", so none overlap") if one else ("batches", "")
-                self.engine.notes.append(
-                    f"{self.engine.source}: at most {self._most} {noun} at a time{so}: {error}"
-                )
+                    self._taken[me] = lane
+                    self._lanes.append(lane)
+                return lane
+
+    def _free_or_none(self, me: int) -> Lane | None:
+        """Wait for a free lane; return None where one more may be made."""
+        while True:
+            if self._closed:
+                raise GpuError(f"{self.engine.source}: was closed.")
+            taken = self._taken.values()
+            # A Ctrl-C in a run's `finally` leaves it with its thread
+            if (lost := self._taken.get(me)) is not None:
+                return lost
+            free = next((lane for lane in self._lanes if lane not in taken), None)
+            if free is not None or len(self._lanes) + list(taken).count(None) < self._most:
+                return free
+            self._changed.wait()
+
+    def _go_on_without(self, me: int, error: GpuError) -> None:
+        with self._changed:
+            del self._taken[me]
+            self._most = len(self._lanes) + list(self._taken.values()).count(None)
+            self._changed.notify_all()
+            one = self._most == 1
+            noun, so = ("batch", ", so none overlap") if one else ("batches", "")
+            self.engine.notes.append(
+                f"{self.engine.source}: at most {self._most} {noun} at a time{so}: {error}"
+            )
 
     def _new_lane(self) -> Lane:
         with self.engine.lock, self._cuda.current():
