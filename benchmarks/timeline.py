@@ -21,7 +21,7 @@ if __name__ == "__main__":  # run as a script: the package `benchmarks` is one f
 
 from benchmarks.plot import check_plot
 from numclip_runtime.backends.tensorrt import DEFAULT_LANES, TensorRTBackend
-from numclip_runtime.backends.tensorrt_engine import STAGES
+from numclip_runtime.backends.tensorrt_plan import STAGES
 from numclip_runtime.cli import errors_as_exit_code_2
 from numclip_runtime.cuda import Event, Stream
 from numclip_runtime.errors import UsageError

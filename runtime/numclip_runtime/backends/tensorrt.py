@@ -13,8 +13,8 @@ from numclip_runtime.backends.plan_check import (
     check_version,
     choose_module,
 )
-from numclip_runtime.backends.tensorrt_engine import Mark
 from numclip_runtime.backends.tensorrt_module import load_module
+from numclip_runtime.backends.tensorrt_plan import Mark
 from numclip_runtime.backends.tensorrt_runner import TensorRTRunner
 from numclip_runtime.cuda_probe import LIBRARY, probe_cuda
 from numclip_runtime.errors import ModelError, UsageError
@@ -88,12 +88,12 @@ class TensorRTBackend:
     @property
     def notes(self) -> list[str]:
         """What is not as one would expect, one sentence each."""
-        return self._runner.engine.notes
+        return self._runner.loaded.notes
 
     @property
     def cuda_graphs(self) -> bool:
         """Whether CUDA graphs are used; False once one could not be captured, see `notes`."""
-        return self._runner.engine.graphs
+        return self._runner.loaded.graphs
 
     def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
         """Run the network; see `Backend.run`. The results are the caller's own arrays.
@@ -102,17 +102,17 @@ class TensorRTBackend:
             UsageError: if the array is not what `metadata.input` and the preprocessing say.
             GpuError: if TensorRT or the driver fails, or after `close`.
         """
-        engine, run = self._runner.engine, self._runner.run
-        if images.dtype != engine.input_type or images.shape[1:] != engine.sample:
+        loaded, run = self._runner.loaded, self._runner.run
+        if images.dtype != loaded.input_type or images.shape[1:] != loaded.sample:
             raise UsageError(
                 f"images: {images.dtype} {images.shape} do not fit; make them with "
                 "`Predictor.preprocess`."
             )
-        count, most = len(images), engine.max_batch
+        count, most = len(images), loaded.max_batch
         if 0 < count <= most:
             return run(images)
         parts = [run(images[start : start + most]) for start in range(0, count, most)]
-        parts.append((np.empty(0, np.float32), np.empty((0, engine.num_bins), np.float32)))
+        parts.append((np.empty(0, np.float32), np.empty((0, loaded.num_bins), np.float32)))
         values, bin_probs = zip(*parts, strict=True)
         return np.concatenate(values), np.concatenate(bin_probs)
 
@@ -125,8 +125,8 @@ class TensorRTBackend:
             mark: Gets the run's stream and "start", "upload", "compute" or "download", the stage
                 that was just enqueued there; called in the thread that runs. None: no more.
         """
-        engine = self._runner.engine
-        engine.mark, engine.graphs = mark, False
+        loaded = self._runner.loaded
+        loaded.mark, loaded.graphs = mark, False
 
     def close(self) -> None:
         """Wait for the runs that are under way, then free all on the GPU; a second time is fine."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from numclip_runtime.backends.tensorrt_engine import STAGES, Engine
+from numclip_runtime.backends.tensorrt_plan import STAGES, LoadedPlan
 from numclip_runtime.cuda import CudaError, DeviceBuffer, Graph, PinnedBuffer, Stream
 from numclip_runtime.errors import GpuError
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
@@ -26,27 +26,27 @@ class Lane:
     batch: pinned memory and memory on the GPU for the images, and both once more for the outputs.
     These lie side by side, so that one copy brings both.
 
-    Make it inside `with cuda.current()`, with the engine's lock held.
+    Make it inside `with cuda.current()`, with the plan's lock held.
 
     Args:
-        engine: What it runs; not owned.
+        loaded: What it runs; not owned.
 
     Raises:
         GpuError: if memory runs out.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, loaded: LoadedPlan) -> None:
+        self._loaded = loaded
         self._graphs: dict[int, Graph] = {}  # by batch size
         self._executions: list[Any] = []  # the first is for any size, each other one for its graph
         self._opened = ExitStack()  # closes in reverse: contexts, then buffers, then the stream
-        most, cuda = engine.max_batch, engine.cuda
+        most, cuda = loaded.max_batch, loaded.cuda
         split = -(-4 * most // _ALIGNMENT) * _ALIGNMENT  # bytes before bin_probs
-        self._bytes_before, self._bytes_each = split, 4 * engine.num_bins
+        self._bytes_before, self._bytes_each = split, 4 * loaded.num_bins
         try:
             self._stream = Stream(cuda)
             self._opened.callback(self._stream.close)
-            self._host, self._device = self._memory((most, *engine.sample), engine.input_type)
+            self._host, self._device = self._memory((most, *loaded.sample), loaded.input_type)
             output, device = self._memory((split + most * self._bytes_each,), np.dtype(np.uint8))
             self._host_output, self._device_output = output, device
             self._values: FloatArray = output.array[: 4 * most].view(np.float32)
@@ -56,7 +56,7 @@ class Lane:
                 VALUES_NAME: device.handle,
                 BIN_PROBS_NAME: device.handle + split,
             }
-            self._executions.append(engine.new_execution(self._addresses))
+            self._executions.append(loaded.new_execution(self._addresses))
             self._opened.callback(self._forget_executions)
         except BaseException:
             self.close()
@@ -76,8 +76,8 @@ class Lane:
             GpuError: if TensorRT or the driver fails.
         """
         count, host = len(images), self._host.array
-        size = max(count, self._engine.min_batch)
-        with self._engine.cuda.current():
+        size = max(count, self._loaded.min_batch)
+        with self._loaded.cuda.current():
             host[:count] = images
             if size != count:
                 host[count:size] = 0
@@ -101,53 +101,53 @@ class Lane:
     def _memory(
         self, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> tuple[PinnedBuffer, DeviceBuffer]:
-        host = PinnedBuffer(self._engine.cuda, shape, dtype)
+        host = PinnedBuffer(self._loaded.cuda, shape, dtype)
         self._opened.callback(host.close)
-        device = DeviceBuffer(self._engine.cuda, host.array.nbytes)
+        device = DeviceBuffer(self._loaded.cuda, host.array.nbytes)
         self._opened.callback(device.close)
         return host, device
 
     def _run_plainly(self, size: int) -> None:
         """Run without a graph; make one if the size will come again."""
-        engine, execution = self._engine, self._executions[0]
-        with engine.lock:
+        loaded, execution = self._loaded, self._executions[0]
+        with loaded.lock:
             # A size that comes a second time will come again. The second run is an ordinary one in
             # the context to be captured: TensorRT needs one before, which allocates and compiles.
-            again = engine.graphs and size in engine.sizes and len(self._graphs) < MOST_GRAPHS
+            again = loaded.graphs and size in loaded.sizes and len(self._graphs) < MOST_GRAPHS
             if again:
                 try:
-                    execution = engine.new_execution(self._addresses, for_graph=True)
+                    execution = loaded.new_execution(self._addresses, for_graph=True)
                 except GpuError as error:
-                    again = engine.without_graphs(error)
-            if not execution.set_input_shape(INPUT_NAME, (size, *engine.sample)):
-                raise engine.failed(f"refused a batch of {size}")
+                    again = loaded.without_graphs(error)
+            if not execution.set_input_shape(INPUT_NAME, (size, *loaded.sample)):
+                raise loaded.failed(f"refused a batch of {size}")
             self._enqueue(execution, size)
         self._stream.synchronize()
-        engine.sizes.add(size)
+        loaded.sizes.add(size)
         if again:
-            with engine.lock:
+            with loaded.lock:
                 try:
                     graph = self._stream.capture(lambda: self._enqueue(execution, size))
                 except GpuError as error:
-                    engine.without_graphs(error)
+                    loaded.without_graphs(error)
                     return
             self._graphs[size] = graph
             self._executions.append(execution)  # with its state, it belongs to the graph
 
     def _enqueue(self, execution: Any, size: int) -> None:
-        stream, mark = self._stream, self._engine.mark or _no_mark
+        stream, mark = self._stream, self._loaded.mark or _no_mark
         mark(stream, "start")
         stream.upload(self._host.array[:size], self._device)
         mark(stream, STAGES[0])
         if not execution.execute_async_v3(stream.handle):
-            raise self._engine.failed(f"could not run a batch of {size}")
+            raise self._loaded.failed(f"could not run a batch of {size}")
         mark(stream, STAGES[1])
         used = self._bytes_before + size * self._bytes_each
         stream.download(self._device_output, self._host_output.array[:used])
         mark(stream, STAGES[2])
 
     def _forget_executions(self) -> None:
-        with self._engine.cuda.current():
+        with self._loaded.cuda.current():
             for graph in self._graphs.values():
                 graph.close()
             self._graphs.clear()

@@ -1,4 +1,4 @@
-"""Runs of an engine, several at a time: lanes are handed out to the threads that call."""
+"""Runs of a plan, several at a time: lanes are handed out to the threads that call."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import threading
 from contextlib import ExitStack
 from typing import Any
 
-from numclip_runtime.backends.tensorrt_engine import Engine
 from numclip_runtime.backends.tensorrt_lane import Lane
+from numclip_runtime.backends.tensorrt_plan import LoadedPlan
 from numclip_runtime.cuda import CudaContext
 from numclip_runtime.cuda_probe import LIBRARY
 from numclip_runtime.errors import GpuError
@@ -16,7 +16,7 @@ from numclip_runtime.preprocess import FloatArray, InputArray
 
 
 class TensorRTRunner:
-    """Runs batches of an engine; see `TensorRTBackend`, which checks the plan.
+    """Runs batches of a plan; see `TensorRTBackend`, which checks the plan.
 
     While one lane computes, the next uploads and the one before downloads: a GPU has an engine for
     each of the three. The first lane is made on opening, each other one when a run finds all lanes
@@ -53,13 +53,13 @@ class TensorRTRunner:
         self._taken: dict[int, Lane | None] = {}  # by thread; None: it is being made
         self._closed = False
         self._changed = threading.Condition()  # guards the four above
-        self._opened = ExitStack()  # closes in reverse: lanes, engine, CUDA
+        self._opened = ExitStack()  # closes in reverse: lanes, plan, CUDA
         try:
             self._cuda = CudaContext(library=library)
             self._opened.callback(self._cuda.close)
             with self._cuda.current():
-                self.engine = Engine(self._cuda, trt, plan, info, source)
-            self._opened.callback(self._forget_engine)
+                self.loaded = LoadedPlan(self._cuda, trt, plan, info, source)
+            self._opened.callback(self._forget_plan)
             self._lanes.append(self._new_lane())
         except BaseException:
             self._opened.close()
@@ -117,7 +117,7 @@ class TensorRTRunner:
         """Wait for a free lane; return None where one more may be made."""
         while True:
             if self._closed:
-                raise GpuError(f"{self.engine.source}: was closed.")
+                raise GpuError(f"{self.loaded.source}: was closed.")
             taken = self._taken.values()
             # A Ctrl-C in a run's `finally` leaves it with its thread
             if (lost := self._taken.get(me)) is not None:
@@ -134,16 +134,16 @@ class TensorRTRunner:
             self._changed.notify_all()
             one = self._most == 1
             noun, so = ("batch", ", so none overlap") if one else ("batches", "")
-            self.engine.notes.append(
-                f"{self.engine.source}: at most {self._most} {noun} at a time{so}: {error}"
+            self.loaded.notes.append(
+                f"{self.loaded.source}: at most {self._most} {noun} at a time{so}: {error}"
             )
 
     def _new_lane(self) -> Lane:
-        with self.engine.lock, self._cuda.current():
-            lane = Lane(self.engine)
+        with self.loaded.lock, self._cuda.current():
+            lane = Lane(self.loaded)
         self._opened.callback(lane.close)
         return lane
 
-    def _forget_engine(self) -> None:
+    def _forget_plan(self) -> None:
         with self._cuda.current():
-            self.engine.close()
+            self.loaded.close()

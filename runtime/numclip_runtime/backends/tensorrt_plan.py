@@ -1,4 +1,4 @@
-"""A deserialised engine: what all lanes share."""
+"""A plan that TensorRT has deserialised: what all lanes share."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Mark = Callable[[Stream, str], None]
 STAGES = ("upload", "compute", "download")
 
 
-class Engine:
-    """An engine that was checked against its metadata; use it inside `with cuda.current()`.
+class LoadedPlan:
+    """A plan, deserialised and checked; use it inside `with cuda.current()`.
 
     `lock` must be held around all that calls TensorRT, for three reasons. What runs for the first
     time may load kernels or allocate, which can synchronise the whole device, and that breaks the
