@@ -44,7 +44,7 @@ OWN = {"__version__", "__name__", "__members__", "__init__"}  # Python's
 # Files in which a name above is something else.
 NOT_TENSORRT = {"bindings.py", "onnx_file.py", "options.py", "turing.py", "cli.py"}
 # What the package that only runs engines has, too.
-RUNNER = (BACKENDS / "tensorrt_runner.py", BACKENDS / "tensorrt_log.py")
+RUNNER = tuple(BACKENDS / f"tensorrt_{part}.py" for part in ("plan", "lane", "log"))
 
 
 def names_in(version: str, owner: str) -> set[str]:

@@ -96,6 +96,7 @@ def standin(compiled_standin: StandinDriver) -> Iterator[StandinDriver]:
     """Return the stand-in driver; at the end all must be freed, and each push popped."""
     compiled_standin.forget()
     yield compiled_standin
+    assert compiled_standin.faults == 0
     compiled_standin.forget()
     compiled_standin.kernels.clear()  # they refer to what the test made
     gc.collect()

@@ -48,7 +48,7 @@ class Opener:
         return chosen
 
     def __call__(
-        self, facts: EngineFacts = RTX, *, uint8: bool = False, **behaviour: Any
+        self, facts: EngineFacts = RTX, *, uint8: bool = False, lanes: int = 2, **behaviour: Any
     ) -> tuple[TensorRTBackend, Behaviour]:
         """Write, install and open; the batches of the plan are those of the engine."""
         if uint8:
@@ -58,4 +58,4 @@ class Opener:
         rtx = facts.builder == "tensorrt-rtx"
         name, version = ("tensorrt_rtx", "1.7.1.116") if rtx else ("tensorrt", "10.3.0")
         chosen = self.install(name, version, **behaviour)
-        return TensorRTBackend(path, library=self.driver.path), chosen
+        return TensorRTBackend(path, library=self.driver.path, lanes=lanes), chosen

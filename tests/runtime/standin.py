@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,21 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "data" / "standin_driver.c"
 KINDS = ("device", "pinned", "stream", "event", "graph", "graph exec", "context")
 KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+ENGINES = ("upload", "kernel", "download")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of work that ran."""
+
+    stream: int  # number of its stream
+    engine: str  # one of ENGINES
+    start: float  # in seconds, on a clock that all share
+    end: float
+
+    def overlaps(self, other: Span) -> bool:
+        """Tell whether both ran at some moment."""
+        return self.start < other.end and other.start < self.end
 
 
 class StandinDriver:
@@ -28,6 +45,7 @@ class StandinDriver:
         )
         self.library.standin_is_capturing.argtypes = (ctypes.c_void_p,)
         self.library.standin_is_device.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+        self.library.standin_spans.argtypes = (ctypes.c_void_p, ctypes.c_int)
         self.kernels: list[object] = []  # what was enqueued must live until it has run
 
     @property
@@ -46,8 +64,38 @@ class StandinDriver:
         """Contexts pushed and not popped, all threads together."""
         return int(self.library.standin_pushed())
 
+    @property
+    def faults(self) -> int:
+        """How often memory or a stream was gone before the work on it was done."""
+        return int(self.library.standin_faults())
+
+    @property
+    def spans(self) -> list[Span]:
+        """What ran since `forget` while `working` was in force, in the order of its ends."""
+        count = self.library.standin_spans(None, 0)
+        numbers = (ctypes.c_double * (4 * count))()
+        self.library.standin_spans(numbers, count)
+        return [
+            Span(int(numbers[i]), ENGINES[int(numbers[i + 1])], *numbers[i + 2 : i + 4])
+            for i in range(0, 4 * count, 4)
+        ]
+
+    @contextmanager
+    def working(self, upload_ms: float, kernel_ms: float, download_ms: float) -> Iterator[None]:
+        """Let streams work by themselves in the block, with these times; see the C source."""
+        times = (upload_ms, kernel_ms, download_ms)
+        self.library.standin_delays(*(int(1e3 * time) for time in times))
+        try:
+            yield
+        finally:
+            self.library.standin_delays(-1, -1, -1)
+
+    def synchronize_device(self) -> int:
+        """Break all captures, as cudaDeviceSynchronize would; return the driver's status."""
+        return int(self.library.standin_synchronize_device())
+
     def forget(self) -> None:
-        """Forget the calls so far, and what was to fail."""
+        """Forget the calls so far, what ran, and what was to fail."""
         self.library.standin_forget()
 
     def fail(self, function: str, status: int, *, after: int = 0) -> None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import threading
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -53,6 +56,12 @@ class Specialization(enum.Enum):
     EAGER = 1
 
 
+def open_gate() -> threading.Event:
+    gate = threading.Event()
+    gate.set()
+    return gate
+
+
 @dataclass
 class Behaviour:
     """What the engine is, and what goes wrong."""
@@ -68,11 +77,18 @@ class Behaviour:
     starts: bool = True  # else the runtime cannot be made
     executions: int = 100  # that can be made
     capturable: bool = True
+    capture_s: float = 0.0  # how long execute_async_v3 takes while a graph is captured
     runs: bool = True  # else execute_async_v3 gives False
+    gate: threading.Event = field(default_factory=open_gate)  # what runs waits until it is set
     made: list[str] = field(default_factory=list)  # of contexts: "lazy" or "eager"
     host_code: list[bool] = field(default_factory=list)  # of runtimes: engine_host_code_allowed
     seen: list[Any] = field(default_factory=list)  # batches that were run
     alive: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
+
+    @cached_property
+    def network(self) -> OnnxRuntimeBackend:
+        """What computes the results."""
+        return OnnxRuntimeBackend(self.onnx, threads=1, device="cpu")
 
 
 def standin_tensorrt(name: str, version: str, behaviour: Behaviour) -> ModuleType:
@@ -141,6 +157,7 @@ class Engine:
         return RuntimeConfig()
 
     def create_execution_context(self, runtime_config: Any = None) -> Execution | None:
+        self._behaviour.driver.synchronize_device()
         if len(self._behaviour.made) == self._behaviour.executions:
             self._logger.log(Severity.ERROR, "out of memory")
             return None
@@ -160,6 +177,8 @@ class Execution:
         self._addresses: dict[str, int] = {}
         self._shape: tuple[int, ...] = ()
         self._captured = False
+        self._warm = False  # whether it has run
+        self._stream: int | None = None  # where
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert not self._captured, "a graph is spoilt when its context is used for anything else"
@@ -176,8 +195,15 @@ class Execution:
         if not self._behaviour.runs:
             self._logger.log(Severity.ERROR, "Error Code 1: Cuda Runtime (illegal address)")
             return False
+        assert self._stream in (None, stream), "one execution context for one stream at a time"
+        self._stream = stream
         driver = self._behaviour.driver
         self._captured = driver.is_capturing(stream)
+        if self._captured:
+            time.sleep(self._behaviour.capture_s)
+        elif not self._warm:
+            driver.synchronize_device()  # as loading a kernel can
+        self._warm = True
         if driver.enqueue(self._work(self._shape), stream, capturable=self._behaviour.capturable):
             self._captured = False
             self._logger.log(Severity.ERROR, "operation not permitted when stream is capturing")
@@ -195,7 +221,8 @@ class Execution:
             return np.frombuffer(memory, dtype).reshape(shape)
 
         def work() -> None:
-            network = OnnxRuntimeBackend(behaviour.onnx, threads=1, device="cpu")
+            behaviour.gate.wait()
+            network = behaviour.network
             images = array(INPUT_NAME, shape, dtype)
             behaviour.seen.append(images.copy())
             if dtype == np.uint8:

@@ -25,7 +25,7 @@ from tests.runtime.opener import RTX, TENSORRT, Opener
 from tests.runtime.standin import StandinDriver
 from tests.runtime.standin_tensorrt import DataType
 
-COPIES = ("cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemcpyDtoHAsync_v2")
+COPIES = ("cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2")  # both outputs come in one
 
 
 def images(count: int, seed: int = 0) -> FloatArray:
@@ -86,7 +86,7 @@ def test_wrong_images(open_plan: Opener, shape: tuple[int, ...]) -> None:
 
 def test_memory_is_made_once(open_plan: Opener, standin: StandinDriver) -> None:
     backend, _ = open_plan()
-    assert standin.alive == {"device": 3, "pinned": 3, "stream": 1, "context": 1}
+    assert standin.alive == {"device": 2, "pinned": 2, "stream": 1, "context": 1}
     standin.forget()
     for count in (1, 5, 7, 3):
         backend.run(images(count))
@@ -257,7 +257,7 @@ def test_opening_that_fails_leaves_nothing(
     assert (standin.alive, standin.pushed) == ({}, 0)
 
 
-@pytest.mark.parametrize("after", range(3))
+@pytest.mark.parametrize("after", range(2))
 @pytest.mark.parametrize("function", ["cuMemAlloc_v2", "cuMemHostAlloc"])
 def test_no_memory_leaves_nothing(
     open_plan: Opener, standin: StandinDriver, function: str, after: int

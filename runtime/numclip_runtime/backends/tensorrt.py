@@ -14,11 +14,15 @@ from numclip_runtime.backends.plan_check import (
     choose_module,
 )
 from numclip_runtime.backends.tensorrt_module import load_module
+from numclip_runtime.backends.tensorrt_plan import Mark
 from numclip_runtime.backends.tensorrt_runner import TensorRTRunner
 from numclip_runtime.cuda_probe import LIBRARY, probe_cuda
 from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.plan import read_plan_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
+
+# One computes while the other copies; a third would wait for the GPU, and holds memory meanwhile.
+DEFAULT_LANES = 2
 
 
 class TensorRTBackend:
@@ -28,8 +32,14 @@ class TensorRTBackend:
     the GPU, the TensorRT version. So what does not fit is a sentence, not a crash.
 
     Batches larger than the plan's largest run in parts, smaller than its smallest are filled up. A
-    batch size that comes a second time is captured as a CUDA graph. Threads may share a backend:
-    inferences run one after the other.
+    batch size that comes a second time is captured as a CUDA graph.
+
+    Threads may share a backend. Up to `lanes` runs at a time overlap: while one computes, the next
+    uploads and the one before downloads; more wait. Each lane has a stream, buffers for the largest
+    batch, pinned and on the GPU (150,528 bytes an image with uint8 at 224 pixels), an execution
+    context and up to 2 CUDA graphs with one each; TensorRT's scratch memory is in each context. A
+    lane is made when a run finds the others taken, so from one thread there is one. Where memory
+    for it runs out, `notes` say so and the others go on.
 
     Not verified on hardware: tests run it with stand-ins for the driver and for TensorRT.
 
@@ -37,8 +47,10 @@ class TensorRTBackend:
         model: Path of the plan.
         sha256: What its SHA-256 must be; None: what `<model>.sha256` says, where that exists.
         library: The driver's library.
+        lanes: How many runs overlap at most, at least 1.
 
     Raises:
+        UsageError: if lanes is less than 1.
         ModelError: if the file is no plan of numclip, its SHA-256 differs, or this TensorRT cannot
             run it.
         GpuRequiredError: if here is no GPU, or the plan is for others.
@@ -47,7 +59,16 @@ class TensorRTBackend:
 
     name = "tensorrt"
 
-    def __init__(self, model: Path, *, sha256: str | None = None, library: str = LIBRARY) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        sha256: str | None = None,
+        library: str = LIBRARY,
+        lanes: int = DEFAULT_LANES,
+    ) -> None:
+        if lanes < 1:
+            raise UsageError(f"lanes must be at least 1, got {lanes}.")
         try:
             plan = model.read_bytes()
         except OSError as error:
@@ -60,40 +81,53 @@ class TensorRTBackend:
         self.metadata = info.metadata
         self.provider = f"{trt.__name__} {trt.__version__}"
         self.device = device.name
-        self._runner = runner = TensorRTRunner(trt, plan, info, str(model), library)
+        self.lanes = lanes  # how many runs at a time are worth while
+        self._runner = runner = TensorRTRunner(trt, plan, info, str(model), library, lanes=lanes)
         self._close = weakref.finalize(self, runner.close)
 
     @property
     def notes(self) -> list[str]:
         """What is not as one would expect, one sentence each."""
-        return self._runner.notes
+        return self._runner.loaded.notes
 
     @property
     def cuda_graphs(self) -> bool:
         """Whether CUDA graphs are used; False once one could not be captured, see `notes`."""
-        return self._runner.graphs
+        return self._runner.loaded.graphs
 
     def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
         """Run the network; see `Backend.run`. The results are the caller's own arrays.
 
         Raises:
             UsageError: if the array is not what `metadata.input` and the preprocessing say.
-            GpuError: if TensorRT or the driver fails.
+            GpuError: if TensorRT or the driver fails, or after `close`.
         """
-        runner = self._runner
-        if not runner.accepts(images):
+        loaded, run = self._runner.loaded, self._runner.run
+        if images.dtype != loaded.input_type or images.shape[1:] != loaded.sample:
             raise UsageError(
                 f"images: {images.dtype} {images.shape} do not fit; make them with "
                 "`Predictor.preprocess`."
             )
-        count = len(images)
-        values = np.empty(count, np.float32)
-        bin_probs = np.empty((count, self.metadata.task.num_bins), np.float32)
-        for start in range(0, count, runner.max_batch):
-            part = slice(start, start + runner.max_batch)
-            runner.run(images[part], values[part], bin_probs[part])
-        return values, bin_probs
+        count, most = len(images), loaded.max_batch
+        if 0 < count <= most:
+            return run(images)
+        parts = [run(images[start : start + most]) for start in range(0, count, most)]
+        parts.append((np.empty(0, np.float32), np.empty((0, loaded.num_bins), np.float32)))
+        values, bin_probs = zip(*parts, strict=True)
+        return np.concatenate(values), np.concatenate(bin_probs)
+
+    def trace(self, mark: Mark | None) -> None:
+        """Call a function between the stages of every run from now on, for a timeline.
+
+        A graph runs as a whole, so none is made any more. Call it before the first run.
+
+        Args:
+            mark: Gets the run's stream and "start", "upload", "compute" or "download", the stage
+                that was just enqueued there; called in the thread that runs. None: no more.
+        """
+        loaded = self._runner.loaded
+        loaded.mark, loaded.graphs = mark, False
 
     def close(self) -> None:
-        """Free all on the GPU; a second time is fine."""
+        """Wait for the runs that are under way, then free all on the GPU; a second time is fine."""
         self._close()
