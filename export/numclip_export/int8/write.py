@@ -14,9 +14,11 @@ from numclip_export.graph_run import GraphRun
 from numclip_export.int8.accept import NotWorthItError, measure_accuracy, measure_speed
 from numclip_export.int8.data import Int8Data, normalised
 from numclip_export.int8.linear import Linear, linear_layers
+from numclip_export.int8.offline import optimised_for_cpu
 from numclip_export.int8.quantize import dynamic_int8, static_int8
 from numclip_export.int8.ranges import cached_ranges
 from numclip_export.int8.smooth import smooth_layer_norms
+from numclip_export.int8.stem import with_pixel_stem
 from numclip_export.node_names import module_of
 from numclip_export.onnx_graph import features_name
 from numclip_export.onnx_model import save_with_metadata
@@ -59,11 +61,22 @@ def write_int8(
     started = time.perf_counter()
     details: dict[str, Any] = {"form": form}
     quantised, layers = quantise(model, metadata, form, data, details)
+    features, written = features_name(model), quantised
+    if form == "dynamic":
+        pixels = with_pixel_stem(quantised, metadata.preprocessing)
+        if metadata.input == "uint8" and pixels is not None:
+            quantised = pixels
+        else:
+            metadata = replace(metadata, input="float32")
+        details["input"] = metadata.input
+        written, optimizer = optimised_for_cpu(quantised)
+        metadata = replace(metadata, optimized_by=optimizer)
     parity = None
     if gate is not None:
         parity, measured = _prove(
             quantised,
-            features_name(model),
+            written,
+            features,
             metadata,
             temporary,
             path,
@@ -76,7 +89,7 @@ def write_int8(
     if form == "static":
         details["fp32_nodes"] = list(fp32_parts(quantised))
         metadata = replace(metadata, fp32_nodes=fp32_parts(quantised))
-    artefact = finish(quantised, metadata, temporary, path, parity, started)
+    artefact = finish(quantised, metadata, temporary, path, parity, started, written=written)
     artefact.details.update(details, int8_layers=len(layers))
     return artefact
 
@@ -127,6 +140,7 @@ def quantisable(model: onnx.ModelProto, form: Int8Form) -> list[Linear]:
 
 def _prove(
     quantised: onnx.ModelProto,
+    written: onnx.ModelProto,
     features_tensor: str,
     metadata: ModelMetadata,
     temporary: Path,
@@ -142,7 +156,7 @@ def _prove(
         NotWorthItError: if it speaks against the file.
     """
     images = gate.images.of_kind(metadata.input)
-    save_with_metadata(quantised, metadata, temporary)
+    save_with_metadata(written, metadata, temporary)
     with load(fp32_file, device="cpu") as exact, load(temporary, device="cpu") as opened:
         # float16 tensors between INT8 layers: rounded for real, which onnxruntime does not
         graph = GraphRun(quantised, features_tensor if form == "dynamic" else None)
@@ -162,7 +176,7 @@ def _prove(
             accuracy.check(path, metadata.task)
     measured: dict[str, Any] = {"accuracy": accuracy and accuracy.to_dict(), "speed": None}
     if form == "dynamic":
-        speed = measure_speed(fp32_file, temporary, data.calibration)
+        speed = measure_speed(fp32_file, temporary, gate.images.of_kind)
         speed.check(path)
         measured["speed"] = speed.to_dict()
     return parity, measured
