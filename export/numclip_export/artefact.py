@@ -143,13 +143,25 @@ def finish(
     path: Path,
     parity: Parity | None,
     started: float,
+    *,
+    written: onnx.ModelProto | None = None,
 ) -> Artefact:
-    """Write the file with what was reached, and describe it."""
+    """Write the file with what was reached, and describe it.
+
+    Args:
+        model: What is described.
+        metadata: Without parity.
+        temporary: Where to write.
+        path: Its later name.
+        parity: What was reached; None: not verified.
+        started: Of `time.perf_counter`.
+        written: The same graph as it goes into the file; None: `model` itself.
+    """
     metadata = replace(metadata, verified=parity is not None)
     if parity is not None:
         reached = {name: getattr(parity, name) for name in ("max_value_error", "max_prob_error")}
         metadata = replace(metadata, parity=reached)
-    save_with_metadata(model, metadata, temporary)
+    save_with_metadata(written or model, metadata, temporary)
     if metadata.precision != "fp32" and parity is not None:
         with load(temporary, device="cpu"):
             pass  # the runtime opens what was compared in memory

@@ -53,7 +53,8 @@ FILE = click.Path(path_type=Path)
     "--input",
     type=click.Choice(["auto", *get_args(InputKind)]),
     default="auto",
-    help="What the fp16 or int8 file takes: normalised planes, or pixels (engines).",
+    help="What the fp16 or int8 file takes: normalised planes, or pixels.  [default: pixels, for "
+    "engines and for --int8 --target cpu where the network can]",
 )
 @click.option(
     "--opset", type=click.IntRange(18, 23), help="ONNX operator set.  [default: 18; cpu: 23]"
@@ -137,9 +138,10 @@ def export_and_build(
 
     opset = given["opset"] or (CPU_OPSET if goal.target == "cpu" else DEFAULT_OPSET)
     pixels = goal.builds and precision != "fp32"
+    int8_on_cpu = goal.target == "cpu" and precision == "int8"
     kind: InputKind = given["input"]
     if given["input"] == "auto":
-        kind = "uint8" if pixels else "float32"
+        kind = "uint8" if pixels or int8_on_cpu else "float32"
     options = Options(
         precision=precision,
         int8_form="dynamic" if goal.target == "cpu" else "static",

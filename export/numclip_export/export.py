@@ -50,7 +50,9 @@ class Options:
 
     precision: Precision = "fp32"  # "fp16" and "int8" write a second file
     int8_form: Int8Form = "static"  # which target an INT8 file is for
-    input: InputKind = "float32"  # of the second file; the float32 file takes float32 planes
+    # Of the second file; the float32 file takes float32 planes. A CPU's INT8 file takes pixels only
+    # where it begins with a patch embedding.
+    input: InputKind = "float32"
     opset: int = DEFAULT_OPSET  # ONNX operator set; INT8 for TensorRT needs 19
     atol: float | None = None  # largest difference of a value, label units; None: see BUDGETS
     verify: bool = True  # False writes without comparing, and says so in file and report

@@ -68,9 +68,8 @@ def refuse_without_use(given: dict[str, Any], goal: Goal) -> None:
             {key: FROM_CHECKPOINT[key] for key in ("calib_data", "calib_cache")}
         ):
             raise UsageError(f"{shown} is for --int8; leave it out, or add --int8.")
-    if given["input"] == "uint8" and (precision == "fp32" or goal.target == "cpu"):
-        file = "fp32 file" if precision == "fp32" else "file for a CPU"
-        raise UsageError(f"--input uint8 is for engines; the {file} takes float32 planes.")
+    if given["input"] == "uint8" and precision == "fp32":
+        raise UsageError("--input uint8 is for fp16 and int8; the fp32 file takes float32 planes.")
     if goal.never_builds:
         for shown in given_among(OF_ENGINE):
             raise UsageError(

@@ -84,13 +84,15 @@ class ModelMetadata:
     verified: bool | None = None  # compared with the checkpoint, and within budget; None: not known
     source_sha256: str | None = None  # of the fp32 ONNX file this one was made from
     fp32_nodes: tuple[str, ...] = ()  # parts of the network that stayed fp32: modules or nodes
+    # "onnxruntime 1.32.0": the graph was optimised by it beforehand, and has operators of its own
+    optimized_by: str | None = None
 
     def to_json(self) -> str:
         """Return the metadata as compact JSON text, schema version included."""
         plain = {"schema_version": SCHEMA_VERSION, **asdict(self), "task": self.task.to_dict()}
         if self.input == "float32":  # what older files, which do not say it, take
             del plain["input"]
-        for name in ("calibration", "verified", "source_sha256", "fp32_nodes"):
+        for name in ("calibration", "verified", "source_sha256", "fp32_nodes", "optimized_by"):
             if plain[name] in (None, ()):
                 del plain[name]
         return json.dumps(plain, separators=(",", ":"), ensure_ascii=False)

@@ -62,8 +62,7 @@ def run(*args: str) -> Result:
         (("--ckpt", "x.pt", "--fp16", "--target", "cpu"), "fp16 is for GPUs, a CPU computes it"),
         ((*FP16, "--calib-data", "val"), "--calib-data is for --int8; leave it out, or add --int8"),
         ((*FP16, "--calib-cache", "c.json"), "--calib-cache is for --int8; leave it out"),
-        (("--ckpt", "x.pt", "--input", "uint8"), "--input uint8 is for engines; the fp32 file"),
-        ((*INT8, "--target", "cpu", "--input", "uint8"), "--input uint8 is for engines; the file"),
+        (("--ckpt", "x.pt", "--input", "uint8"), "--input uint8 is for fp16 and int8; the fp32"),
         ((*FP16, "--tf32"), "--tf32 is for engines, and none is built; leave it out"),
         (("--ckpt", "x.pt", "--opt-batch", "2"), "--opt-batch is for engines, and none is built"),
         ((*FP16, "--min-batch", "9", "--max-batch", "4"), "batches must be 1 <= --min-batch <= "),
@@ -114,9 +113,9 @@ import resource
 from numclip_export import artefact, cli, export
 from numclip_export.int8 import write
 real = write.finish
-def full(*args):
+def full(*args, **named):
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # bytes per file
-    return real(*args)
+    return real(*args, **named)
 write.finish = full
 cli.main()
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -15,7 +16,7 @@ from click.testing import CliRunner, Result
 from numclip.checkpoint import Checkpoint, save_checkpoint
 from numclip.model import ModelConfig, NumClip
 from numclip_export.cli import main
-from numclip_runtime import Preprocessing, load
+from numclip_runtime import ModelError, Preprocessing, load
 from numclip_runtime.plan import read_plan_metadata
 from tests.export.fragile import save_fragile
 from tests.numclip.tiny import TASK, TEXT, write_photos
@@ -94,8 +95,22 @@ def test_cpu_file_predicts(for_cpu: tuple[Path, Result]) -> None:
     with load(folder / "x.onnx") as exact, load(folder / "x.int8.onnx") as fast:
         assert fast.metadata.precision == "int8"
         assert fast.metadata.verified
-        assert fast.metadata.input == "float32"
+        assert fast.metadata.input == "uint8"  # the patch embedding multiplies pixels
+        assert fast.metadata.optimized_by == f"onnxruntime {onnxruntime.__version__}"
         assert fast.predict(photo).value == pytest.approx(exact.predict(photo).value, abs=0.3)
+
+
+def test_planes_can_be_asked_for(wide: Path, tmp_path: Path) -> None:
+    result = run(wide, "--target", "cpu", "--input", "float32", "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    with load(tmp_path / "x.int8.onnx") as fast:
+        assert fast.metadata.input == "float32"
+
+
+def test_openvino_is_told_that_the_file_is_not_for_it(for_cpu: tuple[Path, Result]) -> None:
+    pytest.importorskip("openvino")
+    with pytest.raises(ModelError, match=r"was made for onnxruntime .* use the float32 file"):
+        load(for_cpu[0] / "x.int8.onnx", backend="openvino")
 
 
 def test_cpu_graphs_use_one_attention_node(for_cpu: tuple[Path, Result]) -> None:

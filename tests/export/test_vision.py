@@ -78,3 +78,5 @@ def test_exported_nodes(fused: bool, opset: int, attention: int) -> None:
     assert kinds.count("Softmax") == 2 - attention  # the other is the head's
     assert kinds.count("Shape") <= 1  # the class token's batch
     assert "Squeeze" not in kinds  # MultiheadAttention's packing
+    if fused:  # heads lie side by side in the node's inputs: nothing is moved around it
+        assert kinds.count("Transpose") == 1  # the patches'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from numclip_export.parity import BUDGETS, ParityError, Run
 from numclip_runtime import Predictor, Task, load
+from numclip_runtime.metadata import InputKind
 from numclip_runtime.preprocess import FloatArray, InputArray
 
 ROUNDS = 40  # of one run each, in turns
@@ -105,18 +107,24 @@ def measure_accuracy(
     return Accuracy(len(labels), before, after, BUDGETS["int8"].value * task.label_range)
 
 
-def measure_speed(baseline: Path, int8: Path, images: InputArray) -> Speed:
+def measure_speed(baseline: Path, int8: Path, images: Callable[[InputKind], InputArray]) -> Speed:
     """Time both files in turns (A B A B), one image per run, inputs rotated.
 
     One thread each, and the lower quartile: with more threads, whatever else runs on the machine
     slows INT8, whose steps are shorter, more than float32.
+
+    Args:
+        baseline: File to beat.
+        int8: File that is judged.
+        images: Returns the images, (N, ...), as a network with that kind of input takes them.
     """
     with load(baseline, threads=1) as slow, load(int8, threads=1) as fast:
         times: dict[Predictor, list[float]] = {slow: [], fast: []}
+        inputs = {predictor: images(predictor.metadata.input) for predictor in times}
         started = time.perf_counter()
         for count in range(WARMUP + ROUNDS):
             for predictor, seconds in times.items():
-                image = images[count % len(images)][None]
+                image = inputs[predictor][count % len(inputs[predictor])][None]
                 before = time.perf_counter()
                 predictor.backend.run(image)
                 seconds.append(time.perf_counter() - before)

@@ -36,7 +36,7 @@ def dynamic_int8(model: onnx.ModelProto, layers: list[Linear]) -> onnx.ModelProt
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory() as folder, _without_advice():
+    with tempfile.TemporaryDirectory() as folder, without_advice():
         target = Path(folder) / "int8.onnx"
         quantize_dynamic(
             model,
@@ -51,12 +51,12 @@ def dynamic_int8(model: onnx.ModelProto, layers: list[Linear]) -> onnx.ModelProt
 
 
 @contextmanager
-def _without_advice() -> Iterator[None]:
+def without_advice() -> Iterator[None]:
     """Silence onnxruntime's advice to preprocess, which logs to the root logger."""
-    logger, name = logging.getLogger(), "Please consider to run pre-processing"
+    logger, advice = logging.getLogger(), "Please consider "
 
     def keep(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(name)
+        return not record.getMessage().startswith(advice)
 
     logger.addFilter(keep)
     try:

@@ -12,11 +12,14 @@ import onnx
 from numclip_export.artefact import Artefact, difference, finish
 from numclip_export.graph_run import GraphRun
 from numclip_export.int8.accept import NotWorthItError, measure_accuracy, measure_speed
+from numclip_export.int8.convolutions import convolutional_int8, convolutions
 from numclip_export.int8.data import Int8Data, normalised
 from numclip_export.int8.linear import Linear, linear_layers
+from numclip_export.int8.offline import optimised_for_cpu
 from numclip_export.int8.quantize import dynamic_int8, static_int8
 from numclip_export.int8.ranges import cached_ranges
 from numclip_export.int8.smooth import smooth_layer_norms
+from numclip_export.int8.stem import with_pixel_stem
 from numclip_export.node_names import module_of
 from numclip_export.onnx_graph import features_name
 from numclip_export.onnx_model import save_with_metadata
@@ -25,8 +28,11 @@ from numclip_export.precision import fp16_from_fp32, head_nodes
 from numclip_export.uint8_input import with_uint8_input
 from numclip_export.widen import BLOCK, fp32_parts
 from numclip_runtime import ModelMetadata, UsageError, load
+from numclip_runtime.metadata import InputKind
 
-Int8Form = Literal["dynamic", "static"]  # onnxruntime on the CPU; TensorRT's Q/DQ
+# dynamic: linear layers for onnxruntime on a CPU, activations measured at run time; qdq:
+# convolutions for a CPU, measured beforehand; static: TensorRT's Q/DQ
+Int8Form = Literal["dynamic", "qdq", "static"]
 
 
 def write_int8(
@@ -48,7 +54,7 @@ def write_int8(
         temporary: Where to write.
         path: Its later name.
         gate: None: write unproved.
-        form: Which target it is for.
+        form: Which target it is for; "dynamic" becomes "qdq" where only convolutions are.
         data: What to calibrate with and to judge by.
         fp32_file: Verified float32 file, which a CPU file must beat.
 
@@ -57,13 +63,28 @@ def write_int8(
         UsageError: if the model has no layer to quantise.
     """
     started = time.perf_counter()
+    if form == "dynamic" and not quantisable(model, form):
+        form = "qdq"
     details: dict[str, Any] = {"form": form}
     quantised, layers = quantise(model, metadata, form, data, details)
+    features, written = features_name(model), quantised
+    if form == "dynamic":
+        pixels = None
+        if metadata.input == "uint8":
+            pixels = with_pixel_stem(quantised, metadata.preprocessing)
+        quantised = pixels or quantised
+        written, optimizer = optimised_for_cpu(quantised)
+        kind: InputKind = "float32" if pixels is None else "uint8"
+        metadata = replace(metadata, input=kind, optimized_by=optimizer)
+    elif form == "qdq":
+        metadata = replace(metadata, input="float32")
+    details["input"] = metadata.input
     parity = None
     if gate is not None:
         parity, measured = _prove(
             quantised,
-            features_name(model),
+            written,
+            features,
             metadata,
             temporary,
             path,
@@ -76,7 +97,7 @@ def write_int8(
     if form == "static":
         details["fp32_nodes"] = list(fp32_parts(quantised))
         metadata = replace(metadata, fp32_nodes=fp32_parts(quantised))
-    artefact = finish(quantised, metadata, temporary, path, parity, started)
+    artefact = finish(quantised, metadata, temporary, path, parity, started, written=written)
     artefact.details.update(details, int8_layers=len(layers))
     return artefact
 
@@ -95,6 +116,13 @@ def quantise(
             "this model has no linear layers that INT8 would speed up on this target; "
             "use --fp16 for a GPU, or the float32 file on a CPU."
         )
+    if form == "qdq":
+        if data.cache is not None:
+            raise UsageError(
+                "--calib-cache is not used for convolutional networks on a CPU; leave it out."
+            )
+        details["calibration"] = {"source": data.source, "images": len(data.calibration)}
+        return convolutional_int8(model, data.calibration), layers
     ranges, cached = cached_ranges(model, layers, data.calibration, data.cache)
     balanced = onnx.ModelProto()
     balanced.CopyFrom(model)
@@ -119,14 +147,18 @@ def quantise(
 def quantisable(model: onnx.ModelProto, form: Int8Form) -> list[Linear]:
     """Return the linear layers of the blocks: neither the stem, nor the projection, nor the head.
 
-    They are a few percent of the work, and the first and last layers feel rounding most.
+    They are a few percent of the work, and the first and last layers feel rounding most. A CPU's
+    convolutions are quantised in a chain from the pixels on: only so are they integer.
     """
+    if form == "qdq":
+        return convolutions(model)
     layers = linear_layers(model, lambda name: BLOCK.match(module_of(name)) is not None)
     return [layer for layer in layers if layer.op != "Conv" or form == "static"]
 
 
 def _prove(
     quantised: onnx.ModelProto,
+    written: onnx.ModelProto,
     features_tensor: str,
     metadata: ModelMetadata,
     temporary: Path,
@@ -142,10 +174,10 @@ def _prove(
         NotWorthItError: if it speaks against the file.
     """
     images = gate.images.of_kind(metadata.input)
-    save_with_metadata(quantised, metadata, temporary)
+    save_with_metadata(written, metadata, temporary)
     with load(fp32_file, device="cpu") as exact, load(temporary, device="cpu") as opened:
         # float16 tensors between INT8 layers: rounded for real, which onnxruntime does not
-        graph = GraphRun(quantised, features_tensor if form == "dynamic" else None)
+        graph = GraphRun(quantised, None if form == "static" else features_tensor)
         run: Run = graph if form == "static" else opened.backend.run
         features = graph.features(images)
         parity = gate.judge(run, "int8", features, kind=metadata.input)
@@ -161,8 +193,8 @@ def _prove(
             accuracy = measure_accuracy(exact.backend.run, run, both, data.labels, metadata.task)
             accuracy.check(path, metadata.task)
     measured: dict[str, Any] = {"accuracy": accuracy and accuracy.to_dict(), "speed": None}
-    if form == "dynamic":
-        speed = measure_speed(fp32_file, temporary, data.calibration)
+    if form != "static":
+        speed = measure_speed(fp32_file, temporary, gate.images.of_kind)
         speed.check(path)
         measured["speed"] = speed.to_dict()
     return parity, measured

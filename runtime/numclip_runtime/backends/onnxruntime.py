@@ -71,6 +71,7 @@ class OnnxRuntimeBackend:
         # With it, a float16 ViT of 2 blocks or more crashes the process (1.23 to 1.32, x86).
         half = metadata is not None and metadata.precision == "fp16"
         self._disabled = ["NchwcTransformer"] if half else None
+        self._optimized_by = None if metadata is None else metadata.optimized_by
         driver = CudaDriver(problem="not asked for") if device == "cpu" else probe_cuda(library)
         problem = why_not(provider, ort.get_available_providers(), driver)
         if problem is None:
@@ -83,8 +84,10 @@ class OnnxRuntimeBackend:
             try:
                 self._session = self._open(None)
             except Exception as error:  # onnxruntime's own exception types share no base class
+                made = f"; it was made for {self._optimized_by}" if self._optimized_by else ""
                 raise ModelError(
-                    f"{model}: not a model that onnxruntime can load ({_first_line(error)})."
+                    f"{model}: not a model that onnxruntime {ort.__version__} can load "
+                    f"({_first_line(error)}){made}."
                 ) from None
         self.provider = str(self._session.get_providers()[0])
         self.device = "cpu" if problem is not None else driver.devices[0].name
@@ -100,6 +103,8 @@ class OnnxRuntimeBackend:
     def _open(self, provider: str | None) -> Any:
         options = self._ort.SessionOptions()
         options.log_severity_level = 3  # errors only: they are raised as well
+        if self._optimized_by is not None:  # the second time takes 20 ms of 100, and finds nothing
+            options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         return self._ort.InferenceSession(

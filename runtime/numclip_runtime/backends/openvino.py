@@ -37,6 +37,11 @@ class OpenVinoBackend:
         metadata = metadata_of(model)  # first: OpenVINO tries seven formats on what is no ONNX file
         if metadata is None:
             raise no_metadata(model)
+        if metadata.optimized_by is not None:
+            raise ModelError(
+                f"{model}: was made for {metadata.optimized_by} and has operators of its own; use "
+                "the float32 file with OpenVINO."
+            )
         self.metadata = metadata
         self.notes: list[str] = []
         config = {

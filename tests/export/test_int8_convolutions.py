@@ -1,0 +1,112 @@
+"""INT8 files of convolutional networks for a CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+
+from numclip.checkpoint import Checkpoint, save_checkpoint
+from numclip.model import ModelConfig, NumClip
+from numclip_export.cli import main
+from numclip_export.fold import FoldedModel
+from numclip_export.graph_run import GraphRun
+from numclip_export.int8.convolutions import convolutional_int8, convolutions
+from numclip_export.onnx_graph import features_name
+from numclip_export.onnx_model import onnx_from_folded
+from numclip_export.parity import centred_cosines
+from numclip_runtime import Preprocessing, load
+from tests.numclip.tiny import TASK, TEXT, images_of, tiny_model, write_photos
+
+
+@pytest.fixture(scope="module")
+def graphs() -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    model = onnx_from_folded(FoldedModel(tiny_model("resnet")), 64, opset=23)
+    return model, convolutional_int8(model, images_of("resnet", 8).numpy())
+
+
+def test_every_convolution_multiplies_integers(
+    graphs: tuple[onnx.ModelProto, onnx.ModelProto],
+) -> None:
+    model, int8 = graphs
+    made = {name: node.op_type for node in int8.graph.node for name in node.output}
+    convs = [node for node in int8.graph.node if node.op_type == "Conv"]
+    assert {node.name for node in convs} == {layer.node for layer in convolutions(model)}
+    assert len(convs) == 19
+    assert {made[name] for node in convs for name in node.input[:2]} == {"DequantizeLinear"}
+    products = [node for node in int8.graph.node if node.op_type == "MatMul"]
+    assert products, "attention at the end, and the head, stay as they are"
+    assert not any(made.get(n) == "DequantizeLinear" for p in products for n in p.input)
+
+
+def test_features_stay(graphs: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
+    model, int8 = graphs
+    images = images_of("resnet", 24, seed=1).numpy()
+    exact, rounded = (
+        GraphRun(graph, features_name(model)).features(images) for graph in (model, int8)
+    )
+    cosines = centred_cosines(rounded, exact)
+    assert cosines.min() > 0.98
+    assert not np.array_equal(exact, rounded)
+
+
+def test_calibration_on_other_images_would_clip(
+    graphs: tuple[onnx.ModelProto, onnx.ModelProto],
+) -> None:
+    """Ranges come from the images that were given: darker ones leave no room for these."""
+    model, _ = graphs
+    narrow = convolutional_int8(model, images_of("resnet", 8).mul(0.01).numpy())
+    images = images_of("resnet", 24, seed=1).numpy()
+    exact, clipped = (
+        GraphRun(graph, features_name(model)).features(images) for graph in (model, narrow)
+    )
+    assert centred_cosines(clipped, exact).min() < 0.9
+
+
+def test_export_for_a_cpu(tmp_path: Path) -> None:
+    write_photos(tmp_path, "val", 20)
+    torch.manual_seed(0)
+    vision = {"image_size": 128, "patch_size": None, "width": 48, "layers": [1, 1, 1, 1]}
+    config = {"embed_dim": 32, "quick_gelu": True, "vision_cfg": vision, "text_cfg": TEXT}
+    model = NumClip(ModelConfig(config), TASK).eval()
+    spec = Preprocessing(128, 144)
+    save_checkpoint(tmp_path / "x.pt", Checkpoint(model, spec, {}, str(tmp_path / "val.csv")))
+    command = ["--ckpt", str(tmp_path / "x.pt"), "--int8", "--target", "cpu"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "x.report.json").read_text("utf-8"))
+    int8 = report["artefacts"][1]
+    assert int8["form"] == "qdq"
+    assert int8["calibration"] == {"source": "validation", "images": 20}
+    assert int8["speed"]["passed"]
+    assert int8["accuracy"]["passed"]
+    with load(tmp_path / "x.int8.onnx") as fast, load(tmp_path / "x.onnx") as exact:
+        assert fast.metadata.input == "float32"
+        assert fast.metadata.optimized_by is None, "OpenVINO and others read it, too"
+        photo = tmp_path / "val" / "7.png"
+        assert fast.predict(photo).value == pytest.approx(exact.predict(photo).value, abs=0.15)
+    result = CliRunner().invoke(main, [*command, "--calib-cache", str(tmp_path / "c.json")])
+    assert result.exit_code == 2
+    assert "--calib-cache is not used for convolutional networks on a CPU" in result.output
+
+
+def test_openvino_is_as_close_to_float32(
+    graphs: tuple[onnx.ModelProto, onnx.ModelProto], tmp_path: Path
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    model, int8 = graphs
+    onnx.save(int8, tmp_path / "x.onnx")
+    compiled = openvino.Core().compile_model(
+        str(tmp_path / "x.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    images = images_of("resnet", 24, seed=2).numpy()
+    exact, ours = (GraphRun(graph, features_name(model))(images)[0] for graph in (model, int8))
+    theirs = compiled({"images": images})["values"]
+    errors = [float(np.abs(values - exact).mean()) for values in (ours, theirs)]  # of 30
+    assert max(errors) < 0.3
+    assert exact.std() > 3 * max(errors)
