@@ -45,6 +45,9 @@ def errors_as_exit_code_2() -> Iterator[None]:
         )
         _give_up_stdout()
         sys.exit(2)
+    except KeyboardInterrupt:  # before the first image, or a second time; click would exit with 1
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
 
 
 def _give_up_stdout() -> None:
@@ -140,11 +143,12 @@ def main(
 def default_format(output: Path | None) -> Format:
     """Choose a format by the output's suffix, else by where stdout goes."""
     if output is not None:
-        if output.suffix not in _BY_SUFFIX:
+        if (suffix := output.suffix.lower()) not in _BY_SUFFIX:
             raise UsageError(
                 f"{output}: cannot tell the format from this name; use .json, .jsonl, .csv or "
                 ".parquet, "
                 "or give --format."
             )
-        return _BY_SUFFIX[output.suffix]
-    return "table" if sys.stdout.isatty() else "jsonl"
+        return _BY_SUFFIX[suffix]
+    # None: closed by the caller, which `RunOptions.check` refuses
+    return "table" if sys.stdout is not None and sys.stdout.isatty() else "jsonl"

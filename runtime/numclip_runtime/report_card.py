@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from numclip_runtime.errors import ImageError
+from numclip_runtime.output import visible
 from numclip_runtime.predictor import Prediction
 from numclip_runtime.preprocess import load_rgb
 from numclip_runtime.task import Task
@@ -26,9 +27,9 @@ def card(
     prediction: Prediction,
     label: float | None,
     task: Task,
-    preview: str | None = None,
+    image: Image.Image | None = None,
 ) -> str:
-    """Return the inside of a card as HTML; `preview` replaces the thumbnail of `path`."""
+    """Return the inside of a card as HTML; the thumbnail is of `image`, else of the file."""
     number = decimals(task)
     unit = f" <small>{escape(prediction.unit)}</small>" if prediction.unit else ""
     facts = ""
@@ -43,7 +44,7 @@ def card(
     name = escape(Path(path).name)
     return "\n".join(
         (
-            f'<div class="thumb">{thumbnail(path) if preview is None else preview}</div>',
+            f'<div class="thumb">{thumbnail(path, image)}</div>',
             f'<p class="value">{prediction.value:.{number}f}{unit}</p>',
             facts + _bars(prediction, task),
             _axis(prediction, label, task),
@@ -55,10 +56,7 @@ def card(
 
 def escape(value: object) -> str:
     """Escape for HTML text and attributes; control and bidi characters become visible escapes."""
-    shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)
-    )
-    return html.escape(shown, quote=True)
+    return html.escape(visible(str(value)), quote=True)
 
 
 def decimals(task: Task) -> int:
@@ -79,7 +77,7 @@ def thumbnail(path: str | os.PathLike[str], image: Image.Image | None = None) ->
         image: Decoded image, such as a frame of a video; copied.
     """
     try:
-        image = load_rgb(path if image is None else image)
+        image = _load_small(path) if image is None else load_rgb(image)
     except ImageError:
         return "no preview"
     buffer = io.BytesIO()
@@ -101,6 +99,22 @@ def thumbnail(path: str | os.PathLike[str], image: Image.Image | None = None) ->
         f'<img class="{style}" width="{width}" height="{height}" '
         f'alt="{escape(Path(path).name)}" src="data:image/{kind};base64,{data}">'
     )
+
+
+def _load_small(path: str | os.PathLike[str]) -> Image.Image:
+    """Decode a file; a JPEG at down to an eighth of its size, several times as fast.
+
+    Raises:
+        ImageError: if it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            image.draft(None, (4 * SIDE, 4 * SIDE))  # twice what is stored: no less sharp
+            return load_rgb(image)
+    except ImageError:
+        raise
+    except Exception as error:  # see load_rgb
+        raise ImageError(f"{path}: cannot be decoded ({error}).") from None
 
 
 def _bars(prediction: Prediction, task: Task) -> str:

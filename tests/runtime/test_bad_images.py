@@ -116,9 +116,12 @@ def test_unreadable_file_and_folder(tiny: Path, photos: Path) -> None:
     ]
     (photos / "sub").chmod(0)
     try:
-        result = invoke(tiny, photos)
-        assert result.exit_code == 2
-        assert "sub: cannot read this folder (Permission denied)" in result.stderr
+        result = invoke(tiny, photos / "light.jpg", photos / "sub")
+        assert result.exit_code == 1
+        assert [record.get("error") for record in records(result)] == [
+            None,
+            f"{photos / 'sub'}: cannot read this folder (Permission denied).",
+        ]
     finally:
         (photos / "sub").chmod(stat.S_IRWXU)
 
