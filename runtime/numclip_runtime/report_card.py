@@ -19,6 +19,7 @@ from numclip_runtime.preprocess import load_rgb
 from numclip_runtime.task import Task
 
 SIDE = 144  # CSS pixels of a thumbnail's longest side; larger images are stored at twice that
+NARROWEST, DIGIT = 150, 7  # CSS pixels of the bars on a telephone, and of a digit under them
 MANY_BINS = 24  # from here on, bars touch each other, and the highest fills the height
 
 
@@ -147,10 +148,24 @@ def _axis(prediction: Prediction, label: float | None, task: Task) -> str:
         marks.append(f'<i class="gap" style="left:{left:.1f}%;width:{width:.1f}%"></i>')
         marks.append(f'<i class="mark true" style="left:{true:.1f}%"></i>')
     marks.append(f'<i class="mark read" style="left:{read:.1f}%"></i>')
-    edges = edges_of(task)
     return (
-        f'<div class="axis" aria-hidden="true">{"".join(marks)}</div>\n<div class="ends" '
-        f'aria-hidden="true"><span>{edges[0]:.6g}</span><span>{edges[-1]:.6g}</span></div>'
+        f'<div class="axis" aria-hidden="true">{"".join(marks)}</div>\n'
+        f'<div class="ends" aria-hidden="true">{_ticks(task)}</div>'
+    )
+
+
+def _ticks(task: Task) -> str:
+    """Return the bin edges as labels: all that fit, since bars of equal width make no even scale.
+
+    Only the two ends would say that 25 years, in the middle of five bars, were half of 100.
+    """
+    labels, count = [f"{edge:.6g}" for edge in edges_of(task)], task.num_bins
+    if (max(map(len, labels)) + 1) * DIGIT * count > NARROWEST:
+        labels = [labels[0], *[""] * (count - 1), labels[-1]]
+    return "".join(
+        f'<span style="left:{100 * i / count:.1f}%">{label}</span>'
+        for i, label in enumerate(labels)
+        if label
     )
 
 
