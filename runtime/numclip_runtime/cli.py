@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 import click
+from PIL import Image
 
 from numclip_runtime import __version__
 from numclip_runtime.backends import BackendName, DeviceKind
@@ -134,6 +136,8 @@ def main(
 
     Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model, 130 interrupted.
     """
+    # Pillow's half-way mark to what it refuses; a camera of 108 megapixels is beyond it
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     with errors_as_exit_code_2():
         kind = kind or default_format(output)
         code = run(model, inputs, RunOptions(output=output, kind=kind, **options))

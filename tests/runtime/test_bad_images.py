@@ -59,6 +59,8 @@ CASES: dict[str, tuple[bytes, bool]] = {
     "header-only.png": (save(GREY, "PNG")[:33], False),
     "empty.jpg": (b"", False),
     "text.jpg": (b"not an image\n", False),
+    # 0 to 1, or 0 to 255? Found: Pillow takes the latter, and so read the former as black
+    "float.tif": (save(Image.fromarray(np.full((14, 20), 0.78, np.float32)), "TIFF"), False),
     "bomb.png": (save(Image.new("1", (20_000, 20_000)), "PNG"), False),
 }
 
@@ -104,6 +106,18 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, predictor: Predi
     (tmp_path / "bomb.png").write_bytes(CASES["bomb.png"][0])
     with pytest.raises(ImageError, match=r"bomb\.png: refused, Image size .* decompression bomb"):
         predictor.predict(tmp_path / "bomb.png")
+
+
+def test_a_very_large_photo_is_no_warning(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow warns from 89 megapixels, and refuses from 179."""
+    GREY.save(tmp_path / "a.png")  # 280 pixels
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)
+    result = invoke(tiny, tmp_path / "a.png")
+    assert (result.exit_code, result.stderr) == (0, "")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert invoke(tiny, tmp_path / "a.png").exit_code == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads anything")
