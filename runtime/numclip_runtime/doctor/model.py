@@ -103,7 +103,7 @@ def check_plan(
         check.advice.append(f"{where} the ONNX file it was built from: numclip-run {onnx} IMAGES")
     elif found is None:
         check.problems.append(f"{name} is not installed.")
-        check.advice.append(_install(rtx=info.builder == "tensorrt-rtx"))
+        check.advice.append(_install(path, rtx=info.builder == "tensorrt-rtx"))
     else:
         capability = driver.devices[0].compute_capability  # CUDA's first is the one that runs
         again = rebuild(path, info, capability)
@@ -125,10 +125,19 @@ def is_x86() -> bool:
     return platform.machine() in ("x86_64", "AMD64")
 
 
-def _install(*, rtx: bool) -> str:
+def _install(path: Path, *, rtx: bool) -> str:
     if is_x86():
         return f"pip install 'numclip[{'rtx' if rtx else 'tensorrt'}]'"
-    return "python3 -m venv --system-site-packages VENV  (TensorRT comes with JetPack)"
+    if rtx:
+        onnx = path.with_suffix(".onnx").name
+        return (
+            "There is no package of it for ARM; build the plan with JetPack's TensorRT: "
+            f"numclip-export --onnx {onnx} --target tensorrt"
+        )
+    return (
+        "python3 -m venv --system-site-packages VENV  "
+        "(TensorRT comes with JetPack: sudo apt install nvidia-jetpack)"
+    )
 
 
 def _facts(metadata: ModelMetadata) -> dict[str, str]:
