@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -189,6 +190,9 @@ class _Run:
     def _take(
         self, item: Item, result: Result, writer: _Writer, annotator: Annotator | None
     ) -> None:
+        if isinstance(result, Prediction) and not math.isfinite(result.value):
+            # as of float16 that overflowed; JSON has no word for it
+            result = ImageError(f"{item.path}: the model gives no number, but {result.value}.")
         record = record_of(item.path, result, frame=item.frame, time_s=item.time_s)
         writer.write(record)
         self.done += 1

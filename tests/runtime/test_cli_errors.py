@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -214,3 +216,20 @@ def test_a_report_never_replaces_a_picture(tiny: Path, photos: Path) -> None:
 def test_suffix_in_capitals(tiny: Path, photos: Path, tmp_path: Path) -> None:
     assert invoke(tiny, photos, "-o", tmp_path / "OUT.CSV").exit_code == 0
     assert (tmp_path / "OUT.CSV").read_text().startswith("path,")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_number_is_an_error(
+    tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """Found: NaN was written into JSON, which then no other program reads."""
+
+    def stream(self: Predictor, images: Iterable[str], **_: object) -> Iterator[Prediction]:
+        for image in images:
+            yield dataclasses.replace(self.predict(image), value=value)
+
+    monkeypatch.setattr(Predictor, "stream", stream)
+    result = invoke(tiny, photos / "dark.png", "--format", "jsonl")
+    record = json.loads(result.stdout.splitlines()[0])
+    assert result.exit_code == 1
+    assert record["error"] == f"{photos / 'dark.png'}: the model gives no number, but {value}."
