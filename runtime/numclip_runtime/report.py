@@ -18,10 +18,11 @@ from types import TracebackType
 from PIL import Image
 
 from numclip_runtime.errors import UsageError
-from numclip_runtime.files import Spool, atomic_text, naming, require_writable
+from numclip_runtime.files import atomic_text, naming, require_writable
 from numclip_runtime.predictor import Prediction
 from numclip_runtime.report_card import card, escape
 from numclip_runtime.report_parts import bins_panel, gallery_bar, table_row
+from numclip_runtime.spool import Spool
 from numclip_runtime.task import Task
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
