@@ -48,6 +48,7 @@ class Annotator:
             raise UsageError(f"{folder}: is not empty; give a new folder for the pictures.")
         self._folder = folder
         self._digits = decimals(task)
+        self._taken: dict[Path, int] = {}  # the last number given to a name that came twice
 
     def write(self, name: str, source: str | Image.Image, prediction: Prediction) -> Path:
         """Write one copy.
@@ -85,10 +86,11 @@ class Annotator:
             path = path.with_name(f"{path.name}.jpg")
         elif path.suffix.lower() not in KEPT_SUFFIXES:
             path = path.with_name(f"{path.name}.png")
-        free, number = path, 1
+        free, number = path, self._taken.get(path, 1)
         while free.exists():
             number += 1
             free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+            self._taken[path] = number
         return free
 
 

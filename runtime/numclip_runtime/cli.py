@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 import click
+from PIL import Image
 
 from numclip_runtime import __version__
 from numclip_runtime.backends import BackendName, DeviceKind
@@ -45,6 +47,9 @@ def errors_as_exit_code_2() -> Iterator[None]:
         )
         _give_up_stdout()
         sys.exit(2)
+    except KeyboardInterrupt:  # before the first image, or a second time; click would exit with 1
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
 
 
 def _give_up_stdout() -> None:
@@ -131,6 +136,8 @@ def main(
 
     Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model, 130 interrupted.
     """
+    # Pillow's half-way mark to what it refuses; a camera of 108 megapixels is beyond it
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     with errors_as_exit_code_2():
         kind = kind or default_format(output)
         code = run(model, inputs, RunOptions(output=output, kind=kind, **options))
@@ -140,11 +147,12 @@ def main(
 def default_format(output: Path | None) -> Format:
     """Choose a format by the output's suffix, else by where stdout goes."""
     if output is not None:
-        if output.suffix not in _BY_SUFFIX:
+        if (suffix := output.suffix.lower()) not in _BY_SUFFIX:
             raise UsageError(
                 f"{output}: cannot tell the format from this name; use .json, .jsonl, .csv or "
                 ".parquet, "
                 "or give --format."
             )
-        return _BY_SUFFIX[output.suffix]
-    return "table" if sys.stdout.isatty() else "jsonl"
+        return _BY_SUFFIX[suffix]
+    # None: closed by the caller, which `RunOptions.check` refuses
+    return "table" if sys.stdout is not None and sys.stdout.isatty() else "jsonl"

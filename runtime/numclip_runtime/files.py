@@ -5,11 +5,14 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
+import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 from numclip_runtime.errors import UsageError
 
@@ -19,25 +22,46 @@ IMAGE_SUFFIXES = frozenset(
 ) | {".tif", ".tiff", ".webp"}
 
 
-def find_images(inputs: Sequence[str]) -> list[str]:
+# A part "**" of a pattern
+_SEPARATOR = r"[/\\]" if os.sep == "\\" else "/"
+_STARS = re.compile(rf"(?:(?<={_SEPARATOR})|^)(\*\*)(?:{_SEPARATOR}+|$)")
+
+Unreadable: TypeAlias = Callable[[OSError], None]
+
+
+def find_images(inputs: Sequence[str], unreadable: Unreadable | None = None) -> list[str]:
     """Expand files, folders (recursive, sorted) and glob patterns into image paths.
 
     A path that does not exist is kept: it becomes one failed record, and others still run.
 
+    Args:
+        inputs: What to expand.
+        unreadable: Called with what happened at each folder that cannot be read; its path is then
+            among those returned. None: such a folder is an error.
+
     Raises:
-        UsageError: if a folder holds no image, cannot be read, or a pattern matches nothing.
+        UsageError: if a folder holds no image or cannot be read, or a pattern matches nothing.
     """
     found: list[str] = []
     for item in inputs:
+        failed: list[str] = []
+
+        def note(error: OSError, failed: list[str] = failed) -> None:
+            if unreadable is None:
+                raise UsageError(
+                    f"{error.filename}: cannot read this folder ({error.strerror})."
+                ) from None
+            failed.append(error.filename)
+            unreadable(error)
+
         if os.path.isdir(item):  # noqa: PTH112 (pathlib raises on a name that is too long)
-            images = sorted(_walk(Path(item)))
+            images = sorted([*_walk(item, note), *failed])
             if not images:
                 kinds = " ".join(sorted(IMAGE_SUFFIXES))
                 raise UsageError(f"{item}: no images in this folder (looked for {kinds}).")
             found += images
         elif not os.path.exists(item) and glob.has_magic(item):  # noqa: PTH110
-            # Path.glob refuses absolute patterns
-            matches = sorted(filter(os.path.isfile, glob.glob(item, recursive=True)))  # noqa: PTH207
+            matches = sorted({*_matches(item, note), *failed})
             if not matches:
                 raise UsageError(f"{item}: the pattern matches no file.")
             found += matches
@@ -46,14 +70,41 @@ def find_images(inputs: Sequence[str]) -> list[str]:
     return found
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    def fail(error: OSError) -> None:
-        raise UsageError(f"{error.filename}: cannot read this folder ({error.strerror}).")
-
-    for root, _, names in os.walk(folder, onerror=fail):
+def _walk(folder: str, unreadable: Unreadable) -> Iterator[str]:
+    """Yield the images in a folder and those below; follows links to files, not to folders."""
+    for root, _, names in os.walk(folder, onerror=unreadable):
         for name in names:
             if Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield os.path.join(root, name)  # noqa: PTH118 (pathlib is 5x slower here)
+                path = os.path.join(root, name)  # noqa: PTH118 (pathlib is 5x slower here)
+                if not _is_special(path):
+                    yield path
+
+
+def _is_special(path: str) -> bool:
+    """Tell a pipe, socket or device, which would make the reader wait, from a file or dead link."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 (as above)
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _matches(pattern: str, unreadable: Unreadable) -> Iterator[str]:
+    """Yield the files that a pattern matches; `**` is any folders, of which no link is followed.
+
+    `glob` follows them: two links to their own folder made 2^40 paths of `**`.
+    """
+    before, stars, after = _STARS.split(pattern, 1) if _STARS.search(pattern) else (pattern, "", "")
+    if not stars:
+        # Path.glob refuses absolute patterns
+        yield from filter(os.path.isfile, glob.glob(pattern))  # noqa: PTH207
+        return
+    for base in glob.glob(before) if before else [""]:  # noqa: PTH207
+        for root, folders, _ in os.walk(base or os.curdir, onerror=unreadable):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            inside = os.path.join(root, "")  # noqa: PTH118 (keeps "./" where it was given)
+            inside = inside if base else inside.removeprefix(os.path.join(os.curdir, ""))  # noqa: PTH118
+            yield from _matches(glob.escape(inside) + (after or "*"), unreadable)
 
 
 @contextmanager
@@ -119,6 +170,37 @@ def naming(path: Path) -> Iterator[None]:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+class WholeWrites:
+    """A text file in UTF-8 of which each `write` is there in full, or not at all.
+
+    What a full disk has taken of a record is cut off again, so that those before it stay valid.
+
+    Args:
+        file: Unbuffered: a buffer would hold on to what could not be written.
+        path: Named in errors.
+    """
+
+    def __init__(self, file: FileIO, path: Path) -> None:
+        self._file, self._path = file, path
+
+    def write(self, text: str) -> int:
+        """Write a text; a path that is no UTF-8 becomes \\udcXX, which JSON reads back."""
+        content, start = text.encode("utf-8", "backslashreplace"), self._file.tell()
+        with naming(self._path):
+            try:
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                self._file.truncate(start)
+                self._file.seek(start)
+                raise
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is held back."""
 
 
 def sha256(path: Path) -> str:

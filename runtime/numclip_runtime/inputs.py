@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePath
-from typing import TypeAlias
 
 from PIL import Image
 
@@ -21,7 +20,7 @@ from numclip_runtime.video import Every, frames_of, import_av, is_live, is_video
 LIST = "-"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One picture to read, which becomes one record."""
 
@@ -31,9 +30,6 @@ class Item:
     frame: int | None = None  # index in the video
     time_s: float | None = None  # since the video's first frame
     error: ImageError | None = None  # why there is no picture
-
-
-Named: TypeAlias = tuple[str, str]  # (path, name)
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def open_inputs(inputs: Sequence[str], *, every: Every | None = None, null: bool
             raise UsageError("a camera or stream has no end: give it as the only input.")
         import_av()
         feed = Feed(
-            _pictures([(inputs[0], "frames")], every, live=True), capacity=1, newest_only=True
+            _pictures([Item(inputs[0], "frames")], every, live=True), capacity=1, newest_only=True
         )
         return Inputs(feed.bursts(), None, feed.close)
     if list(inputs).count(LIST) > 1:
@@ -71,28 +67,35 @@ def open_inputs(inputs: Sequence[str], *, every: Every | None = None, null: bool
         raise UsageError("--null is about the list on standard input; give - as an input.")
 
     parts = [_from_list(null) if item == LIST else list(_expand(item)) for item in inputs]
-    known = [pair for part in parts if isinstance(part, list) for pair in part]
-    videos = any(is_video(path) for path, _ in known)
+    known = [item for part in parts if isinstance(part, list) for item in part]
+    videos = any(is_video(item.path) for item in known)
     if videos:
         import_av()
-    items = _pictures((pair for part in parts for pair in part), every)
+    items = _pictures((item for part in parts for item in part), every)
     if LIST not in inputs:
         return Inputs(iter([items]), None if videos else len(known))
     feed = Feed(items)
     return Inputs(feed.bursts(), None, feed.close)
 
 
-def _expand(item: str) -> Iterator[Named]:
-    """Yield the files behind one input, each with its path relative to what was given."""
+def _expand(item: str) -> Iterator[Item]:
+    """Yield the files behind one input, each named by its path relative to what was given."""
     base = Path(item)
     if not os.path.isdir(item):  # noqa: PTH112 (pathlib raises on a name that is too long)
         base = Path(*takewhile(lambda part: not glob.has_magic(part), base.parts[:-1]))
-    for path in find_images([item]):
-        yield path, _inside(os.path.relpath(path, base))
+    closed: dict[str, ImageError] = {}
+
+    def unreadable(error: OSError) -> None:
+        path = str(error.filename)
+        closed[path] = ImageError(f"{path}: cannot read this folder ({error.strerror}).")
+
+    for path in find_images([item], unreadable):
+        name = _inside(os.path.relpath(path, base) if path else "")
+        yield Item(path, name, error=closed.get(path))
 
 
-def _from_list(null: bool) -> Iterator[Named]:
-    return ((path, _inside(path)) for path in read_paths(standard_input(), null=null))
+def _from_list(null: bool) -> Iterator[Item]:
+    return (Item(path, _inside(path)) for path in read_paths(standard_input(), null=null))
 
 
 def _inside(path: str) -> str:
@@ -101,10 +104,11 @@ def _inside(path: str) -> str:
     return str(PurePath(*(part for part in parts if part != ".."))) if parts else "image"
 
 
-def _pictures(files: Iterable[Named], every: Every | None, *, live: bool = False) -> Iterator[Item]:
-    for path, name in files:
-        if not live and not is_video(path):
-            yield Item(path, name)
+def _pictures(files: Iterable[Item], every: Every | None, *, live: bool = False) -> Iterator[Item]:
+    for item in files:
+        path, name = item.path, item.name
+        if item.error is not None or not (live or is_video(path)):
+            yield item
             continue
         try:
             for frame in frames_of(path, every, live=live):

@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from types import TracebackType
-from typing import IO, Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import ImageError
@@ -46,6 +46,13 @@ def place_of(record: Record) -> str:
     return f"{record['path']} frame {record['frame']} ({record['time_s']:.2f} s)"
 
 
+class TextFile(Protocol):
+    """What records are written to: a text file, or `WholeWrites`."""
+
+    def write(self, text: str, /) -> int: ...  # noqa: D102
+    def flush(self) -> None: ...  # noqa: D102
+
+
 class RecordWriter:
     """Write records one by one, so that what is written stays valid at any moment of `close`.
 
@@ -55,7 +62,7 @@ class RecordWriter:
         intervals: Whether a table has a column for them.
     """
 
-    def __init__(self, kind: Format, file: IO[str], *, intervals: bool = False) -> None:
+    def __init__(self, kind: Format, file: TextFile, *, intervals: bool = False) -> None:
         self.file = file
         self._intervals = intervals
         self._count = 0
@@ -91,14 +98,14 @@ class RecordWriter:
             self._row("value", f"{DEFAULT_COVERAGE:.0%} interval", "bin", "path")
         self._count += 1
         if "error" in record:
-            self._row("failed", "", "", record["error"])
+            self._row("failed", "", "", visible(record["error"]))
             return
         number = f"{record['value']:.2f} {record['unit']}".rstrip()
         chosen = f"{record['bin']} {record['bin_probs'][record['bin']]:.0%}"
         interval = (
             "" if record["interval"] is None else "{:.2f} to {:.2f}".format(*record["interval"])
         )
-        self._row(number, interval, chosen, place_of(record))
+        self._row(number, interval, chosen, visible(place_of(record)))
 
     def _row(self, value: str, interval: str, chosen: str, path: str) -> None:
         between = f"{interval:<18}  " if self._intervals else ""
@@ -114,6 +121,16 @@ class RecordWriter:
         trace: TracebackType | None,
     ) -> None:
         self._close()
+
+
+def visible(text: str) -> str:
+    """Return a text for a terminal: line breaks, control and bidi characters become escapes.
+
+    A file's name may hold any of them, and a row of a table is one line.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _json(value: object) -> str:

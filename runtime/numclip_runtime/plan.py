@@ -120,6 +120,8 @@ def read_plan_metadata(path: Path) -> PlanInfo:
 
 def _read_header(header: bytes, size: int, path: Path) -> tuple[Builder, str | None]:
     builder = MAGIC.get(header[:4])
+    if not header:
+        raise ModelError(f"{path}: the file is empty; copy or build it again.")
     if builder is None:
         raise ModelError(
             f"{path}: not a TensorRT plan, it begins with {header[:4]!r}; build one with "

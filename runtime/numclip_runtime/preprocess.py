@@ -91,6 +91,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # 65535 -> 255. Mode "I" is what older Pillow opens 16-bit PNGs as.
         grey = np.asarray(image).astype(np.float64) / 257.0
         image = Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
+    elif image.mode == "F":  # Pillow would take 255 for white, and so read 0 to 1 as black
+        raise ValueError("float pixels, of which it is not known what is white; save 8 or 16 bits")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # direct conversion warns and loses palette transparency
     return image.convert("RGB")

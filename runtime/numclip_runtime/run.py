@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,8 +17,8 @@ import click
 
 from numclip_runtime.annotate import Annotator
 from numclip_runtime.backends import BackendName, DeviceKind
-from numclip_runtime.errors import ImageError, UsageError
-from numclip_runtime.files import atomic_path, atomic_text, naming
+from numclip_runtime.errors import ImageError, NumclipError, UsageError
+from numclip_runtime.files import WholeWrites, atomic_path, naming
 from numclip_runtime.inputs import Inputs, Item, open_inputs
 from numclip_runtime.interrupt import Interrupt
 from numclip_runtime.output import Format, Record, RecordWriter, place_of, record_of
@@ -25,8 +26,7 @@ from numclip_runtime.parquet import ParquetWriter, import_pyarrow
 from numclip_runtime.predictor import Prediction, Predictor, load
 from numclip_runtime.preprocess import ImageLike
 from numclip_runtime.progress import Progress
-from numclip_runtime.report import ReportEntry, write_report
-from numclip_runtime.report_card import thumbnail
+from numclip_runtime.report import ReportEntry, ReportWriter
 from numclip_runtime.video import Every
 
 Result: TypeAlias = Prediction | ImageError
@@ -62,7 +62,11 @@ class RunOptions:
             if self.output is None:
                 raise UsageError("Parquet is no text: name a file with --output.")
             import_pyarrow()
+        if self.output is None and sys.stdout is None:
+            raise UsageError("standard output is closed; name a file with --output.")
         if self.report is not None:
+            if self.report.suffix.lower() not in (".html", ".htm"):  # `--report *.jpg`
+                raise UsageError(f"{self.report}: the report is a page; give a name with .html.")
             with suppress(_NotWrittenError), atomic_path(self.report):
                 raise _NotWrittenError
 
@@ -83,7 +87,7 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
 
     Raises:
         NumclipError: wrong use, bad model, missing package.
-        OSError: if an output cannot be written; there is none then.
+        OSError: if an output cannot be written; records written before are kept, as after Ctrl-C.
     """
     options.check()
     source = open_inputs(inputs, every=options.every, null=options.null)
@@ -124,9 +128,25 @@ class _Run:
         self.interrupt = interrupt
         self.task = predictor.metadata.task
         self.done = self.failed = 0
-        self.entries: list[ReportEntry] = []
+        self.report: ReportWriter | None = None
+        self.failure: OSError | NumclipError | None = None  # what stopped the run half-way
 
     def run(self, title: str) -> int:
+        path = self.options.report
+        if path is None:
+            return self._conclude(self._write_records())
+        with ReportWriter(path, title=title, task=self.task) as self.report:
+            interrupted = self._write_records()
+            try:
+                if not isinstance(self.failure, OSError):  # a full disk takes no report either
+                    self._write_report(self.report, title)
+            except KeyboardInterrupt:
+                interrupted = True
+                click.echo(f"{path}: interrupted, no report was written.", err=True)
+        return self._conclude(interrupted)
+
+    def _write_records(self) -> bool:
+        """Write what comes; return whether Ctrl-C ended it."""
         options, interrupted = self.options, False
         annotator = None if options.annotate is None else Annotator(options.annotate, self.task)
         with ExitStack() as outputs:
@@ -145,18 +165,16 @@ class _Run:
                             progress.update(self.done)
             except KeyboardInterrupt:
                 interrupted = True
+            except (OSError, NumclipError) as error:
+                if self.done == 0:
+                    raise
+                self.failure = error
             try:
                 with self.interrupt.held():
                     outputs.close()
             except KeyboardInterrupt:  # came while closing, which is done
                 interrupted = True
-        if options.report is not None:
-            try:
-                self._report(options.report, title)
-            except KeyboardInterrupt:
-                interrupted = True
-                click.echo(f"{options.report}: interrupted, no report was written.", err=True)
-        return self._conclude(interrupted)
+        return interrupted
 
     def _started(self) -> Iterator[Iterator[Item]]:
         """Wait for the first item, so that an empty list is no empty output."""
@@ -172,30 +190,35 @@ class _Run:
     def _take(
         self, item: Item, result: Result, writer: _Writer, annotator: Annotator | None
     ) -> None:
+        if isinstance(result, Prediction) and not math.isfinite(result.value):
+            # as of float16 that overflowed; JSON has no word for it
+            result = ImageError(f"{item.path}: the model gives no number, but {result.value}.")
         record = record_of(item.path, result, frame=item.frame, time_s=item.time_s)
         writer.write(record)
         self.done += 1
         if isinstance(result, ImageError):
             self.failed += 1
-            if self.options.report is not None:
-                self.entries.append(ReportEntry(place_of(record), str(result)))
+            if self.report is not None:
+                self.report.add(ReportEntry(place_of(record), str(result)))
             return
         if annotator is not None:
             with suppress(ImageError):  # removed or damaged since it was read
                 annotator.write(item.name, item.image or item.path, result)
-        if self.options.report is not None:
-            place = place_of(record)
-            preview = None if item.image is None else thumbnail(place, item.image)
-            self.entries.append(ReportEntry(place, result, preview=preview))
+        if self.report is not None:
+            self.report.add(ReportEntry(place_of(record), result, image=item.image))
 
-    def _report(self, path: Path, title: str) -> None:
+    def _write_report(self, report: ReportWriter, title: str) -> None:
         metadata = self.predictor.metadata
-        summary = (("Model", title), ("Precision", metadata.precision), ("Images", str(self.done)))
-        with naming(path):
-            write_report(path, self.entries, title=title, task=self.task, summary=summary)
+        report.write(
+            (("Model", title), ("Precision", metadata.precision), ("Images", str(self.done)))
+        )
 
     def _conclude(self, interrupted: bool) -> int:
         of_all = "" if self.source.total is None else f" of {self.source.total}"
+        if self.failure is not None:
+            if self.options.output is not None:
+                click.echo(f"Stopped: {self.done}{of_all} images done and kept.", err=True)
+            raise self.failure
         if interrupted:
             click.echo(f"Interrupted: {self.done}{of_all} images done and kept.", err=True)
             return 130
@@ -242,8 +265,11 @@ def _open_writer(options: RunOptions, predictor: Predictor) -> Iterator[Callable
             yield lambda: stack.enter_context(ParquetWriter(binary, predictor.metadata.task))
         else:
             stack.enter_context(naming(path))
-            text = stack.enter_context(atomic_text(path))
-            yield lambda: stack.enter_context(RecordWriter(kind, text, intervals=intervals))
+            raw = stack.enter_context(
+                stack.enter_context(atomic_path(path)).open("wb", buffering=0)
+            )
+            whole = WholeWrites(raw, path)
+            yield lambda: stack.enter_context(RecordWriter(kind, whole, intervals=intervals))
 
 
 def _progress_file(output: Path | None) -> IO[str] | None:

@@ -59,6 +59,8 @@ CASES: dict[str, tuple[bytes, bool]] = {
     "header-only.png": (save(GREY, "PNG")[:33], False),
     "empty.jpg": (b"", False),
     "text.jpg": (b"not an image\n", False),
+    # 0 to 1, or 0 to 255? Found: Pillow takes the latter, and so read the former as black
+    "float.tif": (save(Image.fromarray(np.full((14, 20), 0.78, np.float32)), "TIFF"), False),
     "bomb.png": (save(Image.new("1", (20_000, 20_000)), "PNG"), False),
 }
 
@@ -106,6 +108,18 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, predictor: Predi
         predictor.predict(tmp_path / "bomb.png")
 
 
+def test_a_very_large_photo_is_no_warning(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow warns from 89 megapixels, and refuses from 179."""
+    GREY.save(tmp_path / "a.png")  # 280 pixels
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)
+    result = invoke(tiny, tmp_path / "a.png")
+    assert (result.exit_code, result.stderr) == (0, "")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert invoke(tiny, tmp_path / "a.png").exit_code == 1
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads anything")
 def test_unreadable_file_and_folder(tiny: Path, photos: Path) -> None:
     (photos / "dark.png").chmod(0)
@@ -116,9 +130,12 @@ def test_unreadable_file_and_folder(tiny: Path, photos: Path) -> None:
     ]
     (photos / "sub").chmod(0)
     try:
-        result = invoke(tiny, photos)
-        assert result.exit_code == 2
-        assert "sub: cannot read this folder (Permission denied)" in result.stderr
+        result = invoke(tiny, photos / "light.jpg", photos / "sub")
+        assert result.exit_code == 1
+        assert [record.get("error") for record in records(result)] == [
+            None,
+            f"{photos / 'sub'}: cannot read this folder (Permission denied).",
+        ]
     finally:
         (photos / "sub").chmod(stat.S_IRWXU)
 

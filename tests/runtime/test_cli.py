@@ -137,3 +137,15 @@ def test_failures_in_table_and_csv(tiny: Path, photos: Path) -> None:
 def test_help_and_version() -> None:
     assert "Exit codes: 0 all read, 1 some images failed, 2 wrong use" in invoke("-h").output
     assert __version__ in invoke("--version").output
+
+
+def test_a_row_of_the_table_is_one_line(tiny: Path, photos: Path) -> None:
+    """Found: a line break in a name broke the table, and an escape code reached the terminal."""
+    for name in ("new\nline.png", "\x1b[31mred.png"):
+        (photos / name).write_bytes((photos / "dark.png").read_bytes())
+    result = invoke(tiny, photos, photos / "gone\n.png", "--format", "table")
+    lines = result.stdout.splitlines()
+    assert len(lines) == 1 + 5 + 1
+    assert lines[1].endswith("/\\x1b[31mred.png")
+    assert lines[4].endswith("/new\\nline.png")
+    assert lines[6].endswith("/gone\\n.png: no such file.")

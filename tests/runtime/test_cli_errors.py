@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
+import math
 import os
+import shlex
+import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from numclip_runtime import MissingDependencyError, Prediction, Predictor, load
+from numclip_runtime import GpuError, MissingDependencyError, Prediction, Predictor, load
 from numclip_runtime.cli import main
 
 
@@ -120,17 +125,38 @@ def break_after_one(monkeypatch: pytest.MonkeyPatch) -> Break:
     return install
 
 
-@pytest.mark.parametrize("before", [None, "kept"])
-def test_full_disk_leaves_nothing_behind(
-    tiny: Path, photos: Path, tmp_path: Path, break_after_one: Break, before: str | None
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), GpuError("No space left on device.")],
+    ids=repr,
+)
+def test_what_stops_a_run_half_way_keeps_what_is_done(
+    tiny: Path, photos: Path, tmp_path: Path, break_after_one: Break, error: Exception
 ) -> None:
-    break_after_one(OSError(errno.ENOSPC, "No space left on device"))
+    break_after_one(error)
     out = tmp_path / "out.csv"
-    if before is not None:
-        out.write_text(before)
+    result = invoke(tiny, photos, "-o", out, "--report", tmp_path / "r.html")
+    assert result.exit_code == 2
+    assert result.output == (
+        "Stopped: 1 of 3 images done and kept.\nError: No space left on device.\n"
+    )
+    assert len(out.read_text().splitlines()) == 2
+    # where the disk is not full, also the report of what is done
+    names = {"photos", "out.csv"} | ({"r.html"} if isinstance(error, GpuError) else set())
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_what_stops_a_run_before_the_first_record_leaves_nothing_behind(
+    tiny: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stream(*_: object, **__: object) -> Iterator[Prediction]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Predictor, "stream", stream)
+    (out := tmp_path / "out.csv").write_text("before")
     assert_one_line(invoke(tiny, photos, "-o", out), "No space left on device")
-    assert (out.read_text() if out.exists() else None) == before
-    assert {path.name for path in tmp_path.iterdir()} - {"out.csv"} == {"photos"}
+    assert out.read_text() == "before"
+    assert {path.name for path in tmp_path.iterdir()} == {"out.csv", "photos"}
 
 
 def test_our_own_bug_is_not_hidden_and_leaves_nothing_behind(
@@ -150,3 +176,60 @@ def test_interrupt_keeps_what_is_done(
     assert result.exit_code == 130
     assert result.output == "Interrupted: 1 of 3 images done and kept.\n"
     assert len(json.loads((tmp_path / "out.json").read_text())) == 1
+
+
+def test_interrupt_while_the_model_loads(
+    tiny: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: click turned it into "Aborted!" and exit code 1, which means failed images."""
+
+    def interrupted(*_: object, **__: object) -> Predictor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("numclip_runtime.run.load", interrupted)
+    result = invoke(tiny, photos, "-o", tmp_path / "out.json")
+    assert (result.exit_code, result.output) == (130, "Interrupted.\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of Unix")
+@pytest.mark.parametrize("flags", [[], ["--format", "csv"], ["--format", "table"]])
+def test_closed_standard_output(tiny: Path, photos: Path, flags: list[str]) -> None:
+    """Found: `>&-` ended in a traceback."""
+    command = [Path(sysconfig.get_path("scripts")) / "numclip-run", tiny, photos, *flags]
+    done = subprocess.run(
+        ["sh", "-c", shlex.join(map(str, command)) + " >&-"],
+        stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    message = "Error: standard output is closed; name a file with --output.\n"
+    assert (done.returncode, done.stderr) == (2, message)
+
+
+def test_a_report_never_replaces_a_picture(tiny: Path, photos: Path) -> None:
+    """`--report *.jpg` takes the first picture for the report's name."""
+    before = (photos / "light.jpg").read_bytes()
+    result = invoke(tiny, "--report", photos / "light.jpg", photos / "dark.png")
+    assert_one_line(result, "light.jpg: the report is a page; give a name with .html")
+    assert (photos / "light.jpg").read_bytes() == before
+
+
+def test_suffix_in_capitals(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    assert invoke(tiny, photos, "-o", tmp_path / "OUT.CSV").exit_code == 0
+    assert (tmp_path / "OUT.CSV").read_text().startswith("path,")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_number_is_an_error(
+    tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """Found: NaN was written into JSON, which then no other program reads."""
+
+    def stream(self: Predictor, images: Iterable[str], **_: object) -> Iterator[Prediction]:
+        for image in images:
+            yield dataclasses.replace(self.predict(image), value=value)
+
+    monkeypatch.setattr(Predictor, "stream", stream)
+    result = invoke(tiny, photos / "dark.png", "--format", "jsonl")
+    record = json.loads(result.stdout.splitlines()[0])
+    assert result.exit_code == 1
+    assert record["error"] == f"{photos / 'dark.png'}: the model gives no number, but {value}."

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from numclip_runtime.cuda_probe import CudaDevice, CudaDriver
 from numclip_runtime.doctor.packages import PACKAGES, installed_packages
-from numclip_runtime.doctor.providers import TINY_MODEL, check_providers
+from numclip_runtime.doctor.providers import TINY_MODEL, ProviderCheck, check_providers
 from tests.runtime.conftest import invoke
 
 
@@ -49,22 +50,34 @@ def test_json_says_the_same(tiny: Path) -> None:
 def test_without_a_model() -> None:
     result = invoke("doctor")
     assert result.exit_code == 0
-    assert result.stdout.endswith("\nThis machine can run some model.\n")
+    assert "\nThis machine can run models.\n" in result.stdout
+    assert "Azure" not in result.stdout  # it sends images to a server
 
 
 def test_model_of_others(foreign: Path) -> None:
     result = invoke("doctor", foreign)
     assert result.exit_code == 1
-    assert "Problem: " in result.stdout
-    assert "holds no numclip metadata" in result.stdout
-    assert result.stdout.endswith(f"\nThis machine cannot run {foreign}.\n")
+    verdict, problem = result.stdout.splitlines()[-2:]
+    assert verdict == f"This machine cannot run {foreign}."
+    assert problem.startswith(f"Problem: {foreign}: holds no numclip metadata")
+    assert problem.endswith("make the file with `numclip-export --ckpt x.pt`.")
+
+
+def test_broken_model_ends_with_what_helps(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"half a download")
+    result = invoke("doctor", tmp_path / "a.onnx")
+    assert result.exit_code == 1
+    verdict, problem, advice = result.stdout.splitlines()[-3:]
+    assert verdict == f"This machine cannot run {tmp_path / 'a.onnx'}."
+    assert problem.startswith("Problem: ")
+    assert advice == "Try: Copy the file again, or export it again with numclip-export."
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["gone.onnx"], "Error: gone.onnx: no such model file.\n"),
-        (["."], "Error: .: no such model file.\n"),
+        (["."], "Error: .: is a folder; give the model file inside it.\n"),
         (["a", "b"], "unexpected extra argument"),
         (["--what"], "No such option"),
     ],
@@ -88,18 +101,36 @@ def test_doctor_is_the_first_word_only(
     assert "Usage: main doctor [OPTIONS] [MODEL]" in invoke("doctor", "-h").stdout
 
 
-def test_missing_onnxruntime(tmp_path: Path, tiny: Path) -> None:
+@pytest.mark.parametrize("openvino", [None, "2026.4.1"])
+def test_missing_onnxruntime(tmp_path: Path, tiny: Path, openvino: str | None) -> None:
     """A Python that has no onnxruntime: the advice is the command that installs it."""
     write(tmp_path, {"onnxruntime/__init__.py": "raise ImportError('none')"})
+    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import numclip_runtime.doctor.command as command\n"
+        f"found = {{**command.installed_packages(), 'openvino': {openvino!r}}}\n"
+        "command.installed_packages = lambda: found\n"
         "from numclip_runtime.cli import main; main()"
     )
-    command = [sys.executable, "-c", code, "doctor", str(tiny)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def doctor(*args: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, "doctor", *map(str, args)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+    done = doctor(tiny)
     assert done.returncode == 1
-    assert "Problem: onnxruntime is not installed" in done.stdout
+    assert "Problem: onnxruntime is not installed.\n" in done.stdout
     assert "Try: pip install 'numclip[" in done.stdout
+    assert (f"numclip-run --backend openvino {tiny} IMAGES" in done.stdout) == bool(openvino)
+
+    done = doctor()
+    if openvino:  # a backend of its own
+        assert done.returncode == 0
+        assert "\nThis machine can run models.\n" in done.stdout
+    else:
+        assert done.returncode == 1
+        assert "\nThis machine cannot run any model.\nProblem: No inference" in done.stdout
 
 
 def test_the_tiny_model_is_what_its_comments_say() -> None:
@@ -114,9 +145,15 @@ def test_providers_are_tried_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path:
     """A provider that is listed, and then falls back, crashes or raises, does not work."""
     fake = (
         "import sys, os\n"
+        "ready = False\n"
+        "def preload_dlls():\n"
+        "    global ready\n"
+        "    ready = True\n"
+        "    print('noise')\n"
         "def get_available_providers(): return ['Good', 'Falls', 'Crashes', 'Raises']\n"
         "class InferenceSession:\n"
         "    def __init__(self, model, providers):\n"
+        "        assert ready, 'pip has the libraries of CUDA, and nobody loads them'\n"
         "        self.name = providers[0]\n"
         "        if self.name == 'Crashes': os.kill(os.getpid(), 11)\n"
         "        if self.name == 'Raises': raise RuntimeError('no stream')\n"
@@ -159,3 +196,33 @@ def test_packages() -> None:
     found = installed_packages()
     assert found["numpy"] is not None
     assert found["onnxruntime"] or found["onnxruntime-gpu"]
+
+
+@pytest.mark.parametrize(
+    ("installed", "cuda", "model", "advice"),
+    [
+        ("onnxruntime", None, "", "Try: The GPU, with ONNX files: pip uninstall onnxruntime && "),
+        ("onnxruntime", None, "a.plan", ""),
+        ("onnxruntime-gpu", "libx.so: cannot open shared object", "", "Try: The libraries of CUDA"),
+        ("onnxruntime-gpu", "works", "", ""),
+    ],
+)
+def test_a_gpu_that_onnxruntime_does_not_use(
+    installed: str, cuda: str | None, model: str, advice: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The machine's part, its packages and providers are given; the advice is under test."""
+    where = "numclip_runtime.doctor.command."
+    checks = [ProviderCheck("CPUExecutionProvider", None)]
+    if cuda is not None:
+        checks.insert(0, ProviderCheck("CUDAExecutionProvider", None if cuda == "works" else cuda))
+    driver = CudaDriver((CudaDevice("NVIDIA GeForce RTX 3090", 86),), (13, 0))
+    packages = {**dict.fromkeys(PACKAGES), installed: "1.31.1"}
+    monkeypatch.setattr(where + "probe_cuda", lambda: driver)
+    monkeypatch.setattr(where + "installed_packages", lambda: packages)
+    monkeypatch.setattr(where + "check_providers", lambda: (checks, None))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    if model:
+        (tmp_path / model).touch()
+    last = invoke("doctor", *([tmp_path / model] if model else [])).stdout.splitlines()[-1]
+    assert last.startswith(advice) if advice else not last.startswith("Try: ")

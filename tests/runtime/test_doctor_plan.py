@@ -93,6 +93,49 @@ def test_plan_that_fits_is_handed_to_the_predictor(
     assert check.facts["built for"] == f"compute capability {built_for}; found {gpu}"
 
 
+@pytest.mark.parametrize(
+    ("made", "advice"),
+    [
+        ({"targets": (87,), **FULL}, "python3 -m venv --system-site-packages VENV"),
+        ({"targets": None}, "There is no package of it for ARM; build the plan with JetPack's"),
+    ],
+)
+def test_no_tensorrt_on_a_jetson(
+    tmp_path: Path, metadata: ModelMetadata, made: dict[str, object], advice: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """pip has neither package for ARM."""
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    path = plan(tmp_path, metadata, **made)  # type: ignore[arg-type]
+    (given,) = check_model(path, {}, ORIN).advice
+    assert given.startswith(advice)
+    assert "pip install" not in given
+
+
+def test_onnx_file_beside_a_plan(tmp_path: Path, metadata: ModelMetadata) -> None:
+    path = plan(tmp_path, metadata, targets=(86,))
+    for start in ("Copy here and run", "Run"):
+        (advice,) = check_model(path, {}, NO_DRIVER).advice
+        assert advice == (
+            f"{start} the ONNX file it was built from: numclip-run {tmp_path / 'model.onnx'} IMAGES"
+        )
+        (tmp_path / "model.onnx").touch()
+
+
+@pytest.mark.parametrize("suffix", [".plan", ".engine"])
+def test_empty_plan(tmp_path: Path, suffix: str) -> None:
+    (path := tmp_path / f"a{suffix}").touch()
+    assert check_model(path, {}, RTX).problems == [
+        f"{path}: the file is empty; copy or build it again."
+    ]
+
+
+def test_engine_suffix_is_a_plan_too(tmp_path: Path, metadata: ModelMetadata) -> None:
+    path = plan(tmp_path, metadata, targets=(86,)).rename(tmp_path / "model.engine")
+    check = check_model(path, {}, RTX)
+    assert check.problems == ["TensorRT-RTX is not installed."]
+
+
 def test_damaged_plan(tmp_path: Path) -> None:
     (tmp_path / "a.plan").write_bytes(b"nothing like it")
     check = check_model(tmp_path / "a.plan", {}, RTX)

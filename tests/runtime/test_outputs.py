@@ -122,7 +122,26 @@ def limit_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
 
-@pytest.mark.parametrize("flag", [*(f"o.{kind}" for kind in KINDS), "r.html", "folder"])
+@pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
+@pytest.mark.parametrize("before", [None, "before"])
+def test_full_disk_keeps_whole_records(
+    tiny: Path, photos: Path, tmp_path: Path, kind: str, before: str | None
+) -> None:
+    (out := tmp_path / "out").mkdir()
+    if before is not None:
+        (out / f"o.{kind}").write_text(before)
+    args: list[str | Path] = [COMMAND, tiny, *[photos] * 6, "-o", out / f"o.{kind}"]
+    done = subprocess.run(args, capture_output=True, text=True, check=False, preexec_fn=limit_files)
+    assert done.returncode == 2
+    kept = count(out / f"o.{kind}")
+    stopped, error = done.stderr.splitlines()
+    assert stopped == f"Stopped: {kept} of 18 images done and kept."
+    assert error == f"Error: {out / 'o'}.{kind}: File too large."
+    assert 5 < kept < 18
+    assert [path.name for path in out.iterdir()] == [f"o.{kind}"]
+
+
+@pytest.mark.parametrize("flag", ["o.parquet", "r.html", "folder"])
 def test_full_disk_leaves_no_half_file(tiny: Path, photos: Path, tmp_path: Path, flag: str) -> None:
     if flag == "o.parquet":
         pytest.importorskip("pyarrow")

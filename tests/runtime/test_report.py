@@ -6,6 +6,7 @@ import base64
 import io
 import math
 import re
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import Prediction, Task, UsageError
-from numclip_runtime.report import ReportEntry, write_report
+from numclip_runtime.preprocess import load_rgb
+from numclip_runtime.report import ReportEntry, ReportWriter, write_report
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
 TASK = Task("mood", "points", (0, 10, 20, 40), ("low", "middle", "high"))
@@ -258,3 +260,66 @@ def test_same_input_same_bytes(photos: Path, tmp_path: Path) -> None:
     for name in ("a.html", "b.html"):
         write(tmp_path / name, [ReportEntry(photos / "light.jpg", reading(3), 4)])
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("edges", "shown"),
+    [
+        ((0, 10, 20, 40), ["0", "10", "20", "40"]),
+        ((0, 0.12345, 20, 40), ["0", "40"]),  # wider than a third of the bars
+        (tuple(range(12)), ["0", "11"]),
+    ],
+)
+def test_bin_edges_are_named_under_the_bars(
+    photos: Path, tmp_path: Path, edges: tuple[float, ...], shown: list[str]
+) -> None:
+    """The bars are equally wide and the bins are not, so the ends alone make a false scale."""
+    phrases = tuple(f"bin {i}" for i in range(len(edges) - 1))
+    entry = ReportEntry(photos / "dark.png", reading(3))
+    page = write(tmp_path / "a.html", [entry], task=Task("mood", "", edges, phrases))
+    ticks = re.findall(
+        r'<span style="left:([\d.]+)%">(\S+)</span>', (tmp_path / "a.html").read_text()
+    )
+    assert [text for _, text in ticks] == shown
+    assert (ticks[0][0], ticks[-1][0]) == ("0.0", "100.0")
+    assert len(page.of_class("ends")) == 1
+
+
+def test_memory_holds_no_cards(photos: Path, tmp_path: Path) -> None:
+    """20,000 images with their thumbnails would take 300 MB; here numbers stay, 40 bytes each."""
+    Image.effect_noise((300, 300), 90).save(photos / "noise.png")  # a thumbnail of 40 kB
+    tracemalloc.start()
+    with ReportWriter(tmp_path / "a.html", title="Moods", task=TASK) as writer:
+        for i in range(60):
+            writer.add(ReportEntry(photos / "noise.png", reading(60 - i), 3))
+            writer.add(ReportEntry("b.png", "b.png: " + "no such file " * 500))
+            if i == 9:
+                tracemalloc.reset_peak()
+                before = tracemalloc.get_traced_memory()[0]
+        grown = tracemalloc.get_traced_memory()[0] - before
+        writer.write()
+    tracemalloc.stop()
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert len(text) > 2_000_000
+    assert text.count('<li class="card"') == 60
+    assert grown < 50_000
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["a.html"]
+
+
+def test_a_large_jpeg_is_decoded_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 megapixels for a thumbnail of 288 would take longer than the network does."""
+    decoded: list[tuple[int, int]] = []
+
+    def spy(image: Image.Image) -> Image.Image:
+        result = load_rgb(image)
+        decoded.append(result.size)
+        return result
+
+    monkeypatch.setattr("numclip_runtime.report_card.load_rgb", spy)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("L", (4000, 3000)).save(tmp_path / "a.jpg", exif=exif)
+    page = write(tmp_path / "a.html", [ReportEntry(tmp_path / "a.jpg", reading(3))])
+    assert decoded == [(750, 1000)]
+    image, attrs = image_of(page)
+    assert (image.size, attrs["width"], attrs["height"]) == ((216, 288), "108", "144")

@@ -123,7 +123,8 @@ def _check_choice(
         raise UsageError(f"{model}: {backend} runs no plans; leave the backend out.")
     if not plan and backend == "tensorrt":
         raise UsageError(
-            f"{model}: TensorRT runs plans; build one with `numclip-export --onnx {model.name}`."
+            f"{model}: TensorRT runs plans; build one with "
+            f"`numclip-export --onnx {model.name} --target tensorrt`."
         )
     on_gpu = device == "cuda" or require_gpu
     if device == "cpu" and (require_gpu or plan or (backend or "").startswith("onnxruntime-")):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
+from numclip_runtime.backends import PLAN_SUFFIXES
 from numclip_runtime.cuda_probe import CudaDriver, probe_cuda
 from numclip_runtime.doctor.machine import Machine, read_machine
-from numclip_runtime.doctor.model import ModelCheck, backend_command, check_model
+from numclip_runtime.doctor.model import ModelCheck, backend_command, check_model, is_x86
 from numclip_runtime.doctor.packages import installed_packages, libjpeg_turbo
 from numclip_runtime.doctor.providers import ProviderCheck, check_providers
 
@@ -46,13 +47,21 @@ def diagnose(model: Path | None = None) -> Diagnosis:
     providers, reason = check_providers()
     problems = [] if check is None else list(check.problems)
     advice = [] if check is None else list(check.advice)
+    is_plan = model is not None and model.suffix in PLAN_SUFFIXES
     if packages["onnxruntime"] and packages["onnxruntime-gpu"]:
         advice.append(
             "Two packages share one module, and the last one installed wins; keep one: "
             "pip uninstall onnxruntime onnxruntime-gpu && " + backend_command(driver)
         )
-    engine = packages["tensorrt"] or packages["tensorrt_rtx"]
-    if check is None and all(p.problem for p in providers) and not (engine and driver.devices):
+    elif packages["onnxruntime"] and driver.devices and is_x86() and not is_plan:
+        advice.append(
+            "The GPU, with ONNX files: pip uninstall onnxruntime && " + backend_command(driver)
+        )
+    cuda = next((p.problem for p in providers if p.name == "CUDAExecutionProvider"), None)
+    if cuda is not None and "cannot open shared object" in cuda and driver.devices and not is_plan:
+        advice.append("The libraries of CUDA: pip install 'onnxruntime-gpu[cuda,cudnn]'")
+    engine = driver.devices and (packages["tensorrt"] or packages["tensorrt_rtx"])
+    if check is None and all(p.problem for p in providers) and not (engine or packages["openvino"]):
         problems.append(f"No inference backend works (onnxruntime: {reason or 'no provider'}).")
         advice.append(backend_command(driver))
     return Diagnosis(
@@ -96,10 +105,12 @@ def as_text(found: Diagnosis) -> str:
         rows += [("", ""), ("Model", found.model.path), *found.model.facts.items()]
     lines = [f"{name:<26}{value}".rstrip() for name, value in rows]
     lines.append("")
-    lines += [f"Problem: {problem}" for problem in found.problems]
-    lines += [f"Try: {advice}" for advice in found.advice]
-    what = "some model" if found.model is None else found.model.path
+    what = "models" if found.can_run else "any model"
+    what = what if found.model is None else found.model.path
     lines.append(f"This machine {'can' if found.can_run else 'cannot'} run {what}.")
+    lines += [f"Problem: {problem}" for problem in found.problems]
+    lines += [f"Note: {note}" for note in (found.model.notes if found.model else ())]
+    lines += [f"Try: {advice}" for advice in found.advice]
     return "\n".join(lines)
 
 

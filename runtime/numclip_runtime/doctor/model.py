@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from numclip_runtime.backends import PLAN_SUFFIXES
 from numclip_runtime.backends.plan_check import (
     NAMES,
     built_by,
@@ -32,6 +33,7 @@ class ModelCheck:
     path: str
     facts: dict[str, str] = field(default_factory=dict)  # shown line by line
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # it runs, but not as one would expect
     advice: list[str] = field(default_factory=list)  # commands and sentences that help
 
 
@@ -46,11 +48,13 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
     Raises:
         UsageError: if there is no such file.
     """
-    if not path.is_file():
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; give the model file inside it.")
+    if not path.exists():
         raise UsageError(f"{path}: no such model file.")
     check = ModelCheck(str(path))
     try:
-        if path.suffix == ".plan":
+        if path.suffix in PLAN_SUFFIXES:
             info = read_plan_metadata(path)
             check.facts |= _facts(info.metadata)
             check_plan(check, info, packages, driver)
@@ -64,11 +68,16 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
                 check.facts["runs with"] = f"{backend.name}, {backend.provider}"
                 unit = predictor.metadata.task.unit
                 check.facts["a grey image"] = f"reads {value:.6g} {unit}".rstrip()
+                check.notes += backend.notes
     except MissingDependencyError as error:
-        check.problems.append(str(error))
+        check.problems.append(str(error).partition("; install it with")[0] + ".")
         check.advice.append(backend_command(driver))
-    except NumclipError as error:  # says the way out itself
+        if packages.get("openvino") and path.suffix == ".onnx":
+            check.advice.append(f"numclip-run --backend openvino {path} IMAGES  (as it is)")
+    except NumclipError as error:  # most say the way out themselves
         check.problems.append(str(error))
+        if "that onnxruntime can load" in str(error):
+            check.advice.append("Copy the file again, or export it again with numclip-export.")
     except Exception as error:  # a kernel that this machine lacks, no memory
         check.problems.append(f"{path}: opened, but it does not run ({error}).")
     return check
@@ -90,10 +99,11 @@ def check_plan(
     if driver.problem is not None:
         onnx = path.with_suffix(".onnx")
         check.problems.append(f"A plan runs on an NVIDIA GPU only, and here is {driver.problem}.")
-        check.advice.append(f"Run the ONNX file it was built from: numclip-run {onnx} IMAGES")
+        where = "Run" if onnx.exists() else "Copy here and run"
+        check.advice.append(f"{where} the ONNX file it was built from: numclip-run {onnx} IMAGES")
     elif found is None:
         check.problems.append(f"{name} is not installed.")
-        check.advice.append(_install(rtx=info.builder == "tensorrt-rtx"))
+        check.advice.append(_install(path, rtx=info.builder == "tensorrt-rtx"))
     else:
         capability = driver.devices[0].compute_capability  # CUDA's first is the one that runs
         again = rebuild(path, info, capability)
@@ -107,14 +117,27 @@ def check_plan(
 
 def backend_command(driver: CudaDriver) -> str:
     """Return the command that installs the inference backend for this machine."""
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    return f"pip install 'numclip[{'gpu' if driver.devices and x86 else 'cpu'}]'"
+    return f"pip install 'numclip[{'gpu' if driver.devices and is_x86() else 'cpu'}]'"
 
 
-def _install(*, rtx: bool) -> str:
-    if platform.machine() in ("x86_64", "AMD64"):
+def is_x86() -> bool:
+    """Tell whether packages for GPUs are on the package index: those for ARM are JetPack's."""
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+def _install(path: Path, *, rtx: bool) -> str:
+    if is_x86():
         return f"pip install 'numclip[{'rtx' if rtx else 'tensorrt'}]'"
-    return "python3 -m venv --system-site-packages VENV  (TensorRT comes with JetPack)"
+    if rtx:
+        onnx = path.with_suffix(".onnx").name
+        return (
+            "There is no package of it for ARM; build the plan with JetPack's TensorRT: "
+            f"numclip-export --onnx {onnx} --target tensorrt"
+        )
+    return (
+        "python3 -m venv --system-site-packages VENV  "
+        "(TensorRT comes with JetPack: sudo apt install nvidia-jetpack)"
+    )
 
 
 def _facts(metadata: ModelMetadata) -> dict[str, str]:
