@@ -10,7 +10,7 @@ import click
 
 from numclip_export.engine.cli import engine_options, options_of, run_build
 from numclip_export.refusals import refuse_with_onnx, refuse_without_use
-from numclip_export.target import CPU_OPSET, ENGINE_TARGETS, Target, resolve_target
+from numclip_export.target import ENGINE_TARGETS, Target, resolve_target
 from numclip_runtime import MissingDependencyError, UsageError, __version__
 from numclip_runtime.cli import errors_as_exit_code_2
 from numclip_runtime.files import require_writable
@@ -57,7 +57,9 @@ FILE = click.Path(path_type=Path)
     "engines and for --int8 --target cpu where the network can]",
 )
 @click.option(
-    "--opset", type=click.IntRange(18, 23), help="ONNX operator set.  [default: 18; cpu: 23]"
+    "--opset",
+    type=click.IntRange(18, 23),
+    help="ONNX operator set.  [default: 18; vision transformers for a CPU: 23]",
 )
 @click.option(
     "--atol",
@@ -132,11 +134,9 @@ def export_and_build(
 
     from numclip_export.engine.verify import engine_parity, int8_engine_speed
     from numclip_export.export import Options, export
-    from numclip_export.onnx_model import DEFAULT_OPSET
     from numclip_export.parity import DEFAULT_MAX_BATCH, ParityError
     from numclip_export.report import add_engine, summary
 
-    opset = given["opset"] or (CPU_OPSET if goal.target == "cpu" else DEFAULT_OPSET)
     pixels = goal.builds and precision != "fp32"
     int8_on_cpu = goal.target == "cpu" and precision == "int8"
     kind: InputKind = given["input"]
@@ -144,9 +144,9 @@ def export_and_build(
         kind = "uint8" if pixels or int8_on_cpu else "float32"
     options = Options(
         precision=precision,
-        int8_form="dynamic" if goal.target == "cpu" else "static",
+        for_cpu=goal.target == "cpu",
         input=kind,
-        opset=opset,
+        opset=given["opset"],
         max_batch=given["max_batch"] or DEFAULT_MAX_BATCH,
         **{
             name: given[name]

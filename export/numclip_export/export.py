@@ -14,11 +14,12 @@ from numclip_export.card import model_card
 from numclip_export.fold import FoldedModel
 from numclip_export.int8.data import int8_data
 from numclip_export.int8.quantize import STATIC_INT8_OPSET
-from numclip_export.int8.write import Int8Form, write_int8
+from numclip_export.int8.write import write_int8
 from numclip_export.onnx_model import DEFAULT_OPSET, FUSED_ATTENTION_OPSET, onnx_from_folded
 from numclip_export.parity import DEFAULT_MAX_BATCH, Gate, Parity
 from numclip_export.report import export_report, plain, write_report
 from numclip_export.verify_images import verify_images
+from numclip_export.vision import is_rewritten
 from numclip_runtime.files import atomic_path, sha256
 from numclip_runtime.metadata import InputKind, Precision
 
@@ -49,11 +50,13 @@ class Options:
     """What to export, and how it is proved."""
 
     precision: Precision = "fp32"  # "fp16" and "int8" write a second file
-    int8_form: Int8Form = "static"  # which target an INT8 file is for
+    for_cpu: bool = False  # for onnxruntime on a CPU, in place of an engine
     # Of the second file; the float32 file takes float32 planes. A CPU's INT8 file takes pixels only
     # where it begins with a patch embedding.
     input: InputKind = "float32"
-    opset: int = DEFAULT_OPSET  # ONNX operator set; INT8 for TensorRT needs 19
+    # ONNX operator set. None: 18, which TensorRT 10.3 reads (its INT8 needs 19); transformers for a
+    # CPU 23: attention is one node there.
+    opset: int | None = None
     atol: float | None = None  # largest difference of a value, label units; None: see BUDGETS
     verify: bool = True  # False writes without comparing, and says so in file and report
     verify_data: Path | None = None  # images to compare on, see `verify_images`
@@ -80,9 +83,12 @@ def export(ckpt: Path, onnx_path: Path, options: Options | None = None) -> Expor
     """
     started, chosen = time.perf_counter(), options or Options()
     precision = chosen.precision
-    if precision == "int8" and chosen.int8_form == "static" and chosen.opset < STATIC_INT8_OPSET:
-        chosen = replace(chosen, opset=STATIC_INT8_OPSET)
     checkpoint = load_checkpoint(ckpt)
+    opset = chosen.opset or DEFAULT_OPSET
+    if chosen.opset is None and chosen.for_cpu and is_rewritten(checkpoint.model.image_encoder):
+        opset = FUSED_ATTENTION_OPSET
+    if precision == "int8" and not chosen.for_cpu:
+        opset = max(opset, STATIC_INT8_OPSET)
     gate = None
     if chosen.verify:
         images = verify_images(checkpoint, chosen.verify_data)
@@ -108,10 +114,10 @@ def export(ckpt: Path, onnx_path: Path, options: Options | None = None) -> Expor
             FoldedModel(
                 checkpoint.model,
                 checkpoint.temperature,
-                fused_attention=chosen.opset >= FUSED_ATTENTION_OPSET,
+                fused_attention=opset >= FUSED_ATTENTION_OPSET,
             ),
             checkpoint.preprocessing.crop,
-            opset=chosen.opset,
+            opset=opset,
         )
         artefacts = [write_fp32(graph, metadata, temporary[onnx_path], onnx_path, gate)]
         metadata = replace(
@@ -130,7 +136,7 @@ def export(ckpt: Path, onnx_path: Path, options: Options | None = None) -> Expor
                     temporary[second],
                     second,
                     gate,
-                    form=chosen.int8_form,
+                    form="dynamic" if chosen.for_cpu else "static",
                     data=data,
                     fp32_file=temporary[onnx_path],
                 )

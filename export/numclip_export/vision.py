@@ -104,7 +104,7 @@ def explicit_tower(tower: nn.Module, *, fused: bool) -> nn.Module:
         tower: Image encoder, images (B, 3, H, W) to features (B, D).
         fused: True where the target has an `Attention` node (opset 23).
     """
-    if not isinstance(tower, Tower) or not all(map(_is_plain, tower.transformer.resblocks)):
+    if not is_rewritten(tower):
         return tower
     explicit: Any = copy.deepcopy(tower)
     blocks: nn.ModuleList = explicit.transformer.resblocks
@@ -113,6 +113,11 @@ def explicit_tower(tower: nn.Module, *, fused: bool) -> nn.Module:
         rows = 1 if last and explicit.attn_pool is None and explicit.pool_type == "tok" else None
         blocks[index] = ExplicitBlock(block, fused=fused, rows=rows)
     return explicit.eval()  # type: ignore[no-any-return]
+
+
+def is_rewritten(tower: nn.Module) -> bool:
+    """Tell whether `explicit_tower` changes a tower: whether it is a common vision transformer."""
+    return isinstance(tower, Tower) and all(map(_is_plain, tower.transformer.resblocks))
 
 
 def _is_plain(block: nn.Module) -> bool:

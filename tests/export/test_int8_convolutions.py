@@ -82,6 +82,7 @@ def test_export_for_a_cpu(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "x.report.json").read_text("utf-8"))
     int8 = report["artefacts"][1]
     assert int8["form"] == "qdq"
+    assert int8["opset"] == 18, "onnxruntime 1.23 has no QuantizeLinear of opset 23"
     assert int8["calibration"] == {"source": "validation", "images": 20}
     assert int8["speed"]["passed"]
     assert int8["accuracy"]["passed"]
