@@ -76,6 +76,20 @@ def test_upload_is_a_quarter_with_uint8(open_plan: Opener, standin: StandinDrive
     backend.close()
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 11])
+def test_images_one_by_one(open_plan: Opener, count: int) -> None:
+    backend, _ = open_plan(dataclasses.replace(RTX, min_batch=2))
+    for seed in range(3):
+        batch = images(count, seed)
+        for one, other in zip(backend.run(batch), backend.run(list(batch)), strict=True):
+            assert (one == other).all()
+            assert one.shape == other.shape
+    wrong = [images(1)[0], np.zeros((3, 8, 9), np.float32)]
+    with pytest.raises(UsageError, match=r"images: float32 \(3, 8, 9\) do not fit"):
+        backend.run(wrong)
+    backend.close()
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 8, 9), (3, 8, 8), (1, 8, 8, 3)])
 def test_wrong_images(open_plan: Opener, shape: tuple[int, ...]) -> None:
     backend, _ = open_plan()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -62,12 +63,12 @@ class Lane:
             self.close()
             raise
 
-    def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
+    def run(self, images: InputArray | Sequence[InputArray]) -> tuple[FloatArray, FloatArray]:
         """Run one batch, and copy its results out of the pinned buffers.
 
         Args:
-            images: (B, ...) of the engine's type, B at most `max_batch`. Where it is less than
-                `min_batch`, zeros are added.
+            images: (B, ...) of the engine's type, or a list of B; at most `max_batch`. Where B is
+                less than `min_batch`, zeros are added.
 
         Returns:
             values (B,) and bin_probs (B, K) float32, the caller's own.
@@ -78,7 +79,10 @@ class Lane:
         count, host = len(images), self._host.array
         size = max(count, self._loaded.min_batch)
         with self._loaded.cuda.current():
-            host[:count] = images
+            if isinstance(images, np.ndarray):
+                host[:count] = images
+            else:
+                np.stack(images, out=host[:count])
             if size != count:
                 host[count:size] = 0
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -65,7 +66,7 @@ class TensorRTRunner:
             self._opened.close()
             raise
 
-    def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
+    def run(self, images: InputArray | Sequence[InputArray]) -> tuple[FloatArray, FloatArray]:
         """Run one batch in a free lane; see `Lane.run`.
 
         Raises:
