@@ -16,6 +16,7 @@ import click
 
 from numclip_runtime.annotate import Annotator
 from numclip_runtime.backends import BackendName, DeviceKind
+from numclip_runtime.drift import Sample, decode_drift
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.files import atomic_path, atomic_text, naming
 from numclip_runtime.inputs import Inputs, Item, open_inputs
@@ -49,6 +50,7 @@ class RunOptions:
     backend: BackendName | None = None  # None: by the kind of model
     sha256: str | None = None  # of the model file
     require_gpu: bool = False  # refuse to run on the CPU
+    fast_decode: bool = False  # large JPEGs at a smaller size, see `load`
     verbose: bool = False  # say what runs the model, also where stderr is no terminal
 
     def check(self) -> None:
@@ -97,6 +99,7 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
             backend=options.backend,
             sha256=options.sha256,
             require_gpu=options.require_gpu,
+            fast_decode=options.fast_decode,
         ) as predictor,
     ):
         backend = predictor.backend
@@ -122,6 +125,8 @@ class _Run:
         self.source = source
         self.options = options
         self.interrupt = interrupt
+        # What the drift of fast decoding is measured on
+        self.sample = Sample(predictor.metadata.preprocessing) if options.fast_decode else None
         self.task = predictor.metadata.task
         self.done = self.failed = 0
         self.entries: list[ReportEntry] = []
@@ -156,6 +161,14 @@ class _Run:
             except KeyboardInterrupt:
                 interrupted = True
                 click.echo(f"{options.report}: interrupted, no report was written.", err=True)
+        if self.sample is not None and not interrupted:
+            try:
+                drift = decode_drift(
+                    self.predictor, self.sample.paths, workers=self.options.workers
+                )
+                _print_notes([str(drift)] if drift.compared else [])
+            except KeyboardInterrupt:
+                interrupted = True
         return self._conclude(interrupted)
 
     def _started(self) -> Iterator[Iterator[Item]]:
@@ -180,6 +193,8 @@ class _Run:
             if self.options.report is not None:
                 self.entries.append(ReportEntry(place_of(record), str(result)))
             return
+        if self.sample is not None and item.image is None:
+            self.sample.offer(item.path)
         if annotator is not None:
             with suppress(ImageError):  # removed or damaged since it was read
                 annotator.write(item.name, item.image or item.path, result)
