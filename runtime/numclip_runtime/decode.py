@@ -71,10 +71,11 @@ def decode(source: ImageLike, *, least: int | None = None) -> Decoded:
     path = os.fspath(source)
     try:
         with Image.open(path) as image:
-            extent = None if least is None else shrink(image, least)
-            if extent is None:
+            size = image.size
+            scale = 1 if least is None else shrink(image, least)
+            if scale == 1:
                 return _whole(_to_rgb(_upright(image)))
-            return _scaled(image, extent)
+            return _scaled(image, size, scale)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file.") from None
     except UnidentifiedImageError:
@@ -90,7 +91,7 @@ def decode(source: ImageLike, *, least: int | None = None) -> Decoded:
         raise ImageError(f"{path}: cannot be decoded ({reason}).") from None
 
 
-def shrink(image: Image.Image, least: int) -> tuple[float, float] | None:
+def shrink(image: Image.Image, least: int) -> int:
     """Have a JPEG, opened and not yet decoded, decoded at the smallest size that is enough.
 
     Args:
@@ -98,21 +99,17 @@ def shrink(image: Image.Image, least: int) -> tuple[float, float] | None:
         least: Pixels that both sides should keep, so turning the image makes no difference.
 
     Returns:
-        Width and height of the photo in pixels of the smaller image, which may end within its last
-        pixel; None where the image will be decoded exactly.
+        By how much both sides are divided, rounded up: 1 (decoded exactly), 2, 4 or 8.
     """
-    full = image.size
+    width = image.width
     drafted = image.draft(None, (least, least)) if image.format in _JPEG else None
-    if drafted is None or image.size == full:
-        return None
-    return drafted[1][2:]
+    return 1 if drafted is None else round(width / drafted[1][2])
 
 
-def _scaled(image: Image.Image, extent: tuple[float, float]) -> Decoded:
-    scale = round(image.width / extent[0])
+def _scaled(image: Image.Image, size: tuple[int, int], scale: int) -> Decoded:
     orientation = _orientation(image)
     upright = _to_rgb(_upright(image))
-    width, height = extent if orientation < 5 else extent[::-1]
+    width, height = (side / scale for side in (size if orientation < 5 else size[::-1]))
     # The fraction too much lies where the file's right and lower edges have come to
     left = upright.width - width if orientation in (2, 3, 6, 7) else 0.0
     top = upright.height - height if orientation in (3, 4, 7, 8) else 0.0

@@ -92,7 +92,7 @@ def is_scaled(path: PathLike, spec: Preprocessing) -> bool:
     """Whether fast decoding takes a smaller size of this file; reads its header only (0.1 ms)."""
     try:
         with Image.open(path) as image:
-            return shrink(image, least_side(spec)) is not None
+            return shrink(image, least_side(spec)) > 1
     except Exception:  # whatever a broken file raises, see decode
         return False
 

@@ -99,36 +99,15 @@ def resize_and_crop(image: Image.Image, spec: Preprocessing, box: Box | None = N
                 f"image of {w:g} x {h:g} pixels: too long and narrow, it would become {width} x "
                 f"{height} before the crop."
             )
-    crop = spec.crop
+    if box is not None or (width, height) != image.size:
+        image = image.resize((width, height), _FILTERS[spec.interpolation], box)
+    if image.size == (spec.crop, spec.crop):
+        return image
+    # Not by resizing only the part that the crop keeps, 9 % faster: Pillow chooses which side to
+    # resize first by the sizes, and the order changes pixels by up to 19 levels.
     # round() is half-to-even, as in torchvision's CenterCrop
-    left, top = round((width - crop) / 2.0), round((height - crop) / 2.0)
-    if (width, height) == image.size and box is None:
-        return image if image.size == (crop, crop) else image.crop(_square(left, top, crop))
-    by = _FILTERS[spec.interpolation]
-    if box is None and not (_exact(image.width, width) and _exact(image.height, height)):
-        image = image.resize((width, height), by)
-        return image if image.size == (crop, crop) else image.crop(_square(left, top, crop))
-    # Only what the crop keeps: 10 % less of decoding and resizing at 256 -> 224
-    x, y = (0.0, 0.0) if box is None else box[:2]
-    inner = (
-        x + left * w / width,
-        y + top * h / height,
-        x + (left + crop) * w / width,
-        y + (top + crop) * h / height,
-    )
-    return image.resize((crop, crop), by, inner)
-
-
-def _square(left: int, top: int, side: int) -> tuple[int, int, int, int]:
-    return left, top, left + side, top + side
-
-
-def _exact(side: int, resized: int) -> bool:
-    """Whether Pillow computes the same weights for a part as for the whole.
-
-    It takes boxes as float32: 24 bits hold a side below 65,536 with 8 bits of fraction.
-    """
-    return side < 1 << 16 and side * 256 % resized == 0
+    left, top = round((width - spec.crop) / 2.0), round((height - spec.crop) / 2.0)
+    return image.crop((left, top, left + spec.crop, top + spec.crop))
 
 
 def to_pixels(image: Image.Image, spec: Preprocessing) -> PixelArray:
