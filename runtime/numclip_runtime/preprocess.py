@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from numclip_runtime.decode import Box, ImageLike, decode, load_rgb
+from numclip_runtime.decode import Box, Decoded, ImageLike, decode, load_rgb
 from numclip_runtime.errors import ImageError
 from numclip_runtime.metadata import ModelMetadata, Preprocessing
 
@@ -27,6 +27,7 @@ __all__ = [
     "network_input",
     "normalisation",
     "normalise",
+    "pixels_of",
     "preprocess",
     "resize_and_crop",
     "to_input",
@@ -65,10 +66,14 @@ def network_input(
         ImageError: if the image cannot be read.
     """
     spec = metadata.preprocessing
-    decoded = decode(source, least=least_side(spec) if fast_decode else None)
-    box = decoded.box if decoded.scale > 1 else None
-    pixels = np.asarray(resize_and_crop(decoded.image, spec, box))
+    pixels = pixels_of(decode(source, least=least_side(spec) if fast_decode else None), spec)
     return pixels if metadata.input == "uint8" else normalise(pixels, spec)
+
+
+def pixels_of(decoded: Decoded, spec: Preprocessing) -> PixelArray:
+    """Resize and crop what `decode` returned; (H, W, 3) uint8."""
+    box = decoded.box if decoded.scale > 1 else None
+    return np.asarray(resize_and_crop(decoded.image, spec, box))
 
 
 def least_side(spec: Preprocessing) -> int:

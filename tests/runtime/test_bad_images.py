@@ -31,6 +31,7 @@ FRAMES = [Image.new("L", (20, 14), level) for level in (200, 0, 30)]
 LARGE = RGB.resize((200, 140))  # --fast-decode takes half of it or less
 SIXTEEN_BIT = Image.fromarray(np.full((14, 20), 200 * 257, np.uint16))
 
+
 def claim_size(jpeg: bytes, side: int) -> bytes:
     """Return a JPEG whose header says that it is a square of `side` pixels."""
     at = jpeg.index(b"\xff\xc0") + 5  # marker, length, bits per sample; then height, width
