@@ -32,7 +32,7 @@ class Decoded:
 
     image: Image.Image  # RGB, upright
     # Which part of it shows the photo: all, or a fraction of a pixel less where a size could not be
-    # divided. Left out, that fraction moves the content: 37 dB to the exact pixels instead of 47.
+    # divided. Taken along, it moves the content: 38 dB to the exact pixels at worst, not 47.
     box: Box
     scale: int  # 1: decoded exactly; 2, 4, 8: by how much each side was divided
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from numclip_runtime import Predictor, load
-from numclip_runtime.drift import Drift, Sample, decode_drift
+from numclip_runtime import Predictor, Preprocessing, load
+from numclip_runtime.drift import Drift, Sample, decode_drift, is_scaled
 from tests.runtime.conftest import invoke, records
 
 RNG = np.random.default_rng(0)
@@ -112,6 +112,34 @@ def test_sample_holds_scaled_images_from_the_whole_run(
     assert len(set(chosen)) == 16
     assert min(chosen) < 1000  # from each third; the sample is the same in every run
     assert max(chosen) > 2000
+
+
+def test_most_images_are_not_opened_again(
+    predictor: Predictor, large: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+
+    def counted(path: str, spec: Preprocessing) -> bool:
+        opened.append(path)
+        return is_scaled(path, spec)
+
+    monkeypatch.setattr("numclip_runtime.drift.is_scaled", counted)
+    sample = Sample(predictor.metadata.preprocessing)
+    for _ in range(5000):
+        sample.offer(str(large[0]))
+    assert len(opened) < 200  # 16 (1 + ln(5000 / 16)) = 108 are expected
+
+
+def test_interrupted_while_comparing(
+    tiny: Path, large: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> Drift:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("numclip_runtime.run.decode_drift", interrupt)
+    result = invoke(tiny, *large, "--fast-decode")
+    assert (result.exit_code, len(records(result))) == (130, 3)
+    assert result.stderr == "Interrupted: 3 of 3 images done and kept.\n"
 
 
 def test_run_says_it_once_and_last(tiny: Path, large: list[Path], others: list[Path]) -> None:
