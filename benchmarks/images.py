@@ -51,14 +51,16 @@ def open_images(folder: Path | None) -> Iterator[ImageSet]:
         yield _describe(write_synthetic(Path(temporary)), "synthetic", name)
 
 
-def write_synthetic(folder: Path, *, count: int = COUNT, seed: int = SEED) -> list[str]:
+def write_synthetic(
+    folder: Path, *, count: int = COUNT, seed: int = SEED, size: tuple[int, int] = SIZE
+) -> list[str]:
     """Write photo-like JPEGs (smooth colour gradients plus sensor-like noise) into a folder."""
     rng = np.random.default_rng(seed)
     paths = []
     for i in range(count):
         corners = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        smooth = Image.fromarray(corners).resize(SIZE, Image.Resampling.BICUBIC)
-        noisy = np.asarray(smooth) + rng.normal(0, 6, (SIZE[1], SIZE[0], 3))  # (H, W, 3)
+        smooth = Image.fromarray(corners).resize(size, Image.Resampling.BICUBIC)
+        noisy = np.asarray(smooth) + rng.normal(0, 6, (size[1], size[0], 3))  # (H, W, 3)
         image = Image.fromarray(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
         path = folder / f"{i:02}.jpg"
         image.save(path, quality=QUALITY)

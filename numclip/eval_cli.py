@@ -26,6 +26,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--plot", is_flag=True, help="Also draw evaluation.png there.")
 @click.option("--batch-size", type=click.IntRange(1), default=32)
 @click.option("--workers", type=click.IntRange(1), default=1, help="Image loading, in parallel.")
+@click.option("--fast-decode", is_flag=True, help="With --model: as numclip-run --fast-decode.")
 @click.version_option(__version__)
 def main(
     ckpt: Path | None,
@@ -36,6 +37,7 @@ def main(
     plot: bool,
     batch_size: int,
     workers: int,
+    fast_decode: bool,
 ) -> None:
     """Measure errors, right bins, honesty of the probabilities and coverage of the intervals.
 
@@ -45,6 +47,8 @@ def main(
     with errors_as_exit_code_2():
         if (ckpt is None) == (model is None):
             raise UsageError("give either --ckpt (a checkpoint) or --model (an exported model).")
+        if fast_decode and model is None:
+            raise UsageError("--fast-decode is about exported models; give one with --model.")
         if plot:
             if output is None:
                 raise UsageError("--plot needs a folder for the picture; give -o FOLDER.")
@@ -60,6 +64,7 @@ def main(
             plot=plot,
             batch_size=batch_size,
             workers=workers,
+            fast_decode=fast_decode,
         )
 
 
@@ -73,6 +78,7 @@ def run(
     plot: bool = False,
     batch_size: int = 32,
     workers: int = 1,
+    fast_decode: bool = False,
 ) -> dict[str, Any]:
     """Evaluate one of `ckpt` and `model`, print a table, write `output`; return the metrics."""
     from numclip.eval_table import table
@@ -93,7 +99,7 @@ def run(
         assert model is not None
         from numclip_runtime import load
 
-        with load(model) as predictor:
+        with load(model, fast_decode=fast_decode) as predictor:
             samples = read_samples(data, predictor.metadata.task, root)
             found = predictions_of_model(predictor, samples, batch_size=batch_size, workers=workers)
     metrics = evaluate_predictions(found)
@@ -102,7 +108,9 @@ def run(
         artefact = str((ckpt or model or Path()).name)
         written = [output / "metrics.json"]
         with atomic_text(written[0]) as file:
-            source = {"artefact": artefact, "data": data.name}
+            source: dict[str, Any] = {"artefact": artefact, "data": data.name}
+            if fast_decode:
+                source["fast_decode"] = True
             json.dump(source | metrics, file, indent=2, ensure_ascii=False)
             file.write("\n")
         if plot:

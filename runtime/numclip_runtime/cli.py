@@ -111,6 +111,11 @@ class _RunOrDoctor(click.Command):
     "--workers", type=click.IntRange(1), default=1, show_default=True, help="Decoding threads."
 )
 @click.option(
+    "--fast-decode",
+    is_flag=True,
+    help="Decode large JPEGs at 1/2 to 1/8 size; how far that moved the value is said at the end.",
+)
+@click.option(
     "--device",
     type=click.Choice(get_args(DeviceKind)),
     default="auto",

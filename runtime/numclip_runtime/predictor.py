@@ -18,7 +18,7 @@ from numclip_runtime.backends import Backend, BackendName, DeviceKind, open_back
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.preprocess import FloatArray, ImageLike, InputArray, load_rgb, network_input
+from numclip_runtime.preprocess import FloatArray, ImageLike, InputArray, network_input
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,12 @@ class Predictor:
 
     Args:
         backend: Opened backend; the predictor owns it and closes it.
+        fast_decode: See `load`.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, *, fast_decode: bool = False) -> None:
         self.backend = backend
+        self.fast_decode = fast_decode
 
     @property
     def metadata(self) -> ModelMetadata:
@@ -81,7 +83,7 @@ class Predictor:
 
     def preprocess(self, image: ImageLike) -> InputArray:
         """Decode and preprocess one image; (3, H, W) float32, or (H, W, 3) uint8."""
-        return network_input(load_rgb(image), self.metadata)
+        return network_input(image, self.metadata, fast_decode=self.fast_decode)
 
     def postprocess(self, values: FloatArray, bin_probs: FloatArray) -> list[Prediction]:
         """Turn network outputs, (B,) values and (B, K) bin_probs, into predictions."""
@@ -172,6 +174,7 @@ def load(
     backend: BackendName | None = None,
     sha256: str | None = None,
     require_gpu: bool = False,
+    fast_decode: bool = False,
 ) -> Predictor:
     """Load an exported model.
 
@@ -185,6 +188,9 @@ def load(
         sha256: What the file's SHA-256 must be. A plan is compared with `<model>.sha256`, where
             that exists, if this is None.
         require_gpu: Raise rather than run on the CPU.
+        fast_decode: Decode large JPEG files at 1/2, 1/4 or 1/8 size, at least twice as large as the
+            network needs; `numclip_runtime.drift` tells how much that moves the values. All other
+            images are decoded exactly.
 
     Raises:
         ModelError: if the file is missing, broken, not made by numclip, or not the pinned one.
@@ -202,5 +208,6 @@ def load(
             backend=backend,
             sha256=sha256,
             require_gpu=require_gpu,
-        )
+        ),
+        fast_decode=fast_decode,
     )

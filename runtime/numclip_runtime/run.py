@@ -17,6 +17,7 @@ import click
 
 from numclip_runtime.annotate import Annotator
 from numclip_runtime.backends import BackendName, DeviceKind
+from numclip_runtime.drift import Sample, decode_drift
 from numclip_runtime.errors import ImageError, NumclipError, UsageError
 from numclip_runtime.files import WholeWrites, atomic_path, naming
 from numclip_runtime.inputs import Inputs, Item, open_inputs
@@ -49,6 +50,7 @@ class RunOptions:
     backend: BackendName | None = None  # None: by the kind of model
     sha256: str | None = None  # of the model file
     require_gpu: bool = False  # refuse to run on the CPU
+    fast_decode: bool = False  # large JPEGs at a smaller size, see `load`
     verbose: bool = False  # say what runs the model, also where stderr is no terminal
 
     def check(self) -> None:
@@ -101,6 +103,7 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
             backend=options.backend,
             sha256=options.sha256,
             require_gpu=options.require_gpu,
+            fast_decode=options.fast_decode,
         ) as predictor,
     ):
         backend = predictor.backend
@@ -126,6 +129,8 @@ class _Run:
         self.source = source
         self.options = options
         self.interrupt = interrupt
+        # What the drift of fast decoding is measured on
+        self.sample = Sample(predictor.metadata.preprocessing) if options.fast_decode else None
         self.task = predictor.metadata.task
         self.done = self.failed = 0
         self.report: ReportWriter | None = None
@@ -174,6 +179,14 @@ class _Run:
                     outputs.close()
             except KeyboardInterrupt:  # came while closing, which is done
                 interrupted = True
+        if self.sample is not None and not interrupted and self.failure is None:
+            try:
+                drift = decode_drift(
+                    self.predictor, self.sample.paths, workers=self.options.workers
+                )
+                _print_notes([str(drift)] if drift.compared else [])
+            except KeyboardInterrupt:
+                interrupted = True
         return interrupted
 
     def _started(self) -> Iterator[Iterator[Item]]:
@@ -201,6 +214,8 @@ class _Run:
             if self.report is not None:
                 self.report.add(ReportEntry(place_of(record), str(result)))
             return
+        if self.sample is not None and item.image is None:
+            self.sample.offer(item.path)
         if annotator is not None:
             with suppress(ImageError):  # removed or damaged since it was read
                 annotator.write(item.name, item.image or item.path, result)

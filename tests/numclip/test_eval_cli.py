@@ -108,6 +108,24 @@ def test_both_modes_agree(home: Path, tmp_path: Path) -> None:
             assert other[key] == value, key
 
 
+def test_fast_decode(home: Path, tmp_path: Path) -> None:
+    """Large JPEGs are read at a smaller size, and metrics.json says so."""
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        pixels = rng.integers(0, 256, (90, 110, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.jpg")
+    data = tmp_path / "large.csv"
+    data.write_text("path,label\n" + "".join(f"{i}.jpg,{10 + i}\n" for i in range(3)))
+    metrics = []
+    for flags in ([], ["--fast-decode"]):
+        done = invoke("--model", home / "model.onnx", "--data", data, "-o", tmp_path, *flags)
+        assert done.exit_code == 0, done.output
+        metrics.append(json.loads((tmp_path / "metrics.json").read_text("utf-8")))
+    assert "fast_decode" not in metrics[0]
+    assert metrics[1]["fast_decode"] is True
+    assert 0 < abs(metrics[0]["value"]["mae"] - metrics[1]["value"]["mae"]) < 1
+
+
 def test_runtime_interval_is_that_of_the_checkpoint(home: Path) -> None:
     from numclip.checkpoint import load_checkpoint
     from numclip.predict import predictions_of_checkpoint
@@ -182,6 +200,10 @@ def wrong_uses(home: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]
         "output is a file": (
             [*model, *data, "-o", tmp_path / "file"],
             f"{tmp_path / 'file'}: cannot create this folder (File exists).",
+        ),
+        "fast checkpoint": (
+            ["--ckpt", home / "checkpoint.pt", *data, "--fast-decode"],
+            "--fast-decode is about exported models; give one with --model.",
         ),
         "no such data": (
             [*model, "--data", tmp_path / "gone.csv"],

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from numclip_runtime import ImageError, Prediction, Predictor
+from numclip_runtime import ImageError, Prediction, Predictor, load
 from numclip_runtime.preprocess import load_rgb
 from tests.runtime.conftest import invoke, records
 
@@ -28,7 +28,15 @@ def save(image: Image.Image, kind: str, **options: Any) -> bytes:
 GREY = Image.new("L", (20, 14), 200)
 RGB = Image.new("RGB", (20, 14), (200, 200, 200))
 FRAMES = [Image.new("L", (20, 14), level) for level in (200, 0, 30)]
+LARGE = RGB.resize((200, 140))  # --fast-decode takes half of it or less
 SIXTEEN_BIT = Image.fromarray(np.full((14, 20), 200 * 257, np.uint16))
+
+
+def claim_size(jpeg: bytes, side: int) -> bytes:
+    """Return a JPEG whose header says that it is a square of `side` pixels."""
+    at = jpeg.index(b"\xff\xc0") + 5  # marker, length, bits per sample; then height, width
+    return jpeg[:at] + 2 * side.to_bytes(2, "big") + jpeg[at + 4 :]
+
 
 # name -> (file, whether it can be read). Each that can shows even grey of level 200.
 CASES: dict[str, tuple[bytes, bool]] = {
@@ -54,6 +62,15 @@ CASES: dict[str, tuple[bytes, bool]] = {
         save(RGB, "WEBP", save_all=True, append_images=FRAMES[1:], lossless=True),
         True,
     ),
+    "large.jpg": (save(LARGE, "JPEG"), True),
+    "large-grey.jpg": (save(LARGE.convert("L"), "JPEG"), True),
+    "large-cmyk.jpg": (
+        save(Image.new("CMYK", LARGE.size, (0, 0, 0, 55)), "JPEG", quality=100),
+        True,
+    ),
+    "large-progressive.png": (save(LARGE, "JPEG", progressive=True), True),
+    "large-wide.jpg": (save(RGB.resize((50_000, 60)), "JPEG"), True),
+    "large-truncated.jpg": (save(Image.effect_noise((200, 140), 80), "JPEG")[:-200], False),
     "truncated.jpg": (save(Image.effect_noise((99, 99), 80), "JPEG")[:-200], False),
     "truncated.png": (save(Image.effect_noise((99, 99), 80), "PNG")[:-200], False),
     "header-only.png": (save(GREY, "PNG")[:33], False),
@@ -62,10 +79,11 @@ CASES: dict[str, tuple[bytes, bool]] = {
     # 0 to 1, or 0 to 255? Found: Pillow takes the latter, and so read the former as black
     "float.tif": (save(Image.fromarray(np.full((14, 20), 0.78, np.float32)), "TIFF"), False),
     "bomb.png": (save(Image.new("1", (20_000, 20_000)), "PNG"), False),
+    "bomb.jpg": (claim_size(save(LARGE, "JPEG"), 20_000), False),
 }
 
 
-@pytest.mark.parametrize("flags", [(), ("--batch-size", 4, "--workers", 3)])
+@pytest.mark.parametrize("flags", [(), ("--batch-size", 4, "--workers", 3), ("--fast-decode",)])
 def test_every_kind_is_one_record(
     tiny: Path, tmp_path: Path, predictor: Predictor, flags: tuple[object, ...]
 ) -> None:
@@ -84,7 +102,10 @@ def test_every_kind_is_one_record(
         else:
             assert record["error"].startswith(f"{record['path']}: ")
     failed = list(readable.values()).count(False)
-    assert (result.exit_code, result.stderr) == (1, f"{failed} of {len(CASES)} images failed.\n")
+    *notes, last = result.stderr.splitlines()
+    assert (result.exit_code, last) == (1, f"{failed} of {len(CASES)} images failed.")
+    assert len(notes) == ("--fast-decode" in flags)
+    assert all("in 4 JPEGs decoded both ways" in note for note in notes)
 
 
 def test_annotated_copies_of_every_kind(tiny: Path, tmp_path: Path) -> None:
@@ -102,10 +123,17 @@ def test_annotated_copies_of_every_kind(tiny: Path, tmp_path: Path) -> None:
             image.load()
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, predictor: Predictor) -> None:
-    (tmp_path / "bomb.png").write_bytes(CASES["bomb.png"][0])
-    with pytest.raises(ImageError, match=r"bomb\.png: refused, Image size .* decompression bomb"):
-        predictor.predict(tmp_path / "bomb.png")
+@pytest.mark.parametrize("name", ["bomb.png", "bomb.jpg"])
+@pytest.mark.parametrize("fast_decode", [False, True])
+def test_a_bomb_is_refused_before_it_is_decoded(
+    tmp_path: Path, tiny: Path, name: str, fast_decode: bool
+) -> None:
+    (tmp_path / name).write_bytes(CASES[name][0])
+    with (
+        load(tiny, threads=1, fast_decode=fast_decode) as predictor,
+        pytest.raises(ImageError, match=rf"{name}: refused, Image size .* decompression bomb"),
+    ):
+        predictor.predict(tmp_path / name)
 
 
 def test_a_very_large_photo_is_no_warning(

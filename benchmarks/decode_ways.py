@@ -1,0 +1,92 @@
+"""The ways from an image file to the network's input, their times, and how close they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter_ns
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from numclip_runtime import Preprocessing
+from numclip_runtime.decode import decode
+from numclip_runtime.preprocess import FloatArray, least_side, normalise, pixels_of
+
+SAME = 99.0  # PSNR of equal pixels, which have none; dB
+
+Decoder: TypeAlias = Callable[[str], Any]
+Finisher: TypeAlias = Callable[[Any], FloatArray]
+Ways: TypeAlias = Mapping[str, tuple[Decoder, Finisher]]  # name -> file to picture, to input
+
+
+def ways(spec: Preprocessing) -> Ways:
+    """Return the ways from a file to (3, crop, crop) float32; the first is what others do."""
+
+    def finish(decoded: Any) -> FloatArray:
+        return normalise(pixels_of(decoded, spec), spec)
+
+    return {
+        "textbook": (textbook_decode, partial(textbook_input, spec=spec)),
+        "exact": (decode, finish),
+        "fast": (partial(decode, least=least_side(spec)), finish),
+    }
+
+
+def textbook_decode(path: str) -> Image.Image:
+    """Decode as the documentation of Pillow does."""
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def textbook_input(image: Image.Image, *, spec: Preprocessing) -> FloatArray:
+    """Squash, crop and normalise step by step, as a line of transforms in torchvision does."""
+    image = image.resize((spec.resize, spec.resize), Image.Resampling.BILINEAR)
+    start = round((spec.resize - spec.crop) / 2)
+    image = image.crop((start, start, start + spec.crop, start + spec.crop))
+    scaled = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)).astype(np.float32) / 255
+    mean, std = (np.array(each, np.float32)[:, None, None] for each in (spec.mean, spec.std))
+    return np.asarray((scaled - mean) / std, np.float32)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One way on one file; medians over the rounds."""
+
+    decode_ms: float
+    preprocess_ms: float
+    ratio: float  # of the textbook's time to this way's, in the same round
+
+
+def measure(path: str, by: Ways, *, rounds: int) -> dict[str, Timing]:
+    """Time all ways on one file by turns, A B C A B C; the first turn is not counted.
+
+    Raises:
+        ImageError: if the file cannot be read.
+    """
+    stamps = np.empty((rounds + 1, len(by), 3), np.int64)  # start, decoded, done; ns
+    for turn in stamps:
+        for each, (decoder, finisher) in zip(turn, by.values(), strict=True):
+            start = perf_counter_ns()
+            decoded = decoder(path)
+            middle = perf_counter_ns()
+            finisher(decoded)
+            each[:] = start, middle, perf_counter_ns()
+    spans = np.diff(stamps[1:], axis=2) / 1e6  # (rounds, ways, 2) ms
+    total = spans.sum(axis=2)  # (rounds, ways)
+    ratios = np.median(total[:, :1] / total, axis=0)
+    decoding, rest = np.median(spans, axis=0).T
+    return {
+        name: Timing(float(decoding[i]), float(rest[i]), float(ratios[i]))
+        for i, name in enumerate(by)
+    }
+
+
+def psnr(a: FloatArray, b: FloatArray, spec: Preprocessing) -> float:
+    """Return the PSNR, dB, of the 8-bit pixels behind two inputs, (3, H, W) each."""
+    std = np.array(spec.std)[:, None, None]
+    levels = np.rint((a - b) * std * 255)  # exact for what was 8-bit before
+    error = float(np.square(levels).mean())
+    return SAME if error == 0 else 10 * float(np.log10(255**2 / error))
