@@ -46,6 +46,8 @@ class TensorRTBackend:
     """
 
     name = "tensorrt"
+    lanes = 1
+    threads: int | None = None
 
     def __init__(self, model: Path, *, sha256: str | None = None, library: str = LIBRARY) -> None:
         try:
@@ -61,6 +63,7 @@ class TensorRTBackend:
         self.provider = f"{trt.__name__} {trt.__version__}"
         self.device = device.name
         self._runner = runner = TensorRTRunner(trt, plan, info, str(model), library)
+        self.max_batch: int | None = runner.max_batch
         self._close = weakref.finalize(self, runner.close)
 
     @property
