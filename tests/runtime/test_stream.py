@@ -163,7 +163,7 @@ def test_later_images_are_decoded_while_earlier_ones_run(tiny: Path, lanes: int)
         prepared[image].set()
         return np.full((3, 8, 8), image, np.float32)
 
-    predictor.preprocess = preprocess  # type: ignore[method-assign,assignment]
+    predictor.preprocess = preprocess  # type: ignore[method-assign]
 
     def wait(images: npt.NDArray[np.float32]) -> None:
         later = int(images.max()) + 1
