@@ -198,10 +198,11 @@ class _Batches(Generic[T]):
         if batch is None:
             batch = self._open = _Batch(self._size)
             self.pending.append(batch.results)
-        self._workers.submit(self._decode, batch, batch.count, image)
-        batch.count += 1
+        index = batch.count
+        batch.count += 1  # first: whoever fills the last place runs it at once
         if batch.count == self._size:
             self._open = None
+        self._workers.submit(self._decode, batch, index, image)
 
     def flush(self) -> None:
         """Run the last batch, which is not full."""
