@@ -64,16 +64,20 @@ class OpenVinoBackend:
             config["INFERENCE_NUM_THREADS"] = str(self.threads * self.lanes)  # of all streams
         try:
             compiled = openvino.Core().compile_model(str(model), "CPU", config)
-            self._outputs = [compiled.output(name) for name in (VALUES_NAME, BIN_PROBS_NAME)]
+            outputs = [compiled.output(name) for name in (VALUES_NAME, BIN_PROBS_NAME)]
             compiled.input(INPUT_NAME)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ModelError(f"{model}: not a model that OpenVINO can run ({reason}).") from None
         self._source = str(model)
         # A request runs one inference at a time
-        self._idle: SimpleQueue[Any] | None = SimpleQueue()
+        idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.lanes):
-            self._idle.put(compiled.create_infer_request())
+            idle.put(compiled.create_infer_request())
+        # All that holds the model, so that `close` frees it at once, in the thread that calls it:
+        # OpenVINO 2026.4 gives the thread that compiles a signal stack, and takes it back when the
+        # model is freed. Freed later or elsewhere, the next Ctrl-C ended the process with SIGSEGV.
+        self._opened: tuple[SimpleQueue[Any], list[Any]] | None = (idle, outputs)
 
     def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
         """Run the network; see `Backend.run`.
@@ -81,18 +85,19 @@ class OpenVinoBackend:
         Raises:
             UsageError: if it was closed.
         """
-        idle = self._idle  # a `close` meanwhile frees it after this run
-        if idle is None:
+        opened = self._opened  # a `close` meanwhile frees it after this run
+        if opened is None:
             raise UsageError(f"{self._source}: was closed; load it again.")
+        idle, outputs = opened
         request = idle.get()
         try:
             # share_inputs spares a copy; what comes back is one
             results = request.infer({INPUT_NAME: images}, share_inputs=True)
-            values, bin_probs = (results[output] for output in self._outputs)
+            values, bin_probs = (results[output] for output in outputs)
         finally:
             idle.put(request)
         return values, bin_probs
 
     def close(self) -> None:
         """Free the model; a second time is fine."""
-        self._idle = None
+        self._opened = None
