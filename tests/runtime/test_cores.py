@@ -9,6 +9,8 @@ import pytest
 
 from numclip_runtime import UsageError, load
 from numclip_runtime.cores import usable_cores
+from numclip_runtime.pipeline import plan_stream
+from tests.runtime.slow_backend import SlowBackend
 
 
 def written(folder: Path, files: dict[str, str]) -> Path:
@@ -122,3 +124,18 @@ def test_threads_and_lanes_of_openvino(
 def test_unknown_aim(tiny: Path) -> None:
     with pytest.raises(UsageError, match="unknown optimize_for 'speed'; choose from latency, thro"):
         load(tiny, optimize_for="speed")  # type: ignore[arg-type]
+
+
+def test_what_is_automatic(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numclip_runtime.pipeline.usable_cores", lambda: 6)
+    plan = plan_stream(SlowBackend(tiny, lanes=6))
+    assert (plan.batch_size, plan.workers, plan.lanes, plan.whole) == (1, 6, 6, True)
+    assert plan_stream(SlowBackend(tiny, lanes=6), workers=4).lanes == 4
+    assert not plan_stream(SlowBackend(tiny, lanes=6), workers=1).whole
+    assert not plan_stream(SlowBackend(tiny, lanes=6), batch_size=8).whole
+    gpu = SlowBackend(tiny, lanes=2, device="A GPU")
+    plan = plan_stream(gpu)
+    assert (plan.batch_size, plan.workers, plan.lanes, plan.whole) == (16, 6, 2, False)
+    assert plan.window == (2 + 2) * 16 + 2 * 6
+    gpu.max_batch = 8
+    assert plan_stream(gpu).batch_size == 8

@@ -238,3 +238,17 @@ def test_an_untouched_file_is_not_hashed_again(
         monkeypatch.setattr("numclip_runtime.model_file.sha256", lambda path: pytest.fail("hashed"))
         assert pickle.dumps(predictor) == text
         pickle.loads(text).predict(LEVELS[0])
+
+
+def test_a_model_replaced_while_it_runs_changes_nothing(tmp_path: Path, tiny: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny.read_bytes())
+    with load(path) as predictor:
+        expected = [predictor.predict(image).value for image in LEVELS]
+        results = predictor.stream(LEVELS)
+        found = [next(results)]
+        new = tmp_path / "new.onnx"
+        new.write_bytes(b"something else")
+        new.replace(path)
+        found += results
+    assert [p.value for p in found if isinstance(p, Prediction)] == pytest.approx(expected)

@@ -20,7 +20,6 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import GpuError, ImageError, Prediction, Predictor, UsageError, load
-from numclip_runtime.pipeline import plan_stream
 from numclip_runtime.preprocess import ImageLike
 from tests.runtime.slow_backend import SlowBackend
 
@@ -273,35 +272,6 @@ def test_images_of_a_batch_of_one_are_not_copied(tiny: Path, device: str) -> Non
         list(predictor.stream(LEVELS[:2], batch_size=1, workers=2))
     assert len(seen) == 3
     assert all(any(np.shares_memory(images, one) for one in made) for images in seen)
-
-
-def test_what_is_automatic(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("numclip_runtime.pipeline.usable_cores", lambda: 6)
-    plan = plan_stream(SlowBackend(tiny, lanes=6))
-    assert (plan.batch_size, plan.workers, plan.lanes, plan.whole) == (1, 6, 6, True)
-    assert plan_stream(SlowBackend(tiny, lanes=6), workers=4).lanes == 4
-    assert not plan_stream(SlowBackend(tiny, lanes=6), workers=1).whole
-    assert not plan_stream(SlowBackend(tiny, lanes=6), batch_size=8).whole
-    gpu = SlowBackend(tiny, lanes=2, device="A GPU")
-    plan = plan_stream(gpu)
-    assert (plan.batch_size, plan.workers, plan.lanes, plan.whole) == (16, 6, 2, False)
-    assert plan.window == (2 + 2) * 16 + 2 * 6
-    gpu.max_batch = 8
-    assert plan_stream(gpu).batch_size == 8
-
-
-def test_a_model_replaced_while_it_runs_changes_nothing(tmp_path: Path, tiny: Path) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(tiny.read_bytes())
-    with load(path) as predictor:
-        expected = [predictor.predict(image).value for image in LEVELS]
-        results = predictor.stream(LEVELS)
-        found = [next(results)]
-        new = tmp_path / "new.onnx"
-        new.write_bytes(b"something else")
-        new.replace(path)
-        found += results
-    assert [p.value for p in found if isinstance(p, Prediction)] == pytest.approx(expected)
 
 
 def test_ctrl_c_ends_a_script_at_once(tiny: Path) -> None:
