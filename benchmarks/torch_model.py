@@ -30,6 +30,8 @@ class TorchBackend:
     provider = "cpu"
     device = "cpu"
     notes = ()
+    lanes = 1
+    max_batch: int | None = None
 
     def __init__(self, checkpoint: Path, *, threads: int | None = None) -> None:
         try:
@@ -43,6 +45,7 @@ class TorchBackend:
         loaded = load_checkpoint(checkpoint)
         self.metadata = loaded.metadata
         self._checkpoint = loaded
+        self.threads = threads
         self._threads_before = torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)

@@ -17,7 +17,8 @@ from numclip_runtime import __version__
 from numclip_runtime.backends import BackendName, DeviceKind
 from numclip_runtime.errors import NumclipError, UsageError
 from numclip_runtime.output import Format
-from numclip_runtime.run import RunOptions, run
+from numclip_runtime.run import run
+from numclip_runtime.run_options import RunOptions
 from numclip_runtime.video import Every
 
 FILE = click.Path(path_type=Path)
@@ -105,10 +106,23 @@ class _RunOrDoctor(click.Command):
 @click.option("--report", type=FILE, help="Write a gallery, one HTML page, to this file.")
 @click.option("--every", callback=_every, help="Frames of a video: 10 (each tenth) or 0.5s.")
 @click.option("-0", "--null", is_flag=True, help="Paths on standard input end with NUL.")
-@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads inside one inference.")
 @click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Decoding threads."
+    "--batch-size",
+    type=click.IntRange(1),
+    show_default="automatic: 1 on a CPU, up to 16 on a GPU",
+    help="Images per inference.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    show_default="automatic: 1, or all cores for a single image or a camera",
+    help="CPU threads inside one inference.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    show_default="automatic: the usable cores",
+    help="Threads that decode.",
 )
 @click.option(
     "--fast-decode",
@@ -129,7 +143,9 @@ class _RunOrDoctor(click.Command):
 )
 @click.option("--require-gpu", is_flag=True, help="Refuse to run on the CPU.")
 @click.option("--sha256", help="Refuse a model file with another SHA-256.")
-@click.option("-v", "--verbose", is_flag=True, help="Say what runs the model, on stderr.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Say what runs the model and how fast, on stderr."
+)
 @click.version_option(__version__)
 def main(
     model: Path, inputs: tuple[str, ...], output: Path | None, kind: Format | None, **options: Any

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice, repeat
+from itertools import repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from numclip_runtime.backends import Backend, BackendName, DeviceKind, open_backend
+from numclip_runtime.backends import (
+    Backend,
+    BackendName,
+    DeviceKind,
+    OptimizeFor,
+    open_backend,
+)
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import ImageError, UsageError
+from numclip_runtime.gate import Gate
 from numclip_runtime.metadata import ModelMetadata
+from numclip_runtime.model_file import ModelFile
+from numclip_runtime.pipeline import plan_stream, stream
 from numclip_runtime.preprocess import FloatArray, ImageLike, InputArray, network_input
 
 
@@ -40,14 +48,42 @@ class Prediction:
 class Predictor:
     """A loaded model. Use as a context manager, or call `close` when done.
 
+    Threads may share it. A copy, also one that was pickled and sent to another process, opens the
+    model again when it is first used, from the same path and with the same options; that takes a
+    predictor made by `load`. Give a copy to each process once, not with each image.
+
     Args:
         backend: Opened backend; the predictor owns it and closes it.
         fast_decode: See `load`.
     """
 
     def __init__(self, backend: Backend, *, fast_decode: bool = False) -> None:
-        self.backend = backend
+        self._backend: Backend | None = backend
         self.fast_decode = fast_decode
+        self._file: ModelFile | None = None  # where it came from, and
+        self._options: dict[str, Any] = {}  # how it was opened; see `load`
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make what is not copied."""
+        self._opening = threading.Lock()
+        self._gate = Gate("this predictor was closed; load the model again.")
+
+    @property
+    def backend(self) -> Backend:
+        """What runs the network; a copy of a predictor opens it now.
+
+        Raises:
+            ModelError: if the model's file is not the same any more; and see `load`.
+            UsageError: if a copy was closed before its first use.
+        """
+        with self._opening:
+            if self._backend is None:
+                assert self._file is not None
+                with self._gate:
+                    self._file.check()
+                    self._backend = open_backend(self._file.path, **self._options)
+            return self._backend
 
     @property
     def metadata(self) -> ModelMetadata:
@@ -68,6 +104,7 @@ class Predictor:
 
         Raises:
             ImageError: if the image cannot be read.
+            UsageError: if the predictor is closed.
         """
         return self.predict_batch([image])[0]
 
@@ -75,11 +112,15 @@ class Predictor:
         """Predict several images in one run of the network; see `predict`."""
         if not images:
             return []
-        return self.predict_inputs(np.stack([self.preprocess(image) for image in images]))
+        inputs = [self.preprocess(image) for image in images]
+        return self.predict_inputs(inputs[0][None] if len(inputs) == 1 else np.stack(inputs))
 
     def predict_inputs(self, inputs: InputArray) -> list[Prediction]:
         """Predict preprocessed inputs, (B, ...) of what `preprocess` returns."""
-        return self.postprocess(*self.backend.run(inputs))
+        backend = self.backend
+        with self._gate:
+            outputs = backend.run(inputs)
+        return self.postprocess(*outputs)
 
     def preprocess(self, image: ImageLike) -> InputArray:
         """Decode and preprocess one image; (3, H, W) float32, or (H, W, 3) uint8."""
@@ -109,50 +150,59 @@ class Predictor:
         ]
 
     def stream(
-        self, images: Iterable[ImageLike], *, batch_size: int = 1, workers: int = 1
-    ) -> Iterator[Prediction | ImageError]:
-        """Predict many images in order, decoding the next while the network runs.
+        self,
+        images: Iterable[ImageLike],
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+    ) -> Generator[Prediction | ImageError, None, None]:
+        """Predict many images in order, with decoding and inference side by side.
 
-        Memory stays flat: at most `2 * batch_size + workers` images are in flight.
+        Memory stays flat: at most `(lanes + 2) * batch_size + 2 * workers` images are in flight,
+        `lanes` of the backend; `plan_stream` says what is chosen. A result is not held back for
+        images to come, but for the rest of its batch, and while the next image is waited for.
 
         Args:
-            images: Any iterable of what `predict` takes; consumed lazily.
-            batch_size: Images per run of the network.
-            workers: Threads that decode and preprocess.
+            images: Any iterable of what `predict` takes. Consumed lazily, and only by the thread
+                that takes the results.
+            batch_size: Images per run of the network. None: 1 on a CPU, where more gain nothing,
+                at most 16 on a GPU.
+            workers: Threads that decode and preprocess. None: one per usable core. On a CPU they
+                run the network as well, where the model was loaded with
+                `optimize_for="throughput"` and the batch size is 1.
 
         Yields:
             One item per image, in order: its Prediction, or the ImageError that it met.
+
+        Raises:
+            UsageError: if a number is below 1, or the predictor is closed.
+            GpuError: if the GPU fails. This, and what `images` raises, ends the stream.
         """
-        if batch_size < 1 or workers < 1:
-            raise UsageError(f"batch_size ({batch_size}) and workers ({workers}) must be >= 1.")
-        source = iter(images)
-        with ThreadPoolExecutor(workers, thread_name_prefix="numclip-decode") as pool:
-            pending: deque[Future[InputArray | ImageError]] = deque()
-            for image in islice(source, batch_size + workers):
-                pending.append(pool.submit(self._try_preprocess, image))
-            while pending:
-                batch: list[InputArray | ImageError] = []
-                for _ in range(min(batch_size, len(pending))):
-                    batch.append(pending.popleft().result())
-                    for image in islice(source, 1):
-                        pending.append(pool.submit(self._try_preprocess, image))
-                yield from self._finish(batch)
-
-    def _try_preprocess(self, image: ImageLike) -> InputArray | ImageError:
-        try:
-            return self.preprocess(image)
-        except ImageError as error:
-            return error
-
-    def _finish(self, batch: list[InputArray | ImageError]) -> Iterator[Prediction | ImageError]:
-        inputs = [item for item in batch if not isinstance(item, ImageError)]
-        predictions = iter(self.predict_inputs(np.stack(inputs)) if inputs else ())
-        for item in batch:
-            yield item if isinstance(item, ImageError) else next(predictions)
+        plan = plan_stream(self.backend, batch_size, workers)
+        return stream(images, plan, self.preprocess, self.predict_inputs)
 
     def close(self) -> None:
-        """Free the model."""
-        self.backend.close()
+        """Free the model, once what other threads run has ended; a second time is fine.
+
+        Predicting afterwards is a UsageError, also for streams that are under way.
+        """
+        self._gate.close()
+        if self._backend is not None:
+            self._backend.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._file is None:
+            raise UsageError(
+                "this predictor was made from a backend, so a copy could not open its model again; "
+                "make it with numclip_runtime.load."
+            )
+        with self._gate:
+            self._file.pin()
+        return {**vars(self), "_backend": None, "_opening": None, "_gate": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._prepare()
 
     def __enter__(self) -> Predictor:
         return self
@@ -175,19 +225,23 @@ def load(
     sha256: str | None = None,
     require_gpu: bool = False,
     fast_decode: bool = False,
+    optimize_for: OptimizeFor = "latency",
 ) -> Predictor:
     """Load an exported model.
 
     Args:
         model: Path of a `.onnx` or `.plan` file made by `numclip-export`. A plan is executable
             code: load only what you trust, see `sha256`.
-        threads: CPU threads inside one inference; None lets the backend choose.
+        threads: CPU threads inside one inference; None: as `optimize_for` says.
         device: "auto" (a GPU where it can be used), "cpu" or "cuda". Where an ONNX file runs on the
             CPU although a GPU is there or was asked for, `backend.notes` of the predictor say why.
         backend: None: onnxruntime for ONNX files, tensorrt for plans.
         sha256: What the file's SHA-256 must be. A plan is compared with `<model>.sha256`, where
             that exists, if this is None.
         require_gpu: Raise rather than run on the CPU.
+        optimize_for: How a CPU's cores are used. "latency": all of them inside one inference, for
+            one image now and then. "throughput": one each for as many images, for `stream` and for
+            predictions from many threads. A GPU takes no notice.
         fast_decode: Decode large JPEG files at 1/2, 1/4 or 1/8 size, at least twice as large as the
             network needs; `numclip_runtime.drift` tells how much that moves the values. All other
             images are decoded exactly.
@@ -200,14 +254,15 @@ def load(
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}.")
-    return Predictor(
-        open_backend(
-            Path(model),
-            threads=threads,
-            device=device,
-            backend=backend,
-            sha256=sha256,
-            require_gpu=require_gpu,
-        ),
-        fast_decode=fast_decode,
-    )
+    options: dict[str, Any] = {
+        "threads": threads,
+        "device": device,
+        "backend": backend,
+        "sha256": sha256,
+        "require_gpu": require_gpu,
+        "optimize_for": optimize_for,
+    }
+    file = ModelFile(Path(model), sha256)
+    predictor = Predictor(open_backend(Path(model), **options), fast_decode=fast_decode)
+    predictor._file, predictor._options = file, options
+    return predictor

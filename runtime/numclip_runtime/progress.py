@@ -24,6 +24,11 @@ class Progress:
         self._start = self._shown = time.monotonic()
         self._width = 0  # of the line on the screen
 
+    @property
+    def seconds(self) -> float:
+        """Time since the beginning."""
+        return time.monotonic() - self._start
+
     def update(self, done: int) -> None:
         """Say how many images are done."""
         now = time.monotonic()
@@ -62,6 +67,12 @@ def line(done: int, total: int | None, seconds: float) -> str:
         return f"{done} images  {rate:.1f}/s"
     left = "" if rate == 0 else f"  {_clock((total - done) / rate)} left"
     return f"{done} of {total} images  {done / max(total, 1):.0%}  {rate:.1f}/s{left}"
+
+
+def summary(done: int, seconds: float) -> str:
+    """Return "600 images in 25.0 s, 24.0 images/s"."""
+    images = "1 image" if done == 1 else f"{done} images"
+    return f"{images} in {seconds:.1f} s, {done / max(seconds, 1e-9):.1f} images/s"
 
 
 def _clock(seconds: float) -> str:

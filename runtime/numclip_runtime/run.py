@@ -6,9 +6,8 @@ import io
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import IO, Protocol, TypeAlias
@@ -16,65 +15,22 @@ from typing import IO, Protocol, TypeAlias
 import click
 
 from numclip_runtime.annotate import Annotator
-from numclip_runtime.backends import BackendName, DeviceKind
 from numclip_runtime.drift import Sample, decode_drift
 from numclip_runtime.errors import ImageError, NumclipError, UsageError
 from numclip_runtime.files import WholeWrites, atomic_path, naming
 from numclip_runtime.inputs import Inputs, Item, open_inputs
 from numclip_runtime.interrupt import Interrupt
-from numclip_runtime.output import Format, Record, RecordWriter, place_of, record_of
-from numclip_runtime.parquet import ParquetWriter, import_pyarrow
+from numclip_runtime.output import Record, RecordWriter, place_of, record_of
+from numclip_runtime.parquet import ParquetWriter
+from numclip_runtime.pipeline import StreamPlan, plan_stream
 from numclip_runtime.predictor import Prediction, Predictor, load
 from numclip_runtime.preprocess import ImageLike
-from numclip_runtime.progress import Progress
+from numclip_runtime.progress import Progress, summary
 from numclip_runtime.report import ReportEntry, ReportWriter
-from numclip_runtime.video import Every
+from numclip_runtime.run_options import RunOptions
+from numclip_runtime.video import is_live
 
 Result: TypeAlias = Prediction | ImageError
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What the flags say."""
-
-    kind: Format = "jsonl"
-    output: Path | None = None  # None: stdout
-    annotate: Path | None = None  # folder of annotated copies
-    report: Path | None = None  # HTML page
-    every: Every | None = None  # frames of videos; None: all
-    null: bool = False  # the list on standard input ends paths with NUL
-    batch_size: int = 1
-    threads: int | None = None  # CPU threads inside one inference; None: the backend's choice
-    workers: int = 1  # decoding threads
-    device: DeviceKind = "auto"  # where to run
-    backend: BackendName | None = None  # None: by the kind of model
-    sha256: str | None = None  # of the model file
-    require_gpu: bool = False  # refuse to run on the CPU
-    fast_decode: bool = False  # large JPEGs at a smaller size, see `load`
-    verbose: bool = False  # say what runs the model, also where stderr is no terminal
-
-    def check(self) -> None:
-        """Refuse at once what would fail at the end.
-
-        Raises:
-            UsageError: if a file cannot be written, or Parquet would go to stdout.
-            MissingDependencyError: if pyarrow is needed and missing.
-        """
-        if self.kind == "parquet":
-            if self.output is None:
-                raise UsageError("Parquet is no text: name a file with --output.")
-            import_pyarrow()
-        if self.output is None and sys.stdout is None:
-            raise UsageError("standard output is closed; name a file with --output.")
-        if self.report is not None:
-            if self.report.suffix.lower() not in (".html", ".htm"):  # `--report *.jpg`
-                raise UsageError(f"{self.report}: the report is a page; give a name with .html.")
-            with suppress(_NotWrittenError), atomic_path(self.report):
-                raise _NotWrittenError
-
-
-class _NotWrittenError(Exception):
-    """Ends `atomic_path` without a file."""
 
 
 class _Writer(Protocol):
@@ -93,6 +49,8 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     """
     options.check()
     source = open_inputs(inputs, every=options.every, null=options.null)
+    # One at a time: a single picture, or a camera's newest
+    single = source.total == 1 or any(map(is_live, inputs))
     with (
         Interrupt() as interrupt,
         closing(source),
@@ -104,16 +62,34 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
             sha256=options.sha256,
             require_gpu=options.require_gpu,
             fast_decode=options.fast_decode,
+            optimize_for="latency" if single else "throughput",
         ) as predictor,
     ):
         backend = predictor.backend
-        if options.verbose or sys.stderr.isatty():
-            click.echo(f"{backend.name}: {backend.provider} on {backend.device}", err=True)
+        if options.talkative:
+            plan = plan_stream(backend, options.batch_size, options.workers)
+            click.echo(chosen(predictor, plan), err=True)
         said = list(backend.notes)
         _print_notes(said)
         code = _Run(predictor, source, options, interrupt).run(title=model.name)
         _print_notes(backend.notes[len(said) :])
         return code
+
+
+def chosen(predictor: Predictor, plan: StreamPlan) -> str:
+    """Return one line that says what runs the model, and how."""
+    backend = predictor.backend
+    runs = f"{_count(plan.lanes, 'inference')} at a time"
+    if backend.device == "cpu":
+        runs += f" of {_count(backend.threads, 'thread') if backend.threads else 'all cores'}"
+    return (
+        f"{backend.name}: {backend.provider} on {backend.device}, {predictor.metadata.precision}, "
+        f"batch {plan.batch_size}, {runs}, {_count(plan.workers, 'worker')}"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _print_notes(notes: Sequence[str]) -> None:
@@ -135,6 +111,7 @@ class _Run:
         self.done = self.failed = 0
         self.report: ReportWriter | None = None
         self.failure: OSError | NumclipError | None = None  # what stopped the run half-way
+        self.seconds = 0.0  # from the first image asked for to the last one written
 
     def run(self, title: str) -> int:
         path = self.options.report
@@ -163,11 +140,15 @@ class _Run:
                 interrupted = True
             writer = start_writing()
             try:
-                with Progress(_progress_file(options.output), self.source.total) as progress:
-                    for item, result in self._results(bursts):
+                with (
+                    Progress(_progress_file(options.output), self.source.total) as progress,
+                    closing(self._results(bursts)) as results,
+                ):
+                    for item, result in results:
                         with self.interrupt.held():
                             self._take(item, result, writer, annotator)
                             progress.update(self.done)
+                            self.seconds = progress.seconds
             except KeyboardInterrupt:
                 interrupted = True
             except (OSError, NumclipError) as error:
@@ -182,11 +163,13 @@ class _Run:
         if self.sample is not None and not interrupted and self.failure is None:
             try:
                 drift = decode_drift(
-                    self.predictor, self.sample.paths, workers=self.options.workers
+                    self.predictor, self.sample.paths, workers=self.options.workers or 1
                 )
                 _print_notes([str(drift)] if drift.compared else [])
             except KeyboardInterrupt:
                 interrupted = True
+        if options.talkative and self.done:
+            click.echo(summary(self.done, self.seconds), err=True)
         return interrupted
 
     def _started(self) -> Iterator[Iterator[Item]]:
@@ -196,7 +179,9 @@ class _Run:
             raise UsageError("-: no path came in on standard input.")
         return chain([first], self.source.bursts)
 
-    def _results(self, bursts: Iterable[Iterator[Item]]) -> Iterator[tuple[Item, Result]]:
+    def _results(
+        self, bursts: Iterable[Iterator[Item]]
+    ) -> Generator[tuple[Item, Result], None, None]:
         for burst in bursts:
             yield from results_of(self.predictor, burst, self.options)
 
@@ -244,7 +229,7 @@ class _Run:
 
 def results_of(
     predictor: Predictor, items: Iterable[Item], options: RunOptions
-) -> Iterator[tuple[Item, Result]]:
+) -> Generator[tuple[Item, Result], None, None]:
     """Yield each item with its prediction, or with the error that it met, in order."""
     waiting: deque[Item] = deque()
 
@@ -258,10 +243,12 @@ def results_of(
         while waiting and (error := waiting[0].error) is not None:
             yield waiting.popleft(), error
 
-    results = predictor.stream(pictures(), batch_size=options.batch_size, workers=options.workers)
-    for result in results:
-        yield from without_picture()
-        yield waiting.popleft(), result
+    with closing(
+        predictor.stream(pictures(), batch_size=options.batch_size, workers=options.workers)
+    ) as results:
+        for result in results:
+            yield from without_picture()
+            yield waiting.popleft(), result
     yield from without_picture()
 
 

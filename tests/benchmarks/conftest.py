@@ -47,6 +47,9 @@ class DelayedBackend:
     provider = "none"
     device = "none"
     notes = ()
+    lanes = 1
+    threads: int | None = None
+    max_batch: int | None = None
     metadata = METADATA
 
     def __init__(self, delays_ms: list[float], wait: Wait) -> None:

@@ -225,12 +225,17 @@ def command(*args: object, driver: StandinDriver | None = None) -> subprocess.Co
 
 @built_for_cpu
 def test_command_says_what_runs(tiny: Path, photos: Path, standin: StandinDriver) -> None:
-    line = f"onnxruntime: {CPU} on cpu\n"
-    assert command(tiny, photos, "-v").stderr == line
+    line = f"onnxruntime: {CPU} on cpu, fp32, batch 1, "
+    said = command(tiny, photos, "-v").stderr.splitlines()
+    assert said[0].startswith(line)
+    assert re.fullmatch(r"3 images in \d+\.\d s, \d+\.\d images/s", said[1])
+    assert len(said) == 2
     assert command(tiny, photos).stderr == ""  # no terminal
     done = command(tiny, photos, "--verbose", "--device", "cuda", driver=standin)
     assert done.returncode == 0
-    assert done.stderr.startswith(f"{line}Note: {tiny}: runs on the CPU: this onnxruntime was ")
+    chosen, note = done.stderr.splitlines()[:2]
+    assert chosen.startswith(line)
+    assert note.startswith(f"Note: {tiny}: runs on the CPU: this onnxruntime was ")
     assert command(tiny, photos, driver=standin).stderr.startswith("Note: ")  # never silent
     assert command(tiny, photos, "--device", "cpu", driver=standin).stderr == ""
 
@@ -253,7 +258,9 @@ def test_command_on_a_terminal(tiny: Path, photos: Path) -> None:
     )
     assert process.wait(60) == 0
     os.close(theirs)
-    assert os.read(ours, 4096).decode().startswith(f"onnxruntime: {CPU} on cpu\r\n")
+    said = os.read(ours, 4096).decode()
+    assert said.startswith(f"onnxruntime: {CPU} on cpu, ")
+    assert re.search(r"\r\n3 images in .* images/s\r\n$", said)
     os.close(ours)
 
 
@@ -282,7 +289,8 @@ def test_notes_of_a_run_come_at_its_end(
 ) -> None:
     backend, _ = open_plan(capturable=False)
     monkeypatch.setattr("numclip_runtime.predictor.open_backend", lambda model, **options: backend)
-    result = CliRunner().invoke(main, ["x.plan", *[str(photos / "dark.png")] * 3, "-v"])
-    first, note = result.stderr.splitlines()
-    assert first == "tensorrt: tensorrt_rtx 1.7.1.116 on Stand-in GPU 0"
+    flags = ["--batch-size", "1", "-v"]  # a size that comes again is captured
+    result = CliRunner().invoke(main, ["x.plan", *[str(photos / "dark.png")] * 3, *flags])
+    first, _, note = result.stderr.splitlines()
+    assert first.startswith("tensorrt: tensorrt_rtx 1.7.1.116 on Stand-in GPU 0, fp32, batch 1, ")
     assert note.startswith("Note: CUDA graphs are not used: ")

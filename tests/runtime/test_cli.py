@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from numclip_runtime import Predictor, __version__
+from numclip_runtime import Predictor, __version__, load
 from numclip_runtime.cli import main
+from numclip_runtime.pipeline import StreamPlan
+from numclip_runtime.run import chosen
 
 
 def invoke(*args: object) -> Result:
@@ -132,6 +135,63 @@ def test_failures_in_table_and_csv(tiny: Path, photos: Path) -> None:
     assert table.splitlines()[1].split(maxsplit=1) == ["failed", f"{gone}: no such file."]
     text = invoke(tiny, gone, "--format", "csv").output
     assert f"\n{gone},,,,,,{gone}: no such file.,,\n" in text
+
+
+@pytest.mark.parametrize(
+    ("inputs", "flags", "aim", "threads"),
+    [
+        (["dark.png"], [], "latency", None),
+        (["dark.png", "light.jpg"], [], "throughput", 1),
+        (["."], [], "throughput", 1),
+        (["-"], [], "throughput", 1),
+        (["."], ["--threads", "2"], "throughput", 2),
+    ],
+)
+def test_cores_go_to_one_image_or_to_many(
+    tiny: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    inputs: list[str],
+    flags: list[str],
+    aim: str,
+    threads: int | None,
+) -> None:
+    opened: list[Predictor] = []
+    asked: list[object] = []
+
+    def loading(model: Path, **options: Any) -> Predictor:
+        asked.append(options["optimize_for"])
+        opened.append(load(model, **options))
+        return opened[-1]
+
+    monkeypatch.chdir(photos)
+    monkeypatch.setattr("numclip_runtime.run.load", loading)
+    monkeypatch.setattr("numclip_runtime.cores.usable_cores", lambda: os.cpu_count() or 1)
+    CliRunner().invoke(main, [str(tiny), *inputs, *flags], input="dark.png\n")
+    assert asked == [aim]
+    assert opened[0].backend.threads == threads
+
+
+def test_what_was_chosen_is_said(tiny: Path) -> None:
+    with load(tiny, threads=2) as predictor:
+        predictor.backend.lanes = 3
+        head = "onnxruntime: CPUExecutionProvider on cpu, fp32"
+        assert chosen(predictor, StreamPlan(1, 4, 3, True)) == (
+            f"{head}, batch 1, 3 inferences at a time of 2 threads, 4 workers"
+        )
+        predictor.backend.threads = None
+        assert chosen(predictor, StreamPlan(8, 1, 1, False)) == (
+            f"{head}, batch 8, 1 inference at a time of all cores, 1 worker"
+        )
+        predictor.backend.device = "A GPU"
+        assert chosen(predictor, StreamPlan(16, 4, 2, False)).endswith(
+            "on A GPU, fp32, batch 16, 2 inferences at a time, 4 workers"
+        )
+
+
+def test_automatic_is_the_default_that_help_names() -> None:
+    text = " ".join(invoke("-h").output.split())
+    assert text.count("[default: (automatic") == 3
 
 
 def test_help_and_version() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from pathlib import Path
 from threading import Thread
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from numclip_runtime import MissingDependencyError, ModelError, Predictor, load
+from numclip_runtime.backends import OptimizeFor
 
 
 @pytest.mark.parametrize("threads", [None, 1])
@@ -56,6 +58,33 @@ def test_results_are_the_callers(tiny: Path) -> None:
         other.backend.run(np.full((1, 3, 8, 8), 1, np.float32))
         assert first == before
     other.close()  # a second time is fine
+
+
+def signal_stack() -> tuple[int | None, int, int]:
+    """Return address, flags and size of this thread's stack for signal handlers."""
+
+    class Stack(ctypes.Structure):
+        _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+    stack = Stack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    return stack.sp, stack.flags, stack.size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at what Linux keeps for a thread")
+@pytest.mark.parametrize("optimize_for", ["latency", "throughput"])
+def test_close_leaves_no_signal_stack_behind(tiny: Path, optimize_for: OptimizeFor) -> None:
+    """Found: a closed model lived on, and its stack stayed when a second one had been opened."""
+    pytest.importorskip("openvino")
+    before = signal_stack()
+    first = load(tiny, backend="openvino", optimize_for=optimize_for)
+    list(first.stream([np.zeros((8, 8), np.uint8)] * 5))
+    first.close()
+    assert signal_stack() == before
+    second = load(tiny, backend="openvino", optimize_for=optimize_for)
+    del first
+    second.close()
+    assert signal_stack() == before
 
 
 def test_bad_files(tmp_path: Path, tiny: Path, foreign: Path) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from numclip_runtime import ImageError, Prediction, Predictor, UsageError
+from numclip_runtime import ImageError, Predictor
 
 Formula = Callable[[float, float, float], list[float]]
 
@@ -71,56 +69,3 @@ def test_to_dict(predictor: Predictor) -> None:
     data = predictor.predict(Image.new("L", (8, 8), 255)).to_dict()
     assert list(data) == ["value", "unit", "interval", "bin", "bin_probs"]
     assert isinstance(data["value"], float)
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 50])
-def test_stream_keeps_order_around_failures(
-    predictor: Predictor, photos: Path, batch_size: int, workers: int
-) -> None:
-    images = [np.full((8, 8), 12 * i, np.uint8) for i in range(20)]
-    broken = {0, 7, 8, 9, 10, 19}  # a whole batch of failures among them
-    inputs = [photos / "notes.txt" if i in broken else image for i, image in enumerate(images)]
-    results = list(predictor.stream(inputs, batch_size=batch_size, workers=workers))
-    assert {i for i, result in enumerate(results) if isinstance(result, ImageError)} == broken
-    assert len(results) == 20
-    for image, result in zip(images, results, strict=True):
-        if isinstance(result, Prediction):
-            assert result.value == pytest.approx(predictor.predict(image).value, abs=1e-5)
-
-
-@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (4, 2)])
-def test_stream_consumes_lazily(predictor: Predictor, batch_size: int, workers: int) -> None:
-    taken = 0
-
-    def camera() -> Iterator[npt.NDArray[np.uint8]]:
-        nonlocal taken
-        while taken < 1000:
-            taken += 1
-            yield np.full((8, 8), taken % 256, np.uint8)
-
-    results = predictor.stream(camera(), batch_size=batch_size, workers=workers)
-    assert taken == 0
-    for done in (1, 30):
-        assert len(list(islice(results, done))) == done
-    assert 31 <= taken <= 31 + 2 * batch_size + workers  # what the docstring promises
-    results.close()  # type: ignore[attr-defined]
-
-
-def test_stream_of_nothing(predictor: Predictor) -> None:
-    assert list(predictor.stream([])) == []
-
-
-def test_error_of_the_source_reaches_the_caller(predictor: Predictor) -> None:
-    def source() -> Iterator[Image.Image]:
-        yield Image.new("L", (8, 8))
-        raise KeyError("camera gone")
-
-    with pytest.raises(KeyError, match="camera gone"):
-        list(predictor.stream(source()))
-
-
-@pytest.mark.parametrize(("batch_size", "workers"), [(0, 1), (1, 0)])
-def test_stream_refuses_zero(predictor: Predictor, batch_size: int, workers: int) -> None:
-    with pytest.raises(UsageError, match=r"must be >= 1"):
-        next(predictor.stream([], batch_size=batch_size, workers=workers))

@@ -16,6 +16,9 @@ DeviceKind = Literal["auto", "cpu", "cuda"]
 BackendName = Literal[
     "onnxruntime", "onnxruntime-tensorrt", "onnxruntime-rtx", "openvino", "tensorrt"
 ]
+# On a CPU. latency: all cores inside one inference; throughput: one core each, and as many at a
+# time as there are cores.
+OptimizeFor = Literal["latency", "throughput"]
 PLAN_SUFFIXES = (".plan", ".engine")
 
 
@@ -26,6 +29,10 @@ class Backend(Protocol):
     provider: str  # what really executes, such as "CPUExecutionProvider"
     device: str  # "cpu", or the GPU's name
     metadata: ModelMetadata
+    # How many calls of `run` at a time, from as many threads, are worth while. More are allowed.
+    lanes: int
+    threads: int | None  # CPU threads inside one run; None: the backend's choice, or a GPU runs it
+    max_batch: int | None  # images in one run, larger batches are split; None: no limit
 
     @property
     def notes(self) -> Sequence[str]:
@@ -33,7 +40,7 @@ class Backend(Protocol):
         ...
 
     def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
-        """Run the network.
+        """Run the network; any thread may, also while others do.
 
         Args:
             images: Contiguous, as `metadata.input` says: (B, 3, H, W) float32, normalised RGB, or
@@ -57,16 +64,18 @@ def open_backend(
     backend: BackendName | None = None,
     sha256: str | None = None,
     require_gpu: bool = False,
+    optimize_for: OptimizeFor = "latency",
 ) -> Backend:
     """Open a model file with the backend that its kind calls for, or with the one named.
 
     Args:
         model: Path of a `.onnx`, `.plan` or `.engine` file.
-        threads: CPU threads inside one inference; None lets the backend choose.
+        threads: CPU threads inside one inference; None: as `optimize_for` says.
         device: Where to run.
         backend: None: onnxruntime for ONNX files, tensorrt for plans.
         sha256: What the file's SHA-256 must be; for a plan, None is what `<model>.sha256` says.
         require_gpu: Refuse to run on the CPU.
+        optimize_for: How a CPU's cores are used: one inference soon, or many per second.
 
     Raises:
         UsageError: if device, backend and model contradict each other.
@@ -74,7 +83,7 @@ def open_backend(
         MissingDependencyError: if the backend's package is not installed.
         GpuRequiredError: if a GPU is needed and none can be used.
     """
-    _check_choice(model, device, backend, require_gpu)
+    _check_choice(model, device, backend, require_gpu, optimize_for)
     if model.suffix in PLAN_SUFFIXES:
         from numclip_runtime.backends.tensorrt import TensorRTBackend
 
@@ -87,7 +96,7 @@ def open_backend(
     if backend == "openvino":
         from numclip_runtime.backends.openvino import OpenVinoBackend
 
-        return OpenVinoBackend(model, threads=threads)
+        return OpenVinoBackend(model, threads=threads, optimize_for=optimize_for)
     from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
     from numclip_runtime.backends.onnxruntime_providers import GPU_PROVIDERS
 
@@ -97,13 +106,19 @@ def open_backend(
         device="cuda" if device == "auto" and backend in GPU_PROVIDERS else device,
         provider=GPU_PROVIDERS.get(backend, "CUDAExecutionProvider"),
         require_gpu=require_gpu,
+        optimize_for=optimize_for,
     )
 
 
 def _check_choice(
-    model: Path, device: DeviceKind, backend: BackendName | None, require_gpu: bool
+    model: Path,
+    device: DeviceKind,
+    backend: BackendName | None,
+    require_gpu: bool,
+    optimize_for: OptimizeFor,
 ) -> None:
     for name, value, choices in (
+        ("optimize_for", optimize_for, get_args(OptimizeFor)),
         ("device", device, get_args(DeviceKind)),
         ("backend", backend, (None, *get_args(BackendName))),
     ):

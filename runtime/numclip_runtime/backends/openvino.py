@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 from numclip_runtime.backends.onnx_header import metadata_of, no_metadata
-from numclip_runtime.errors import MissingDependencyError, ModelError
+from numclip_runtime.cores import usable_cores
+from numclip_runtime.errors import MissingDependencyError, ModelError, UsageError
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.preprocess import FloatArray, InputArray
 
+if TYPE_CHECKING:
+    from numclip_runtime.backends import OptimizeFor
+
 
 class OpenVinoBackend:
-    """Run an ONNX file with OpenVINO on the CPU, tuned for latency.
+    """Run an ONNX file with OpenVINO on the CPU.
 
     Args:
         model: Path of a file that numclip exported.
-        threads: Threads inside one inference; None leaves OpenVINO's choice.
+        threads: Threads inside one inference; None: as `optimize_for` says.
+        optimize_for: "latency" is one inference at a time with OpenVINO's choice of threads,
+            "throughput" one of 1 thread per core. Each of them has buffers of its own.
 
     Raises:
         MissingDependencyError: if openvino is not installed.
@@ -26,8 +33,11 @@ class OpenVinoBackend:
     name = "openvino"
     provider = "CPU"
     device = "cpu"
+    max_batch: int | None = None
 
-    def __init__(self, model: Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self, model: Path, *, threads: int | None = None, optimize_for: OptimizeFor = "latency"
+    ) -> None:
         try:
             import openvino
         except ImportError:
@@ -44,31 +54,55 @@ class OpenVinoBackend:
             )
         self.metadata = metadata
         self.notes: list[str] = []
+        self.threads, self.lanes = threads, 1
         config = {
             "PERFORMANCE_HINT": "LATENCY",
             # else it computes in bfloat16 where the CPU can: the file decides about precision
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = str(threads)
+        if optimize_for == "throughput":
+            self.threads = threads or 1
+            self.lanes = max(1, usable_cores() // self.threads)
+            config["PERFORMANCE_HINT"] = "THROUGHPUT"
+            config["NUM_STREAMS"] = str(self.lanes)
+        if self.threads is not None:
+            config["INFERENCE_NUM_THREADS"] = str(self.threads * self.lanes)  # of all streams
         try:
             compiled = openvino.Core().compile_model(str(model), "CPU", config)
-            self._outputs = [compiled.output(name) for name in (VALUES_NAME, BIN_PROBS_NAME)]
+            outputs = [compiled.output(name) for name in (VALUES_NAME, BIN_PROBS_NAME)]
             compiled.input(INPUT_NAME)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ModelError(f"{model}: not a model that OpenVINO can run ({reason}).") from None
-        self._request = compiled.create_infer_request()
-        self._lock = threading.Lock()  # a request runs one inference at a time
+        self._source = str(model)
+        # A request runs one inference at a time
+        idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self.lanes):
+            idle.put(compiled.create_infer_request())
+        # All that holds the model, so that `close` frees it at once, in the thread that calls it:
+        # OpenVINO 2026.4 gives the thread that compiles a signal stack, and takes it back when the
+        # model is freed. Freed later or elsewhere, the next Ctrl-C ended the process with SIGSEGV.
+        self._opened: tuple[SimpleQueue[Any], list[Any]] | None = (idle, outputs)
 
     def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
-        """Run the network; see `Backend.run`."""
-        with self._lock:
+        """Run the network; see `Backend.run`.
+
+        Raises:
+            UsageError: if it was closed.
+        """
+        opened = self._opened  # a `close` meanwhile frees it after this run
+        if opened is None:
+            raise UsageError(f"{self._source}: was closed; load it again.")
+        idle, outputs = opened
+        request = idle.get()
+        try:
             # share_inputs spares a copy; what comes back is one
-            results = self._request.infer({INPUT_NAME: images}, share_inputs=True)
-            values, bin_probs = (results[output] for output in self._outputs)
+            results = request.infer({INPUT_NAME: images}, share_inputs=True)
+            values, bin_probs = (results[output] for output in outputs)
+        finally:
+            idle.put(request)
         return values, bin_probs
 
     def close(self) -> None:
         """Free the model; a second time is fine."""
-        self._request = None
+        self._opened = None

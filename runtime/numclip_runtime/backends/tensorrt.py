@@ -59,6 +59,7 @@ class TensorRTBackend:
     """
 
     name = "tensorrt"
+    threads: int | None = None
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class TensorRTBackend:
         self.device = device.name
         self.lanes = lanes  # how many runs at a time are worth while
         self._runner = runner = TensorRTRunner(trt, plan, info, str(model), library, lanes=lanes)
+        self.max_batch: int | None = info.engine.max_batch
         self._close = weakref.finalize(self, runner.close)
 
     @property

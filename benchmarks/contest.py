@@ -1,0 +1,180 @@
+"""Folders of images through several programs by turns, chunk by chunk."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from numclip_runtime import ImageError, Predictor, UsageError
+from numclip_runtime.metadata import VALUES_NAME, ModelMetadata
+from numclip_runtime.pipeline import StreamPlan, plan_stream
+
+# Takes paths; what it returns is not looked at while the clock runs.
+Program = Callable[[Sequence[str]], object]
+
+
+class TextbookLoop:
+    """What one writes first: open, resize, crop, normalise, run; one image after the other.
+
+    Args:
+        model: ONNX file with float32 input, run by onnxruntime with its default threads.
+        metadata: Of the file.
+
+    Raises:
+        UsageError: if the model takes pixels.
+    """
+
+    def __init__(self, model: Path, metadata: ModelMetadata) -> None:
+        import onnxruntime as ort
+
+        spec = self.spec = metadata.preprocessing
+        if metadata.input != "float32":
+            raise UsageError(f"{model}: takes pixels; the textbook loop needs a float32 input.")
+        self.filter = Image.Resampling[spec.interpolation.upper()]
+        self.session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+
+    def __call__(self, paths: Sequence[str]) -> list[float]:
+        """Return the value of each image."""
+        return [self.predict(path) for path in paths]
+
+    def predict(self, path: str) -> float:
+        """Return the value of one image."""
+        spec = self.spec
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGB")
+        scale = spec.resize / min(image.size)
+        width, height = (max(spec.resize, int(side * scale)) for side in image.size)
+        if spec.resize_mode == "squash":
+            width = height = spec.resize
+        image = image.resize((width, height), self.filter)
+        left, top = round((width - spec.crop) / 2), round((height - spec.crop) / 2)
+        image = image.crop((left, top, left + spec.crop, top + spec.crop))
+        pixels = np.asarray(image, np.float32) / 255  # (H, W, 3)
+        normalised = (pixels - np.array(spec.mean)) / np.array(spec.std)
+        inputs = normalised.transpose(2, 0, 1)[None].astype(np.float32)  # (1, 3, H, W)
+        return float(self.session.run([VALUES_NAME], {"images": inputs})[0][0])
+
+
+class StreamOf:
+    """A predictor's stream, and its two stages by themselves with the same threads.
+
+    Args:
+        predictor: Opened model; stays open.
+        batch_size: None: automatic.
+        workers: None: automatic.
+    """
+
+    def __init__(
+        self, predictor: Predictor, *, batch_size: int | None = None, workers: int | None = None
+    ) -> None:
+        self.predictor = predictor
+        self.plan: StreamPlan = plan_stream(predictor.backend, batch_size, workers)
+        self._inputs: list[Any] = []  # preprocessed batches, for `infer`
+
+    def __call__(self, paths: Sequence[str]) -> list[float]:
+        """Return the value of each image.
+
+        Raises:
+            ImageError: if one cannot be read.
+        """
+        plan, values = self.plan, []
+        results = self.predictor.stream(paths, batch_size=plan.batch_size, workers=plan.workers)
+        for result in results:
+            if isinstance(result, ImageError):
+                raise result
+            values.append(result.value)
+        return values
+
+    def decode(self, paths: Sequence[str]) -> None:
+        """Decode and preprocess only."""
+        with ThreadPoolExecutor(self.plan.workers) as pool:
+            for done in [pool.submit(self._decode, path) for path in paths]:
+                done.result()
+
+    def _decode(self, path: str) -> None:
+        self.predictor.preprocess(path)  # the array is not kept: hundreds would fill the memory
+
+    def infer(self, paths: Sequence[str]) -> None:
+        """Run the network only, as many images as there are paths, on inputs made before."""
+        size = self.plan.batch_size
+        with ThreadPoolExecutor(self.plan.lanes) as pool:
+            batches = itertools.islice(itertools.cycle(self._inputs), -(-len(paths) // size))
+            counts = [min(size, len(paths) - start) for start in range(0, len(paths), size)]
+            runs = [
+                pool.submit(self.predictor.predict_inputs, batch[:count])
+                for batch, count in zip(batches, counts, strict=True)
+            ]
+            for run in runs:
+                run.result()
+
+    def prepare(self, paths: Sequence[str]) -> None:
+        """Make the inputs of `infer`, 4 batches."""
+        endless = itertools.cycle(paths)
+        self._inputs = [
+            np.stack(
+                [self.predictor.preprocess(next(endless)) for _ in range(self.plan.batch_size)]
+            )
+            for _ in range(4)
+        ]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a stream reached, beside what its stages reach by themselves; images per second."""
+
+    stream: float
+    decode: float  # decoding and preprocessing only
+    infer: float  # network only
+
+    @property
+    def of_slowest(self) -> float:
+        """The stream's share of its slowest stage's own rate: 1 where all else is hidden."""
+        return self.stream / min(self.decode, self.infer)
+
+    @property
+    def of_shared_cores(self) -> float:
+        """Its share of what can be reached where both stages need the same cores."""
+        return self.stream * (1 / self.decode + 1 / self.infer)
+
+
+def by_turns(
+    programs: Mapping[str, Program],
+    paths: Sequence[str],
+    *,
+    chunk: int,
+    clock: Callable[[], float] = perf_counter,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, list[float]]:
+    """Give each chunk of images to each program, every second time in reverse order.
+
+    So a change of the machine's load meets all of them alike.
+
+    Args:
+        programs: Name -> program.
+        paths: Images; each program gets all of them.
+        chunk: Images at a time. Before the clock starts, each program gets one chunk.
+        clock: In seconds.
+        tick: Called after each program's chunk.
+
+    Returns:
+        Name -> seconds for each chunk.
+    """
+    for program in programs.values():
+        program(paths[:chunk])
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for number, start in enumerate(range(0, len(paths), chunk)):
+        part = paths[start : start + chunk]
+        for name in list(programs)[:: -1 if number % 2 else 1]:
+            begin = clock()
+            programs[name](part)
+            seconds[name].append(clock() - begin)
+            tick()
+    return seconds
