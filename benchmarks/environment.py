@@ -19,7 +19,9 @@ _PACKAGES = {
     "numpy": "numpy",
     "PIL": "pillow",
     "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
     "torch": "torch",
+    "open_clip": "open_clip",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt_rtx",
 }
