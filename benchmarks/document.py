@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine_state
 from benchmarks.environment import describe_environment, load_average
 from benchmarks.full_size import RANDOM, full_size
 from benchmarks.images import FEW, open_images
@@ -16,6 +15,7 @@ from benchmarks.lineup import Choice, Family, line_up
 from benchmarks.process import call_apart
 from benchmarks.report import SCHEMA
 from benchmarks.run import Plan, Progress, no_progress, run_family
+from benchmarks.state import capture, warnings
 from numclip_runtime import NumclipError
 
 
@@ -55,14 +55,18 @@ def measure_all(
             )
         lineups = [line_up(family, choice, images.paths) for family in families]
         load_before = load_average()
-        before = machine_state.capture()
+        before = capture()
         ceiling = _ceilings(choice, notes, progress)
         rows: list[dict[str, Any]] = []
         versions: dict[str, str] = {}
+        power: list[dict[str, Any]] = []
         for lineup in lineups:
-            rows += run_family(lineup, plan, images, ceiling, versions, progress=progress)
+            found = run_family(lineup, plan, images, ceiling, progress=progress)
+            rows += found.rows
+            versions |= found.versions
+            power += found.power
             notes += [note for note in lineup.notes if note not in notes]
-        after = machine_state.capture()
+        after = capture()
         environment = describe_environment(argv=argv, load_before=load_before)
     environment["versions"] |= versions
     return {
@@ -79,7 +83,7 @@ def measure_all(
         "state": {
             "before": before,
             "after": after,
-            "warnings": machine_state.warnings(before, after),
+            "warnings": warnings(before, after, power),
         },
         "ceilings_gflops": ceiling,
         "rows": rows,

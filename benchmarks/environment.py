@@ -21,7 +21,7 @@ _PACKAGES = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "torch": "torch",
-    "open_clip": "open_clip",
+    "open_clip": "open_clip_torch",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt_rtx",
 }

@@ -25,7 +25,7 @@ class Outputs:
     def read(cls, path: Path) -> Outputs:
         """Read the .npz file."""
         with np.load(path) as arrays:
-            return cls(arrays["values"], arrays["features"] if "features" in arrays else None)
+            return cls(arrays["values"], arrays.get("features"))
 
 
 @dataclass(frozen=True)

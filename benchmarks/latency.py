@@ -75,7 +75,7 @@ def parse_words(choices: tuple[str, ...]) -> Callable[..., tuple[str, ...] | Non
 @click.option("--peers", callback=parse_words(("all", "none", *PEERS)),
               help="all, none or a list.  [default: torch-eager with --ckpt]")  # fmt: skip
 @click.option("--backend", "backends", callback=parse_words(("all", *get_args(BackendName))),
-              help="For ONNX files; all: those installed.  [default: the runtime's choice]")  # fmt: skip
+              help="For ONNX files; all: those installed.  [default: the runtime's]")  # fmt: skip
 @click.option("--device", type=click.Choice(get_args(DeviceKind)), default="auto")
 @click.option("--precision", "precisions", callback=parse_words((*get_args(Precision), "bf16")),
               help="Only rows of these.")  # fmt: skip
@@ -90,7 +90,7 @@ def parse_words(choices: tuple[str, ...]) -> Callable[..., tuple[str, ...] | Non
 @click.option("--starts", type=click.IntRange(1), default=Plan.starts,
               help="Processes per row, for the time to first prediction.")  # fmt: skip
 @click.option("--rate", type=click.FloatRange(0, min_open=True),
-              help="Also serve at this many images per second: latency with its queue.")  # fmt: skip
+              help="Also serve this many images per second: latency with its queue.")  # fmt: skip
 @click.option("--rate-seconds", "rate_s", type=click.FloatRange(0, min_open=True),
               default=Plan.rate_s, help="Length of --rate.")  # fmt: skip
 @click.option("--images", type=click.Path(exists=True, path_type=Path),

@@ -177,9 +177,9 @@ def _add_peers(
             found.macs = found.macs or _facts(plain, found.notes)["macs"]
     for name in choice.peers:
         peer, file = PEERS[name], plain
-        if choice.precisions is not None and peer.precision not in choice.precisions:
-            if name != REFERENCE:  # what all are compared with stays
-                continue
+        unwanted = choice.precisions is not None and peer.precision not in choice.precisions
+        if unwanted and name != REFERENCE:  # what all are compared with stays
+            continue
         if peer.plain and plain is None:
             continue
         if name == "nncf-int8":

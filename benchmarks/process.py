@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -61,10 +62,8 @@ class Worker:
             ModelError: if the process dies.
         """
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # a dead process: its last words say why
             print(json.dumps({"do": command, **arguments}), file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # the process is dead, and its last words say why
         return self._answer()
 
     def _answer(self) -> Any:
@@ -86,10 +85,8 @@ class Worker:
         process = self._process
         for pipe in (process.stdin, process.stdout):
             if pipe is not None and not pipe.closed:
-                try:
+                with suppress(BrokenPipeError):
                     pipe.close()
-                except BrokenPipeError:
-                    pass
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:

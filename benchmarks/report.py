@@ -67,6 +67,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "value off": _of("fidelity", "value_max", number),
     "cosine": _of("fidelity", "cosine_min", lambda cosine: f"{cosine:.5f}"),
     "MAE": _of("mae", "mae", number),
+    "J/img": _of("power", "joules_per_image", number),
     "first s": lambda row: number(row["first_prediction_s"]),
     "MB": lambda row: number(row["peak_host_mb"]),
     "GPU MB": lambda row: number(row["peak_device_mb"]),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import ceilings
+from benchmarks import ceilings, energy
 from benchmarks.accuracy import Labelled
 from benchmarks.competitor import Competitor
 from benchmarks.fidelity import PHOTOS, Outputs, compare
@@ -22,6 +22,7 @@ from benchmarks.lineup import Lineup
 from benchmarks.peers import REFERENCE
 from benchmarks.process import Worker
 from benchmarks.stages import TOTAL, Stamps, Timings
+from benchmarks.state import PowerSampler
 from benchmarks.turns import UNTIMED, ratio, take_turns
 from benchmarks.warmup import LIMIT_S
 from numclip_runtime import GpuRequiredError, MissingDependencyError, NumclipError, Task
@@ -59,6 +60,15 @@ class Plan:
         return {"iterations": -(-self.iterations // self.rounds), "seconds": None}
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a family's run gave."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)  # of what the processes loaded
+    power: list[dict[str, Any]] = field(default_factory=list)  # of each turn
+
+
 @contextmanager
 def no_progress(_: str, __: int) -> Iterator[Callable[[], None]]:
     """Show nothing."""
@@ -72,6 +82,7 @@ class Entrant:
     competitor: Competitor
     worker: Worker
     first_prediction_s: dict[str, float]
+    power: list[dict[str, Any]] = field(default_factory=list)  # of each turn
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -80,14 +91,12 @@ def run_family(
     plan: Plan,
     images: ImageSet,
     ceiling: dict[str, Any] | None,
-    versions: dict[str, str],
     *,
     progress: Progress = no_progress,
-) -> list[dict[str, Any]]:
-    """Measure competitors with the same weights against each other; return their rows.
+) -> Measured:
+    """Measure competitors with the same weights against each other.
 
-    Notes on those that could not be measured go to `lineup.notes`, the versions of what they loaded
-    to `versions`.
+    Notes on those that could not be measured go to `lineup.notes`.
 
     Raises:
         NumclipError: if an artefact, which was asked for by name, cannot be run.
@@ -111,7 +120,7 @@ def run_family(
                     entrants.append(entrant)
                 tick()
         if not entrants:
-            return []
+            return Measured()
         for batch in sorted(plan.batches):
             _measure(entrants, plan, batch, progress)
         _compare(entrants, images, progress)
@@ -128,12 +137,15 @@ def run_family(
                         row["precision"],
                         ceiling,
                     )
-            versions.update(entrant.worker.about["versions"])
             for note in entrant.worker.about["notes"]:
                 if note not in lineup.notes:
                     lineup.notes.append(note)
-    by_batch = [row for entrant in entrants for row in entrant.rows]
-    return sorted(by_batch, key=lambda row: row["batch"])  # stable: the line-up's order stays
+    rows = [row for entrant in entrants for row in entrant.rows]
+    return Measured(
+        sorted(rows, key=lambda row: row["batch"]),  # stable: the line-up's order stays
+        {k: v for entrant in entrants for k, v in entrant.worker.about["versions"].items()},
+        [turn for entrant in entrants for turn in entrant.power],
+    )
 
 
 def start(competitor: Competitor, paths: list[str], plan: Plan) -> Entrant:
@@ -165,8 +177,11 @@ def _measure(entrants: list[Entrant], plan: Plan, batch: int, progress: Progress
             tick()
 
     def turn(index: int) -> Stamps:
-        worker, length = entrants[index].worker, plan.per_turn()
-        return np.array(worker.ask("turn", batch=batch, untimed=UNTIMED, **length), np.int64)
+        entrant = entrants[index]
+        with PowerSampler("cpu" if entrant.worker.about["device"] == "cpu" else "gpu") as power:
+            found = entrant.worker.ask("turn", batch=batch, untimed=UNTIMED, **plan.per_turn())
+        entrant.power.append(power.to_dict())
+        return np.array(found, np.int64)
 
     with progress(f"batch {batch}", plan.rounds * len(entrants)) as tick:
         turns = {index: (lambda index=index: turn(index)) for index in names}
@@ -180,7 +195,10 @@ def _measure(entrants: list[Entrant], plan: Plan, batch: int, progress: Progress
         if index != base:
             to = entrants[base].competitor.name
             compared = ratio(stamps[index], stamps[base], to=to).to_dict()
-        entrant.rows.append(_row(entrant, timings, warmups[index], compared, plan))
+        row = _row(entrant, timings, warmups[index], compared)
+        done = batch * sum(UNTIMED + len(part) for part in stamps[index])
+        row["power"] = energy.total(entrant.power[-plan.rounds :], done)
+        entrant.rows.append(row)
     if plan.rate is not None:
         with progress(f"{plan.rate:g} img/s, batch {batch}", len(entrants)) as tick:
             for entrant in entrants:
@@ -195,7 +213,6 @@ def _row(
     timings: Timings,
     warmup: dict[str, Any],
     compared: dict[str, Any] | None,
-    plan: Plan,
 ) -> dict[str, Any]:
     competitor, about = entrant.competitor, entrant.worker.about
     samples = {
@@ -223,6 +240,7 @@ def _row(
         "ratio": compared,
         "fidelity": None,
         "mae": None,
+        "power": None,
         "first_prediction_s": entrant.first_prediction_s["median"],
         "first_prediction": entrant.first_prediction_s,
         "warmup": warmup,
