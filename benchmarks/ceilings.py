@@ -26,8 +26,8 @@ def measure(threads: int | None = None) -> dict[str, Any]:
     try:
         import torch
     except ImportError:
-        a = np.random.default_rng(0).normal(size=(SIDE, SIDE)).astype(np.float32)
-        return {"fp32": best(lambda: a @ a), "bf16": None, "int8": None, "with": "numpy"}
+        array = np.random.default_rng(0).normal(size=(SIDE, SIDE)).astype(np.float32)
+        return {"fp32": best(lambda: array @ array), "bf16": None, "int8": None, "with": "numpy"}
     if threads is not None:
         torch.set_num_threads(threads)
     found: dict[str, Any] = {}

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import describe_environment, load_average
+from benchmarks.first_prediction import first_predictions
 from benchmarks.full_size import RANDOM, full_size
 from benchmarks.images import FEW, open_images
 from benchmarks.lineup import Choice, Family, line_up
+from benchmarks.peers import REFERENCE
 from benchmarks.process import call_apart
 from benchmarks.report import SCHEMA
 from benchmarks.run import Plan, Progress, no_progress, run_family
@@ -44,7 +46,8 @@ def measure_all(
     Raises:
         NumclipError: if a model or an image cannot be used.
     """
-    plan, choice, notes = request.plan, request.choice, []
+    plan, choice = request.plan, request.choice
+    notes: list[str] = []
     families = _families(request, notes, progress)
     with ExitStack() as stack:
         images = stack.enter_context(open_images(request.images))
@@ -66,6 +69,7 @@ def measure_all(
             versions |= found.versions
             power += found.power
             notes += [note for note in lineup.notes if note not in notes]
+        startup = _startup(families[0], request, images.paths[0], notes, progress)
         after = capture()
         environment = describe_environment(argv=argv, load_before=load_before)
     environment["versions"] |= versions
@@ -86,6 +90,7 @@ def measure_all(
             "warnings": warnings(before, after, power),
         },
         "ceilings_gflops": ceiling,
+        "startup": startup,
         "rows": rows,
         "notes": notes,
     }
@@ -103,6 +108,30 @@ def _families(request: Request, notes: list[str], progress: Progress) -> list[Fa
             families.append(Family(made.models, made.checkpoint))
             tick()
     return families
+
+
+def _startup(
+    family: Family, request: Request, image: str, notes: list[str], progress: Progress
+) -> dict[str, dict[str, float]] | None:
+    """Compare the smallest ONNX file in the lean runtime with its checkpoint in PyTorch."""
+    models = [path for path in family.models if path.suffix == ".onnx"]
+    if family.checkpoint is None or not models or REFERENCE not in request.choice.peers:
+        return None
+    model = min(models, key=lambda path: path.stat().st_size)
+    runs = request.plan.starts
+    with progress("start-up", 2 * runs) as tick:
+        try:
+            return first_predictions(
+                model,
+                family.checkpoint,
+                image,
+                threads=request.choice.threads,
+                runs=runs,
+                tick=tick,
+            )
+        except NumclipError as error:
+            notes.append(f"start-up was not measured: {error}")
+            return None
 
 
 def _ceilings(choice: Choice, notes: list[str], progress: Progress) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ def of_file(path: str) -> dict[str, Any]:
         else graph_macs(model)
     )
     assert any(entry.key == METADATA_KEY for entry in model.metadata_props)
+    features: str | None
     try:
         features = features_name(model)
     except AssertionError:  # not by numclip-export's names

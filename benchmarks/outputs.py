@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import comparison, read_document
+from benchmarks.first_prediction import lines
 from benchmarks.report import KEY, conditions, markdown, table, write_csv, write_json
 from numclip_runtime.files import atomic_path
 
@@ -69,6 +70,8 @@ def show(document: dict[str, Any], older: tuple[str, dict[str, Any]] | None) -> 
     rows = document["rows"]
     parts = [conditions(document["environment"])]
     parts += [table(rows), KEY] if rows else ["nothing could be measured."]
+    if document["startup"] is not None:
+        parts.append(f"Process start to first prediction:\n{lines(document['startup'])}")
     parts += [f"Warning: {warning}" for warning in document["state"]["warnings"]]
     parts += [f"Note: {note}" for note in document["notes"]]
     if older is not None:

@@ -43,7 +43,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=_environment(),
+            env=environment(),
             text=True,
             encoding="utf-8",
         )
@@ -143,7 +143,7 @@ def call_apart(module: str, function: str, **arguments: Any) -> Any:
             [sys.executable, "-c", _CALL, module, function, json.dumps(arguments)],
             stdout=subprocess.PIPE,
             stderr=said,
-            env=_environment(),
+            env=environment(),
             check=False,
         )
         if done.returncode:
@@ -164,7 +164,7 @@ def last_line(file: Any) -> str:
     return lines[-1] if lines else "no output"
 
 
-def _environment() -> dict[str, str]:
-    """Let the process find `benchmarks`, whatever folder the run was started from."""
+def environment() -> dict[str, str]:
+    """Let a process find `benchmarks`, whatever folder the run was started from."""
     path = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{path}" if path else str(ROOT)}

@@ -64,7 +64,7 @@ class GraphBackend(CudaTorchBackend):
         size = len(images)
         if size not in self._graphs:
             fixed = images.clone()
-            side = torch.cuda.Stream()
+            side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):  # what is lazy must have happened before the capture
                 for _ in range(3):
