@@ -44,7 +44,8 @@ def _onnxruntime(competitor: Competitor) -> Any:
 
     from numclip_export.onnx_graph import tensor_types
 
-    assert competitor.file is not None and competitor.features is not None
+    assert competitor.file is not None
+    assert competitor.features is not None
     model = onnx.load(competitor.file)
     if competitor.features not in {value.name for value in model.graph.output}:
         kind = tensor_types(model)[competitor.features]  # float16 in some files

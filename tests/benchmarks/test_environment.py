@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.environment import command_line, load_average, loaded_versions
-from benchmarks.images import COUNT, SIZE, write_synthetic
+from benchmarks.images import COUNT, SIZE, find_photos, write_pieces, write_synthetic
 
 
 def test_command_line_hides_absolute_paths() -> None:
@@ -38,4 +38,13 @@ def test_synthetic_images_are_the_same_every_time(tmp_path: Path) -> None:
     assert len(paths) == len({Path(path).read_bytes() for path in paths}) == COUNT
     assert [Path(p).read_bytes() for p in again] == [Path(p).read_bytes() for p in paths[:2]]
     with Image.open(paths[0]) as image:
+        assert (image.size, image.format) == (SIZE, "JPEG")
+
+
+def test_pieces_of_photos_differ(tmp_path: Path) -> None:
+    if not (photos := find_photos()):
+        pytest.skip("scikit-image and scikit-learn are not installed")
+    paths = write_pieces(photos, tmp_path, count=16)
+    assert len({Path(path).read_bytes() for path in paths}) == 16
+    with Image.open(paths[-1]) as image:
         assert (image.size, image.format) == (SIZE, "JPEG")
