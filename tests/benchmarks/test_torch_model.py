@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from benchmarks import first_prediction
-from benchmarks.torch_model import TorchBackend
-from numclip_runtime import GpuRequiredError, MissingDependencyError, ModelError, Predictor
 from benchmarks.competitor import Competitor
 from benchmarks.peers import PEERS
+from benchmarks.torch_model import TorchBackend
+from numclip_runtime import GpuRequiredError, MissingDependencyError, ModelError, Predictor
 
 
 def test_backend_runs_the_model_of_the_checkpoint(
