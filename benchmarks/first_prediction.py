@@ -46,8 +46,7 @@ start = perf_counter()
 import sys
 from pathlib import Path
 import torch
-import open_clip
-from numclip.checkpoint import load_checkpoint
+from numclip.checkpoint import load_checkpoint  # imports open_clip
 from numclip_runtime.preprocess import preprocess
 imported = perf_counter()
 checkpoint, image, threads = sys.argv[1:]
