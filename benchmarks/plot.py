@@ -1,23 +1,24 @@
-"""Picture of a latency run: distribution of the total, and where the time goes."""
+"""Pictures of a latency run: distribution, stages, batch sizes, speed against fidelity."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any
 
-import numpy as np
-
-from benchmarks.stages import STAGES, TOTAL, Row
+from benchmarks.panels import layout
+from benchmarks.panels.names import with_names
+from benchmarks.panels.theme import PAPER, Row, stand_ins
 from numclip_runtime.errors import MissingDependencyError, UsageError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from numclip_runtime.files import atomic_path
 
 SUFFIXES = (".png", ".svg")
-_STAGE_COLOURS = ("#e69f00", "#56b4e9", "#0072b2", "#999999")  # Okabe-Ito: safe for all eyes
-_INK, _PALE, _FILL, _TAIL = "#333333", "#bbbbbb", "#9db8d2", "#d55e00"
-_MIDDLE = 0.22  # of a row, whose baseline is at 0 and whose histogram ends at 0.5
+_WIDE, _NARROW = 8.6, 5.1  # inches of a panel at 72 points: 620 and 366 pixels of a page
+_CELL = 7.2  # inches: half the width of a saved picture
 
 
 def check_plot(path: Path) -> None:
@@ -29,6 +30,15 @@ def check_plot(path: Path) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: cannot plot into this kind of file; use .png or .svg.")
+    check_matplotlib()
+
+
+def check_matplotlib() -> None:
+    """Refuse to go on without what draws.
+
+    Raises:
+        MissingDependencyError: if matplotlib is not installed.
+    """
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -37,112 +47,96 @@ def check_plot(path: Path) -> None:
         ) from None
 
 
-def save_plot(path: Path, rows: Sequence[Row], *, kind: str, note: str = "") -> None:
-    """Draw one line of the picture per row, first row on top.
+def save_plot(document: Mapping[str, Any], path: Path) -> None:
+    """Draw the panels for which the document has data, on white, two in a line.
 
     Args:
-        path: File to write.
-        rows: Measured rows, at least 1.
-        kind: "png" or "svg".
-        note: Machine and conditions, for the small print.
+        document: Of schema 2, with at least one row.
+        path: File ending in .png or .svg; appears only when complete.
+
+    Raises:
+        UsageError: if the suffix is another, there is no row, or the file cannot be written.
+        MissingDependencyError: if matplotlib is not installed.
     """
+    check_plot(path)
+    rows = _rows(document)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 1.7 + 0.9 * len(rows)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.2, 1))
-    _draw_distributions(left, rows)
-    _draw_stages(right, rows)
-    left.set_yticks([_MIDDLE - y for y in range(len(rows))], [_label(row) for row in rows])
-    left.set_ylim(-len(rows) + 0.72, 0.8)
-    for axes, title in ((left, "Total latency of a batch"), (right, "Mean time of an image")):
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK, pad=22)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(_PALE)
-        axes.tick_params(which="both", color=_PALE, labelcolor=_INK, labelsize=9)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.set_xlabel("ms", fontsize=9, color=_INK)
-    if note:
-        figure.supxlabel(note, fontsize=8, color="#777777")
-    figure.savefig(path, format=kind, dpi=150)
+    names = layout.filled(rows)
+    lines = [names[:2], names[2:]] if names[2:] else [names]
+    heights = [max(layout.height(name, rows, PAPER) for name in line) for line in lines]
+    with _settings("path"):
+        figure = Figure((2 * _CELL, sum(heights) + 0.3), dpi=150, facecolor=PAPER.page)
+        bands = figure.subfigures(
+            len(lines) + 1, 1, height_ratios=[*heights, 0.3], squeeze=False, hspace=0, wspace=0
+        )[:, 0]
+        for band, line in zip(bands, lines, strict=False):
+            cells = band.subfigures(1, 2, squeeze=False, hspace=0, wspace=0)[0]
+            for cell, name in zip(cells, line, strict=False):
+                layout.draw(cell, name, rows, PAPER)
+        bands[-1].text(0.012, 0.5, _conditions(document), fontsize=8, color=PAPER.soft)
+        with atomic_path(path) as temporary:
+            kind = path.suffix.lower()[1:]
+            metadata = {"Date": None} if kind == "svg" else None
+            figure.savefig(temporary, format=kind, facecolor=PAPER.page, metadata=metadata)
 
 
-def _label(row: Row) -> str:
-    return f"{row.model}\n{row.backend} {row.precision}, batch {row.batch}"
+def panel_svg(document: Mapping[str, Any], name: str, *, narrow: bool) -> str:
+    """Return one panel as an <svg> element that takes its colours from the page around it.
+
+    Args:
+        document: Of schema 2.
+        name: Of `layout.filled`.
+        narrow: Draw for a telephone.
+
+    Raises:
+        UsageError: if there is no row.
+        MissingDependencyError: if matplotlib is not installed.
+    """
+    check_matplotlib()
+    rows = _rows(document)
+    from matplotlib.figure import Figure
+
+    theme, variables = stand_ins()
+    theme = replace(theme, narrow=narrow, size=12.5)
+    size = (_NARROW if narrow else _WIDE, layout.height(name, rows, theme))
+    with _settings("none"):  # text stays text: it takes the page's font, and can be searched
+        figure = Figure(size, facecolor="none", dpi=72)
+        layout.draw(figure, name, rows, theme)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    for colour, variable in variables.items():
+        text = text.replace(colour, variable)
+    # Several pictures share a page: their ids must differ.
+    prefix = f"{name}-{'narrow' if narrow else 'wide'}-"
+    text = re.sub(r'\bid="', f'id="{prefix}', text)
+    text = re.sub(r'href="#', f'href="#{prefix}', text).replace("url(#", f"url(#{prefix}")
+    return text.replace("<svg ", '<svg role="img" ', 1)
 
 
-def _draw_distributions(axes: Axes, rows: Sequence[Row]) -> None:
-    """Draw a histogram of all timed batches per row, on shared logarithmic bins."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+def _settings(fonttype: str) -> AbstractContextManager[None]:
+    import matplotlib as mpl
 
-    totals = [row.timings.stages[TOTAL] for row in rows]
-    low = min(float(times.min()) for times in totals)
-    high = max(float(times.max()) for times in totals)
-    edges = np.geomspace(low / 1.02, high * 1.02, 80)
-    for y, times in enumerate(totals):
-        counts, _ = np.histogram(times, edges)
-        axes.stairs(0.5 * counts / counts.max() - y, edges, baseline=-y, fill=True, color=_FILL)
-        # One mark per batch as well: in the tail, a bar of one batch is too low to see.
-        axes.plot(times, np.full(len(times), -y - 0.06), "|", color=_INK, ms=5, mew=0.6, alpha=0.5)
-        p50, p99 = np.percentile(times, [50, 99]).tolist()
-        slowest = float(times.max())
-        axes.vlines([p50, p99], -y - 0.12, -y + 0.55, color=[_INK, _TAIL], linewidth=1.4)
-        _note(axes, f"p50 {_number(p50)}", (p50, -y + 0.58), ha="right", va="bottom")
-        _note(axes, f"p99 {_number(p99)}", (p99, -y + 0.58), ha="left", va="bottom", color=_TAIL)
-        _note(axes, f"max {_number(slowest)}", (slowest, -y - 0.06), 5, ha="left")
-    axes.set_xscale("log")
-    reach = float(edges[-1] / edges[0])
-    axes.set_xlim(edges[0] / reach**0.14, edges[-1] * reach**0.17)  # room for the numbers
-    wide = reach > 20
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if wide else (1, 1.5, 2, 3, 5, 7)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.text(0, 1.02, "histogram, and one mark per timed batch; logarithmic axis",
-              transform=axes.transAxes, va="bottom", fontsize=8, color="#777777")  # fmt: skip
-
-
-def _draw_stages(axes: Axes, rows: Sequence[Row]) -> None:
-    """Draw a stacked bar of the stage means per image; they add up to the mean total."""
-    for y, row in enumerate(rows):
-        start = 0.0
-        for stage, colour in zip(STAGES, _STAGE_COLOURS, strict=True):
-            width = float(row.timings.stages[stage].mean()) / row.batch
-            label = stage if y == 0 else "_nolegend_"
-            axes.barh(_MIDDLE - y, width, 0.44, start, color=colour, label=label)
-            start += width
-        rate = f"{_number(row.timings.throughput_img_s)} img/s"
-        _note(axes, rate, (start, _MIDDLE - y), 5, ha="left")
-    axes.margins(x=0.22)
-    axes.set_xlim(left=0)
-    axes.legend(ncols=len(STAGES), loc="lower left", bbox_to_anchor=(0, 1), frameon=False,
-                fontsize=8, labelcolor=_INK, handlelength=1, handleheight=1,
-                columnspacing=1.2, borderpad=0, borderaxespad=0.3)  # fmt: skip
-
-
-def _number(value: float) -> str:
-    """Format with 3 digits, or all of them before the decimal point."""
-    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-def _note(
-    axes: Axes,
-    text: str,
-    at: tuple[float, float],
-    right: float = 0,
-    *,
-    ha: Literal["left", "right"],
-    va: Literal["center", "bottom"] = "center",
-    color: str = _INK,
-) -> None:
-    """Write small text at a data point, or `right` points to the right of it."""
-    axes.annotate(
-        text,
-        at,
-        (right, 0),
-        textcoords="offset points",
-        ha=ha,
-        va=va,
-        fontsize=8,
-        color=color,
+    # The salt makes the same document the same file.
+    return mpl.rc_context(
+        {
+            "svg.fonttype": fonttype,
+            "svg.hashsalt": "numclip",
+            "text.parse_math": False,  # a dollar in a file's name is a dollar
+        }
     )
+
+
+def _rows(document: Mapping[str, Any]) -> Sequence[Row]:
+    if not document["rows"]:
+        raise UsageError("nothing was measured, so there is nothing to draw.")
+    return with_names(document["rows"], short=True)
+
+
+def _conditions(document: Mapping[str, Any]) -> str:
+    environment = document["environment"]
+    parts = [environment["cpu"], environment["command"], environment["date"]]
+    return "   ".join(str(part) for part in parts if part)

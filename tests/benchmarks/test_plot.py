@@ -1,57 +1,171 @@
+"""Pictures of a latency document: what is in them, and that they can be drawn at all."""
+
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from click.testing import CliRunner
+from PIL import Image
 
-from benchmarks.latency import main
-from benchmarks.plot import save_plot
-from benchmarks.stages import Row, Timings
+from benchmarks.panels.fidelity import chosen
+from benchmarks.panels.labels import spread
+from benchmarks.panels.layout import filled
+from benchmarks.panels.names import LONGEST, with_names
+from benchmarks.plot import check_plot, panel_svg, save_plot
+from numclip_runtime import UsageError
+from numclip_runtime.errors import MissingDependencyError
+from tests.benchmarks.sample_document import make_document
 
 pytest.importorskip("matplotlib")
+ALL = ["distribution", "stages", "batches", "fidelity"]
 
 
-def row_of(totals_ms: list[float], *, batch: int = 1) -> Row:
-    stamps = np.zeros((len(totals_ms), 5), np.int64)
-    stamps[:, 3:] = np.array(totals_ms)[:, None] * 1e6
-    timings = Timings.from_stamps(stamps, batch=batch)
-    return Row("m.onnx", "0" * 64, "onnxruntime", "cpu", "fp32", batch, None, timings)
+@pytest.fixture
+def document(tmp_path: Path) -> dict[str, Any]:
+    return make_document(tmp_path / "machine", samples=60, ways=3)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".SVG"])
-def test_command_draws_a_picture(suffix: str, tiny: Path, photos: Path, tmp_path: Path) -> None:
-    output = tmp_path / f"latency{suffix}"
-    arguments = [tiny, "--images", photos, "--plot", output, "--iterations", 5, "--warmup", 1]
-    result = CliRunner().invoke(main, list(map(str, arguments)))
-    assert result.exit_code == 0, result.output
-    start = output.read_bytes()[:60]
-    assert start.startswith(b"\x89PNG" if suffix == ".png" else b"<?xml")
+def texts(svg: str) -> list[str]:
+    """Return the text of an SVG's text elements, one per element."""
+    import xml.etree.ElementTree as ElementTree
+
+    names = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
+    return ["".join(element.itertext()).strip() for element in names]
 
 
-def test_picture_names_the_slowest_batch(tmp_path: Path) -> None:
-    output = tmp_path / "latency.svg"
-    # matplotlib leaves the text of each label in a comment beside its outlines
-    save_plot(output, [row_of([2.0] * 99 + [1234.0]), row_of([16.0] * 5, batch=8)], kind="svg")
-    text = output.read_text(encoding="utf-8")
-    assert "<!-- max 1234 -->" in text
-    assert "<!-- p50 16 -->" in text
-    assert "<!-- 500 img/s -->" in text
+def test_picture_is_a_file_of_its_kind(document: dict[str, Any], tmp_path: Path) -> None:
+    save_plot(document, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.format == "PNG"
+        assert image.width == 2160
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)  # for dark pages, too
+    save_plot(document, tmp_path / "a.SVG")
+    first = (tmp_path / "a.SVG").read_bytes()
+    assert first.startswith(b"<?xml")
+    save_plot(document, tmp_path / "b.svg")
+    assert (tmp_path / "b.svg").read_bytes() == first
 
 
-def test_equal_times_can_be_drawn(tmp_path: Path) -> None:
-    save_plot(tmp_path / "one.png", [row_of([3.0])], kind="png")
+def test_only_panels_with_data(document: dict[str, Any], tmp_path: Path) -> None:
+    rows = document["rows"]
+    assert filled(rows) == ALL
+    first = [row for row in rows if row["batch"] == 1]
+    assert filled(first) == ["distribution", "stages", "fidelity"]
+    alone = [{**first[0], "fidelity": None}]
+    assert filled(alone) == ["distribution", "stages"]
+    for i, some in enumerate((first, alone)):
+        save_plot(document | {"rows": some}, tmp_path / f"{i}.png")
 
 
-def test_missing_matplotlib_is_told_before_measuring(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tail_is_named_and_not_clipped(document: dict[str, Any]) -> None:
+    row = document["rows"][0]
+    row["total_ms_samples"] = [20.0] * 58 + [21.0, 1234.0]
+    row["stages_ms"]["total"] |= {"p50": 20.0, "p95": 20.0, "p99": 518.9, "max": 1234.0}
+    svg = panel_svg(document | {"rows": [row]}, "distribution", narrow=False)
+    assert {"p50 20", "p99 519", "max 1,234"} <= set(texts(svg))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("name", ALL)
+def test_panel_for_a_page(name: str, narrow: bool, document: dict[str, Any]) -> None:
+    svg = panel_svg(document, name, narrow=narrow)
+    assert svg.startswith('<svg role="img" ')
+    found = texts(svg)
+    for row in document["rows"]:
+        assert row["name"] in found
+    assert "#0101" not in svg  # every stand-in has become a variable of the page
+    assert "var(--ink)" in svg
+    assert f'id="{name}-' in svg
+    width = float(svg.split('viewBox="0 0 ')[1].split()[0])
+    assert width < (370 if narrow else 625)
+
+
+def test_stages_per_image(document: dict[str, Any]) -> None:
+    row = document["rows"][-1]  # batch 8
+    for stage in row["stages_ms"].values():
+        stage["mean"] = 0.0
+    row["stages_ms"]["inference"]["mean"] = 40.0
+    row["stages_ms"]["decode"]["mean"] = 8.0
+    row["stages_ms"]["total"]["mean"] = 48.0
+    row["throughput_img_s"] = 166.7
+    found = texts(panel_svg(document | {"rows": [row]}, "stages", narrow=False))
+    assert "6 ms, 167 img/s" in found
+    assert "decode" in found
+    assert "preprocess" not in found  # took no time here: nothing to explain
+
+
+def test_error_replaces_fidelity_where_it_is_known(tmp_path: Path) -> None:
+    document = make_document(tmp_path, samples=20, ways=4, mae=True)
+    assert "Speed against error" in texts(panel_svg(document, "fidelity", narrow=False))
+    assert [row["batch"] for row in chosen(document["rows"])] == [1] * 4
+    document["rows"][0]["mae"] = None
+    assert len(chosen(document["rows"])) == 3
+
+
+def test_equal_times_and_a_perfect_cosine(document: dict[str, Any], tmp_path: Path) -> None:
+    row = document["rows"][0]
+    row["total_ms_samples"] = [3.0]
+    row["stages_ms"]["total"] = dict.fromkeys(("p50", "p90", "p95", "p99", "max", "mean"), 3.0)
+    save_plot(document | {"rows": [row, {**row, "name": "b"}]}, tmp_path / "one.png")
+
+
+def test_names_that_mean_something_to_what_draws(document: dict[str, Any]) -> None:
+    rows = [{**row, "name": f"$x^2$ <b> & {row['name']}\n"} for row in document["rows"]]
+    found = texts(panel_svg(document | {"rows": rows}, "stages", narrow=False))
+    assert "$x^2$ <b> & torch eager" in found
+
+
+def test_same_names_of_several_models() -> None:
+    rows = [
+        {"name": "torch eager", "model": f"{model}.pt", "batch": batch}
+        for model in ("ViT-B-32", "RN50")
+        for batch in (1, 8)
+    ]
+    names = [row["name"] for row in with_names(rows)]
+    assert names == ["ViT-B-32 torch eager"] * 2 + ["RN50 torch eager"] * 2
+    assert [row["name"] for row in with_names(rows[:2])] == ["torch eager"] * 2
+
+
+def test_long_names_keep_their_ends() -> None:
+    rows = [{"name": "a" * 60 + " INT8", "model": "m", "batch": 1}]
+    (row,) = with_names(rows, short=True)
+    assert len(row["name"]) == LONGEST
+    assert row["name"].endswith(" INT8")
+    assert with_names(rows) == rows
+
+
+@pytest.mark.parametrize(
+    ("wanted", "places"),
+    [
+        ([10, 50], [10, 50]),
+        ([50, 51], [45.5, 55.5]),
+        ([51, 50, 90], [55.5, 45.5, 90]),
+        ([0, 0, 0], [0, 10, 20]),
+        ([100, 99], [100, 90]),
+        ([5] * 21, [5 * i for i in range(21)]),  # too many: closer than asked
+    ],
+)
+def test_names_move_apart(wanted: list[float], places: list[float]) -> None:
+    assert spread(wanted, 10, 0, 100) == pytest.approx(places)
+
+
+def test_nothing_measured(document: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing was measured"):
+        save_plot(document | {"rows": []}, tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_other_kinds_of_file() -> None:
+    with pytest.raises(UsageError, match=r"a.pdf: cannot plot .* use .png or .svg"):
+        check_plot(Path("a.pdf"))
+
+
+def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    result = CliRunner().invoke(main, [str(tiny), "--plot", str(tmp_path / "a.png")])
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert result.stderr == (
-        "Error: matplotlib is not installed; install it with: pip install 'numclip[plot]'\n"
+    with pytest.raises(MissingDependencyError) as caught:
+        check_plot(Path("a.png"))
+    assert str(caught.value) == (
+        "matplotlib is not installed; install it with: pip install 'numclip[plot]'"
     )
