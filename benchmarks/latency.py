@@ -109,8 +109,7 @@ def main(models: tuple[Path, ...], **given: Any) -> None:
     Exit codes: 0 measured, 1 nothing could be measured, 2 wrong use or a bad file.
     """
     with errors_as_exit_code_2():
-        rows = run(models, given, argv=sys.argv)
-    sys.exit(0 if rows else 1)
+        run(models, given, argv=sys.argv)
 
 
 def run(
@@ -125,6 +124,7 @@ def run(
 
     Raises:
         NumclipError: if a model, an image or an output path cannot be used.
+        SystemExit: with code 1, if none could be run; the notes say why.
     """
     request = request_of(models, given)
     with ExitStack() as stack:
@@ -133,6 +133,8 @@ def run(
         outputs = open_outputs(stack, paths, compare=given["compare"])
         document = measure_all(request, argv=argv, progress=progress)
         click.echo(show(document, outputs.older))
+        if not document["rows"]:
+            sys.exit(1)  # leaves no file
         outputs.write(document)
     rows: list[dict[str, Any]] = document["rows"]
     return rows

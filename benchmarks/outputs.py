@@ -19,21 +19,20 @@ OUTPUTS = ("json", "csv", "markdown", "plot", "report")
 class Outputs:
     """Temporary files beside the asked ones, and the older run."""
 
-    paths: dict[str, Path]  # kind -> where it will be
     temporary: dict[str, Path]  # kind -> where to write
     older: tuple[str, dict[str, Any]] | None  # name and document to compare with
 
     def write(self, document: dict[str, Any]) -> None:
-        """Write what was asked for."""
+        """Write what was asked for, of at least one row."""
         for kind, path in self.temporary.items():
             if kind == "plot":
                 from benchmarks.plot import save_plot
 
-                save_plot(path, document, kind=self.paths[kind].suffix.lower()[1:])
+                save_plot(document, path)
             elif kind == "report":
-                from benchmarks.html_report import save_report
+                from benchmarks.html_report import write_html
 
-                save_report(path, document)
+                write_html(document, path)
             else:
                 with path.open("w", encoding="utf-8", newline="") as file:
                     if kind == "json":
@@ -54,15 +53,19 @@ def open_outputs(stack: ExitStack, paths: dict[str, Path], *, compare: Path | No
 
     Raises:
         UsageError: if a path cannot be written, or the older run cannot be read.
-        MissingDependencyError: if a picture is asked for without matplotlib.
+        MissingDependencyError: if a picture or the page is asked for without matplotlib.
     """
     if "plot" in paths:
         from benchmarks.plot import check_plot
 
         check_plot(paths["plot"])
+    if "report" in paths:
+        from benchmarks.plot import check_matplotlib
+
+        check_matplotlib()
     older = None if compare is None else (compare.name, read_document(compare))
     opened = {kind: stack.enter_context(atomic_path(path)) for kind, path in paths.items()}
-    return Outputs(paths, opened, older)
+    return Outputs(opened, older)
 
 
 def show(document: dict[str, Any], older: tuple[str, dict[str, Any]] | None) -> str:
