@@ -41,10 +41,19 @@ def test_synthetic_images_are_the_same_every_time(tmp_path: Path) -> None:
         assert (image.size, image.format) == (SIZE, "JPEG")
 
 
-def test_pieces_of_photos_differ(tmp_path: Path) -> None:
-    if not (photos := find_photos()):
-        pytest.skip("scikit-image and scikit-learn are not installed")
-    paths = write_pieces(photos, tmp_path, count=16)
-    assert len({Path(path).read_bytes() for path in paths}) == 16
-    with Image.open(paths[-1]) as image:
-        assert (image.size, image.format) == (SIZE, "JPEG")
+def test_pieces_are_of_all_photos_and_of_one_size(tmp_path: Path) -> None:
+    photos = [tmp_path / "wide.png", tmp_path / "small.png"]
+    Image.new("RGB", (900, 500), (250, 0, 0)).save(photos[0])
+    Image.new("RGB", (100, 100), (0, 0, 250)).save(photos[1])
+    folder = tmp_path / "pieces"
+    folder.mkdir()
+    reds = []
+    for path in write_pieces(photos, folder, count=4):
+        with Image.open(path) as image:
+            assert (image.size, image.format) == (SIZE, "JPEG")
+            reds.append(image.getpixel((320, 240))[0] > 200)  # type: ignore[index]
+    assert reds == [True, False, True, False]
+
+
+def test_photos_of_packages_are_found_without_importing_them() -> None:
+    assert all(path.is_file() for path in find_photos())
