@@ -131,6 +131,12 @@ def test_everything_about_a_checkpoint_and_its_peers(
     assert len(paths["markdown"].read_text("utf-8").splitlines()) == 2 + 3
 
 
+def test_sample_has_the_form_of_a_run() -> None:
+    document = json.loads(SAMPLE.read_text("utf-8"))
+    assert set(document) == DOCUMENT
+    assert all(set(row) == ROW for row in document["rows"])
+
+
 def test_checkpoint_of_other_weights_is_refused(checkpoint: Path, tiny: Path, photos: Path) -> None:
     result = invoke(tiny, "--ckpt", checkpoint, "--images", photos)
     assert result.exit_code == 2
