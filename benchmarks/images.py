@@ -1,4 +1,4 @@
-"""The images that a run reads: a given folder, or photo-like files made on the spot."""
+"""The images that a run reads: a given folder, or files made on the spot."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,11 +17,18 @@ from PIL import Image
 from numclip_runtime.files import find_images
 from numclip_runtime.preprocess import load_rgb
 
-COUNT = 16
+COUNT = 32
 SIZE = (640, 480)  # width, height, pixels
 QUALITY = 90
 SEED = 0
+FEW = 16  # fewer different images than this stay in the caches from one batch to the next
 _PROBED = 16  # images opened to learn their size: decoding time depends on it
+# Photos that come with packages of the demo: (package, path inside it)
+_PHOTOS = (
+    *(("skimage", f"data/{name}.png") for name in ("astronaut", "coffee", "chelsea", "brick")),
+    *(("skimage", f"data/{name}.png") for name in ("grass", "ihc", "motorcycle_left", "gravel")),
+    *(("sklearn", f"datasets/images/{name}.jpg") for name in ("china", "flower")),
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,10 @@ class ImageSet:
 
 @contextmanager
 def open_images(folder: Path | None) -> Iterator[ImageSet]:
-    """Give the images of a folder or, for None, synthetic ones that are deleted afterwards.
+    """Give the images of a folder or, for None, made ones that are deleted afterwards.
+
+    Made ones are pieces of real photos where scikit-image or scikit-learn is installed, else
+    synthetic: the network's time does not depend on it, fidelity does.
 
     Raises:
         UsageError: if the folder holds no image.
@@ -47,8 +58,41 @@ def open_images(folder: Path | None) -> Iterator[ImageSet]:
         yield _describe(find_images([str(folder)]), "given", folder.resolve().name)
         return
     with tempfile.TemporaryDirectory(prefix="numclip-latency-") as temporary:
-        name = f"{SIZE[0]}x{SIZE[1]} JPEG, quality {QUALITY}, gradients plus noise, seed {SEED}"
-        yield _describe(write_synthetic(Path(temporary)), "synthetic", name)
+        size = f"{SIZE[0]}x{SIZE[1]} JPEG, quality {QUALITY}"
+        if photos := find_photos():
+            paths = write_pieces(photos, Path(temporary))
+            yield _describe(paths, "photo", f"{size}, pieces of {len(photos)} photos")
+        else:
+            name = f"{size}, gradients plus noise, seed {SEED}"
+            yield _describe(write_synthetic(Path(temporary)), "synthetic", name)
+
+
+def find_photos() -> list[Path]:
+    """Return the photos that come with installed packages, which are not imported."""
+    found = []
+    for package, name in _PHOTOS:
+        spec = find_spec(package)
+        if spec is not None and spec.origin is not None:
+            path = Path(spec.origin).parent / name
+            found += [path] if path.is_file() else []
+    return found
+
+
+def write_pieces(photos: list[Path], folder: Path, *, count: int = COUNT) -> list[str]:
+    """Write pieces of photos, scaled to SIZE, as JPEGs into a folder."""
+    rng = np.random.default_rng(SEED)
+    paths = []
+    for i in range(count):
+        photo = load_rgb(photos[i % len(photos)])
+        scale = rng.uniform(0.5, 1) * min(photo.width / SIZE[0], photo.height / SIZE[1])
+        width, height = round(scale * SIZE[0]), round(scale * SIZE[1])
+        left = int(rng.integers(0, photo.width - width + 1))
+        top = int(rng.integers(0, photo.height - height + 1))
+        piece = photo.crop((left, top, left + width, top + height))
+        path = folder / f"{i:02}.jpg"
+        piece.resize(SIZE, Image.Resampling.BICUBIC).save(path, quality=QUALITY)
+        paths.append(str(path))
+    return paths
 
 
 def write_synthetic(

@@ -1,41 +1,35 @@
-"""Measure the latency of an exported model, stage by stage.
+"""Measure the latency of models, stage by stage, against their peers.
 
-Run from the repository: `python benchmarks/latency.py model.onnx --json latency.json`.
+Run from the repository: `python benchmarks/latency.py [MODELS...]`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import click
 
 if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.environment import describe_environment, load_average
-from benchmarks.first_prediction import RUNS, first_predictions
-from benchmarks.images import open_images
-from benchmarks.plot import check_plot, save_plot
-from benchmarks.report import first_prediction_lines, table, write_json
-from benchmarks.stages import Row, measure
-from benchmarks.torch_model import TorchBackend
-from numclip_runtime import Predictor, load
+from benchmarks.document import Request, measure_all
+from benchmarks.full_size import SIZES
+from benchmarks.lineup import Choice, installed_backends
+from benchmarks.outputs import OUTPUTS, open_outputs, show
+from benchmarks.peers import PEERS, REFERENCE
+from benchmarks.run import Plan
+from numclip_runtime import UsageError
+from numclip_runtime.backends import BackendName, DeviceKind
 from numclip_runtime.cli import errors_as_exit_code_2
-from numclip_runtime.files import atomic_path, atomic_text, sha256
+from numclip_runtime.metadata import Precision
 
-
-@dataclass(frozen=True)
-class Plan:
-    """How long and in which sizes to measure."""
-
-    batches: tuple[int, ...] = (1, 8)  # images per batch
-    iterations: int = 100  # timed batches per row
-    warmup: int = 10  # untimed batches before them
-    threads: int | None = None  # CPU threads inside one inference; None: the backend's choice
+FILE = click.Path(path_type=Path)
+DEFAULT_PEERS = (REFERENCE, "torch-bf16", "plain-onnx")  # where no model is given
 
 
 def parse_batches(_: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
@@ -52,162 +46,131 @@ def parse_batches(_: click.Context, parameter: click.Parameter, text: str) -> tu
     return sizes
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--images",
-    type=click.Path(exists=True, path_type=Path),
-    help="Folder of images. Default: 16 synthetic JPEGs of 640x480.",
+def parse_words(choices: tuple[str, ...]) -> Callable[..., tuple[str, ...] | None]:
+    """Return a callback that turns "a,b" into ("a", "b"), each one of the choices."""
+
+    def parse(
+        _: click.Context, parameter: click.Parameter, text: str | None
+    ) -> tuple[str, ...] | None:
+        if text is None:
+            return None
+        words = tuple(dict.fromkeys(text.split(",")))
+        if unknown := [word for word in words if word not in choices]:
+            raise click.BadParameter(
+                f"{unknown[0]!r} is none of {', '.join(choices)}.", param=parameter
+            )
+        return words
+
+    return parse
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog=f"Peers: {', '.join(PEERS)}.",
 )
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all statistics.")
-@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Draw a .png or .svg.")
-@click.option(
-    "--batch", default="1,8", show_default=True, callback=parse_batches, help="Batch sizes."
-)
+@click.argument("models", nargs=-1, type=FILE)
+@click.option("--model-size", "sizes", type=click.Choice(SIZES), multiple=True,
+              help="What is made where no MODELS are given.  [default: ViT-B-32]")  # fmt: skip
+@click.option("--ckpt", type=FILE, help="Checkpoint of MODELS: for peers and fidelity.")
+@click.option("--peers", callback=parse_words(("all", "none", *PEERS)),
+              help="all, none or a list.  [default: torch-eager with --ckpt]")  # fmt: skip
+@click.option("--backend", "backends", callback=parse_words(("all", *get_args(BackendName))),
+              help="For ONNX files; all: those installed.  [default: the runtime's]")  # fmt: skip
+@click.option("--device", type=click.Choice(get_args(DeviceKind)), default="auto")
+@click.option("--precision", "precisions", callback=parse_words((*get_args(Precision), "bf16")),
+              help="Only rows of these.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="CPU threads inside one inference.")
-@click.option(
-    "--iterations",
-    type=click.IntRange(1),
-    default=Plan.iterations,
-    show_default=True,
-    help="Timed batches per row; a steady p99 needs 1000.",
-)
-@click.option(
-    "--warmup",
-    type=click.IntRange(0),
-    default=Plan.warmup,
-    show_default=True,
-    help="Untimed batches before them.",
-)
-@click.option(
-    "--ckpt",
-    type=click.Path(path_type=Path),
-    help="Compare with this checkpoint in PyTorch (phrases encoded once), start-up included.",
-)
-def main(
-    model: Path,
-    images: Path | None,
-    json_path: Path | None,
-    plot_path: Path | None,
-    batch: tuple[int, ...],
-    threads: int | None,
-    iterations: int,
-    warmup: int,
-    ckpt: Path | None,
-) -> None:
-    """Measure decode, preprocess, inference and postprocess of MODEL, in ms per batch."""
+@click.option("--batch", "batches", default="1,8", callback=parse_batches, help="Batch sizes.")
+@click.option("--iterations", type=click.IntRange(1), default=Plan.iterations,
+              help="Timed batches per row; a steady p99 needs 1000.")  # fmt: skip
+@click.option("--duration", type=click.FloatRange(0, min_open=True),
+              help="Seconds of timed batches per row, in place of --iterations.")  # fmt: skip
+@click.option("--warmup", "warmup_s", type=click.FloatRange(0), default=Plan.warmup_s,
+              help="Longest warm-up, seconds; it ends when times are stable.")  # fmt: skip
+@click.option("--starts", type=click.IntRange(1), default=Plan.starts,
+              help="Processes per row, for the time to first prediction.")  # fmt: skip
+@click.option("--rate", type=click.FloatRange(0, min_open=True),
+              help="Also serve this many images per second: latency with its queue.")  # fmt: skip
+@click.option("--rate-seconds", "rate_s", type=click.FloatRange(0, min_open=True),
+              default=Plan.rate_s, help="Length of --rate.")  # fmt: skip
+@click.option("--images", type=click.Path(exists=True, path_type=Path),
+              help="Folder of images.  [default: 32 JPEGs of 640x480, made here]")  # fmt: skip
+@click.option("--data", type=FILE, help="Labelled images as for numclip-eval: MAE of each row.")
+@click.option("--compare", type=FILE, help="JSON of an older run, to compare with.")
+@click.option("--json", type=FILE, help="Write all statistics and samples.")
+@click.option("--csv", type=FILE, help="Write a line per row.")
+@click.option("--markdown", type=FILE, help="Write the table as Markdown.")
+@click.option("--plot", type=FILE, help="Draw a .png or .svg.")
+@click.option("--report", type=FILE, help="Write one HTML page with table and pictures.")
+def main(models: tuple[Path, ...], **given: Any) -> None:
+    """Measure MODELS against each other and their peers; without MODELS, a full-size one.
+
+    Each runs in a process of its own; they take turns, so that what disturbs one disturbs all.
+    Exit codes: 0 measured, 1 nothing could be measured, 2 wrong use or a bad file.
+    """
     with errors_as_exit_code_2():
-        run(
-            model,
-            Plan(batch, iterations, warmup, threads),
-            images=images,
-            json_path=json_path,
-            plot_path=plot_path,
-            ckpt=ckpt,
-            argv=sys.argv,
-        )
+        run(models, given, argv=sys.argv)
 
 
 def run(
-    model: Path,
-    plan: Plan,
-    *,
-    images: Path | None = None,
-    json_path: Path | None = None,
-    plot_path: Path | None = None,
-    ckpt: Path | None = None,
-    argv: Sequence[str] = ("latency.py",),
-) -> list[Row]:
+    models: tuple[Path, ...], given: dict[str, Any], *, argv: list[str]
+) -> list[dict[str, Any]]:
     """Measure, print the table, write the asked files; return the rows.
 
     Args:
-        model: Exported model.
-        plan: Sizes and counts.
-        images: Folder of images; None makes synthetic ones.
-        json_path: File for all statistics.
-        plot_path: File for the picture, .png or .svg.
-        ckpt: Checkpoint to compare with in PyTorch.
+        models: Exported models; none: full-size ones are made.
+        given: The command's options, by name.
         argv: Command line, script first; named in the JSON.
 
     Raises:
-        NumclipError: if the model, an image or an output path cannot be used.
+        NumclipError: if a model, an image or an output path cannot be used.
+        SystemExit: with code 1, if none could be run; the notes say why.
     """
+    request = request_of(models, given)
     with ExitStack() as stack:
         # Outputs are opened first: a bad path should fail now, not after minutes of measuring.
-        if plot_path is not None:
-            check_plot(plot_path)
-        plot_file = stack.enter_context(atomic_path(plot_path)) if plot_path else None
-        json_file = stack.enter_context(atomic_text(json_path)) if json_path else None
-        image_set = stack.enter_context(open_images(images))
-
-        load_before = load_average()
-        first = None
-        if ckpt is not None:
-            with progress("first prediction", 2 * RUNS) as tick:
-                first = first_predictions(
-                    model, ckpt, image_set.paths[0], threads=plan.threads, tick=tick
-                )
-        with load(model, threads=plan.threads) as predictor:
-            rows = measure_model(predictor, model, plan, image_set.paths)
-        if ckpt is not None:
-            # After the first model is closed: its waiting threads would take the CPU's time.
-            with Predictor(TorchBackend(ckpt, threads=plan.threads)) as predictor:
-                rows += measure_model(predictor, ckpt, plan, image_set.paths)
-        environment = describe_environment(argv=argv, load_before=load_before) | {
-            "images": image_set.description,
-            "warmup": plan.warmup,
-            "iterations": plan.iterations,
-        }
-        conditions = (
-            f"{environment['cpu']}, threads: {plan.threads or 'automatic'}; {image_set}; "
-            f"{plan.warmup} warm-up and {plan.iterations} timed batches per row"
-        )
-        click.echo(f"Stages: p50 in ms per batch. {conditions}.\n\n{table(rows)}")
-        if first is not None:
-            click.echo(f"\nProcess start to first prediction:\n{first_prediction_lines(first)}")
-        if json_file is not None:
-            write_json(json_file, rows, environment, first)
-        if plot_file is not None and plot_path is not None:
-            save_plot(plot_file, rows, kind=plot_path.suffix.lower()[1:], note=conditions)
+        paths = {name: path for name in OUTPUTS if (path := given[name]) is not None}
+        outputs = open_outputs(stack, paths, compare=given["compare"])
+        document = measure_all(request, argv=argv, progress=progress)
+        click.echo(show(document, outputs.older))
+        if not document["rows"]:
+            sys.exit(1)  # leaves no file
+        outputs.write(document)
+    rows: list[dict[str, Any]] = document["rows"]
     return rows
 
 
-def measure_model(predictor: Predictor, file: Path, plan: Plan, paths: Sequence[str]) -> list[Row]:
-    """Measure one opened model at each batch size of the plan.
+def request_of(models: tuple[Path, ...], given: dict[str, Any]) -> Request:
+    """Turn options into what is to be measured.
 
-    Args:
-        predictor: Opened model; stays open.
-        file: File that it was opened from.
-        plan: Sizes and counts.
-        paths: Image files.
+    Raises:
+        UsageError: if they contradict each other.
     """
-    backend = predictor.backend
-    digest = sha256(file)
-    rows = []
-    for batch in plan.batches:
-        label = f"{file.name} {backend.name} batch {batch}"
-        with progress(label, plan.warmup + plan.iterations) as tick:
-            timings = measure(
-                predictor,
-                paths,
-                batch=batch,
-                iterations=plan.iterations,
-                warmup=plan.warmup,
-                tick=tick,
-            )
-        rows.append(
-            Row(
-                model=file.name,
-                sha256=digest,
-                backend=backend.name,
-                provider=backend.provider,
-                precision=predictor.metadata.precision,
-                batch=batch,
-                threads=plan.threads,
-                timings=timings,
-            )
-        )
-    return rows
+    ckpt, peers, backends = given["ckpt"], given["peers"], given["backends"]
+    if models and given["sizes"]:
+        raise UsageError("--model-size is for runs without MODELS; leave one of them out.")
+    if ckpt is not None and not models:
+        raise UsageError("--ckpt is the checkpoint of MODELS; give them as well.")
+    if peers is None:
+        peers = DEFAULT_PEERS if not models else (REFERENCE,) if ckpt else ()
+    elif {"all", "none"} & set(peers):
+        if len(peers) > 1:
+            raise UsageError("--peers: all and none stand alone.")
+        peers = tuple(PEERS) if peers == ("all",) else ()
+    if peers and models and ckpt is None:
+        raise UsageError("--peers run the checkpoint that MODELS come from; give --ckpt.")
+    if backends is None:
+        backends = (None,) if models else installed_backends() or (None,)
+    elif "all" in backends:
+        backends = installed_backends() or (None,)
+    plan_fields = ("batches", "iterations", "duration", "warmup_s", "starts", "rate", "rate_s")
+    plan = Plan(**{name: given[name] for name in (*plan_fields, "data")})
+    choice = Choice(backends, peers, given["precisions"], given["threads"], given["device"])
+    if REFERENCE not in peers and peers:
+        choice = replace(
+            choice, peers=(REFERENCE, *peers)
+        )  # speed and fidelity are told against it
+    return Request(models, ckpt, given["sizes"] or SIZES[:1], given["images"], plan, choice)
 
 
 @contextmanager

@@ -6,18 +6,31 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter_ns
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from numclip_runtime import Predictor
-from numclip_runtime.preprocess import load_rgb, to_input
+from numclip_runtime.preprocess import FloatArray, InputArray, load_rgb, network_input
 
-STAGES = ("decode", "preprocess", "inference", "postprocess")
+STAGES = ("decode", "preprocess", "upload", "inference", "download", "postprocess")
 TOTAL = "total"
 
 Times: TypeAlias = npt.NDArray[np.float64]  # (N,) wall time of each batch, ms
+Stamps: TypeAlias = npt.NDArray[np.int64]  # (N, 7) ns: start of a batch, then the end of each stage
+
+
+@runtime_checkable
+class CopiesApart(Protocol):
+    """A backend on a GPU that can say how long the copies of a run took."""
+
+    def run_apart(self, images: InputArray) -> tuple[FloatArray, FloatArray, int, int]:
+        """Run the network as `Backend.run`; return also the time of upload and download, ns.
+
+        Taken from the device's events, or around calls that wait for the device.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,10 @@ class Summary:
         p50, p90, p95, p99 = np.percentile(times, [50, 90, 95, 99]).tolist()
         return cls(p50, p90, p95, p99, float(times.max()), float(times.mean()), len(times))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class Timings:
@@ -47,9 +64,9 @@ class Timings:
     stages: Mapping[str, Times]  # each of STAGES, then TOTAL: (N,) ms
 
     @classmethod
-    def from_stamps(cls, stamps: npt.NDArray[np.int64], *, batch: int) -> Timings:
-        """Build from clock readings (N, 5) in ns: start of a batch, then the end of each stage."""
-        spans = np.diff(stamps, axis=1) / 1e6  # (N, 4) ms
+    def from_stamps(cls, stamps: Stamps, *, batch: int) -> Timings:
+        """Build from clock readings (N, 7) in ns."""
+        spans = np.diff(stamps, axis=1) / 1e6  # (N, 6) ms
         total = (stamps[:, -1] - stamps[:, 0]) / 1e6  # (N,) ms
         return cls(batch, dict(zip(STAGES, spans.T, strict=True)) | {TOTAL: total})
 
@@ -60,32 +77,9 @@ class Timings:
 
     @property
     def throughput_img_s(self) -> float:
-        """Images per second over all timed batches, one batch after the other."""
-        total = self.stages[TOTAL]
-        return self.batch * len(total) / (float(total.sum()) / 1e3)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured combination of model, backend and batch size."""
-
-    model: str  # file name, without its folder
-    sha256: str  # of the model file
-    backend: str  # "onnxruntime", "torch"
-    provider: str  # what really executed
-    precision: str  # "fp32", "fp16" or "int8"
-    batch: int  # images per batch
-    threads: int | None  # CPU threads inside one inference; None: the backend's choice
-    timings: Timings
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form; times in ms per batch."""
-        plain = {name: value for name, value in vars(self).items() if name != "timings"}
-        stages = {stage: asdict(summary) for stage, summary in self.timings.summaries.items()}
-        return plain | {
-            "stages_ms": stages,
-            "throughput_img_s": self.timings.throughput_img_s,
-        }
+        """Images per second of wall time, one batch after the other."""
+        times = self.stages[TOTAL]
+        return float(1e3 * self.batch * len(times) / times.sum())
 
 
 def batches(paths: Sequence[str], batch: int) -> Iterator[list[str]]:
@@ -96,7 +90,10 @@ def batches(paths: Sequence[str], batch: int) -> Iterator[list[str]]:
 
 
 def time_batch(predictor: Predictor, paths: Sequence[str]) -> tuple[int, ...]:
-    """Predict one batch; return the clock, ns, at its start and after each stage, (5,).
+    """Predict one batch; return the clock, ns, at its start and after each of STAGES, (7,).
+
+    On the CPU nothing is uploaded nor downloaded: both take 0. On a GPU, inference is what remains
+    of the run: the device's work and its launch, which a caller waits for as well.
 
     Raises:
         ImageError: if an image cannot be read.
@@ -104,43 +101,52 @@ def time_batch(predictor: Predictor, paths: Sequence[str]) -> tuple[int, ...]:
     start = perf_counter_ns()
     images = [load_rgb(path) for path in paths]
     decoded = perf_counter_ns()
-    spec = predictor.metadata.preprocessing
-    inputs = np.stack([to_input(image, spec) for image in images])  # (B, 3, H, W)
+    inputs = np.stack([network_input(image, predictor.metadata) for image in images])
     preprocessed = perf_counter_ns()
-    values, bin_probs = predictor.backend.run(inputs)  # (B,), (B, K); returns when computed
-    inferred = perf_counter_ns()
+    backend, upload, download = predictor.backend, 0, 0
+    if isinstance(backend, CopiesApart):
+        values, bin_probs, upload, download = backend.run_apart(inputs)
+    else:
+        values, bin_probs = backend.run(inputs)  # (B,), (B, K); returns when computed
+    ran = perf_counter_ns()
     predictor.postprocess(values, bin_probs)
-    return start, decoded, preprocessed, inferred, perf_counter_ns()
+    end = perf_counter_ns()
+    return start, decoded, preprocessed, preprocessed + upload, ran - download, ran, end
 
 
 def measure(
     predictor: Predictor,
-    paths: Sequence[str],
+    source: Iterator[list[str]],
     *,
-    batch: int,
     iterations: int,
-    warmup: int,
-    tick: Callable[[], None] = lambda: None,
-) -> Timings:
-    """Predict `warmup` untimed and then `iterations` timed batches.
+    untimed: int = 0,
+    clock: Callable[[], int] = perf_counter_ns,
+    seconds: float | None = None,
+) -> Stamps:
+    """Predict some untimed and then timed batches.
 
     Args:
         predictor: Model to measure; stays open.
-        paths: Image files; consecutive batches take different ones, as far as they reach.
-        batch: Images per batch.
+        source: Of `batches`: consecutive batches take different images, as far as they reach.
         iterations: Timed batches, at least 1.
-        warmup: Untimed batches before them.
-        tick: Called after each batch, outside the timed span.
+        untimed: Batches before them.
+        clock: In ns, asked for `seconds`.
+        seconds: Stop the timed batches after this time, in place of `iterations`.
+
+    Returns:
+        (N, 7) ns, see `time_batch`.
 
     Raises:
         ImageError: if an image cannot be read.
     """
-    source = batches(paths, batch)
-    for _ in range(warmup):
+    for _ in range(untimed):
         time_batch(predictor, next(source))
-        tick()
-    stamps = np.empty((iterations, len(STAGES) + 1), np.int64)
-    for i in range(iterations):
-        stamps[i] = time_batch(predictor, next(source))
-        tick()
-    return Timings.from_stamps(stamps, batch=batch)
+    stamps, start = [], clock()
+    while True:
+        stamps.append(time_batch(predictor, next(source)))
+        if seconds is None:
+            if len(stamps) >= iterations:
+                break
+        elif clock() - start >= seconds * 1e9:
+            break
+    return np.array(stamps, np.int64)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
 
 import numpy as np
 
@@ -11,15 +13,20 @@ from numclip_runtime.preprocess import FloatArray
 
 
 class TorchBackend:
-    """Run a training checkpoint with PyTorch on the CPU; implements `Backend`.
+    """Run a training checkpoint with PyTorch; implements `Backend`.
 
-    The phrases are encoded once, at opening: a baseline that ran the text tower again for every
-    batch would flatter the exported model.
+    The phrases are encoded once, at opening, unless asked otherwise: a baseline that ran the text
+    tower again for every batch would flatter the exported model.
 
     Args:
         checkpoint: Path of a `checkpoint.pt` that numclip-train wrote.
         threads: Threads inside one inference; None leaves PyTorch's choice. PyTorch keeps this
             per process: `close` puts the former number back.
+        device: "cpu" or "cuda", the latter not verified on hardware.
+        dtype: Of the image tower's weights and features: "float32", "bfloat16", "float16". The
+            head stays float32 as in the exported files: it multiplies rounding by about 100.
+        compiled: Whether the network goes through torch.compile.
+        text_each_time: Whether every batch encodes the phrases again.
 
     Raises:
         MissingDependencyError: if PyTorch is not installed.
@@ -27,13 +34,20 @@ class TorchBackend:
     """
 
     name = "torch"
-    provider = "cpu"
-    device = "cpu"
     notes = ()
     lanes = 1
     max_batch: int | None = None
 
-    def __init__(self, checkpoint: Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        compiled: bool = False,
+        text_each_time: bool = False,
+    ) -> None:
         try:
             import torch
 
@@ -44,27 +58,78 @@ class TorchBackend:
             ) from None
         loaded = load_checkpoint(checkpoint)
         self.metadata = loaded.metadata
-        self._checkpoint = loaded
+        self.provider = "torch.compile" if compiled else "eager"
+        self.device = "cpu" if device == "cpu" else torch.cuda.get_device_name()
         self.threads = threads
+        self._device, self._dtype = device, getattr(torch, dtype)
         self._threads_before = torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)
+        self._model: Any = loaded.model.to(device)
+        self._temperature = loaded.temperature
         with torch.inference_mode():
-            self._text_features = loaded.model.text_features()  # (K, D)
+            text = self._model.text_features()  # (K, D)
+        self._text_features = None if text_each_time else text
+        self._half = self._dtype != torch.float32
+        if self._half:
+            self._model.image_encoder.to(self._dtype)
+            encoder = self._model.image_encoder.forward
+            self._model.image_encoder.forward = lambda images: encoder(
+                images.to(self._dtype)
+            ).float()
+        self._forward: Any = torch.compile(self._model, dynamic=False) if compiled else self._model
+
+    def forward(self, images: Any) -> tuple[Any, Any]:
+        """Run the network on a tensor (B, 3, H, W) that lies on the device."""
+        out = self._forward(images, self._text_features)
+        return out.values, (out.logits / self._temperature).softmax(-1)
 
     def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Run the network; see `Backend.run`."""
+        values, bin_probs, *_ = self._run(images)
+        return values, bin_probs
+
+    def features(self, images: FloatArray) -> FloatArray:
+        """Return the image features (B, D) float32."""
         import torch
 
         with torch.inference_mode():
-            out = self._checkpoint.outputs(torch.from_numpy(images), self._text_features)
-        values: FloatArray = np.asarray(out[0], np.float32)  # (B,)
-        bin_probs: FloatArray = np.asarray(out[1], np.float32)  # (B, K)
-        return values, bin_probs
+            found = self._model.image_encoder(torch.from_numpy(images).to(self._device))
+        features: FloatArray = found.float().cpu().numpy()
+        return features
+
+    def _run(self, images: FloatArray) -> tuple[FloatArray, FloatArray, int, int]:
+        import torch
+
+        with torch.inference_mode():
+            start = perf_counter_ns()
+            there = torch.from_numpy(images).to(self._device)
+            self._wait()
+            uploaded = perf_counter_ns()
+            out = self.forward(there)
+            self._wait()
+            computed = perf_counter_ns()
+            values: FloatArray = np.asarray(out[0].cpu(), np.float32)  # (B,)
+            bin_probs: FloatArray = np.asarray(out[1].cpu(), np.float32)  # (B, K)
+        return values, bin_probs, uploaded - start, perf_counter_ns() - computed
+
+    def _wait(self) -> None:
+        if self._device != "cpu":
+            import torch
+
+            torch.cuda.synchronize()
 
     def close(self) -> None:
         """Free the model."""
         import torch
 
         torch.set_num_threads(self._threads_before)
-        del self._checkpoint
+        del self._model, self._forward
+
+
+class CudaTorchBackend(TorchBackend):
+    """The same on a GPU, where the copies are timed apart."""
+
+    def run_apart(self, images: FloatArray) -> tuple[FloatArray, FloatArray, int, int]:
+        """See `benchmarks.stages.CopiesApart`."""
+        return self._run(images)

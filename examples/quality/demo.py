@@ -139,7 +139,7 @@ def summary(
     evaluation: dict[str, Any],
 ) -> list[tuple[str, str]]:
     """Return the rows of the final table."""
-    first = latency["first_prediction_s"]
+    first = {row["name"]: row["first_prediction_s"] for row in latency["rows"]}
     rows = [
         ("test MAE, on photos never seen", f"{mae:.2f}"),
         ("  of a constant (median) predictor", f"{constant:.2f}, ratio {mae / constant:.2f}"),
@@ -151,17 +151,13 @@ def summary(
         ),
         ("checkpoint", f"{ckpt.stat().st_size / 1e6:.2f} MB"),
         ("ONNX model, text tower folded away", f"{model.stat().st_size / 1e6:.2f} MB"),
-        (
-            "start to first prediction, numclip_runtime",
-            f"{first['numclip_runtime']['median']:.2f} s",
-        ),
-        ("start to first prediction, torch", f"{first['torch']['median']:.2f} s"),
+        *((f"start to first prediction, {name}", f"{took:.2f} s") for name, took in first.items()),
     ]
-    for row in latency["results"]:
+    for row in latency["rows"]:
         total = row["stages_ms"]["total"]
         rows.append(
             (
-                f"latency p50 / p99, {row['backend']}, batch {row['batch']}",
+                f"latency p50 / p99, {row['name']}, batch {row['batch']}",
                 f"{total['p50']:.2f} / {total['p99']:.2f} ms",
             )
         )

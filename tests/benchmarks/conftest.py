@@ -39,6 +39,10 @@ class Clock:
     def wait(self, seconds: float) -> None:
         self.now += round(seconds * 1e9)
 
+    def sleep(self, seconds: float) -> None:
+        """Wait, and a little at least, as the system does."""
+        self.wait(max(seconds, 1e-5))
+
 
 class DelayedBackend:
     """A backend whose nth run takes delays_ms[n]; the last delay repeats for ever."""
@@ -91,3 +95,35 @@ def photos(tmp_path: Path) -> Path:
     for i in range(5):
         Image.new("RGB", (20, 10), (50 * i, 0, 0)).save(folder / f"{i}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a checkpoint of the real model, with random weights and tiny towers."""
+    torch = pytest.importorskip("torch")
+    from numclip.checkpoint import Checkpoint, save_checkpoint
+    from numclip.model import ModelConfig, NumClip
+
+    torch.manual_seed(0)
+    tower = {"layers": 1, "width": 64}
+    clip = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 8, "patch_size": 4, "head_width": 32, **tower},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "heads": 2, **tower},
+        "quick_gelu": False,
+    }
+    path = tmp_path_factory.mktemp("checkpoint") / "checkpoint.pt"
+    model = NumClip(ModelConfig(clip), METADATA.task)
+    save_checkpoint(path, Checkpoint(model, METADATA.preprocessing))
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint: Path) -> Path:
+    """Export the checkpoint as float32 ONNX, beside it."""
+    pytest.importorskip("onnxscript")
+    from numclip_export.export import Options, export
+
+    path = checkpoint.with_suffix(".onnx")
+    export(checkpoint, path, Options(verify=False))
+    return path

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.environment import command_line, load_average, loaded_versions
-from benchmarks.images import COUNT, SIZE, write_synthetic
+from benchmarks.images import COUNT, SIZE, find_photos, write_pieces, write_synthetic
 
 
 def test_command_line_hides_absolute_paths() -> None:
@@ -39,3 +39,21 @@ def test_synthetic_images_are_the_same_every_time(tmp_path: Path) -> None:
     assert [Path(p).read_bytes() for p in again] == [Path(p).read_bytes() for p in paths[:2]]
     with Image.open(paths[0]) as image:
         assert (image.size, image.format) == (SIZE, "JPEG")
+
+
+def test_pieces_are_of_all_photos_and_of_one_size(tmp_path: Path) -> None:
+    photos = [tmp_path / "wide.png", tmp_path / "small.png"]
+    Image.new("RGB", (900, 500), (250, 0, 0)).save(photos[0])
+    Image.new("RGB", (100, 100), (0, 0, 250)).save(photos[1])
+    folder = tmp_path / "pieces"
+    folder.mkdir()
+    reds = []
+    for path in write_pieces(photos, folder, count=4):
+        with Image.open(path) as image:
+            assert (image.size, image.format) == (SIZE, "JPEG")
+            reds.append(image.getpixel((320, 240))[0] > 200)  # type: ignore[index]
+    assert reds == [True, False, True, False]
+
+
+def test_photos_of_packages_are_found_without_importing_them() -> None:
+    assert all(path.is_file() for path in find_photos())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import shutil
@@ -12,11 +13,29 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks import latency
-from benchmarks.latency import Plan, run
-from tests.benchmarks.conftest import METADATA, ROOT, DelayedBackend
+from benchmarks.report import number, table
+from benchmarks.stages import STAGES
+from tests.benchmarks.conftest import ROOT
 
-QUICK = ("--threads", "1", "--iterations", "4", "--warmup", "1")
+SAMPLE = ROOT / "tests" / "data" / "latency.sample.json"
+QUICK = ("--threads", "1", "--iterations", "4", "--warmup", "0", "--starts", "1")
 STATISTICS = {"p50", "p90", "p95", "p99", "max", "mean", "n"}
+ROW = {
+    *("name", "kind", "model", "sha256", "backend", "provider", "device", "precision", "batch"),
+    *("threads", "stages_ms", "total_ms_samples", "inference_ms_samples", "throughput_img_s"),
+    *("ratio", "fidelity", "mae", "peak_host_mb", "peak_device_mb", "first_prediction_s"),
+    *("first_prediction", "ceiling_share", "warmup", "rate", "power"),
+}
+DOCUMENT = {
+    *("schema", "environment", "state", "ceilings_gflops", "startup", "rows", "notes"),
+}
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Leave the ceilings out, which take seconds, and keep away from the user's cache."""
+    monkeypatch.setattr("benchmarks.document._ceilings", lambda *_: {"fp32": 100.0})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def invoke(*arguments: object) -> Result:
@@ -25,74 +44,141 @@ def invoke(*arguments: object) -> Result:
 
 def test_json_of_a_real_run(tiny: Path, tmp_path: Path) -> None:
     output = tmp_path / "latency.json"
-    result = invoke(tiny, "--json", output, "--batch", "1,3")
+    result = invoke(tiny, "--json", output, "--batch", "3,1")
     assert result.exit_code == 0, result.output
     assert result.stderr == ""  # no progress bar without a terminal
 
     document: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-    assert set(document) == {"environment", "results"}
+    assert set(document) == DOCUMENT
+    assert document["schema"] == 2
+    assert set(document["state"]) == {"before", "after", "warnings"}
     environment = document["environment"]
     assert set(environment["versions"]) >= {"numpy", "pillow", "onnxruntime"}
-    assert environment["images"]["source"] == "synthetic"
-    assert environment["images"]["count"] == 16
+    assert environment["images"]["count"] == 32
     assert environment["images"]["megapixels"] == pytest.approx(640 * 480 / 1e6)
-    assert (environment["warmup"], environment["iterations"]) == (1, 4)
+    assert (environment["iterations"], environment["rounds"]) == (4, 4)
     assert environment["date"].endswith("+00:00")
     for key in ("command", "numclip", "python", "platform", "cpu", "logical_cores"):
         assert environment[key], key
-    assert {"load_average_before", "load_average_after"} <= set(environment)
 
-    assert [row["batch"] for row in document["results"]] == [1, 3]
-    for row in document["results"]:
+    assert [row["batch"] for row in document["rows"]] == [1, 3]
+    for row in document["rows"]:
+        assert set(row) == ROW
         assert row["model"] == "tiny.onnx"  # no folder
         assert row["sha256"] == hashlib.sha256(tiny.read_bytes()).hexdigest()
         assert (row["backend"], row["provider"]) == ("onnxruntime", "CPUExecutionProvider")
         assert (row["precision"], row["threads"]) == ("fp32", 1)
         assert row["throughput_img_s"] > 0
-        assert list(row["stages_ms"]) == [
-            "decode",
-            "preprocess",
-            "inference",
-            "postprocess",
-            "total",
-        ]
+        assert row["ratio"] is row["fidelity"] is row["mae"] is row["rate"] is None
+        assert row["warmup"]["runs"] == 1
+        assert not row["warmup"]["stable"]
+        assert 0.05 < row["first_prediction_s"] < 60
+        assert 20 < row["peak_host_mb"] < 1000
+        assert list(row["stages_ms"]) == [*(s for s in STAGES if "load" not in s), "total"]
         for statistics in row["stages_ms"].values():
             assert set(statistics) == STATISTICS
             assert statistics["n"] == 4
             assert 0 < statistics["p50"] <= statistics["p90"] <= statistics["p99"]
             assert statistics["p99"] <= statistics["max"]
+        for stage in ("total", "inference"):
+            samples = row[f"{stage}_ms_samples"]
+            assert len(samples) == 4
+            assert max(samples) == pytest.approx(row["stages_ms"][stage]["max"], abs=1e-3)
 
 
-def test_table_is_aligned(tiny: Path, photos: Path) -> None:
-    result = invoke(tiny, "--images", photos, "--batch", "1,12")
+def test_everything_about_a_checkpoint_and_its_peers(
+    checkpoint: Path, exported: Path, photos: Path, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\nphotos/0.png,5\nphotos/3.png,15\n")
+    paths = {kind: tmp_path / f"out.{kind}" for kind in ("json", "csv", "markdown")}
+    result = invoke(
+        *(exported, "--ckpt", checkpoint, "--peers", "plain-onnx,cuda-fp16"),
+        *("--images", photos, "--data", labels, "--batch", "2", "--rate", "100"),
+        *("--rate-seconds", "0.1", "--compare", SAMPLE),
+        *(word for kind, path in paths.items() for word in (f"--{kind}", path)),
+    )
     assert result.exit_code == 0, result.output
-    note, _, header, *rows = result.output.splitlines()
-    assert "5 given images (photos)" in note
-    assert header.split()[:4] == ["model", "backend", "precision", "batch"]
-    assert header.split()[-5:] == ["total", "p50", "total", "p99", "img/s"]
-    assert [row.split()[3] for row in rows] == ["1", "12"]
-    assert {len(row) for row in rows} == {len(header)}
+    document = json.loads(paths["json"].read_text("utf-8"))
+    rows = {row["name"]: row for row in document["rows"]}
+    # The reference comes along unasked
+    assert list(rows) == ["numclip fp32, onnxruntime", "torch eager", "plain ONNX, onnxruntime"]
+    reference = rows.pop("torch eager")
+    assert reference["ratio"] is None
+    assert reference["model"] == "checkpoint.pt"
+    assert reference["fidelity"]["value_max"] < 1e-5  # batch 2 against batch 1
+    for row in rows.values():
+        assert row["ratio"]["to"] == "torch eager"
+        assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
+        assert row["fidelity"]["value_max"] < 1e-4
+        assert row["fidelity"]["cosine_min"] == pytest.approx(1, abs=1e-3)
+        assert row["fidelity"]["images"] == 5
+        assert row["mae"]["mae"] == pytest.approx(reference["mae"]["mae"], abs=1e-4)
+        assert row["mae"]["images"] == 2
+        assert row["rate"]["requests"] == 5
+        assert row["ceiling_share"] > 0
+    assert "torch" in document["environment"]["versions"]  # that only a process of its own loaded
+    assert set(document["startup"]) == {"numclip_runtime", "torch"}
+    notes = "\n".join(document["notes"])
+    assert "torch fp16, CUDA is left out" in notes
+    assert "only 5 different images" in notes
+    for text in ("times as fast", "MAE", "p99 at rate", "first prediction:", "no row is in both"):
+        assert text in result.output, text
+    lines = list(csv.DictReader(paths["csv"].read_text("utf-8").splitlines()))
+    assert [line["name"] for line in lines] == [row["name"] for row in document["rows"]]
+    assert float(lines[0]["stages_ms.total.p99"]) > 0
+    assert not any("samples" in name for name in lines[0])
+    assert len(paths["markdown"].read_text("utf-8").splitlines()) == 2 + 3
 
 
-def test_folder_is_named_without_its_parents(tiny: Path, photos: Path, tmp_path: Path) -> None:
-    output = tmp_path / "latency.json"
-    assert invoke(tiny, "--images", photos, "--json", output).exit_code == 0
-    images = json.loads(output.read_text(encoding="utf-8"))["environment"]["images"]
-    assert images == {"source": "given", "name": "photos", "count": 5, "megapixels": 0.0002}
+def test_sample_has_the_form_of_a_run() -> None:
+    document = json.loads(SAMPLE.read_text("utf-8"))
+    assert set(document) == DOCUMENT
+    assert all(set(row) == ROW for row in document["rows"])
+
+
+def test_checkpoint_of_other_weights_is_refused(checkpoint: Path, tiny: Path, photos: Path) -> None:
+    result = invoke(tiny, "--ckpt", checkpoint, "--images", photos)
+    assert result.exit_code == 2
+    assert "none of the models was made from this checkpoint" in result.stderr
+
+
+def test_table_is_aligned_and_leaves_out_empty_columns() -> None:
+    rows = json.loads(SAMPLE.read_text("utf-8"))["rows"]
+    header, *lines = table(rows).splitlines()
+    assert {len(line) for line in lines} == {len(header)}
+    assert header.startswith("name ")
+    assert "upload" not in header
+    assert "MAE" not in header
+    rows[1]["mae"] = {"mae": 1.25}
+    rows[0]["stages_ms"]["upload"] = rows[0]["stages_ms"]["decode"]
+    header, *lines = table(rows).splitlines()
+    assert "upload" in header
+    assert "MAE" in header
+    assert {len(line) for line in lines} == {len(header)}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (0.0, "0"), (1234.5, "1234"), (3.14159, "3.14"), (42.0, "42.0"), (2e-6, "2e-06")],
+)
+def test_numbers_have_three_digits(value: float | None, text: str) -> None:
+    assert number(value) == text
 
 
 def test_script_runs_from_any_folder(tiny: Path, photos: Path, tmp_path: Path) -> None:
     # A copy, and with a sign: an editable install would find the original by itself.
     copy = shutil.copytree(ROOT / "benchmarks", tmp_path / "copy" / "benchmarks")
-    (copy / "__init__.py").write_text("print('copy')")
+    (copy / "__init__.py").write_text("import sys; print('copy', file=sys.stderr)")
     script = copy / "latency.py"
-    arguments = [str(tiny), "--images", str(photos), "--json", "out.json", *QUICK]
+    arguments = [str(tiny), "--images", str(photos), "--batch", "1", "--json", "out.json", *QUICK]
     command = [sys.executable, str(script), *arguments]
-    shown = subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.PIPE).stdout
-    assert shown.startswith(b"copy")
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert done.stderr.startswith(b"copy")
     text = (tmp_path / "out.json").read_text(encoding="utf-8")
     assert json.loads(text)["environment"]["command"] == (
-        "python benchmarks/latency.py tiny.onnx --images photos --json out.json " + " ".join(QUICK)
+        "python benchmarks/latency.py tiny.onnx --images photos --batch 1 --json out.json "
+        + " ".join(QUICK)
     )
     assert str(tmp_path) not in text
 
@@ -112,6 +198,12 @@ def test_bad_batch_is_a_usage_error(tiny: Path, text: str) -> None:
         (["{tiny}", "--json", "none/out.json"], "none/out.json: cannot write there"),
         (["{tiny}", "--plot", "out.pdf"], "out.pdf: cannot plot into this kind of file"),
         (["{tiny}", "--images", "."], "no images in this folder"),
+        (["{tiny}", "--peers", "all"], "--peers run the checkpoint"),
+        (["{tiny}", "--model-size", "RN50"], "leave one of them out"),
+        (["--ckpt", "x.pt"], "give them as well"),
+        (["{tiny}", "--compare", "old.json"], "old.json: not the JSON of a run"),
+        (["{tiny}", "--precision", "int8"], "nothing is left to measure"),
+        (["{tiny}", "--ckpt", "x.pt", "--peers", "all,none"], "stand alone"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(
@@ -131,6 +223,13 @@ def test_errors_are_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", ["--peers", "--backend", "--precision"])
+def test_unknown_words_are_usage_errors(option: str, tiny: Path) -> None:
+    result = invoke(tiny, option, "nonsense")
+    assert result.exit_code == 2
+    assert "'nonsense' is none of" in result.stderr
+
+
 def test_failed_run_leaves_no_file(tiny: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "3.png").write_bytes(b"no image")
     output = tmp_path / "latency.json"
@@ -138,39 +237,3 @@ def test_failed_run_leaves_no_file(tiny: Path, photos: Path, tmp_path: Path) -> 
     assert result.exit_code == 2
     assert "3.png" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
-
-
-def test_checkpoint_adds_rows_and_first_predictions(
-    tiny: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint = tmp_path / "checkpoint.pt"
-    checkpoint.write_bytes(b"weights")
-    first = {
-        "numclip_runtime": {"median": 0.5, "min": 0.4, "max": 0.75, "n": 5},
-        "torch": {"median": 4.0, "min": 3.5, "max": 5.25, "n": 5},
-    }
-
-    def open_torch(path: Path, *, threads: int | None) -> DelayedBackend:
-        assert (path, threads) == (checkpoint, None)
-        backend = DelayedBackend([0.0], lambda _: None)
-        backend.name = "torch"
-        return backend
-
-    monkeypatch.setattr(latency, "TorchBackend", open_torch)
-    monkeypatch.setattr(latency, "first_predictions", lambda *_, **__: first)
-    output = tmp_path / "latency.json"
-    rows = run(
-        tiny,
-        Plan(batches=(2,), iterations=2, warmup=0),
-        images=photos,
-        json_path=output,
-        ckpt=checkpoint,
-    )
-    assert [row.backend for row in rows] == ["onnxruntime", "torch"]
-    document = json.loads(output.read_text(encoding="utf-8"))
-    assert document["first_prediction_s"] == first
-    added = document["results"][1]
-    assert added["model"] == "checkpoint.pt"
-    assert added["sha256"] == hashlib.sha256(b"weights").hexdigest()
-    assert added["precision"] == METADATA.precision
-    assert added["threads"] is None

@@ -11,12 +11,21 @@ from PIL import Image
 from benchmarks import stages
 from benchmarks.stages import STAGES, Summary, Timings, batches, measure
 from numclip_runtime import ImageError
-from numclip_runtime.preprocess import load_rgb, to_input
+from numclip_runtime.backends import Backend
+from numclip_runtime.preprocess import FloatArray, load_rgb, network_input
 from tests.benchmarks.conftest import Clock, DelayedBackend, predictor_of
 
 
 def paths_in(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.iterdir())
+
+
+def timings_of(
+    backend: Backend, photos: Path, *, batch: int, iterations: int, untimed: int = 0
+) -> Timings:
+    source = batches(paths_in(photos), batch)
+    stamps = measure(predictor_of(backend), source, iterations=iterations, untimed=untimed)
+    return Timings.from_stamps(stamps, batch=batch)
 
 
 def test_percentiles_interpolate_linearly_and_clip_nothing() -> None:
@@ -32,8 +41,7 @@ def test_percentiles_interpolate_linearly_and_clip_nothing() -> None:
 def test_rare_stall_stays_in_the_statistics(clock: Clock, photos: Path) -> None:
     delays = [2.0] * 100
     delays[10] = delays[70] = 20.0  # 2 of 100: the 99th percentile lies inside the tail
-    predictor = predictor_of(DelayedBackend(delays, clock.wait))
-    timings = measure(predictor, paths_in(photos), batch=2, iterations=100, warmup=0)
+    timings = timings_of(DelayedBackend(delays, clock.wait), photos, batch=2, iterations=100)
     for stage in ("inference", "total"):
         summary = timings.summaries[stage]
         assert (summary.p50, summary.p90, summary.p95) == (2, 2, 2)
@@ -43,20 +51,21 @@ def test_rare_stall_stays_in_the_statistics(clock: Clock, photos: Path) -> None:
 
 
 def test_one_stall_moves_p99_by_interpolation(clock: Clock, photos: Path) -> None:
-    predictor = predictor_of(DelayedBackend([20.0, *[2.0] * 99], clock.wait))
-    timings = measure(predictor, paths_in(photos), batch=1, iterations=100, warmup=0)
+    backend = DelayedBackend([20.0, *[2.0] * 99], clock.wait)
+    timings = timings_of(backend, photos, batch=1, iterations=100)
     assert timings.summaries["inference"].p99 == pytest.approx(2.18)  # 1 % of the way to 20
     assert timings.summaries["inference"].max == 20
 
 
 def test_real_clock_sees_the_delays(photos: Path) -> None:
-    predictor = predictor_of(DelayedBackend([1.0, 10.0, 1.0], time.sleep))
-    timings = measure(predictor, paths_in(photos), batch=1, iterations=20, warmup=0)
+    backend = DelayedBackend([1.0, 10.0, 1.0], time.sleep)
+    timings = timings_of(backend, photos, batch=1, iterations=20)
     summaries = timings.summaries
     assert summaries["inference"].p50 >= 1
     assert summaries["inference"].max >= 10
     assert summaries["decode"].p50 > 0
     assert summaries["preprocess"].p50 > 0
+    assert summaries["upload"].max == summaries["download"].max == 0  # nothing is copied on a CPU
     parts = sum(timings.stages[stage] for stage in STAGES)
     np.testing.assert_allclose(timings.stages["total"], parts)
 
@@ -70,34 +79,47 @@ def test_each_stage_is_counted_where_it_belongs(
 
     def slow_input(*args: object) -> object:
         clock.wait(0.005)
-        return to_input(*args)  # type: ignore[arg-type]
+        return network_input(*args)  # type: ignore[arg-type]
+
+    class Copying(DelayedBackend):
+        def run_apart(self, images: FloatArray) -> tuple[FloatArray, FloatArray, int, int]:
+            clock.wait(0.002 + 0.0005)
+            return *self.run(images), 2_000_000, 500_000
 
     monkeypatch.setattr(stages, "load_rgb", slow_load)
-    monkeypatch.setattr(stages, "to_input", slow_input)
-    predictor = predictor_of(DelayedBackend([7.0], clock.wait))
+    monkeypatch.setattr(stages, "network_input", slow_input)
+    predictor = predictor_of(Copying([7.0], clock.wait))
     monkeypatch.setattr(predictor, "postprocess", lambda *_: clock.wait(0.001))
-    timings = measure(predictor, paths_in(photos), batch=2, iterations=4, warmup=0)
+    stamps = measure(predictor, batches(paths_in(photos), 2), iterations=4)
+    timings = Timings.from_stamps(stamps, batch=2)
     means = {stage: summary.mean for stage, summary in timings.summaries.items()}
-    expected = {"decode": 6, "preprocess": 10, "inference": 7, "postprocess": 1, "total": 24}
-    assert means == pytest.approx(expected)
-    assert timings.throughput_img_s == pytest.approx(2 / 0.024)
-
-
-def test_warmup_is_run_but_not_counted(clock: Clock, photos: Path) -> None:
-    backend = DelayedBackend([500.0, 400.0, 300.0, 2.0], clock.wait)
-    ticks: list[None] = []
-    timings = measure(
-        predictor_of(backend),
-        paths_in(photos),
-        batch=4,
-        iterations=6,
-        warmup=3,
-        tick=lambda: ticks.append(None),
+    assert means == pytest.approx(
+        {
+            "decode": 6,
+            "preprocess": 10,
+            "upload": 2,
+            "inference": 7,
+            "download": 0.5,
+            "postprocess": 1,
+            "total": 26.5,
+        }
     )
+    assert timings.throughput_img_s == pytest.approx(2 / 0.0265)
+
+
+def test_untimed_batches_are_run_but_not_counted(clock: Clock, photos: Path) -> None:
+    backend = DelayedBackend([500.0, 400.0, 300.0, 2.0], clock.wait)
+    timings = timings_of(backend, photos, batch=4, iterations=6, untimed=3)
     assert backend.batches == [4] * 9
-    assert len(ticks) == 9
     assert timings.summaries["total"].n == 6
     assert timings.summaries["total"].max == 2
+
+
+def test_a_turn_may_last_for_some_time(clock: Clock, photos: Path) -> None:
+    predictor = predictor_of(DelayedBackend([30.0], clock.wait))
+    source = batches(paths_in(photos), 1)
+    stamps = measure(predictor, source, iterations=1, seconds=0.1, clock=clock)
+    assert len(stamps) == 4  # the batch under way at 100 ms is finished
 
 
 def test_batches_go_on_where_the_last_one_ended() -> None:
@@ -115,26 +137,26 @@ def test_consecutive_iterations_read_different_images(
         return load_rgb(path)
 
     monkeypatch.setattr(stages, "load_rgb", spy)
-    predictor = predictor_of(DelayedBackend([1.0], clock.wait))
-    measure(predictor, paths_in(photos), batch=2, iterations=3, warmup=1)
+    timings_of(DelayedBackend([1.0], clock.wait), photos, batch=2, iterations=3, untimed=1)
     assert read == ["0", "1", "2", "3", "4", "0", "1", "2"]
 
 
 def test_unreadable_image_is_an_error(clock: Clock, photos: Path) -> None:
     (photos / "2.png").write_bytes(b"")
-    predictor = predictor_of(DelayedBackend([1.0], clock.wait))
     with pytest.raises(ImageError, match=r"2\.png: the file is empty"):
-        measure(predictor, paths_in(photos), batch=1, iterations=5, warmup=0)
+        timings_of(DelayedBackend([1.0], clock.wait), photos, batch=1, iterations=5)
 
 
 def test_stamps_become_milliseconds() -> None:
-    stamps = np.array([[0, 1, 3, 6, 10], [100, 100, 100, 100, 105]], np.int64) * 1_000_000
+    stamps = np.array([[0, 1, 3, 6, 10, 15, 21], [100] * 6 + [105]], np.int64) * 1_000_000
     timings = Timings.from_stamps(stamps, batch=3)
     assert {stage: times.tolist() for stage, times in timings.stages.items()} == {
         "decode": [1, 0],
         "preprocess": [2, 0],
-        "inference": [3, 0],
-        "postprocess": [4, 5],
-        "total": [10, 5],
+        "upload": [3, 0],
+        "inference": [4, 0],
+        "download": [5, 0],
+        "postprocess": [6, 5],
+        "total": [21, 5],
     }
-    assert timings.throughput_img_s == pytest.approx(6 / 0.015)
+    assert timings.throughput_img_s == pytest.approx(6 / 0.026)

@@ -7,30 +7,10 @@ import numpy as np
 import pytest
 
 from benchmarks import first_prediction
+from benchmarks.competitor import Competitor
+from benchmarks.peers import PEERS
 from benchmarks.torch_model import TorchBackend
-from numclip_runtime import MissingDependencyError, ModelError, Predictor
-from tests.benchmarks.conftest import METADATA
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a checkpoint of the real model, with random weights and tiny towers."""
-    torch = pytest.importorskip("torch")
-    from numclip.checkpoint import Checkpoint, save_checkpoint
-    from numclip.model import ModelConfig, NumClip
-
-    torch.manual_seed(0)
-    tower = {"layers": 1, "width": 64}
-    clip = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 8, "patch_size": 4, "head_width": 32, **tower},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "heads": 2, **tower},
-        "quick_gelu": False,
-    }
-    path = tmp_path_factory.mktemp("checkpoint") / "checkpoint.pt"
-    model = NumClip(ModelConfig(clip), METADATA.task)
-    save_checkpoint(path, Checkpoint(model, METADATA.preprocessing))
-    return path
+from numclip_runtime import GpuRequiredError, MissingDependencyError, ModelError, Predictor
 
 
 def test_backend_runs_the_model_of_the_checkpoint(
@@ -55,6 +35,62 @@ def test_backend_runs_the_model_of_the_checkpoint(
     assert values.dtype == bin_probs.dtype == np.dtype(np.float32)
     np.testing.assert_allclose(values, expected.values.numpy(), rtol=1e-5)
     np.testing.assert_allclose(bin_probs, expected.bin_probs.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [("torch-eager", 1e-6), ("zero-shot", 1e-5), ("torch-bf16", 0.2)]
+)
+def test_peers_run_the_same_weights(checkpoint: Path, kind: str, tolerance: float) -> None:
+    import torch
+
+    from numclip.checkpoint import load_checkpoint
+
+    images = np.random.default_rng(0).normal(size=(3, 3, 8, 8)).astype(np.float32)
+    with torch.no_grad():
+        model = load_checkpoint(checkpoint).model
+        expected = model(torch.from_numpy(images)).values.numpy()
+        features = model.image_encoder(torch.from_numpy(images)).numpy()
+    competitor = Competitor(PEERS[kind].title, kind, None, str(checkpoint))
+    with Predictor(competitor.open()) as predictor:
+        backend = predictor.backend
+        values, bin_probs = backend.run(images)
+        found = backend.features(images)  # type: ignore[attr-defined]
+    assert values.dtype == bin_probs.dtype == found.dtype == np.dtype(np.float32)
+    np.testing.assert_allclose(values, expected, atol=tolerance)
+    np.testing.assert_allclose(found, features, atol=tolerance * 0.2)
+    assert (kind == "torch-bf16") == bool(np.abs(found - features).max() > 1e-4)
+
+
+def test_text_tower_runs_again_for_each_batch_only_where_asked(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from numclip.model import NumClip
+
+    runs: list[int] = []
+    text_features = NumClip.text_features
+
+    def spy(model: NumClip) -> object:
+        runs.append(1)
+        return text_features(model)
+
+    monkeypatch.setattr(NumClip, "text_features", spy)
+    images = np.zeros((1, 3, 8, 8), np.float32)
+    for kind, expected in (("torch-eager", 1), ("zero-shot", 1 + 3)):
+        runs.clear()
+        with Predictor(Competitor(kind, kind, None, str(checkpoint)).open()) as predictor:
+            for _ in range(3):
+                predictor.backend.run(images)
+        assert len(runs) == expected, kind
+
+
+def test_gpu_peers_say_that_there_is_none(checkpoint: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    for kind in ("cuda-eager", "cuda-fp16", "cuda-compile", "cuda-graphs"):
+        with pytest.raises(GpuRequiredError, match="no CUDA GPU"):
+            Competitor(kind, kind, None, str(checkpoint)).open()
 
 
 def test_program_of_first_prediction_agrees(

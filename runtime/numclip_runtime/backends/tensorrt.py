@@ -131,14 +131,15 @@ class TensorRTBackend:
     def trace(self, mark: Mark | None) -> None:
         """Call a function between the stages of every run from now on, for a timeline.
 
-        A graph runs as a whole, so none is made any more. Call it before the first run.
+        A graph runs as a whole, so none is made meanwhile. Call it before the first run of a size.
 
         Args:
             mark: Gets the run's stream and "start", "upload", "compute" or "download", the stage
-                that was just enqueued there; called in the thread that runs. None: no more.
+                that was just enqueued there; called in the thread that runs. None: no more, and
+                graphs again.
         """
         loaded = self._runner.loaded
-        loaded.mark, loaded.graphs = mark, False
+        loaded.mark, loaded.graphs = mark, mark is None
 
     def close(self) -> None:
         """Wait for the runs that are under way, then free all on the GPU; a second time is fine."""

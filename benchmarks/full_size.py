@@ -1,0 +1,97 @@
+"""A model of full size with random weights: as fast as a trained one, and at hand everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmarks.cache import cached
+from benchmarks.process import call_apart
+from numclip_runtime import __version__
+from numclip_runtime.errors import MissingDependencyError
+
+SIZES = ("ViT-B-32", "ViT-B-16", "RN50")
+RANDOM = "random weights: its speed is that of a trained model, its values mean nothing"
+
+
+@dataclass(frozen=True)
+class FullSize:
+    """Files of a full-size model."""
+
+    checkpoint: Path
+    models: tuple[Path, ...]  # fp32 ONNX, and INT8 where there is one
+    note: str | None  # why there is no INT8
+
+
+def full_size(name: str) -> FullSize:
+    """Return a full-size model from the cache, made and exported if it is not there.
+
+    Args:
+        name: One of SIZES.
+
+    Raises:
+        MissingDependencyError: if making it needs what is not installed.
+    """
+    try:
+        made_by = f"torch{version('torch')}-onnx{version('onnx')}"
+    except PackageNotFoundError as error:
+        raise _missing(str(error)) from None
+
+    def make(folder: Path) -> None:
+        try:
+            call_apart("benchmarks.full_size", "write", name=name, folder=str(folder))
+        except MissingDependencyError as error:
+            raise _missing(str(error)) from None
+
+    folder = cached(f"{name}-numclip{__version__}-{made_by}", make)
+    refused = folder / "int8-refused.txt"
+    models = [folder / f"{name}.onnx", folder / f"{name}.int8.onnx"]
+    return FullSize(
+        folder / f"{name}.pt",
+        tuple(path for path in models if path.exists()),
+        f"{name}: no INT8 file: {refused.read_text('utf-8')}" if refused.exists() else None,
+    )
+
+
+def _missing(what: str) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"no model was given, and making one needs PyTorch and the exporter ({what}); give an "
+        "exported model, or: pip install 'numclip[export,cpu]'"
+    )
+
+
+def write(name: str, folder: str) -> None:
+    """Write the checkpoint, its float32 ONNX file and, where the export allows it, INT8.
+
+    Not verified at export: the run itself measures how far each file is from the checkpoint.
+
+    Args:
+        name: open_clip architecture.
+        folder: Where to.
+    """
+    import torch
+
+    from benchmarks.images import open_images
+    from numclip.backbone import open_clip
+    from numclip.checkpoint import Checkpoint, save_checkpoint
+    from numclip.model import ModelConfig, NumClip
+    from numclip.tasks import load_task
+    from numclip_export.export import Options, export
+    from numclip_runtime import NumclipError, Preprocessing
+
+    torch.manual_seed(0)
+    config = open_clip.get_model_config(name)
+    config["quick_gelu"] = True  # as OpenAI's weights, which most models start from
+    model = NumClip(ModelConfig(config), load_task("age")).eval()
+    checkpoint, onnx = Path(folder) / f"{name}.pt", Path(folder) / f"{name}.onnx"
+    save_checkpoint(checkpoint, Checkpoint(model, Preprocessing()))
+    fp32 = Options(for_cpu=True, verify=False)
+    with open_images(None) as images:
+        calibration = Path(images.paths[0]).parent
+        int8 = replace(fp32, precision="int8", input="uint8", calib_data=calibration)
+        try:
+            export(checkpoint, onnx, int8)
+        except NumclipError as error:
+            export(checkpoint, onnx, fp32)
+            (Path(folder) / "int8-refused.txt").write_text(str(error), "utf-8")

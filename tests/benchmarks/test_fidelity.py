@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy import Labelled
+from benchmarks.ceilings import best, measure, share
+from benchmarks.fidelity import Outputs, centred_cosines, compare
+from numclip_runtime import UsageError
+from tests.benchmarks.conftest import METADATA
+
+
+def test_differences_in_label_units() -> None:
+    reference = Outputs(np.array([1, 2, 3], np.float32), None)
+    found = compare(Outputs(np.array([1, 2.5, 2], np.float32), None), reference)
+    assert (found.value_max, found.value_mean) == (1, 0.5)
+    assert (found.cosine_min, found.cosine_mean, found.images) == (None, None, 3)
+
+
+def test_cosine_sees_past_the_common_direction() -> None:
+    rng = np.random.default_rng(0)
+    features = (1000 + rng.normal(size=(32, 64))).astype(np.float32)
+    noisy = (features + rng.normal(size=features.shape)).astype(np.float32)
+    plain = (features * noisy).sum(1) / np.linalg.norm(features, axis=1)
+    assert (plain / np.linalg.norm(noisy, axis=1)).min() > 0.99999
+    assert centred_cosines(noisy, features).max() < 0.9
+    np.testing.assert_allclose(centred_cosines(features, features), 1)
+
+
+def test_mae_leaves_out_what_cannot_be_read() -> None:
+    labelled = Labelled(["a", "b", "c"], [10.0, 20.0, 30.0])
+    assert labelled.mae([11.0, None, 27.0], "years") == {
+        "mae": 2.0,
+        "unit": "years",
+        "images": 2,
+        "failed": 1,
+    }
+    assert labelled.mae([None] * 3, "years") is None
+
+
+def test_labels_are_read_as_by_numclip_eval(photos: Path, tmp_path: Path) -> None:
+    csv = tmp_path / "labels.csv"
+    csv.write_text("path,label\nphotos/0.png,5\nphotos/3.png,15\n")
+    found = Labelled.read(csv, METADATA.task)
+    assert found.labels == [5, 15]
+    assert [Path(path).name for path in found.paths] == ["0.png", "3.png"]
+    csv.write_text("path,label\nphotos/0.png,500\n")
+    with pytest.raises(UsageError, match="outside the task's range"):
+        Labelled.read(csv, METADATA.task)
+
+
+def test_share_of_the_ceiling() -> None:
+    ceilings = {"fp32": 100.0, "int8": None}
+    # 2 * 1e9 operations, twice, in 80 ms: 50e9 per second
+    assert share(10**9, 80, 2, "fp32", ceilings) == pytest.approx(0.5)
+    for unknown in (
+        share(None, 80, 2, "fp32", ceilings),
+        share(10**9, 80, 2, "int8", ceilings),
+        share(10**9, 80, 2, "fp32", None),
+    ):
+        assert unknown is None
+
+
+def test_ceiling_is_the_best_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import ceilings
+    from tests.benchmarks.conftest import Clock
+
+    clock = Clock()
+    monkeypatch.setattr(ceilings, "perf_counter_ns", clock)
+    times = iter([0.4, 0.1, 0.5, 9])
+    found = best(lambda: clock.wait(next(times)), seconds=0.9)
+    assert found == pytest.approx(ceilings.FLOPS / 0.1e9)
+
+
+def test_ceilings_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr("benchmarks.ceilings.SECONDS", 0.01)
+    found = measure()
+    assert found["with"] == "numpy"
+    assert found["fp32"] > 0
+    assert found["bf16"] is found["int8"] is None

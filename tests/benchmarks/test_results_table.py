@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.compare import comparison, read_document
+from benchmarks.results_table import BEGIN, END, main, result_files, updated
+from numclip_runtime import UsageError
+from tests.benchmarks.conftest import ROOT
+
+SAMPLE = ROOT / "tests" / "data" / "latency.sample.json"
+
+
+def test_readme_and_kept_results_agree() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    if BEGIN not in readme and not result_files():
+        pytest.skip("no results are kept yet")
+    assert BEGIN in readme, "results are kept, and the README has no markers for their table"
+    again = updated(readme, result_files())
+    assert readme == again, "run: python benchmarks/results_table.py"
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """Return a folder with a README and results."""
+    shutil.copy(SAMPLE, tmp_path / "latency-here.json")
+    (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", "utf-8")
+    return tmp_path
+
+
+def invoke(folder: Path, *more: str) -> Any:
+    paths = ["--readme", str(folder / "README.md"), "--results", str(folder)]
+    return CliRunner().invoke(main, [*paths, *more])
+
+
+def test_command_writes_the_table_and_then_finds_nothing_to_do(kept: Path) -> None:
+    assert invoke(kept, "--check").exit_code == 1
+    assert "\nold\n" in (kept / "README.md").read_text("utf-8")  # checked, not written
+    assert invoke(kept).exit_code == 0
+    text = (kept / "README.md").read_text("utf-8")
+    assert text.startswith(f"before\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nafter\n")
+    rows = read_document(SAMPLE)["rows"]
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(table) == 2 + len(rows)
+    assert "torch eager" in text
+    assert invoke(kept, "--check").exit_code == 0
+    # A figure of the results changes, and the README no longer agrees
+    document = json.loads((kept / "latency-here.json").read_text("utf-8"))
+    document["rows"][0]["stages_ms"]["total"]["p99"] = 987.0
+    (kept / "latency-here.json").write_text(json.dumps(document), "utf-8")
+    failed = invoke(kept, "--check")
+    assert failed.exit_code == 1
+    assert "run python benchmarks/results_table.py" in failed.stderr
+    assert "\nold\n" not in (kept / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("text", [f"{BEGIN}", f"{END} {BEGIN}", f"{BEGIN} {BEGIN} {END}"])
+def test_broken_markers_are_an_error(text: str) -> None:
+    with pytest.raises(UsageError, match="once each"):
+        updated(text, [SAMPLE])
+
+
+def test_markers_without_results_are_an_error() -> None:
+    assert updated("no markers", []) == "no markers"
+    with pytest.raises(UsageError, match="has markers"):
+        updated(f"{BEGIN}{END}", [])
+
+
+def test_comparison_finds_rows_and_what_else_changed() -> None:
+    old, new = read_document(SAMPLE), read_document(SAMPLE)
+    for row in new["rows"]:
+        row["stages_ms"]["inference"]["p50"] /= 2
+    new["rows"][0]["sha256"] = "another"
+    new["rows"].append({**new["rows"][0], "name": "a new one"})
+    new["environment"]["cpu"] = "another CPU"
+    new["environment"]["versions"]["onnxruntime"] = "9.9"
+    text = "\n".join(comparison(new, old, name="old.json"))
+    assert text.count("(2.00 times as fast)") == len(old["rows"])
+    assert text.count("(1.00 times as fast)") == len(old["rows"])  # the total
+    assert text.count("another file of this name") == 1
+    assert "a new one" not in text
+    was = old["environment"]
+    assert f"Note: cpu: {was['cpu']} then, another CPU now." in text
+    assert f"Note: onnxruntime: {was['versions']['onnxruntime']} then, 9.9 now." in text
+    new["rows"] = []
+    assert comparison(new, old, name="old.json") == ["compared with old.json: no row is in both."]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"results": []}', '{"schema": 1}'])
+def test_only_documents_of_this_schema_are_read(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"old\.json: "):
+        read_document(path)
