@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from statistics import median
 from time import perf_counter_ns
 from typing import Any
@@ -93,21 +94,22 @@ class PlanCopies(_Wrapped):
         from numclip_runtime.cuda import Event, Stream
 
         times: dict[str, list[float]] = {"upload": [], "compute": [], "download": []}
-        marks: list[Event] = []
+        marks: list[tuple[str, Event]] = []  # of one run, in order
 
         def mark(stream: Stream, stage: str) -> None:
             event = Event(stream.context)
             event.record(stream)
-            if marks:
-                event.synchronize()
-                times[stage].append(event.milliseconds_since(marks.pop()))
-            if stage != "download":
-                marks.append(event)
+            marks.append((stage, event))
 
         self._backend.trace(mark)
         try:
             for _ in range(PROBES):
-                self._backend.run(images)
+                marks.clear()
+                self._backend.run(images)  # returns when all of them have happened
+                with marks[0][1].context.current():
+                    for (_, before), (stage, event) in pairwise(marks):
+                        if stage != "start":
+                            times[stage].append(event.milliseconds_since(before))
         finally:
             self._backend.trace(None)
         # a batch larger than the plan's largest runs in parts
