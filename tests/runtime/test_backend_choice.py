@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from click.testing import CliRunner
 
 from numclip_runtime import GpuError, GpuRequiredError, ModelError, UsageError, load
 from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from numclip_runtime.backends.onnxruntime_providers import why_not, with_fallbacks
-from numclip_runtime.cli import main
 from numclip_runtime.cuda_probe import CudaDevice, CudaDriver
+from tests.runtime.conftest import invoke
 from tests.runtime.opener import RTX, Opener
 from tests.runtime.standin import StandinDriver
 
@@ -282,7 +281,7 @@ def test_notes_of_a_run_come_at_its_end(
 ) -> None:
     backend, _ = open_plan(capturable=False)
     monkeypatch.setattr("numclip_runtime.predictor.open_backend", lambda model, **options: backend)
-    result = CliRunner().invoke(main, ["x.plan", *[str(photos / "dark.png")] * 3, "-v"])
+    result = invoke("x.plan", *[photos / "dark.png"] * 3, "-v")
     first, note = result.stderr.splitlines()
     assert first == "tensorrt: tensorrt_rtx 1.7.1.116 on Stand-in GPU 0"
     assert note.startswith("Note: CUDA graphs are not used: ")
