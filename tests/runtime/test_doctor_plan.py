@@ -52,8 +52,9 @@ FULL = {"magic": b"ftrt", "version": (10, 3, 0, 26)}
 )
 def test_plan_that_cannot_run(
     tmp_path: Path, metadata: ModelMetadata, made: dict[str, object], found: str | None,
-    driver: CudaDriver, problem: str, advice: str,
+    driver: CudaDriver, problem: str, advice: str, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     path = plan(tmp_path, metadata, **made)  # type: ignore[arg-type]
     check = check_model(path, {"tensorrt": found, "tensorrt_rtx": found}, driver)
     assert len(check.problems) == len(check.advice) == 1
@@ -91,6 +92,25 @@ def test_plan_that_fits_is_handed_to_the_predictor(
     gpu = f"{driver.devices[0].name} {driver.devices[0].compute_capability / 10:.1f}"
     assert check.facts["needs"] == f"{needs}; found {found}"
     assert check.facts["built for"] == f"compute capability {built_for}; found {gpu}"
+
+
+@pytest.mark.parametrize(
+    ("made", "machine", "advice"),
+    [
+        ({"targets": (86,)}, "x86_64", "numclip[rtx]"),
+        ({"targets": (86,)}, "aarch64", "--onnx model.onnx --target tensorrt"),
+        ({"targets": (87,), **FULL}, "AMD64", "numclip[tensorrt]"),
+        ({"targets": (87,), **FULL}, "aarch64", "--system-site-packages"),
+    ],
+)
+def test_missing_tensorrt_is_named_by_where_this_machine_gets_it(
+    tmp_path: Path, metadata: ModelMetadata, made: dict[str, object], machine: str, advice: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    path = plan(tmp_path, metadata, **made)  # type: ignore[arg-type]
+    (found,) = check_model(path, {"tensorrt": None, "tensorrt_rtx": None}, ORIN).advice
+    assert advice in found
 
 
 def test_damaged_plan(tmp_path: Path) -> None:

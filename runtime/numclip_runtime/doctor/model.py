@@ -93,7 +93,7 @@ def check_plan(
         check.advice.append(f"Run the ONNX file it was built from: numclip-run {onnx} IMAGES")
     elif found is None:
         check.problems.append(f"{name} is not installed.")
-        check.advice.append(_install(rtx=info.builder == "tensorrt-rtx"))
+        check.advice.append(_install(path, info))
     else:
         capability = driver.devices[0].compute_capability  # CUDA's first is the one that runs
         again = rebuild(path, info, capability)
@@ -111,9 +111,13 @@ def backend_command(driver: CudaDriver) -> str:
     return f"pip install 'numclip[{'gpu' if driver.devices and x86 else 'cpu'}]'"
 
 
-def _install(*, rtx: bool) -> str:
+def _install(path: Path, info: PlanInfo) -> str:
+    rtx = info.builder == "tensorrt-rtx"
     if platform.machine() in ("x86_64", "AMD64"):
         return f"pip install 'numclip[{'rtx' if rtx else 'tensorrt'}]'"
+    if rtx:  # JetPack's TensorRT cannot read its plans
+        onnx = path.with_suffix(".onnx").name
+        return f"Build it for TensorRT: numclip-export --onnx {onnx} --target tensorrt"
     return "python3 -m venv --system-site-packages VENV  (TensorRT comes with JetPack)"
 
 
