@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from click.testing import CliRunner
 
 from numclip_runtime import GpuError, GpuRequiredError, ModelError, UsageError, load
 from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from numclip_runtime.backends.onnxruntime_providers import why_not, with_fallbacks
-from numclip_runtime.cli import main
 from numclip_runtime.cuda_probe import CudaDevice, CudaDriver
+from tests.runtime.conftest import invoke
 from tests.runtime.opener import RTX, Opener
 from tests.runtime.standin import StandinDriver
 
@@ -290,7 +289,7 @@ def test_notes_of_a_run_come_at_its_end(
     backend, _ = open_plan(capturable=False)
     monkeypatch.setattr("numclip_runtime.predictor.open_backend", lambda model, **options: backend)
     flags = ["--batch-size", "1", "-v"]  # a size that comes again is captured
-    result = CliRunner().invoke(main, ["x.plan", *[str(photos / "dark.png")] * 3, *flags])
+    result = invoke("x.plan", *[photos / "dark.png"] * 3, *flags)
     first, _, note = result.stderr.splitlines()
     assert first.startswith("tensorrt: tensorrt_rtx 1.7.1.116 on Stand-in GPU 0, fp32, batch 1, ")
     assert note.startswith("Note: CUDA graphs are not used: ")
