@@ -11,10 +11,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -22,6 +21,9 @@ from numclip_runtime.backends import Backend
 from numclip_runtime.cores import usable_cores
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.preprocess import ImageLike, InputArray
+
+if TYPE_CHECKING:  # 5 ms of every start, for single images as well
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 T = TypeVar("T")
 Preprocess: TypeAlias = Callable[[ImageLike], InputArray]  # one image -> (...), or ImageError
@@ -154,7 +156,7 @@ class _WholeImages(Generic[T]):
             threading.Semaphore(plan.lanes) if plan.lanes < plan.workers else nullcontext()
         )
         self._stopped = False
-        self._pool = ThreadPoolExecutor(plan.workers, thread_name_prefix="numclip-worker")
+        self._pool = _threads(plan.workers, "numclip-worker")
 
     def head_done(self) -> bool:
         return bool(self.pending) and self.pending[0].done()
@@ -187,8 +189,8 @@ class _Batches(Generic[T]):
         self._size = plan.batch_size
         self._open: _Batch[T] | None = None  # has room for the next image
         self._stopped = False
-        self._workers = ThreadPoolExecutor(plan.workers, thread_name_prefix="numclip-worker")
-        self._lanes = ThreadPoolExecutor(plan.lanes, thread_name_prefix="numclip-lane")
+        self._workers = _threads(plan.workers, "numclip-worker")
+        self._lanes = _threads(plan.lanes, "numclip-lane")
 
     def head_done(self) -> bool:
         return bool(self.pending) and self.pending[0].done()
@@ -239,8 +241,16 @@ class _Batches(Generic[T]):
             batch.fail(error)
 
 
+def _threads(count: int, name: str) -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(count, thread_name_prefix=name)
+
+
 class _Batch(Generic[T]):
     def __init__(self, size: int) -> None:
+        from concurrent.futures import Future
+
         self.results: Future[list[T | ImageError]] = Future()
         self.errors: dict[int, ImageError] = {}  # by place
         self.count = 0  # images in it

@@ -293,3 +293,36 @@ def test_notes_of_a_run_come_at_its_end(
     first, _, note = result.stderr.splitlines()
     assert first.startswith("tensorrt: tensorrt_rtx 1.7.1.116 on Stand-in GPU 0, fp32, batch 1, ")
     assert note.startswith("Note: CUDA graphs are not used: ")
+
+
+@pytest.mark.parametrize(
+    ("machine", "precision", "without"),
+    [
+        ("aarch64", "int8", "1"),
+        ("arm64", "int8", "1"),
+        ("aarch64", "fp32", ""),
+        ("x86_64", "int8", ""),
+    ],
+)
+def test_int8_on_arm_does_without_kleidiai(
+    tmp_path: Path,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    precision: str,
+    without: str,
+) -> None:
+    """Where SME was emulated, its kernels were far off."""
+    model = tmp_path / "x.onnx"
+    model.write_bytes(
+        tiny.read_bytes().replace(b'"precision":"fp32"', b'"precision":"%s"' % precision.encode())
+    )
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    backend = OnnxRuntimeBackend(model, device="cpu")
+    assert backend.metadata.precision == precision
+    options = backend._session.get_session_options()
+    if without:
+        assert options.get_session_config_entry("mlas.disable_kleidiai") == without
+    else:
+        with pytest.raises(RuntimeError, match=r"does not have .* mlas\.disable_kleidiai"):
+            options.get_session_config_entry("mlas.disable_kleidiai")

@@ -121,7 +121,7 @@ class AtOnce:
 def test_a_result_does_not_wait_for_more_than_the_next_image(
     opened: Predictor, workers: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("numclip_runtime.pipeline.ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", AtOnce)
     given = 0
 
     def slow() -> Iterator[Pixels]:
@@ -139,7 +139,7 @@ def test_workers_that_are_faster_than_the_source(
     opened: Predictor, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found: a batch was run before its last image was counted, and lost that image."""
-    monkeypatch.setattr("numclip_runtime.pipeline.ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", AtOnce)
     assert len(list(opened.stream(LEVELS, batch_size=batch_size, workers=1))) == 20
 
 

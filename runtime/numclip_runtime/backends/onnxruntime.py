@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,9 @@ class OnnxRuntimeBackend:
         # With it, a float16 ViT of 2 blocks or more crashes the process (1.23 to 1.32, x86).
         half = metadata is not None and metadata.precision == "fp16"
         self._disabled = ["NchwcTransformer"] if half else None
+        # On ARM with SME (emulated) KleidiAI's INT8 kernels were wrong by 2.4 years of 101 (1.32)
+        int8 = metadata is not None and metadata.precision == "int8"
+        self._without_kleidiai = int8 and platform.machine().lower() in ("aarch64", "arm64")
         self._optimized_by = None if metadata is None else metadata.optimized_by
         self._spin = True
         driver = CudaDriver(problem="not asked for") if device == "cpu" else probe_cuda(library)
@@ -127,6 +131,8 @@ class OnnxRuntimeBackend:
             options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
+        if self._without_kleidiai:
+            options.add_session_config_entry("mlas.disable_kleidiai", "1")
         if not self._spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return self._ort.InferenceSession(
