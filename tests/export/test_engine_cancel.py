@@ -118,6 +118,11 @@ main()
 """
 
 
+def heed_ctrl_c() -> None:
+    """A job in the background, as the tests may be, ignores it, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_signal_ends_the_command_with_130(chain: Chain, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     args = ["--onnx", str(chain.done.onnx), "-o", str(tmp_path), "--target", "tensorrt-rtx"]
@@ -126,6 +131,7 @@ def test_signal_ends_the_command_with_130(chain: Chain, tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "Building engine\n"
