@@ -17,7 +17,7 @@ if __name__ == "__main__":  # run as a script: the package `benchmarks` is one f
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.compare import read_document
-from benchmarks.report import number
+from benchmarks.report import Row, number
 from numclip_runtime.cli import errors_as_exit_code_2
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_text
@@ -26,8 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- latency:begin -->", "<!-- latency:end -->"
 PATTERN = "latency*.json"
-_HEAD = ("model", "run by", "batch", "network, ms (p50)", "times as fast", "all, ms (p50 / p99)")
-_REST = ("img/s", "cosine", "first prediction, s", "MB")
+LEAST_COSINE = 0.999  # of the features; what is below is another model
 
 
 def result_files(folder: Path = RESULTS) -> list[Path]:
@@ -36,15 +35,66 @@ def result_files(folder: Path = RESULTS) -> list[Path]:
 
 
 def section(files: Sequence[Path]) -> str:
-    """Return what belongs between the markers.
+    """Return what belongs between the markers: one row per competitor, over all files.
 
     Raises:
         UsageError: if a file is not the JSON of a run.
     """
-    return "\n\n".join(_table(read_document(path), path.name) for path in files)
+    documents = [(path, read_document(path)) for path in files]
+    runs: dict[str, dict[tuple[str, int], Row]] = {}  # competitor -> (model, batch) -> its row
+    for _, document in documents:
+        for row in document["rows"]:
+            runs.setdefault(row["name"], {})[_model(row), row["batch"]] = row
+    columns = list(dict.fromkeys(place for rows in runs.values() for place in rows))
+    columns.sort(key=lambda place: [_model(doc["rows"][0]) for _, doc in documents].index(place[0]))
+    heads = [f"{model}, batch {batch}" for model, batch in columns]
+    lines = [
+        f"| network alone: ms (times as fast as {_baseline(runs)}) | {' | '.join(heads)} |",
+        f"| :-- |{' --: |' * len(columns)}",
+    ]
+    for name, rows in sorted(runs.items(), key=lambda item: _slowness(item[1], columns)):
+        cells = [_cell(rows.get(place)) for place in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    marked = any(_is_another_model(row) for rows in runs.values() for row in rows.values())
+    if marked:
+        lines += ["", f"\\* the lowest centred cosine of its features is below {LEAST_COSINE}."]
+    return "\n".join(
+        [*lines, "", *(_conditions(document, path.name) for path, document in documents)]
+    )
 
 
-def _table(document: Mapping[str, Any], name: str) -> str:
+def _model(row: Row) -> str:
+    return Path(row["model"]).name.split(".")[0]
+
+
+def _baseline(runs: Mapping[str, Mapping[Any, Row]]) -> str:
+    ratios = (row["ratio"] for rows in runs.values() for row in rows.values())
+    return next((str(ratio["to"]) for ratio in ratios if ratio is not None), "the first")
+
+
+def _slowness(rows: Mapping[Any, Row], columns: Sequence[Any]) -> list[float]:
+    """Sort by the first column that has a figure."""
+    return [
+        rows[place]["stages_ms"]["inference"]["p50"] if place in rows else float("inf")
+        for place in columns
+    ]
+
+
+def _is_another_model(row: Row) -> bool:
+    fidelity = row["fidelity"]
+    cosine = None if fidelity is None else fidelity["cosine_min"]
+    return cosine is not None and cosine < LEAST_COSINE
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    ratio = "1" if row["ratio"] is None else f"{row['ratio']['median']:.1f}"
+    mark = "\\*" if _is_another_model(row) else ""
+    return f"{number(row['stages_ms']['inference']['p50'])} ({ratio}){mark}"
+
+
+def _conditions(document: Mapping[str, Any], name: str) -> str:
     environment = document["environment"]
     versions = environment["versions"]
     packages = ", ".join(
@@ -52,32 +102,12 @@ def _table(document: Mapping[str, Any], name: str) -> str:
         for package in ("onnxruntime", "openvino", "torch")
         if package in versions
     )
-    lines = [
-        f"{environment['cpu']}, {environment['threads'] or 'automatic'} threads, "
-        f"{environment['date'][:10]}; {packages} ([all figures](benchmarks/results/{name})).",
-        "",
-        f"| {' | '.join((*_HEAD, *_REST))} |",
-        f"| :-- | :-- |{' --: |' * (len(_HEAD) + len(_REST) - 2)}",
-        *(f"| {' | '.join(_cells(row))} |" for row in document["rows"]),
-    ]
-    return "\n".join(lines + [f"\n{warning}" for warning in document["state"]["warnings"]])
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    total, ratio, fidelity = row["stages_ms"]["total"], row["ratio"], row["fidelity"]
-    cosine = None if fidelity is None else fidelity["cosine_min"]
-    return [
-        Path(row["model"]).name.split(".")[0],
-        row["name"],
-        str(row["batch"]),
-        number(row["stages_ms"]["inference"]["p50"]),
-        "1" if ratio is None else f"{ratio['median']:.2f}",
-        f"{number(total['p50'])} / {number(total['p99'])}",
-        number(row["throughput_img_s"]),
-        "-" if cosine is None else f"{cosine:.4f}",
-        number(row["first_prediction_s"]),
-        number(row["peak_host_mb"]),
-    ]
+    warnings = "".join(f" {warning}" for warning in document["state"]["warnings"])
+    return (
+        f"[{_model(document['rows'][0])}](benchmarks/results/{name}): {environment['cpu']}, "
+        f"{environment['threads'] or 'automatic'} threads, {environment['date'][:10]}, "
+        f"{packages}.{warnings}  "
+    )
 
 
 def updated(readme: str, files: Sequence[Path], *, name: str = "README.md") -> str:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.compare import comparison, read_document
+from benchmarks.report import number
 from benchmarks.results_table import BEGIN, END, main, result_files, updated
 from numclip_runtime import UsageError
 from tests.benchmarks.conftest import ROOT
@@ -47,17 +48,36 @@ def test_command_writes_the_table_and_then_finds_nothing_to_do(kept: Path) -> No
     assert text.endswith(f"{END}\nafter\n")
     rows = read_document(SAMPLE)["rows"]
     table = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(table) == 2 + len(rows)
-    assert "torch eager" in text
+    assert len(table) == 2 + len({row["name"] for row in rows})
+    batches = {row["batch"] for row in rows}
+    assert all(line.count("|") == 2 + len(batches) for line in table)
+    eager = next(row for row in rows if row["name"] == "torch eager")
+    cell = f"{number(eager['stages_ms']['inference']['p50'])} ("
+    assert sum(cell in line for line in table if line.startswith("| torch eager")) == 1
     assert invoke(kept, "--check").exit_code == 0
     # A figure of the results changes, and the README no longer agrees
     document = json.loads((kept / "latency-here.json").read_text("utf-8"))
-    document["rows"][0]["stages_ms"]["total"]["p99"] = 987.0
+    document["rows"][0]["stages_ms"]["inference"]["p50"] = 987.0
     (kept / "latency-here.json").write_text(json.dumps(document), "utf-8")
     failed = invoke(kept, "--check")
     assert failed.exit_code == 1
     assert "run python benchmarks/results_table.py" in failed.stderr
     assert "\nold\n" not in (kept / "README.md").read_text("utf-8")
+
+
+def test_rows_that_compute_something_else_are_marked(kept: Path) -> None:
+    document = json.loads((kept / "latency-here.json").read_text("utf-8"))
+    row = next(row for row in document["rows"] if row["fidelity"] is not None)
+    for cosine, marked in ((0.9989, True), (0.9991, False)):
+        row["fidelity"]["cosine_min"] = cosine
+        for other in document["rows"]:
+            if other is not row:
+                other["fidelity"] = None
+        (kept / "latency-here.json").write_text(json.dumps(document), "utf-8")
+        assert invoke(kept).exit_code == 0
+        text = (kept / "README.md").read_text("utf-8")
+        assert ("\\* the lowest centred cosine" in text) is marked
+        assert text.count(")\\*") == marked
 
 
 @pytest.mark.parametrize("text", [f"{BEGIN}", f"{END} {BEGIN}", f"{BEGIN} {BEGIN} {END}"])
