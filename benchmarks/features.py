@@ -48,7 +48,8 @@ def _onnxruntime(competitor: Competitor) -> Any:
     assert competitor.features is not None
     model = onnx.load(competitor.file)
     if competitor.features not in {value.name for value in model.graph.output}:
-        kind = tensor_types(model)[competitor.features]  # float16 in some files
+        # float16 in some files; a graph with onnxruntime's own operators tells no types
+        kind = tensor_types(model).get(competitor.features, onnx.TensorProto.FLOAT)
         value = onnx.helper.make_tensor_value_info(competitor.features, kind, None)
         model.graph.output.append(value)
     options = ort.SessionOptions()

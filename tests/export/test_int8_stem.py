@@ -17,6 +17,7 @@ from numclip_export.int8.offline import optimised_for_cpu
 from numclip_export.int8.quantize import dynamic_int8
 from numclip_export.int8.stem import with_pixel_stem
 from numclip_export.int8.write import quantisable
+from numclip_export.onnx_graph import features_name
 from numclip_export.onnx_model import onnx_from_folded
 from numclip_runtime import Preprocessing
 from numclip_runtime.preprocess import normalise
@@ -111,10 +112,13 @@ def test_optimised_beforehand_is_the_same_graph() -> None:
     quantised = dynamic_int8(model, quantisable(model, "dynamic"))
     stem = with_pixel_stem(quantised, SPEC)
     assert stem is not None
-    optimised, by = optimised_for_cpu(stem)
+    features = features_name(model)
+    optimised, by = optimised_for_cpu(stem, features)
     assert by == f"onnxruntime {ort.__version__}"
     assert {entry.domain for entry in optimised.opset_import} == {"", "com.microsoft"}
     assert len(optimised.graph.node) < len(stem.graph.node)
     assert "DynamicQuantizeMatMul" in {node.op_type for node in optimised.graph.node}
-    expected, got = outputs(stem, PIXELS, "values"), outputs(optimised, PIXELS, "values")
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert [value.name for value in optimised.graph.output] == ["values", "bin_probs"]
+    for name in ("values", features):  # the features are known by their name, too
+        expected, got = outputs(stem, PIXELS, name), outputs(optimised, PIXELS, name)
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)

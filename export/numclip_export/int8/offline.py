@@ -6,9 +6,10 @@ import tempfile
 from pathlib import Path
 
 import onnx
+from onnx import helper
 
 
-def optimised_for_cpu(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+def optimised_for_cpu(model: onnx.ModelProto, features: str) -> tuple[onnx.ModelProto, str]:
     """Return the graph as onnxruntime would optimise it when it opens the file, and who did it.
 
     What depends on the processor (blocked layouts of convolutions) is left out, so the file runs
@@ -16,6 +17,7 @@ def optimised_for_cpu(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
 
     Args:
         model: Graph without convolutions, whose layouts would be lost.
+        features: Tensor that stays under its name, so that its numbers can be compared.
 
     Returns:
         The graph, with operators of onnxruntime's own, and "onnxruntime 1.32.0".
@@ -25,11 +27,21 @@ def optimised_for_cpu(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    watched.graph.output.append(
+        helper.make_tensor_value_info(features, onnx.TensorProto.FLOAT, None)
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(path)
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        ort.InferenceSession(
+            watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         found = onnx.load(path)
+    outputs = [value for value in found.graph.output if value.name != features]
+    del found.graph.output[:]
+    found.graph.output.extend(outputs)
     used = {node.domain for node in found.graph.node}
     kept = [entry for entry in found.opset_import if entry.domain in used]  # it names all it knows
     del found.opset_import[:]

@@ -73,7 +73,7 @@ def write_int8(
         if metadata.input == "uint8":
             pixels = with_pixel_stem(quantised, metadata.preprocessing)
         quantised = pixels or quantised
-        written, optimizer = optimised_for_cpu(quantised)
+        written, optimizer = optimised_for_cpu(quantised, features)
         kind: InputKind = "float32" if pixels is None else "uint8"
         metadata = replace(metadata, input=kind, optimized_by=optimizer)
     elif form == "qdq":
