@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.compare import comparison, read_document
+from benchmarks.document import _without_home
 from benchmarks.report import number
 from benchmarks.results_table import BEGIN, END, main, result_files, updated
 from numclip_runtime import UsageError
@@ -118,3 +120,13 @@ def test_only_documents_of_this_schema_are_read(text: str, tmp_path: Path) -> No
     path.write_text(text)
     with pytest.raises(UsageError, match=r"old\.json: "):
         read_document(path)
+
+
+def test_notes_name_no_folder_of_this_user() -> None:
+    note = f"{Path.home()}/.cache/made/x.onnx: cannot be run; see {Path.home()}/a/b.txt."
+    assert _without_home(note) == "x.onnx: cannot be run; see b.txt."
+
+
+def test_kept_results_name_no_folder_of_a_user() -> None:
+    for path in result_files():
+        assert not re.search(r"/(root|home|Users|tmp)/", path.read_text("utf-8")), path.name
