@@ -26,7 +26,7 @@ def quantise(plain: str, output: str, images: list[str]) -> None:
         ImportError: if nncf or openvino is not installed.
         ImageError: if an image cannot be read.
     """
-    import nncf  # type: ignore[import-not-found,unused-ignore]
+    import nncf
     import openvino
 
     metadata = metadata_of(Path(plain))
