@@ -219,7 +219,8 @@ def test_lanes_run_at_the_same_time_and_no_more(tiny: Path, device: str, batch_s
 def test_a_failing_gpu_ends_the_stream(tiny: Path, device: str, batch_size: int) -> None:
     backend = SlowBackend(tiny, lanes=2, device=device)
     with Predictor(backend) as predictor:
-        results = predictor.stream(LEVELS, batch_size=batch_size, workers=2)
+        endless = (LEVELS[i % 20] for i in count())  # 20 may all have run before the failure
+        results = predictor.stream(endless, batch_size=batch_size, workers=2)
         next(results)
 
         def fail(images: object) -> None:
