@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
@@ -136,6 +134,8 @@ def require_writable(path: Path) -> None:
 
 
 def _temporary_beside(path: Path) -> Path:
+    import tempfile  # 3 ms of every start, for those who write nothing as well
+
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; give a file name.")
     if path.exists() and not path.is_file():  # replacing /dev/null would break the machine
@@ -205,6 +205,8 @@ class WholeWrites:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
+    import hashlib  # 3 ms
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numclip.checkpoint import Checkpoint, save_checkpoint
 from numclip.model import ModelConfig, NumClip
 from numclip_export.cli import main
 from numclip_runtime import ModelError, Preprocessing, load
+from numclip_runtime.backends.onnx_weights import MappedModel
 from numclip_runtime.plan import read_plan_metadata
 from tests.export.fragile import save_fragile
 from tests.numclip.tiny import TASK, TEXT, write_photos
@@ -66,6 +68,21 @@ def for_cpu(wide: Path) -> tuple[Path, Result]:
     result = run(wide, "--target", "cpu", "--calib-cache", wide / "ranges.json")
     assert result.exit_code == 0, result.output
     return wide, result
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files are mapped on Linux only")
+@pytest.mark.parametrize("name", ["x.onnx", "x.int8.onnx"])
+def test_weights_go_from_the_file_to_where_they_are_packed(
+    for_cpu: tuple[Path, Result], name: str
+) -> None:
+    path = for_cpu[0] / name
+    graph = MappedModel(path).graph
+    assert graph is not None
+    assert len(graph) < 0.15 * path.stat().st_size
+    with load(path, device="cpu"):
+        maps = Path("/proc/self/maps").read_text()
+    assert "libonnxruntime" in maps or "onnxruntime_pybind" in maps
+    assert name not in maps  # else whoever writes into the file would change the model
 
 
 def test_cpu_file_is_kept_because_it_is_accurate_and_faster(for_cpu: tuple[Path, Result]) -> None:

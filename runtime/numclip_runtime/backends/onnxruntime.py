@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numclip_runtime.backends.onnx_header import metadata_of, no_metadata
+from numclip_runtime.backends.onnx_weights import MappedModel
 from numclip_runtime.backends.onnxruntime_providers import (
     CPU_PROVIDER,
     load_cuda_packages,
@@ -22,6 +24,7 @@ from numclip_runtime.errors import (
     ModelError,
     UsageError,
 )
+from numclip_runtime.large_pages import LargePages
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.preprocess import FloatArray, InputArray
 
@@ -87,6 +90,7 @@ class OnnxRuntimeBackend:
         self._without_kleidiai = int8 and platform.machine().lower() in ("aarch64", "arm64")
         self._optimized_by = None if metadata is None else metadata.optimized_by
         self._spin = True
+        self._pages: LargePages | None = None  # on the CPU
         driver = CudaDriver(problem="not asked for") if device == "cpu" else probe_cuda(library)
         problem = why_not(provider, ort.get_available_providers(), driver)
         if problem is None:
@@ -100,8 +104,9 @@ class OnnxRuntimeBackend:
             # Threads that wait for work spin, and take the time of those that decode: 2 of them
             # beside 2 workers give 37 images/s instead of 47. One inference alone is faster so.
             self._spin = optimize_for == "latency"
+            self._pages = LargePages()
             try:
-                self._session = self._open(None)
+                self._session = self._open_on_cpu(model)
             except Exception as error:  # onnxruntime's own exception types share no base class
                 made = (
                     f"; it was made for {self._optimized_by}, and here is {ort.__version__}"
@@ -111,6 +116,7 @@ class OnnxRuntimeBackend:
                 raise ModelError(
                     f"{model}: not a model that onnxruntime can load ({_first_line(error)}){made}."
                 ) from None
+            self._pages.opened()
         self.provider = str(self._session.get_providers()[0])
         self.device = "cpu" if problem is not None else driver.devices[0].name
         cores = usable_cores()
@@ -124,7 +130,16 @@ class OnnxRuntimeBackend:
                 f"{model}: the graph lacks {sorted(missing)}; it was changed after export."
             )
 
-    def _open(self, provider: str | None) -> Any:
+    def _open_on_cpu(self, model: Path) -> Any:
+        mapped = MappedModel(model)
+        if mapped.graph is not None:
+            with suppress(Exception):  # what is wrong with it is said below
+                session = self._open(None, mapped)
+                if mapped.unchanged():
+                    return session
+        return self._open(None)
+
+    def _open(self, provider: str | None, mapped: MappedModel | None = None) -> Any:
         options = self._ort.SessionOptions()
         options.log_severity_level = 3  # errors only: they are raised as well
         if self._optimized_by is not None:  # the second time takes 20 ms of 100, and finds nothing
@@ -135,8 +150,14 @@ class OnnxRuntimeBackend:
             options.add_session_config_entry("mlas.disable_kleidiai", "1")
         if not self._spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        source: str | bytes = self._source
+        if mapped is not None and mapped.graph is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", mapped.folder
+            )
+            source = mapped.graph
         return self._ort.InferenceSession(
-            self._source,
+            source,
             options,
             providers=with_fallbacks(provider),
             disabled_optimizers=self._disabled,
@@ -177,10 +198,14 @@ class OnnxRuntimeBackend:
             raise GpuError(
                 f"{self._source}: {self.provider} failed ({_first_line(error)})."
             ) from None
+        if self._pages is not None:
+            self._pages.ran(len(images))
         return values, bin_probs
 
     def close(self) -> None:
         """Free the session."""
+        if self._pages is not None:
+            self._pages.close()
         self._session = None  # closing twice is fine
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from numclip_runtime.backends.onnx_header import metadata_of, no_metadata
 from numclip_runtime.cores import usable_cores
 from numclip_runtime.errors import MissingDependencyError, ModelError, UsageError
+from numclip_runtime.large_pages import LargePages
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.preprocess import FloatArray, InputArray
 
@@ -67,6 +68,7 @@ class OpenVinoBackend:
             config["NUM_STREAMS"] = str(self.lanes)
         if self.threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(self.threads * self.lanes)  # of all streams
+        self._pages = LargePages()
         try:
             compiled = openvino.Core().compile_model(str(model), "CPU", config)
             outputs = [compiled.output(name) for name in (VALUES_NAME, BIN_PROBS_NAME)]
@@ -74,6 +76,7 @@ class OpenVinoBackend:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ModelError(f"{model}: not a model that OpenVINO can run ({reason}).") from None
+        self._pages.opened()
         self._source = str(model)
         # A request runs one inference at a time
         idle: SimpleQueue[Any] = SimpleQueue()
@@ -101,8 +104,10 @@ class OpenVinoBackend:
             values, bin_probs = (results[output] for output in outputs)
         finally:
             idle.put(request)
+        self._pages.ran(len(images))
         return values, bin_probs
 
     def close(self) -> None:
         """Free the model; a second time is fine."""
+        self._pages.close()
         self._opened = None
