@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from numclip_runtime.preprocess import FloatArray
 
@@ -50,6 +49,8 @@ def compare(ours: Outputs, reference: Outputs) -> Fidelity:
     errors = np.abs(ours.values.astype(np.float64) - reference.values)
     cosines = None
     if ours.features is not None and reference.features is not None:
+        from numclip_export.cosine import centred_cosines  # numpy only
+
         cosines = centred_cosines(ours.features, reference.features)
     return Fidelity(
         value_max=float(errors.max()),
@@ -58,12 +59,3 @@ def compare(ours: Outputs, reference: Outputs) -> Fidelity:
         cosine_mean=None if cosines is None else float(cosines.mean()),
         images=len(errors),
     )
-
-
-def centred_cosines(ours: FloatArray, theirs: FloatArray) -> npt.NDArray[np.float64]:
-    """Return the cosine of each image's features, both less their mean over the images, (N,)."""
-    a, b = ((array - array.mean(0)).astype(np.float64) for array in (ours, theirs))
-    found: npt.NDArray[np.float64] = (a * b).sum(1) / (
-        np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    )
-    return found

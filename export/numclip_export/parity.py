@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from numclip.checkpoint import Checkpoint
+from numclip_export.cosine import centred_cosines
 from numclip_export.verify_images import VerifyImages
 from numclip_runtime import NumclipError
 from numclip_runtime.metadata import InputKind, Precision
@@ -176,22 +177,3 @@ class Gate:
         best = np.sort(self.bin_probs, axis=1)[:, -2:]  # (N, 2)
         ties: np.ndarray[Any, Any] = best[:, 1] - best[:, 0] <= tolerance
         return ties
-
-
-def centred_cosines(features: FloatArray, reference: FloatArray) -> np.ndarray[Any, Any]:
-    """Return the cosine of each image's features to the reference's, both less their mean.
-
-    Args:
-        features: (N, D).
-        reference: (N, D).
-
-    Returns:
-        (N,) float64, NaN where a feature is not finite.
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ours, theirs = (
-            (array - array.mean(0)).astype(np.float64) for array in (features, reference)
-        )
-        norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-        cosines: np.ndarray[Any, Any] = (ours * theirs).sum(1) / norms
-    return cosines

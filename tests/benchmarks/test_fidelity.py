@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.accuracy import Labelled
 from benchmarks.ceilings import best, measure, share
-from benchmarks.fidelity import Outputs, centred_cosines, compare
+from benchmarks.fidelity import Outputs, compare
+from numclip_export.cosine import centred_cosines
 from numclip_runtime import UsageError
 from tests.benchmarks.conftest import METADATA
 
