@@ -7,6 +7,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from numclip_runtime.backends.onnx_header import metadata_of, no_metadata
+from numclip_runtime.backends.signal_stack import signal_stack_kept
 from numclip_runtime.cores import usable_cores
 from numclip_runtime.errors import MissingDependencyError, ModelError, UsageError
 from numclip_runtime.large_pages import LargePages
@@ -70,7 +71,8 @@ class OpenVinoBackend:
             config["INFERENCE_NUM_THREADS"] = str(self.threads * self.lanes)  # of all streams
         self._pages = LargePages()
         try:
-            compiled = openvino.Core().compile_model(str(model), "CPU", config)
+            with signal_stack_kept():
+                compiled = openvino.Core().compile_model(str(model), "CPU", config)
             outputs = [compiled.output(name) for name in (VALUES_NAME, BIN_PROBS_NAME)]
             compiled.input(INPUT_NAME)
         except RuntimeError as error:
@@ -82,9 +84,7 @@ class OpenVinoBackend:
         idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.lanes):
             idle.put(compiled.create_infer_request())
-        # All that holds the model, so that `close` frees it at once, in the thread that calls it:
-        # OpenVINO 2026.4 gives the thread that compiles a signal stack, and takes it back when the
-        # model is freed. Freed later or elsewhere, the next Ctrl-C ended the process with SIGSEGV.
+        # All that holds the model, so that `close` frees it at once
         self._opened: tuple[SimpleQueue[Any], list[Any]] | None = (idle, outputs)
 
     def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
@@ -110,4 +110,5 @@ class OpenVinoBackend:
     def close(self) -> None:
         """Free the model; a second time is fine."""
         self._pages.close()
-        self._opened = None
+        with signal_stack_kept():
+            self._opened = None
