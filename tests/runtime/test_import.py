@@ -37,6 +37,33 @@ def test_import_leaves_the_gpu_driver_alone(standin: StandinDriver) -> None:
     assert done.stdout.split() == ["False", "True"]
 
 
+def run_as_user(code: str, home: Path, **variables: str) -> str:
+    """Run code where nothing says that a test or a CI does; return what it prints."""
+    hidden = ("ORT_", "XDG_", "CI", "GITHUB_", "TF_BUILD", "BUILD_")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+    environment |= {"HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"} | variables
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_onnxruntime_reports_to_nobody(tiny: Path, tmp_path: Path) -> None:
+    """Found: its wheels report their use from 1.29 on, and keep files in the home folder for it."""
+    code = (
+        "import numpy, numclip_runtime\n"
+        f"with numclip_runtime.load({str(tiny)!r}, device='cpu') as predictor:\n"
+        "    print(predictor.predict(numpy.zeros((8, 8), numpy.uint8)).unit)"
+    )
+    assert run_as_user(code, tmp_path) == "points"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whoever_wants_reports_keeps_them(tmp_path: Path) -> None:
+    code = "import os, numclip_runtime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    assert run_as_user(code, tmp_path, ORT_DISABLE_TELEMETRY="0") == "0"
+
+
 def test_public_names() -> None:
     assert numclip_runtime.__all__ == [
         "Calibration",

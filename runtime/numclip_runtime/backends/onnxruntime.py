@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from contextlib import suppress
 from pathlib import Path
@@ -78,6 +79,8 @@ class OnnxRuntimeBackend:
             raise MissingDependencyError(
                 "onnxruntime is not installed; install it with: pip install 'numclip[cpu]'"
             ) from None
+        if os.environ["ORT_DISABLE_TELEMETRY"] != "0":
+            ort.disable_telemetry_events()  # on Windows, which does not heed the variable
         self._source, self._ort = str(model), ort
         self.threads = threads
         self.notes: list[str] = []
