@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -67,6 +68,18 @@ def test_a_file_that_changed_meanwhile_is_read_whole(
     monkeypatch.setattr("numclip_runtime.backends.onnxruntime.MappedModel", Replaced)
     assert values(model) == expected
     assert seen == [True]
+
+
+def test_a_file_system_that_maps_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = values(model)
+
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(onnx_weights, "mmap", refuse)
+    monkeypatch.setattr("numclip_runtime.backends.protobuf.mmap", refuse)
+    assert MappedModel(model).graph is None
+    assert values(model) == expected
 
 
 def test_a_file_that_went_away_has_changed(model: Path) -> None:

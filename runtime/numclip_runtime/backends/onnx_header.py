@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from numclip_runtime.backends.protobuf import fields
+from numclip_runtime.backends.protobuf import content_of, fields
 from numclip_runtime.errors import ModelError
 from numclip_runtime.metadata import METADATA_KEY, ModelMetadata
 
@@ -37,16 +36,15 @@ def metadata_props(model: Path) -> dict[str, str]:
     Walks the outermost protobuf fields and skips the graph: microseconds for any size.
     """
     found = {}
-    with model.open("rb") as file:
+    with content_of(model) as data:
         try:
-            with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-                for field in fields(data, 0, len(data)):
-                    if field.number == METADATA_PROPS:
-                        entry = {
-                            part.number: data[part.start : part.end].decode()
-                            for part in fields(data, field.start, field.end)
-                        }
-                        found[entry[KEY]] = entry[VALUE]
-        except (ValueError, KeyError):  # an empty file as well
+            for field in fields(data, 0, len(data)):
+                if field.number == METADATA_PROPS:
+                    entry = {
+                        part.number: data[part.start : part.end].decode()
+                        for part in fields(data, field.start, field.end)
+                    }
+                    found[entry[KEY]] = entry[VALUE]
+        except (ValueError, KeyError):
             return {}
     return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
@@ -47,9 +48,9 @@ class MappedModel:
             return
         with real.open("rb") as file:
             self._identity = _identity(os.fstat(file.fileno()))
-            if self._identity[0]:
-                with mmap(file.fileno(), 0, access=ACCESS_READ) as model:
-                    self.graph = without_weights(model, real.name)
+            # an empty file, or a file system that maps nothing
+            with suppress(ValueError, OSError), mmap(file.fileno(), 0, access=ACCESS_READ) as model:
+                self.graph = without_weights(model, real.name)
 
     def unchanged(self) -> bool:
         """Tell whether the file is still the one that `graph` was read from."""

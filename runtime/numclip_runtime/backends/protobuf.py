@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from mmap import mmap
+from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 Buffer: TypeAlias = "mmap | bytes"
@@ -19,6 +21,19 @@ class Field(NamedTuple):
     first: int  # where its tag starts
     start: int  # where its content starts: of a text, a message or a number
     end: int
+
+
+@contextmanager
+def content_of(path: Path) -> Iterator[Buffer]:
+    """Yield a file's content: mapped, or read where a file system maps nothing."""
+    with path.open("rb") as file:
+        try:
+            mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
+        except (OSError, ValueError):  # ValueError: the file is empty
+            yield file.read()
+            return
+        with mapped:
+            yield mapped
 
 
 def fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
