@@ -44,11 +44,16 @@ def smooth_chain(model: onnx.ModelProto, names: Iterable[str], images: FloatArra
     convs = [node for node in chain if _is_plain(node, constants)]
     last = chain[-1]
     groups = list(_groups(model, chain, convs))
+    if not groups:
+        return
     largest = _largest(model, _quantised(model, groups), images)
     scales: dict[str, Array] = {}  # (C,) by tensor
     for group in groups:
+        peaks = [largest[name] for name in group if name in largest]
+        if len({len(peak) for peak in peaks}) != 1:
+            continue  # a sum that repeats a channel
+        found = np.max(peaks, 0)  # (C,)
         reading = [constants.get(node.input[1]) for node in convs if node.input[0] in group]
-        found = np.max([largest[name] for name in group if name in largest], 0)  # (C,)
         weights = [np.abs(weight).max((0, 2, 3)) for weight in reading] or [np.ones_like(found)]
         heaviest = np.max(weights, 0)  # (C,)
         scales |= dict.fromkeys(group, balance(found, heaviest))
@@ -122,7 +127,7 @@ def _quantised(model: onnx.ModelProto, groups: list[set[str]]) -> list[str]:
         name
         for group in groups
         for name in sorted(group)
-        if any(node.op_type != "Relu" for node in read_by[name])
+        if any(node.op_type != "Relu" for node in read_by.get(name, []))
     ]
 
 
@@ -134,7 +139,7 @@ def _largest(model: onnx.ModelProto, names: list[str], images: FloatArray) -> di
     watched.CopyFrom(model)
     axes = Constants(watched).put("axes_of_images", np.array([0, 2, 3]))
     peaks = [f"{name}/peak" for name in names]
-    for name, peak in zip(names, peaks, strict=True):  # reduced at once: RN50x64 has 1 GB of them
+    for name, peak in zip(names, peaks, strict=True):  # whole tensors of RN50x64 are gigabytes
         watched.graph.node.append(helper.make_node("Abs", [name], [f"{name}/abs"]))
         watched.graph.node.append(
             helper.make_node("ReduceMax", [f"{name}/abs", axes], [peak], keepdims=0)
