@@ -19,7 +19,7 @@ from numclip_export.onnx_model import DEFAULT_OPSET, FUSED_ATTENTION_OPSET, onnx
 from numclip_export.parity import DEFAULT_MAX_BATCH, Gate, Parity
 from numclip_export.report import export_report, plain, write_report
 from numclip_export.verify_images import verify_images
-from numclip_export.vision import is_rewritten
+from numclip_export.vision import is_common_transformer
 from numclip_runtime.files import atomic_path, sha256
 from numclip_runtime.metadata import InputKind, Precision
 
@@ -85,7 +85,11 @@ def export(ckpt: Path, onnx_path: Path, options: Options | None = None) -> Expor
     precision = chosen.precision
     checkpoint = load_checkpoint(ckpt)
     opset = chosen.opset or DEFAULT_OPSET
-    if chosen.opset is None and chosen.for_cpu and is_rewritten(checkpoint.model.image_encoder):
+    if (
+        chosen.opset is None
+        and chosen.for_cpu
+        and is_common_transformer(checkpoint.model.image_encoder)
+    ):
         opset = FUSED_ATTENTION_OPSET
     if precision == "int8" and not chosen.for_cpu:
         opset = max(opset, STATIC_INT8_OPSET)

@@ -26,7 +26,7 @@ EXPECTED = {
         "image_encoder.layer4.0/Add",
         "image_encoder.layer4.0.act3/Relu",
         "image_encoder.attnpool/Softmax",
-        "image_encoder.attnpool/Split",  # made by the exporter, without a note of its origin
+        "image_encoder.attnpool.q_proj/Gemm",
     },
 }
 HEAD = {"adapter.down/Gemm", "adapter.up/Gemm", "head/Softmax", "head/MatMul"}

@@ -107,15 +107,16 @@ def test_what_only_moves_numbers_never_rounds_them(chain: Chain) -> None:
     keep = {node.name for node in chain.graph.graph.node if node.op_type not in MOVERS}
     half = fp16_from_fp32(chain.graph, keep)
     check(half)
-    # but for the class token or the biases, which are constants until something reads them
-    assert set(precision_counts(half)) == {"fp16", "fp32"}
-    (moved,) = [name for name, kind in node_precisions(half).items() if kind == "fp16"]
-    assert moved in ("image_encoder/Expand", "image_encoder.attnpool/Split")
+    moved = [name for name, kind in node_precisions(half).items() if kind == "fp16"]
+    # the class token is a constant until something reads it
+    assert moved == (["image_encoder/Expand"] if chain.tower == "vit" else [])
     assert all(onnx.helper.get_node_attr_value(c, "to") == TensorProto.FLOAT for c in casts(half))
 
 
 def test_shared_constant_gets_two_forms(chain: Chain) -> None:
     """The exporter gives nodes with equal constants the same one: LayerNorm weights, scales."""
+    if chain.tower == "resnet":
+        pytest.skip("no nodes of a ResNet have equal constants")
     names = {t.name for t in chain.graph.graph.initializer if t.data_type == TensorProto.FLOAT}
     readers = [n for n in chain.graph.graph.node if n.name.startswith("image_encoder")]
     counts = Counter(name for node in readers for name in set(node.input) & names)

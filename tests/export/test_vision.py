@@ -8,7 +8,7 @@ import torch
 from numclip.backbone import build_clip
 from numclip_export.fold import FoldedModel
 from numclip_export.onnx_model import onnx_from_folded
-from numclip_export.vision import ExplicitBlock, explicit_tower
+from numclip_export.vision import ExplicitBlock, SingleQueryPool, explicit_tower
 from tests.numclip.tiny import TOWERS, tiny_model
 
 VISION: dict[str, dict[str, Any]] = {
@@ -61,9 +61,22 @@ def test_only_the_class_token_leaves_the_last_block() -> None:
     assert last(tokens).shape[1] == 5
 
 
+def test_attention_pool_of_a_resnet() -> None:
+    torch.manual_seed(0)
+    tower = build_clip(TOWERS["resnet"]).get_submodule("visual").eval()
+    with torch.no_grad():  # so that a lost bias is seen, and weights of the mean differ
+        for parameter in tower.get_submodule("attnpool").parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        images = torch.randn(3, 3, 64, 64)
+        expected = tower(images)
+        explicit = explicit_tower(tower, fused=False)
+        got = explicit(images)
+    assert isinstance(explicit.attnpool, SingleQueryPool)
+    assert not isinstance(tower.attnpool, SingleQueryPool)
+    torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-5)
+
+
 def test_other_towers_stay_as_they_are() -> None:
-    resnet = build_clip(TOWERS["resnet"]).get_submodule("visual")
-    assert explicit_tower(resnet, fused=True) is resnet
     unusual = tower_of(block_type="custom", qk_norm=True)
     assert explicit_tower(unusual, fused=True) is unusual
 

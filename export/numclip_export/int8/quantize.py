@@ -52,12 +52,8 @@ def dynamic_int8(model: onnx.ModelProto, layers: list[Linear]) -> onnx.ModelProt
 
 @contextmanager
 def without_advice() -> Iterator[None]:
-    """Silence onnxruntime's advice, which logs to the root logger.
-
-    It is to preprocess, or against quantising a graph of which a part is quantised already.
-    """
-    logger = logging.getLogger()
-    advice = ("Please consider ", "Please check if the model is already quantized")
+    """Silence onnxruntime's advice to preprocess, which logs to the root logger."""
+    logger, advice = logging.getLogger(), "Please consider "
 
     def keep(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(advice)

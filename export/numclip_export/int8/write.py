@@ -12,7 +12,7 @@ import onnx
 from numclip_export.artefact import Artefact, difference, finish
 from numclip_export.graph_run import GraphRun
 from numclip_export.int8.accept import NotWorthItError, measure_accuracy, measure_speed
-from numclip_export.int8.convolutions import convolutional_int8, convolutions, pooling_layers
+from numclip_export.int8.convolutions import convolutional_int8, convolutions
 from numclip_export.int8.data import Int8Data, normalised
 from numclip_export.int8.linear import Linear, linear_layers
 from numclip_export.int8.offline import optimised_for_cpu
@@ -122,8 +122,7 @@ def quantise(
                 "--calib-cache is not used for convolutional networks on a CPU; leave it out."
             )
         details["calibration"] = {"source": data.source, "images": len(data.calibration)}
-        int8 = convolutional_int8(model, data.calibration)
-        return int8, [*layers, *pooling_layers(model)]
+        return convolutional_int8(model, data.calibration), layers
     ranges, cached = cached_ranges(model, layers, data.calibration, data.cache)
     balanced = onnx.ModelProto()
     balanced.CopyFrom(model)
