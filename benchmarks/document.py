@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.environment import describe_environment, load_average
 from benchmarks.first_prediction import first_predictions
 from benchmarks.full_size import RANDOM, full_size
-from benchmarks.images import FEW, open_images
+from benchmarks.images import CALIBRATION_SEED, FEW, open_images
 from benchmarks.lineup import Choice, Family, line_up
 from benchmarks.peers import REFERENCE
 from benchmarks.process import call_apart
@@ -57,7 +57,10 @@ def measure_all(
                 f"only {len(images.paths)} different images: caches may flatter decoding; "
                 f"give {FEW} or more."
             )
-        lineups = [line_up(family, choice, images.paths) for family in families]
+        calibration = images
+        if request.images is None and "nncf-int8" in choice.peers:
+            calibration = stack.enter_context(open_images(None, seed=CALIBRATION_SEED))
+        lineups = [line_up(family, choice, calibration.paths) for family in families]
         load_before = load_average()
         before = capture()
         ceiling = _ceilings(choice, notes, progress)

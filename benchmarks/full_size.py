@@ -90,7 +90,7 @@ def write(name: str, folder: str) -> None:
     """
     import torch
 
-    from benchmarks.images import open_images
+    from benchmarks.images import CALIBRATION_SEED, open_images
     from numclip.backbone import open_clip
     from numclip.checkpoint import Checkpoint, save_checkpoint
     from numclip.model import ModelConfig, NumClip
@@ -105,9 +105,11 @@ def write(name: str, folder: str) -> None:
     if name.endswith(STRESSED):
         _stress(model.image_encoder)
     checkpoint, onnx = Path(folder) / f"{name}.pt", Path(folder) / f"{name}.onnx"
-    save_checkpoint(checkpoint, Checkpoint(model, Preprocessing()))
     fp32 = Options(for_cpu=True, verify=False)
-    with open_images(None) as images:
+    with open_images(None, seed=CALIBRATION_SEED) as images:
+        if name.startswith("RN"):
+            _enliven(model.image_encoder, images.paths)
+        save_checkpoint(checkpoint, Checkpoint(model, Preprocessing()))
         calibration = Path(images.paths[0]).parent
         int8 = replace(fp32, precision="int8", input="uint8", calib_data=calibration)
         try:
@@ -115,6 +117,25 @@ def write(name: str, folder: str) -> None:
         except NumclipError as error:
             export(checkpoint, onnx, fp32)
             (Path(folder) / "int8-refused.txt").write_text(str(error), "utf-8")
+
+
+def _enliven(tower: Any, photos: list[str]) -> None:
+    """Let a ResNet's residual branches count: open_clip starts their last norms at zero.
+
+    All norms then get the statistics of photos, as training would give them.
+    """
+    import torch
+    from torch.optim.swa_utils import update_bn
+
+    from numclip_runtime import Preprocessing
+    from numclip_runtime.preprocess import preprocess
+
+    for name, norm in tower.named_modules():
+        if name.endswith("bn3") and hasattr(norm, "running_mean"):
+            torch.nn.init.ones_(norm.weight)
+    batch = torch.stack([torch.from_numpy(preprocess(path, Preprocessing())) for path in photos])
+    update_bn([batch], tower)
+    tower.eval()
 
 
 def _stress(tower: Any) -> None:

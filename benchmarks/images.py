@@ -21,6 +21,7 @@ COUNT = 32
 SIZE = (640, 480)  # width, height, pixels
 QUALITY = 90
 SEED = 0
+CALIBRATION_SEED = 1  # of the pieces that INT8 is calibrated with: others than those measured
 FEW = 16  # fewer different images than this stay in the caches from one batch to the next
 _PROBED = 16  # images opened to learn their size: decoding time depends on it
 # Photos that come with packages of the demo: (package, path inside it)
@@ -44,11 +45,11 @@ class ImageSet:
 
 
 @contextmanager
-def open_images(folder: Path | None) -> Iterator[ImageSet]:
+def open_images(folder: Path | None, *, seed: int = SEED) -> Iterator[ImageSet]:
     """Give the images of a folder or, for None, made ones that are deleted afterwards.
 
     Made ones are pieces of real photos where scikit-image or scikit-learn is installed, else
-    synthetic: the network's time does not depend on it, fidelity does.
+    synthetic: the network's time does not depend on it, fidelity does. `seed` chooses them.
 
     Raises:
         UsageError: if the folder holds no image.
@@ -60,11 +61,11 @@ def open_images(folder: Path | None) -> Iterator[ImageSet]:
     with tempfile.TemporaryDirectory(prefix="numclip-latency-") as temporary:
         size = f"{SIZE[0]}x{SIZE[1]} JPEG, quality {QUALITY}"
         if photos := find_photos():
-            paths = write_pieces(photos, Path(temporary))
+            paths = write_pieces(photos, Path(temporary), seed=seed)
             yield _describe(paths, "photo", f"{size}, pieces of {len(photos)} photos")
         else:
-            name = f"{size}, gradients plus noise, seed {SEED}"
-            yield _describe(write_synthetic(Path(temporary)), "synthetic", name)
+            name = f"{size}, gradients plus noise, seed {seed}"
+            yield _describe(write_synthetic(Path(temporary), seed=seed), "synthetic", name)
 
 
 def find_photos() -> list[Path]:
@@ -78,9 +79,11 @@ def find_photos() -> list[Path]:
     return found
 
 
-def write_pieces(photos: list[Path], folder: Path, *, count: int = COUNT) -> list[str]:
+def write_pieces(
+    photos: list[Path], folder: Path, *, count: int = COUNT, seed: int = SEED
+) -> list[str]:
     """Write pieces of photos, scaled to SIZE, as JPEGs into a folder."""
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(seed)
     paths = []
     for i in range(count):
         photo = load_rgb(photos[i % len(photos)])
