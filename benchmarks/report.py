@@ -79,7 +79,8 @@ KEY = (
     "Stages: p50 in ms per batch, then p50, p99 and max of their total, nothing clipped. Times as "
     "fast: of inference, by rounds, median and quartiles. Value off: largest difference of a value "
     "from torch eager float32. Cosine: lowest of the image features, less their mean. First s: "
-    "process start to first prediction. Ceiling: share of the machine's matrix products."
+    "process start to first prediction. Ceiling: share of the machine's matrix products, counting "
+    "for every row what the exported file multiplies."
 )
 
 
