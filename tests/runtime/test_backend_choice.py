@@ -156,6 +156,7 @@ def gpu_build(monkeypatch: pytest.MonkeyPatch) -> type[Session]:
         get_available_providers=lambda: [TENSORRT, CUDA, CPU],
         InferenceSession=Chosen,
         preload_dlls=lambda: print("no libcublas"),
+        disable_telemetry_events=ort.disable_telemetry_events,
     )
     monkeypatch.setitem(sys.modules, "onnxruntime", module)
     return Chosen
