@@ -78,11 +78,16 @@ class LargePages:
 
 def _writable() -> list[tuple[int, int]]:
     """Return where private memory that no file backs starts and ends; empty outside Linux."""
+    if sys.platform != "linux":
+        return []
+    try:
+        text = MAPS.read_text()
+    except OSError:  # a chroot without /proc
+        return []
     found = []
-    if sys.platform == "linux":
-        for line in MAPS.read_text().splitlines():
-            place, access, _, _, inode, *name = line.split(maxsplit=5)
-            if access == "rw-p" and inode == "0" and (not name or name == ["[heap]"]):
-                start, end = (int(number, 16) for number in place.split("-"))
-                found.append((start, end))
+    for line in text.splitlines():
+        place, access, _, _, inode, *name = line.split(maxsplit=5)
+        if access == "rw-p" and inode == "0" and (not name or name == ["[heap]"]):
+            start, end = (int(number, 16) for number in place.split("-"))
+            found.append((start, end))
     return found

@@ -119,6 +119,13 @@ def test_elsewhere_nothing_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None
     assert large_pages._writable() == []
 
 
+def test_without_proc_nothing_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_pages, "MAPS", tmp_path / "maps")
+    pages = LargePages()
+    pages.opened()
+    assert pages._ranges == []
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_every_run_counts_its_images(
     tiny: Path, backend: Literal["onnxruntime", "openvino"]

@@ -79,7 +79,7 @@ class OnnxRuntimeBackend:
             raise MissingDependencyError(
                 "onnxruntime is not installed; install it with: pip install 'numclip[cpu]'"
             ) from None
-        if os.environ["ORT_DISABLE_TELEMETRY"] != "0":
+        if os.environ.get("ORT_DISABLE_TELEMETRY") != "0":
             ort.disable_telemetry_events()  # on Windows, which does not heed the variable
         self._source, self._ort = str(model), ort
         self.threads = threads
