@@ -131,7 +131,7 @@ def _enliven(tower: Any, photos: list[str]) -> None:
     from numclip_runtime.preprocess import preprocess
 
     for name, norm in tower.named_modules():
-        if name.endswith("bn3") and hasattr(norm, "running_mean"):
+        if name.endswith("bn3"):
             torch.nn.init.ones_(norm.weight)
     batch = torch.stack([torch.from_numpy(preprocess(path, Preprocessing())) for path in photos])
     update_bn([batch], tower)

@@ -62,13 +62,19 @@ def _round(name: str, result: str) -> list[onnx.NodeProto]:
     ]
 
 
-def cpu_session(model: onnx.ModelProto) -> Any:
-    """Open an onnxruntime session on the CPU, without fusions across operators."""
+def cpu_session(model: onnx.ModelProto, *, fused: bool = False) -> Any:
+    """Open an onnxruntime session on the CPU.
+
+    Args:
+        model: Graph in memory.
+        fused: Allow fusions across operators: faster, but roundings between them may vanish.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only: they are raised as well
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    if not fused:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

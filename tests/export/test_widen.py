@@ -98,7 +98,10 @@ def test_largest_activations(chain: Chain, network: Network) -> None:
     (array,) = cpu_session(probe).run([node.output[0]], {"images": network.images})
     assert found[node.output[0]] == pytest.approx(np.abs(array).max())
     made = [name for n in chain.graph.graph.node for name in n.output]
-    assert set(found) <= set(made)
+    if chain.tower == "vit":
+        assert set(found) < set(made)  # shapes are made, too
+    else:
+        assert set(found) == set(made)
     assert overflowing(network) == set()
 
 

@@ -20,7 +20,7 @@ from numclip_runtime.metadata import INPUT_NAME
 from numclip_runtime.preprocess import FloatArray
 
 CHAIN = ("Conv", "Relu", "Add", "MaxPool", "AveragePool")  # quantised together
-POOL = ".attnpool"  # attention at the end of CLIP's ResNets: three percent of the work
+POOL = ".attnpool"  # attention at the end of CLIP's ResNets
 
 
 def convolutions(model: onnx.ModelProto) -> list[Linear]:
@@ -42,7 +42,8 @@ def chain_nodes(model: onnx.ModelProto) -> list[str]:
 def convolutional_int8(model: onnx.ModelProto, images: FloatArray) -> onnx.ModelProto:
     """Quantise the convolutions and what lies between them; the rest stays float32.
 
-    Channels are balanced first: RN50's lowest centred cosine is .9993 then, else .9986.
+    Channels are balanced first. Lowest centred cosine of random RN50s: without residual branches
+    .9986 before and .9993 after, with them .940 and .948.
 
     Args:
         model: float32 graph; named nodes.

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from numclip_export.int8.linear import Array, Linear
+from numclip_export.rounding import cpu_session
 from numclip_runtime import UsageError
 from numclip_runtime.files import atomic_text, require_writable
 from numclip_runtime.metadata import INPUT_NAME
@@ -33,18 +34,12 @@ def channel_ranges(
     Returns:
         (C,) float32 by tensor: the last axis is the channel, or the second of 4 (convolutions).
     """
-    import onnxruntime as ort
-
     channel_axis = {layer.activation: 1 if layer.op == "Conv" else -1 for layer in layers}
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in channel_axis)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(
-        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = cpu_session(watched, fused=True)
     found: dict[str, Array] = {}
     for start in range(0, len(images), BATCH):
         outputs = session.run(list(channel_axis), {INPUT_NAME: images[start : start + BATCH]})

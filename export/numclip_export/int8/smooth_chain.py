@@ -17,6 +17,7 @@ from onnx import helper
 from numclip_export.int8.linear import Array, Constants, readers, replace_input
 from numclip_export.int8.smooth import balance
 from numclip_export.node_names import module_of, new_name
+from numclip_export.rounding import cpu_session
 from numclip_runtime.metadata import INPUT_NAME
 from numclip_runtime.preprocess import FloatArray
 
@@ -133,8 +134,6 @@ def _quantised(model: onnx.ModelProto, groups: list[set[str]]) -> list[str]:
 
 def _largest(model: onnx.ModelProto, names: list[str], images: FloatArray) -> dict[str, Array]:
     """Return each channel's largest magnitude over the images, (C,), by tensor (B, C, H, W)."""
-    import onnxruntime as ort
-
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     axes = Constants(watched).put("axes_of_images", np.array([0, 2, 3]))
@@ -146,11 +145,7 @@ def _largest(model: onnx.ModelProto, names: list[str], images: FloatArray) -> di
         )
     del watched.graph.output[:]
     watched.graph.output.extend(onnx.ValueInfoProto(name=peak) for peak in peaks)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(
-        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = cpu_session(watched, fused=True)
     runs = [
         session.run(peaks, {INPUT_NAME: images[start : start + BATCH]})
         for start in range(0, len(images), BATCH)
