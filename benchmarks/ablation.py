@@ -28,7 +28,7 @@ from benchmarks.environment import describe_environment, load_average
 from benchmarks.methods import METHODS
 from benchmarks.rendered import TASKS
 from numclip_runtime import UsageError
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.files import atomic_path, atomic_text
 
 QUICK = Size(pretrain_pictures=256, pretrain_epochs=1, full=60, val=40, test=40, steps=2, seeds=2)
@@ -106,22 +106,22 @@ def execute_all(
         click.echo(f"{number:>4}/{len(todo)}  {run.key:<40} MAE {found['mae']:.2f}")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(context_settings=SETTINGS)
 @click.option(
     "--json",
     "json_path",
-    type=click.Path(path_type=Path),
+    type=FILE,
     default=Path("benchmarks/results/ablation.json"),
     help="Results; an unfinished file of the same size is gone on with.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="Also draw them (.png or .svg).")
+@click.option("--plot", type=FILE, help="Also draw them (.png or .svg).")
 @click.option("--jobs", type=click.IntRange(1), default=2, help="Processes, one thread each.")
 @click.option("--quick", is_flag=True, help="Tiny sizes: shows that it runs, says nothing.")
 def main(json_path: Path, plot: Path | None, jobs: int, quick: bool) -> None:
     """Compare methods on rendered counts and severities; takes about an hour on 2 cores."""
     from benchmarks.plot import check_plot
 
-    with errors_as_exit_code_2():
+    with exit_on_error():
         if plot is not None:
             check_plot(plot)
         if not json_path.parent.is_dir():

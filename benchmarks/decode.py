@@ -24,7 +24,7 @@ from benchmarks.decode_ways import SAME, Timing, measure, psnr, ways
 from benchmarks.environment import describe_environment, load_average
 from benchmarks.images import write_synthetic
 from numclip_runtime import Preprocessing
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.decode import decode
 from numclip_runtime.files import atomic_text, find_images
 from numclip_runtime.preprocess import least_side
@@ -130,15 +130,15 @@ def files(folder: Path | None) -> Iterator[tuple[list[str], str]]:
         yield paths, f"synthetic JPEGs of {', '.join(SYNTHETIC)} MP"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(context_settings=SETTINGS)
 @click.argument("folder", required=False, type=click.Path(exists=True, path_type=Path))
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all numbers.")
+@click.option("--json", "json_path", type=FILE, help="Write all numbers.")
 @click.option("--rounds", type=click.IntRange(1), default=ROUNDS, help="Turns per image.")
 @click.option("--resize", type=click.IntRange(1), default=Preprocessing.resize, help="Pixels.")
 @click.option("--crop", type=click.IntRange(1), default=Preprocessing.crop, help="Pixels.")
 def main(folder: Path | None, json_path: Path | None, rounds: int, resize: int, crop: int) -> None:
     """Measure decoding and preprocessing of the images in FOLDER, in ms per image."""
-    with errors_as_exit_code_2():
+    with exit_on_error():
         run(folder, Preprocessing(crop, resize), json_path=json_path, rounds=rounds, argv=sys.argv)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numclip_runtime
-from numclip_runtime.machine import cpu_model
+from numclip_runtime.system import cpu_name
 
 # Module -> name in the report. Only those that the run really loaded are reported.
 _PACKAGES = {
@@ -40,7 +40,7 @@ def describe_environment(*, argv: Sequence[str], load_before: list[float] | None
         "numclip": numclip_runtime.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": cpu_model(),
+        "cpu": cpu_name(),
         "logical_cores": os.cpu_count(),
         "load_average_before": load_before,
         "load_average_after": load_average(),

@@ -25,25 +25,25 @@ from benchmarks.environment import describe_environment, load_average
 from benchmarks.images import open_images
 from numclip_runtime import Predictor, UsageError, load
 from numclip_runtime.backends import BackendName
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.files import atomic_text, sha256
 
 LOOP = "textbook loop, fp32"
 CHUNK = 50  # images; a stream fills and empties its window once in each
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model_fp32", type=click.Path(path_type=Path))
-@click.argument("model_best", type=click.Path(path_type=Path))
+@click.command(context_settings=SETTINGS)
+@click.argument("model_fp32", type=FILE)
+@click.argument("model_best", type=FILE)
 @click.option("--images", type=click.Path(exists=True, path_type=Path), help="Folder of images.")
 @click.option("--fast-decode", is_flag=True, help="Also with scaled JPEG decoding.")
 @click.option("--repeat-to", type=click.IntRange(1), default=500, show_default=True)
 @click.option("--backend", type=click.Choice(("onnxruntime", "openvino")), help="Of the streams.")
 @click.option("--workers", type=click.IntRange(1), help="Default: automatic.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all figures.")
+@click.option("--json", "json_path", type=FILE, help="Write all figures.")
 def main(**options: Any) -> None:
     """Stream a folder through MODEL_FP32 and MODEL_BEST; print images/s and ratios to the loop."""
-    with errors_as_exit_code_2():
+    with exit_on_error():
         run(**options, argv=sys.argv)
 
 

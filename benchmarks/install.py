@@ -21,7 +21,7 @@ if __name__ == "__main__":  # run as a script: the package `benchmarks` is one f
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.environment import describe_environment, load_average
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import NumclipError
 from numclip_runtime.files import atomic_text
 
@@ -152,17 +152,17 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings=SETTINGS)
 @click.argument("pythons", nargs=-1, required=True, metavar="PYTHON...")
 @click.option("--extra", default="cpu", show_default=True, help="Extra of the wheel to install.")
 @click.option("--pip", "options", multiple=True, help="More arguments of `pip install`.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all figures.")
+@click.option("--json", "json_path", type=FILE, help="Write all figures.")
 def main(
     pythons: tuple[str, ...], extra: str, options: tuple[str, ...], json_path: Path | None
 ) -> None:
     """Install this checkout's wheel for each PYTHON (a command or a path), and report the cost."""
     load_before = load_average()
-    with errors_as_exit_code_2(), tempfile.TemporaryDirectory() as folder:
+    with exit_on_error(), tempfile.TemporaryDirectory() as folder:
         wheel = build_wheel(Path(folder))
         requirement = f"{wheel}[{extra}]" if extra else str(wheel)
         installs = [measure_install(python, requirement, options) for python in pythons]

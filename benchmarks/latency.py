@@ -25,10 +25,9 @@ from benchmarks.peers import PEERS, REFERENCE
 from benchmarks.run import Plan
 from numclip_runtime import UsageError
 from numclip_runtime.backends import BackendName, DeviceKind
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.metadata import Precision
 
-FILE = click.Path(path_type=Path)
 DEFAULT_PEERS = (REFERENCE, "torch-bf16", "plain-onnx")  # where no model is given
 
 
@@ -65,7 +64,7 @@ def parse_words(choices: tuple[str, ...]) -> Callable[..., tuple[str, ...] | Non
 
 
 @click.command(
-    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    context_settings=SETTINGS,
     epilog=f"Peers: {', '.join(PEERS)}.",
 )
 @click.argument("models", nargs=-1, type=FILE)
@@ -108,7 +107,7 @@ def main(models: tuple[Path, ...], **given: Any) -> None:
     Each runs in a process of its own; they take turns, so that what disturbs one disturbs all.
     Exit codes: 0 measured, 1 nothing could be measured, 2 wrong use or a bad file.
     """
-    with errors_as_exit_code_2():
+    with exit_on_error():
         run(models, given, argv=sys.argv)
 
 

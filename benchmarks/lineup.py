@@ -13,11 +13,10 @@ from benchmarks.cache import cached
 from benchmarks.competitor import Competitor
 from benchmarks.peers import PEERS, REFERENCE
 from benchmarks.process import call_apart
-from numclip_runtime import ModelError, ModelMetadata, NumclipError, UsageError
-from numclip_runtime.backends import PLAN_SUFFIXES, BackendName, DeviceKind
-from numclip_runtime.backends.onnx_header import metadata_of
+from numclip_runtime import ModelMetadata, NumclipError, UsageError, read_metadata
+from numclip_runtime.backends import BackendName, DeviceKind
 from numclip_runtime.files import sha256
-from numclip_runtime.plan import read_plan_metadata
+from numclip_runtime.model_file import PLAN_SUFFIXES
 
 WORDS = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 CALIBRATION = 32  # images that NNCF quantises with
@@ -69,7 +68,7 @@ def line_up(
     """
     found = Lineup()
     digest = sha256(family.checkpoint) if family.checkpoint else None
-    described = [(path, model_metadata(path)) for path in family.models]
+    described = [(path, read_metadata(path)) for path in family.models]
     made_from = {metadata.checkpoint_sha256 for _, metadata in described}
     if digest is not None and described and digest not in made_from:
         raise UsageError(
@@ -115,24 +114,6 @@ def line_up(
         for one in found.competitors
     ]
     return found
-
-
-def model_metadata(path: Path) -> ModelMetadata:
-    """Return what a model file says about itself.
-
-    Raises:
-        ModelError: if it is missing, or not one of numclip.
-    """
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file; export one with `numclip-export --ckpt x.pt`.")
-    if path.suffix in PLAN_SUFFIXES:
-        return read_plan_metadata(path).metadata
-    metadata = metadata_of(path)
-    if metadata is None:
-        raise ModelError(
-            f"{path}: holds no numclip metadata; make the file with `numclip-export --ckpt x.pt`."
-        )
-    return metadata
 
 
 def installed_backends() -> tuple[BackendName, ...]:

@@ -19,7 +19,7 @@ if __name__ == "__main__":  # run as a script: the package `benchmarks` is one f
 
 from benchmarks.environment import describe_environment, load_average
 from benchmarks.images import open_images
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.files import atomic_text, sha256
 
@@ -48,7 +48,7 @@ with load(task["model"], **task["options"]) as predictor:
 """
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings=SETTINGS)
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--images", type=click.Path(exists=True, path_type=Path), help="Folder of images.")
 @click.option("--count", type=click.IntRange(2), default=20_000, show_default=True)
@@ -56,10 +56,10 @@ with load(task["model"], **task["options"]) as predictor:
 @click.option("--backend", type=click.Choice(("onnxruntime", "openvino")))
 @click.option("--batch-size", type=click.IntRange(1), help="Default: automatic.")
 @click.option("--workers", type=click.IntRange(1), help="Default: automatic.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all samples.")
+@click.option("--json", "json_path", type=FILE, help="Write all samples.")
 def main(**options: Any) -> None:
     """Stream --count images of a folder, again and again, and print the memory on the way."""
-    with errors_as_exit_code_2():
+    with exit_on_error():
         run(**options, argv=sys.argv)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from numclip_runtime.backends.onnx_header import metadata_of
 from numclip_runtime.metadata import INPUT_NAME
+from numclip_runtime.onnx_file import metadata_of
 from numclip_runtime.preprocess import load_rgb, network_input
 
 MANY_CONVOLUTIONS = 5  # more are a convolutional network; a ViT has one

@@ -18,7 +18,7 @@ if __name__ == "__main__":  # run as a script: the package `benchmarks` is one f
 
 from benchmarks.compare import read_document
 from benchmarks.report import Row, number
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_text
 
@@ -128,13 +128,13 @@ def updated(readme: str, files: Sequence[Path], *, name: str = "README.md") -> s
     return f"{before}{BEGIN}\n{section(files)}\n{END}{after}"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings=SETTINGS)
 @click.option("--check", is_flag=True, help="Change nothing; exit with 1 if it would.")
-@click.option("--readme", type=click.Path(path_type=Path), default=ROOT / "README.md")
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS)
+@click.option("--readme", type=FILE, default=ROOT / "README.md")
+@click.option("--results", type=FILE, default=RESULTS)
 def main(check: bool, readme: Path, results: Path) -> None:
     """Write the latency table of the README from the kept results."""
-    with errors_as_exit_code_2():
+    with exit_on_error():
         old = readme.read_text("utf-8")
         new = updated(old, result_files(results), name=readme.name)
         if new == old:

@@ -22,7 +22,7 @@ if __name__ == "__main__":  # run as a script: the package `benchmarks` is one f
 from benchmarks.plot import check_plot
 from numclip_runtime.backends.tensorrt import DEFAULT_LANES, TensorRTBackend
 from numclip_runtime.backends.tensorrt_plan import STAGES
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.cuda import Event, Stream
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_path
@@ -174,8 +174,8 @@ def _draw(axes: Axes, span: Span, *, full: float) -> None:
         )
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("plan", type=click.Path(path_type=Path))
+@click.command(context_settings=SETTINGS)
+@click.argument("plan", type=FILE)
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Images.")
 @click.option("--runs", type=click.IntRange(1), default=8, show_default=True, help="Drawn.")
 @click.option("--lanes", type=click.IntRange(1), default=DEFAULT_LANES, show_default=True)
@@ -187,7 +187,7 @@ def _draw(axes: Axes, span: Span, *, full: float) -> None:
     show_default=True,
     help="Picture, .png or .svg.",
 )
-@errors_as_exit_code_2()
+@exit_on_error()
 def main(plan: Path, batch: int, runs: int, lanes: int, output: Path) -> None:
     """Draw when the lanes of PLAN upload, compute and download, on the GPU of this machine."""
     check_plot(output)

@@ -21,6 +21,8 @@ from typing import Any
 
 import click
 
+from numclip_runtime.console import FILE, SETTINGS
+
 if __name__ == "__main__":  # run as a script: the folder above holds the package `benchmarks`
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -127,12 +129,12 @@ def measure(backbone: str, batch: int, steps: int, turns: int) -> dict[str, Any]
     }
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(context_settings=SETTINGS)
 @click.argument("backbones", nargs=-1, required=True)
 @click.option("--batch", type=click.IntRange(1), default=8)
 @click.option("--steps", type=click.IntRange(1), default=4, help="Counted in each turn.")
 @click.option("--turns", type=click.IntRange(1), default=2)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results.")
+@click.option("--json", "json_path", type=FILE, help="Write the results.")
 @click.option("--one", is_flag=True, hidden=True, help="Measure in this process and print JSON.")
 def main(
     backbones: tuple[str, ...],

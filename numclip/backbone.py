@@ -14,6 +14,7 @@ from numclip.clip_weights import read_clip_weights, with_text_prefix
 from numclip.torchvision_compat import import_torchvision
 from numclip.weights import check_fit
 from numclip_runtime import ModelError, UsageError
+from numclip_runtime.errors import first_line
 
 import_torchvision()
 import open_clip  # noqa: E402
@@ -138,7 +139,7 @@ def weights_file(name: str, pretrained: str) -> Path:
     try:
         file = open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, pretrained))
     except Exception as error:  # hub and network errors share no type
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        reason = first_line(error)[:300]
         raise UsageError(f"cannot load weights {pretrained!r} into {name}: {reason}") from None
     if not file:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"

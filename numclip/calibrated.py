@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from numclip_runtime import UsageError
+from numclip_runtime.console import FILE
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint
     from numclip.samples import Sample
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-PATH = click.Path(path_type=Path)
 
 OPTIONS = (
     click.option(
         "--val",
-        type=PATH,
+        type=FILE,
         help="Labelled images to calibrate on, as for numclip-train: gives every number an "
         "interval, and export real images to compare on.  [default: no intervals]",
     ),
     click.option(
-        "--root", type=PATH, help="Where --val's image paths start.  [default: its folder]"
+        "--root", type=FILE, help="Where --val's image paths start.  [default: its folder]"
     ),
 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -12,15 +11,15 @@ import click
 
 from numclip.options import data_config, data_options, task_of, task_options
 from numclip.prompt_options import prompt_config, prompt_options
-from numclip_runtime import MissingDependencyError, Preprocessing, UsageError, __version__
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime import Preprocessing, UsageError, __version__
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.errors import require
 from numclip_runtime.metadata import Interpolation, ResizeMode
 
 if TYPE_CHECKING:
     from numclip.model import NumClip
     from numclip.samples import Sample
 
-FILE = click.Path(path_type=Path)
 RATE = click.FloatRange(0)
 PAPER_RATE = 1e-5
 STATISTICS = {  # pixel mean and standard deviation, RGB
@@ -29,19 +28,7 @@ STATISTICS = {  # pixel mean and standard deviation, RGB
 }
 
 
-def require(extra: str, *modules: str) -> None:
-    """Check that optional packages are installed, without importing them.
-
-    Raises:
-        MissingDependencyError: naming the pip command that installs them.
-    """
-    if missing := [name for name in modules if find_spec(name) is None]:
-        raise MissingDependencyError(
-            f"{', '.join(missing)} not installed; install with: pip install 'numclip[{extra}]'"
-        )
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(context_settings=SETTINGS)
 @data_options
 @task_options
 @click.option("-o", "--output", type=FILE, default=Path("checkpoint.pt"))
@@ -116,7 +103,7 @@ def main(**options: Any) -> None:
 
     Exit codes: 0 trained, 2 wrong use or bad data.
     """
-    with errors_as_exit_code_2():
+    with exit_on_error():
         require("train", "torch", "torchvision", "open_clip", "pytorch_lightning")
         run(options)
 

@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING
 import click
 
 from numclip.calibrated import calibrated_on, calibration_options
-from numclip.cli import require
 from numclip.prompt_config import PromptKind, RankInterpolation
 from numclip.prompt_options import prompt_import_options
 from numclip_runtime import UsageError, __version__
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.errors import require
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint
 
-FILE = click.Path(path_type=Path)
 
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(context_settings=SETTINGS)
 @click.argument("source", type=FILE)
 @click.option(
     "-o", "--output", type=FILE, required=True, help="Name ending in .pt or .safetensors."
@@ -54,7 +52,7 @@ def main(
 
     Exit codes: 0 converted, 2 wrong use or a file that cannot be converted.
     """
-    with errors_as_exit_code_2():
+    with exit_on_error():
         require("train", "torch", "torchvision", "open_clip", "safetensors")
         done = convert(
             source,

@@ -9,15 +9,13 @@ from typing import Any
 
 import click
 
-from numclip.cli import require
 from numclip_runtime import UsageError, __version__
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.errors import require
 from numclip_runtime.files import atomic_text
 
-FILE = click.Path(path_type=Path)
 
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(context_settings=SETTINGS)
 @click.option("--ckpt", type=FILE, help="Checkpoint of numclip-train; needs torch.")
 @click.option("--model", type=FILE, help="Exported model; needs what numclip-run needs.")
 @click.option("--data", type=FILE, required=True, help="Labelled images, as for numclip-train.")
@@ -44,7 +42,7 @@ def main(
     Take images that neither training nor validation has seen. Exit codes: 0 measured, 2 wrong use
     or bad data.
     """
-    with errors_as_exit_code_2():
+    with exit_on_error():
         if (ckpt is None) == (model is None):
             raise UsageError("give either --ckpt (a checkpoint) or --model (an exported model).")
         if fast_decode and model is None:

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from numclip_runtime import Task
+from numclip_runtime.console import FILE
 from numclip_runtime.task import PredictionKind
 
 if TYPE_CHECKING:
     from numclip.prepare import DataConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
-PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1)
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 # Given without --task, these describe a task by themselves; with it, they change it.
 TASK_FLAGS = ("name", "unit", "bin_edges", "phrases", "context", "label_offset", "prediction")
 
 _DATA = (
-    click.option("--train", type=PATH, required=True, help=".csv, .txt, .parquet, or folder."),
-    click.option("--val", type=PATH, help="The same, of other people, photos or places."),
-    click.option("--test", type=PATH, help="The same, measured once at the end."),
+    click.option("--train", type=FILE, required=True, help=".csv, .txt, .parquet, or folder."),
+    click.option("--val", type=FILE, help="The same, of other people, photos or places."),
+    click.option("--test", type=FILE, help="The same, measured once at the end."),
     click.option(
-        "--root", type=PATH, help="Where image paths start.  [default: the file's folder]"
+        "--root", type=FILE, help="Where image paths start.  [default: the file's folder]"
     ),
     click.option("--val-share", type=SHARE, help="Keep this share of --train in place of --val."),
     click.option("--group-column", help="Column, such as person, that no two sets may share."),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from numclip.samples import Sample, existing, sample_of
-from numclip_runtime import MissingDependencyError, Task, UsageError
+from numclip_runtime import Task, UsageError
+from numclip_runtime.errors import require
 
 
 def read_csv(
@@ -63,10 +63,7 @@ def read_parquet(
         UsageError: naming file and row, if a column, a number or an image file is missing.
         MissingDependencyError: if pyarrow is not installed.
     """
-    if find_spec("pyarrow") is None:
-        raise MissingDependencyError(
-            f"{path}: Parquet needs pyarrow; install with: pip install 'numclip[parquet]'"
-        )
+    require("parquet", "pyarrow")
     import pyarrow
     import pyarrow.parquet
 

@@ -24,6 +24,7 @@ from numclip.recipe import LearningRates, TrainConfig
 from numclip.run_folder import BEST_FILE, RESUME_FILE, unfinished
 from numclip.torchvision_compat import import_torchvision
 from numclip_runtime import ImageError, ModelError, Preprocessing, UsageError
+from numclip_runtime.errors import first_line
 
 import_torchvision()
 import pytorch_lightning as pl  # noqa: E402
@@ -98,8 +99,7 @@ class _RunFolder(pl.Callback):
             stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             before = stored["callbacks"][self.state_key]["settings"]
         except (*BROKEN_FILE, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(f"{file}: cannot be resumed from ({reason}).") from None
+            raise ModelError(f"{file}: cannot be resumed from ({first_line(error)}).") from None
         differing = sorted(k for k, v in flat(self.settings).items() if flat(before).get(k) != v)
         if differing:
             raise UsageError(

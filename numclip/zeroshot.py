@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from numclip.calibrated import calibrated_on, calibration_options
-from numclip.cli import STATISTICS, image_size, require
+from numclip.cli import STATISTICS, image_size
 from numclip_runtime import Preprocessing, UsageError, __version__
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.errors import require
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint
 
-FILE = click.Path(path_type=Path)
 
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(context_settings=SETTINGS)
 @click.option("--task", required=True, help="Preset (age, quality, ...) or a task file (.toml).")
 @click.option("--backbone", default="ViT-B-16", help="open_clip architecture or config (.json).")
 @click.option("--pretrained", required=True, help="open_clip tag (openai) or a weights file.")
@@ -40,7 +39,7 @@ def main(
     Each image is compared with the sentences "{context} {phrase}."; its number is the bins' mean
     by probability. Exit codes: 0 written, 2 wrong use or bad data.
     """
-    with errors_as_exit_code_2():
+    with exit_on_error():
         require("train", "torch", "torchvision", "open_clip")
         if output.suffix not in (".pt", ".safetensors"):
             raise UsageError(f"{output}: the name must end in .pt or .safetensors.")

@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.state import cpu, jetson, nvidia, ticks
 from benchmarks.state.files import numbered, read_table, read_text
+from numclip_runtime.system import core_numbers
 
 WINDOW_S = 0.25  # at 100 ticks/s a process that takes 4 % of a core shows
 
@@ -26,7 +27,7 @@ def capture(root: Path = Path("/"), *, window_s: float = WINDOW_S) -> dict[str, 
     Returns:
         Only dicts, lists, text, numbers and None, ready for JSON. Process names have no path.
     """
-    cores = cpu.usable_cores(root)
+    cores = core_numbers(root)
     first = ticks.read_processes(root)
     start = time.perf_counter()
     begin = ticks.read_ticks(root, cores)

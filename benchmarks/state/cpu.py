@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.state.cgroup import read_quota
 from benchmarks.state.files import numbered, read_int, read_text
-from numclip_runtime.machine import cpu_model
+from numclip_runtime.system import cpu_name, cpu_quota
 
 _SLICE_S = 0.02
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower")
-
-
-def usable_cores(root: Path) -> list[int]:
-    """Return the numbers of the cores that this process may run on."""
-    if root == Path("/") and hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    found = re.findall(r"^cpu(\d+) ", read_text(root / "proc/stat") or "", re.MULTILINE)
-    return [int(number) for number in found] or list(range(os.cpu_count() or 1))
 
 
 def read_cpu(root: Path, cores: list[int]) -> dict[str, Any]:
@@ -32,14 +22,14 @@ def read_cpu(root: Path, cores: list[int]) -> dict[str, Any]:
         root: Folder that stands for `/`.
         cores: Numbers of the usable cores.
     """
-    quota, stops = read_quota(root)
+    quota = cpu_quota(root)
     counters = (root / "sys/devices/system/cpu").glob("cpu*/thermal_throttle/core_throttle_count")
     throttled = [read_int(path) for path in counters]
     return {
-        "model": cpu_model(root / "proc/cpuinfo", root / "proc/device-tree/model"),
+        "model": cpu_name(root),
         "usable_cores": len(cores),
-        "quota_cores": quota,  # of the container; None: no limit
-        "quota_stops": stops,  # since it started
+        "quota_cores": None if quota is None else quota.cores,  # of the container; None: no limit
+        "quota_stops": None if quota is None else quota.stops,  # since it started
         "turbo": _turbo(root),
         "cores": read_clocks(root, cores),
         "thermal_throttles": sum(filter(None, throttled)) if throttled else None,  # since boot

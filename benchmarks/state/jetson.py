@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.state.files import numbered, read_int, read_text
-from numclip_runtime.doctor.machine import read_jetson
+from numclip_runtime.system import power_modes, read_jetson
 
 # One rail that feeds all others: alone it is the total.
 _INPUT_RAILS = ("VDD_IN", "POM_5V_IN", "VIN")
@@ -49,12 +49,7 @@ def best_mode(root: Path) -> dict[str, Any] | None:
 
     The number doesn't tell: MAXN is mode 0 on an AGX Orin, MAXN_SUPER mode 2 on an Orin Nano.
     """
-    modes = re.findall(
-        r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>",
-        read_text(root / "etc/nvpmodel.conf") or "",
-        re.MULTILINE,
-    )
-    ranked = [(rank, int(number), name) for number, name in modes if (rank := _rank(name))]
+    ranked = [(rank, n, name) for n, name in power_modes(root).items() if (rank := _rank(name))]
     if not ranked:
         return None
     _, number, name = max(ranked)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from benchmarks.state.meters import BoardMeter, GpuMeter, Meter, PackageMeter
 from benchmarks.state.nvidia import harmful, throttle_words
-from numclip_runtime.doctor.machine import read_jetson
+from numclip_runtime.system import read_jetson
 
 
 class PowerSampler:

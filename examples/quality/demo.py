@@ -17,6 +17,8 @@ from typing import Any
 
 import click
 
+from numclip_runtime.console import FILE
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 TARGET = 0.5  # the test MAE must stay below this share of the constant predictor's
@@ -44,7 +46,7 @@ def script(name: str) -> Path:
 @click.option("--scale", type=float, default=1.0, help="Share of the full number of images.")
 @click.option("--iterations", type=click.IntRange(1), default=200, help="Of the benchmark.")
 @click.option("--check/--no-check", default=True, help="Exit 1 where the error is too large.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Also draw the README's picture.")
+@click.option("--picture", type=FILE, help="Also draw the README's picture.")
 def main(
     folder: str, epochs: int, scale: float, iterations: int, check: bool, picture: Path | None
 ) -> None:

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from numclip_runtime.console import FILE
+
 SIDE = 64  # pixels: what the model sees, so nothing is resampled after the degradation
 MIN_CHANGE = 4.0  # mean grey levels: a block that changes less shows no blur
 MIN_SHARE = 0.6  # of a crop's blocks
@@ -133,7 +135,7 @@ def make_split(folder: Path, split: str, count: int, seed: int) -> None:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=FILE)
 @click.option("--scale", type=float, default=1.0, help="Share of the full number of images.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def main(folder: Path, scale: float, seed: int) -> None:

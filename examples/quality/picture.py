@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from examples.quality.report import draw_scatter, read_entries, spread
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.console import FILE, exit_on_error
 from numclip_runtime.files import atomic_path
 from numclip_runtime.preprocess import load_rgb
 from numclip_runtime.report import ReportEntry
@@ -83,11 +83,11 @@ def _draw_tile(figure: Figure, entry: ReportEntry, x: int, y: int) -> None:
 
 
 @click.command()
-@click.option("--folder", type=click.Path(path_type=Path), default="demo", show_default=True)
-@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--folder", type=FILE, default="demo", show_default=True)
+@click.argument("output", type=FILE)
 def main(folder: Path, output: Path) -> None:
     """Draw OUTPUT (PNG) from FOLDER/data/test.csv and FOLDER/predictions.csv."""
-    with errors_as_exit_code_2():
+    with exit_on_error():
         make_picture(folder / "data" / "test.csv", folder / "predictions.csv", output)
 
 

@@ -15,7 +15,7 @@ import click
 import numpy as np
 
 from numclip_runtime import Prediction, Task, UsageError, load
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.console import FILE, exit_on_error
 from numclip_runtime.report import ReportEntry, write_report
 
 if TYPE_CHECKING:
@@ -195,10 +195,10 @@ def draw_scatter(
 
 
 @click.command()
-@click.option("--folder", type=click.Path(path_type=Path), default="demo", show_default=True)
+@click.option("--folder", type=FILE, default="demo", show_default=True)
 def main(folder: Path) -> None:
     """Write FOLDER/report.html from FOLDER/data, FOLDER/predictions.csv and FOLDER/model.onnx."""
-    with errors_as_exit_code_2():
+    with exit_on_error():
         make_report(
             test_csv=folder / "data" / "test.csv",
             predictions_csv=folder / "predictions.csv",

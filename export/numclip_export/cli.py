@@ -12,14 +12,13 @@ from numclip_export.engine.cli import engine_options, options_of, run_build
 from numclip_export.refusals import refuse_with_onnx, refuse_without_use
 from numclip_export.target import ENGINE_TARGETS, Target, resolve_target
 from numclip_runtime import MissingDependencyError, UsageError, __version__
-from numclip_runtime.cli import errors_as_exit_code_2
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.errors import require
 from numclip_runtime.files import require_writable
 from numclip_runtime.metadata import InputKind, Precision
 
-FILE = click.Path(path_type=Path)
 
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(context_settings=SETTINGS)
 @click.option("--ckpt", type=FILE, help="Checkpoint of numclip-train.")
 @click.option(
     "--onnx", "onnx_path", type=FILE, help="Build an engine from this file of numclip-export."
@@ -94,7 +93,7 @@ def main(
 
     Exit codes: 0 written and equal, 1 different (nothing is left behind), 2 wrong use.
     """
-    with errors_as_exit_code_2():
+    with exit_on_error():
         if (ckpt is None) == (onnx_path is None):
             raise UsageError("give either --ckpt, or --onnx to build an engine from an ONNX file.")
         if onnx_path is not None:
@@ -128,8 +127,6 @@ def export_and_build(
         suffix = ".plan" if precision == "fp32" else f".{precision}.plan"
         for place in (path.with_suffix(suffix), path.with_suffix(f"{suffix}.sha256")):
             require_writable(place)
-    from numclip.cli import require  # not for --onnx, which does without this package
-
     require("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
 
     from numclip_export.engine.verify import engine_parity, int8_engine_speed

@@ -19,7 +19,7 @@ from numclip_export.costs import graph_macs, text_macs
 from numclip_export.fold import parameter_counts
 from numclip_runtime import ModelMetadata
 from numclip_runtime.files import atomic_path, atomic_text
-from numclip_runtime.machine import cpu_model
+from numclip_runtime.system import cpu_name
 
 if TYPE_CHECKING:
     from numclip_export.engine.build import BuiltEngine
@@ -51,7 +51,7 @@ def export_report(
         # multiply-accumulate operations of one image; the checkpoint encodes its sentences too
         "macs": {"checkpoint": image + text, "folded": image},
         "artefacts": [artefact.details for artefact in artefacts],
-        "machine": f"{cpu_model()}, {os.cpu_count()} logical cores",
+        "machine": f"{cpu_name()}, {os.cpu_count()} logical cores",
         "versions": dict(metadata.versions),
         "seconds": round(seconds, 2),
     }

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,50 +12,19 @@ from PIL import Image
 
 from numclip_runtime import __version__
 from numclip_runtime.backends import BackendName, DeviceKind
-from numclip_runtime.errors import NumclipError, UsageError
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.errors import UsageError
 from numclip_runtime.output import Format
 from numclip_runtime.run import run
 from numclip_runtime.run_options import RunOptions
 from numclip_runtime.video import Every
 
-FILE = click.Path(path_type=Path)
 _BY_SUFFIX: dict[str, Format] = {
     ".json": "json",
     ".jsonl": "jsonl",
     ".csv": "csv",
     ".parquet": "parquet",
 }
-
-
-@contextmanager
-def errors_as_exit_code_2() -> Iterator[None]:
-    """Turn numclip's own and the system's errors into one line on stderr and exit code 2."""
-    try:
-        yield
-    except NumclipError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    except BrokenPipeError:
-        raise  # `numclip-run ... | head`: click exits quietly
-    except OSError as error:  # disk full, no permission to look into a folder
-        reason = error.strerror or str(error)
-        click.echo(
-            f"Error: {error.filename}: {reason}." if error.filename else f"Error: {reason}.",
-            err=True,
-        )
-        _give_up_stdout()
-        sys.exit(2)
-    except KeyboardInterrupt:  # before the first image, or a second time; click would exit with 1
-        click.echo("Interrupted.", err=True)
-        sys.exit(130)
-
-
-def _give_up_stdout() -> None:
-    """Where stdout is what failed, keep Python from failing again when it ends (exit code 120)."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _every(context: click.Context, parameter: click.Parameter, text: str | None) -> Every | None:
@@ -90,7 +56,7 @@ class _RunOrDoctor(click.Command):
 
 @click.command(
     cls=_RunOrDoctor,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=SETTINGS,
     epilog="`numclip-run doctor [MODEL]` says what this machine has, and whether MODEL can run.",
 )
 @click.argument("model", type=FILE)
@@ -159,7 +125,7 @@ def main(
     """
     # Pillow's half-way mark to what it refuses; a camera of 108 megapixels is beyond it
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    with errors_as_exit_code_2():
+    with exit_on_error():
         kind = kind or default_format(output)
         code = run(model, inputs, RunOptions(output=output, kind=kind, **options))
     sys.exit(code)

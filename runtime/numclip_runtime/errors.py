@@ -1,4 +1,4 @@
-"""What can go wrong, as one exception tree. Each class is also the builtin one would catch."""
+"""The exception tree of numclip. Each class is also the builtin exception that one would catch."""
 
 
 class NumclipError(Exception):
@@ -27,3 +27,28 @@ class GpuError(NumclipError, RuntimeError):
 
 class GpuRequiredError(GpuError):
     """A GPU is needed, and none that fits can be used."""
+
+
+def require(extra: str, *modules: str) -> None:
+    """Check that optional packages are installed, without importing them.
+
+    Args:
+        extra: Extra of numclip that installs them.
+        modules: Names as they are imported.
+
+    Raises:
+        MissingDependencyError: naming the pip command that installs them.
+    """
+    from importlib.util import find_spec
+
+    if missing := [name for name in modules if find_spec(name) is None]:
+        verb = "is" if len(missing) == 1 else "are"
+        raise MissingDependencyError(
+            f"{', '.join(missing)} {verb} not installed; "
+            f"install with: pip install 'numclip[{extra}]'"
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its class where there is none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Which file a model came from, so that another process can open the same one."""
+"""The file of a model: its kind, its metadata, and whether it is still the same file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,49 @@ from typing import TypeAlias
 
 from numclip_runtime.errors import ModelError
 from numclip_runtime.files import sha256
+from numclip_runtime.metadata import ModelMetadata
+from numclip_runtime.onnx_file import read_onnx_metadata
 
 # Device, inode, size, modified, changed (ns). The last one cannot be set by hand: a copy differs,
 # also one that keeps the original's time.
 Stamp: TypeAlias = tuple[int, int, int, int, int]
+
+PLAN_SUFFIXES = (".plan", ".engine")
+
+
+def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
+    """Return what a model file says about itself, without loading the model.
+
+    Args:
+        path: A `.onnx`, `.plan` or `.engine` file made by `numclip-export`.
+
+    Raises:
+        ModelError: if the file is missing, of another kind, damaged, or not made by numclip.
+    """
+    model = Path(path)
+    check_model_path(model)
+    if model.suffix in PLAN_SUFFIXES:
+        from numclip_runtime.plan import read_plan_metadata
+
+        return read_plan_metadata(model).metadata
+    return read_onnx_metadata(model)
+
+
+def check_model_path(model: Path) -> None:
+    """Refuse a path that is not a model file.
+
+    Raises:
+        ModelError: if there is no such file, or its suffix is not that of an exported model.
+    """
+    if model.is_dir():
+        raise ModelError(f"{model}: is a folder; give the model file inside it.")
+    if not model.exists():
+        raise ModelError(f"{model}: no such file; export one with `numclip-export --ckpt x.pt`.")
+    if model.suffix not in (".onnx", *PLAN_SUFFIXES):
+        hint = (
+            " Export it with `numclip-export --ckpt`." if model.suffix in (".pt", ".ckpt") else ""
+        )
+        raise ModelError(f"{model}: unknown kind of model, expected a .onnx or .plan file.{hint}")
 
 
 class ModelFile:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, TypeAlias
 
 from numclip_runtime.calibration import DEFAULT_COVERAGE
+from numclip_runtime.console import visible
 from numclip_runtime.errors import ImageError
 from numclip_runtime.predictor import Prediction
 
@@ -121,16 +122,6 @@ class RecordWriter:
         trace: TracebackType | None,
     ) -> None:
         self._close()
-
-
-def visible(text: str) -> str:
-    """Return a text for a terminal: line breaks, control and bidi characters become escapes.
-
-    A file's name may hold any of them, and a row of a table is one line.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _json(value: object) -> str:

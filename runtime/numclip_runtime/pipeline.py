@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from numclip_runtime.backends import Backend
-from numclip_runtime.cores import usable_cores
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.preprocess import ImageLike, InputArray
+from numclip_runtime.system import usable_cores
 
 if TYPE_CHECKING:  # 5 ms of every start, for single images as well
     from concurrent.futures import Future, ThreadPoolExecutor

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.metadata import ModelMetadata
+from numclip_runtime.onnx_file import no_metadata
 
 Builder = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -149,10 +150,7 @@ def _find_name(content: mmap.mmap, path: Path) -> str:
     """
     start = content.find(MARKER)
     if start < 0:
-        raise ModelError(
-            f"{path}: holds no numclip metadata, so its bins and preprocessing are unknown; "
-            "build it with `numclip-export --onnx x.onnx --target tensorrt`."
-        )
+        raise no_metadata(path, "build it with `numclip-export --onnx x.onnx --target tensorrt`")
     damaged = ModelError(f"{path}: its numclip metadata are damaged; copy or build it again.")
     if (match := NAME.match(content, start)) is None:
         raise damaged

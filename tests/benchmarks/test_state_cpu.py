@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.state import capture
-from benchmarks.state.cgroup import read_quota
-from benchmarks.state.cpu import read_clocks, read_temperatures, spin, usable_cores
+from benchmarks.state.cpu import read_clocks, read_temperatures, spin
 from benchmarks.state.ticks import Process, Ticks, busiest, read_processes, read_ticks, share
+from numclip_runtime.system import CpuQuota, core_numbers, cpu_quota
 from tests.benchmarks.recorded import lay_out
 
 
@@ -92,20 +92,20 @@ QUOTA_1 = {
 @pytest.mark.parametrize(
     ("files", "quota"),
     [
-        (QUOTA_2, (1.5, 12)),
-        (QUOTA_1, (0.5, 3)),
-        (QUOTA_1 | {"sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1"}, (None, None)),
-        ({}, (None, None)),
+        (QUOTA_2, CpuQuota(1.5, 12)),
+        (QUOTA_1, CpuQuota(0.5, 3)),
+        (QUOTA_1 | {"sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1"}, None),
+        ({}, None),
     ],
     ids=["version 2, a parent's", "version 1", "no limit", "no cgroup"],
 )
-def test_quota(files: dict[str, str], quota: tuple[float, int], tmp_path: Path) -> None:
-    assert read_quota(write(tmp_path, files)) == quota
+def test_quota(files: dict[str, str], quota: CpuQuota | None, tmp_path: Path) -> None:
+    assert cpu_quota(write(tmp_path, files)) == quota
 
 
 def test_clocks_of_a_laptop(tmp_path: Path) -> None:
     root = lay_out("laptop", tmp_path)
-    assert usable_cores(root) == [0, 1, 2, 3]
+    assert core_numbers(root) == [0, 1, 2, 3]
     assert read_clocks(root, [2]) == [
         {
             "core": 2,

@@ -117,7 +117,7 @@ def test_missing_extra_names_the_command(
     result = run(tmp_path)
     command = "pip install 'numclip[export,cpu]'"
     assert result.exit_code == 2
-    assert result.output == f"Error: {module} not installed; install with: {command}\n"
+    assert result.output == f"Error: {module} is not installed; install with: {command}\n"
 
 
 def test_target(tmp_path: Path) -> None:

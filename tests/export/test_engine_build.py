@@ -13,9 +13,8 @@ import pytest
 from onnx import helper
 
 from numclip_export.engine.build import BuiltEngine, engine_from_onnx
-from numclip_export.engine.onnx_file import metadata_of_onnx
 from numclip_export.engine.options import EngineOptions
-from numclip_runtime import ModelError, ModelMetadata, UsageError
+from numclip_runtime import ModelError, ModelMetadata, UsageError, read_metadata
 from numclip_runtime.files import sha256
 from numclip_runtime.metadata import METADATA_KEY
 from numclip_runtime.plan import read_plan_metadata
@@ -42,7 +41,7 @@ def test_float32_engine(chain: Chain, tmp_path: Path, capabilities: tuple[int, .
     path = Path(shutil.copy(chain.done.onnx, tmp_path / "x.onnx"))
     built = build(path, compute_capabilities=capabilities, max_batch=16)
     info = read_plan_metadata(built.plan)
-    assert info.metadata == metadata_of_onnx(chain.done.onnx)
+    assert info.metadata == read_metadata(chain.done.onnx)
     assert info.engine == built.engine
     assert (info.builder, info.version) == ("tensorrt-rtx", trt.__version__)
     assert info.engine.builder_version == trt.__version__
@@ -82,7 +81,7 @@ def with_metadata(path: Path, metadata: ModelMetadata) -> None:
 
 
 def test_101_bins_with_long_phrases_fit(tiny: Path) -> None:
-    metadata = metadata_of_onnx(tiny)
+    metadata = read_metadata(tiny)
     phrases = tuple(
         f"a photo of a person whose age is {i} years, in good light" for i in range(101)
     )
@@ -163,7 +162,7 @@ def no_graph(path: Path) -> None:
         (lambda p: shutil.copy(DATA / "foreign.onnx", p), "holds no numclip metadata"),
         (lambda p: p.write_bytes(p.read_bytes()[:-200]), "not an ONNX model, or a damaged one"),
         (lambda p: p.write_bytes(b"\x89PNG and more"), "not an ONNX model, or a damaged one"),
-        (lambda p: p.unlink(), "cannot read this model"),
+        (lambda p: p.unlink(), "no such file"),
         (renamed_output, r"outputs \['bin_probs', 'numbers'\]; it was changed after export"),
         (no_graph, "tiny.onnx: "),
         (unknown_operator, r"cannot parse it \(node 'the_node', operator NoSuchOperator: "),

@@ -73,7 +73,7 @@ def test_needs_neither_torch_nor_onnx(folder: Path) -> None:
         (("-o", "no"), "Error: no: no such folder; create it first."),
         (("--target", "tensorrt-rtx", "--version-compatible"), "Error: TensorRT-RTX builds no"),
         (("--compute-capability", "ampere"), "'ampere' is no list of compute capabilities"),
-        (("--onnx", "y.onnx"), "Error: y.onnx: cannot read this model"),
+        (("--onnx", "y.onnx"), "Error: y.onnx: no such file"),
     ],
 )
 def test_wrong_use(folder: Path, args: tuple[str, ...], message: str) -> None:

@@ -9,8 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from numclip_export.engine.onnx_file import metadata_of_onnx
-from numclip_runtime import ModelError, ModelMetadata
+from numclip_runtime import ModelError, ModelMetadata, read_metadata
 from numclip_runtime.metadata import METADATA_KEY
 from tests.export.chain import Chain
 
@@ -19,7 +18,7 @@ DATA = Path(__file__).parents[1] / "data"
 
 def test_equals_what_onnx_reads(chain: Chain) -> None:
     (entry,) = chain.graph.metadata_props
-    assert metadata_of_onnx(chain.done.onnx) == ModelMetadata.from_json(entry.value)
+    assert read_metadata(chain.done.onnx) == ModelMetadata.from_json(entry.value)
 
 
 def test_other_entries_do_not_matter(tmp_path: Path) -> None:
@@ -29,7 +28,7 @@ def test_other_entries_do_not_matter(tmp_path: Path) -> None:
     helper.set_model_props(model, {"a": "b", METADATA_KEY: text, "": "", "z": "\u2603" * 200})
     model.model_version, model.doc_string = 2**62, "x" * 300  # fields of other kinds
     onnx.save(model, tmp_path / "a.onnx")
-    assert metadata_of_onnx(tmp_path / "a.onnx") == metadata_of_onnx(DATA / "tiny.onnx")
+    assert read_metadata(tmp_path / "a.onnx") == read_metadata(DATA / "tiny.onnx")
 
 
 def test_weights_are_not_read(tmp_path: Path) -> None:
@@ -40,7 +39,7 @@ def test_weights_are_not_read(tmp_path: Path) -> None:
         file.write(b"\x08\x0a\x3a" + varint(size))
         file.seek(size, 1)
         file.write((DATA / "tiny.onnx").read_bytes())
-    assert metadata_of_onnx(path) == metadata_of_onnx(DATA / "tiny.onnx")
+    assert read_metadata(path) == read_metadata(DATA / "tiny.onnx")
 
 
 def varint(value: int) -> bytes:
@@ -56,7 +55,7 @@ def test_truncated(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes((DATA / "tiny.onnx").read_bytes()[:kept])
     with pytest.raises(ModelError, match=r"a\.onnx: (not an ONNX model|holds no numclip)"):
-        metadata_of_onnx(path)
+        read_metadata(path)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +65,14 @@ def test_not_onnx(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"a\.onnx: (not an ONNX model|holds no numclip)"):
-        metadata_of_onnx(path)
+        read_metadata(path)
 
 
 def test_foreign_missing_and_folder(tmp_path: Path) -> None:
     shutil.copy(DATA / "foreign.onnx", tmp_path)
     with pytest.raises(ModelError, match=r"foreign\.onnx: holds no numclip metadata"):
-        metadata_of_onnx(tmp_path / "foreign.onnx")
-    with pytest.raises(ModelError, match="cannot read this model"):
-        metadata_of_onnx(tmp_path / "no.onnx")
-    with pytest.raises(ModelError, match="cannot read this model"):
-        metadata_of_onnx(tmp_path)
+        read_metadata(tmp_path / "foreign.onnx")
+    with pytest.raises(ModelError, match="no such file"):
+        read_metadata(tmp_path / "no.onnx")
+    with pytest.raises(ModelError, match="is a folder"):
+        read_metadata(tmp_path)

@@ -132,7 +132,7 @@ def test_missing_extra_names_the_command(
     monkeypatch.setitem(sys.modules, module, None)
     result = train()
     assert result.exit_code == 2
-    expected = f"Error: {module} not installed; install with: pip install 'numclip[train]'\n"
+    expected = f"Error: {module} is not installed; install with: pip install 'numclip[train]'\n"
     assert result.output == expected
 
 

@@ -249,6 +249,6 @@ def test_missing_matplotlib_names_the_command(
     done = invoke(*args)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == (
-        "Error: matplotlib not installed; install with: pip install 'numclip[plot]'\n"
+        "Error: matplotlib is not installed; install with: pip install 'numclip[plot]'\n"
     )
     assert list(tmp_path.iterdir()) == []

@@ -142,7 +142,7 @@ def test_no_parquet_file(tmp_path: Path) -> None:
 
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("numclip.tables.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'numclip\[parquet\]'"):
         read_samples(tmp_path / "d.parquet", AGE)
 

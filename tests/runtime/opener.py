@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from numclip_runtime import ModelMetadata
-from numclip_runtime.backends.onnx_header import metadata_props
 from numclip_runtime.backends.tensorrt import TensorRTBackend
 from numclip_runtime.metadata import METADATA_KEY
+from numclip_runtime.onnx_file import metadata_props
 from numclip_runtime.plan import EngineFacts, encode_metadata
 from tests.runtime.plans import plan_bytes
 from tests.runtime.standin import StandinDriver

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from numclip_runtime.backends.onnx_header import metadata_of
+from numclip_runtime.onnx_file import metadata_of
 from numclip_runtime.preprocess import FloatArray, InputArray
 
 

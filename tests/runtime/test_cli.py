@@ -166,7 +166,9 @@ def test_cores_go_to_one_image_or_to_many(
 
     monkeypatch.chdir(photos)
     monkeypatch.setattr("numclip_runtime.run.load", loading)
-    monkeypatch.setattr("numclip_runtime.cores.usable_cores", lambda: os.cpu_count() or 1)
+    monkeypatch.setattr(
+        "numclip_runtime.backends.onnxruntime.usable_cores", lambda: os.cpu_count() or 1
+    )
     CliRunner().invoke(main, [str(tiny), *inputs, *flags], input="dark.png\n")
     assert asked == [aim]
     assert opened[0].backend.threads == threads

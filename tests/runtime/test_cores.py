@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from numclip_runtime import UsageError, load
-from numclip_runtime.cores import usable_cores
 from numclip_runtime.pipeline import plan_stream
+from numclip_runtime.system import read_machine, usable_cores
 from tests.runtime.slow_backend import SlowBackend
 
 
@@ -19,6 +19,9 @@ def written(folder: Path, files: dict[str, str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     return folder
+
+
+STAT = "cpu  1 2 3 4\n" + "".join(f"cpu{number} 1 2 3 4\n" for number in range(8))
 
 
 @pytest.mark.parametrize(
@@ -45,25 +48,24 @@ def written(folder: Path, files: dict[str, str]) -> Path:
         ),
     ],
 )
-def test_quotas(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    membership: str,
-    files: dict[str, str],
-    cores: int,
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    root = written(tmp_path / "cgroup", files)
-    groups = written(tmp_path, {"groups": membership}) / "groups"
-    assert usable_cores(root, groups) == cores
+def test_quotas(tmp_path: Path, membership: str, files: dict[str, str], cores: int) -> None:
+    written(tmp_path / "sys/fs/cgroup", files)
+    root = written(tmp_path, {"proc/self/cgroup": membership, "proc/stat": STAT})
+    assert usable_cores(root) == cores
+    assert read_machine(root).cores == cores  # what `numclip-run doctor` shows
+
+
+def test_affinity_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
+    assert usable_cores() == read_machine().cores == 1
 
 
 def test_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
-    assert usable_cores(tmp_path, tmp_path / "none") == 5
+    assert usable_cores(tmp_path) == 5
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert usable_cores(tmp_path, tmp_path / "none") == 1
+    assert usable_cores(tmp_path) == 1
 
 
 @pytest.mark.parametrize(
@@ -84,8 +86,7 @@ def test_threads_and_lanes_of_onnxruntime(
     threads: int,
     lanes: int,
 ) -> None:
-    for module in ("cores", "backends.onnxruntime"):
-        monkeypatch.setattr(f"numclip_runtime.{module}.usable_cores", lambda: 6)
+    monkeypatch.setattr("numclip_runtime.backends.onnxruntime.usable_cores", lambda: 6)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     with load(tiny, **options) as predictor:  # type: ignore[arg-type]
         assert (predictor.backend.threads, predictor.backend.lanes) == (threads, lanes)
@@ -94,7 +95,8 @@ def test_threads_and_lanes_of_onnxruntime(
 
 
 def test_all_cores_are_left_to_onnxruntime(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("numclip_runtime.cores.usable_cores", lambda: os.cpu_count() or 1)
+    every = os.cpu_count() or 1
+    monkeypatch.setattr("numclip_runtime.backends.onnxruntime.usable_cores", lambda: every)
     with load(tiny) as predictor:
         assert (predictor.backend.threads, predictor.backend.lanes) == (None, 1)
 

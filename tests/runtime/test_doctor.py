@@ -76,7 +76,7 @@ def test_broken_model_ends_with_what_helps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["gone.onnx"], "Error: gone.onnx: no such model file.\n"),
+        (["gone.onnx"], "Error: gone.onnx: no such file"),
         (["."], "Error: .: is a folder; give the model file inside it.\n"),
         (["a", "b"], "unexpected extra argument"),
         (["--what"], "No such option"),

@@ -80,6 +80,7 @@ def test_public_names() -> None:
         "Task",
         "UsageError",
         "load",
+        "read_metadata",
     ]
     assert all(hasattr(numclip_runtime, name) for name in numclip_runtime.__all__)
 

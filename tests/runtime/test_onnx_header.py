@@ -7,7 +7,8 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
-from numclip_runtime.backends.onnx_header import metadata_props
+from numclip_runtime import ModelError, read_metadata
+from numclip_runtime.onnx_file import metadata_of, metadata_props
 
 
 def test_equals_what_onnxruntime_reads(tiny: Path) -> None:
@@ -21,10 +22,16 @@ def test_no_metadata(foreign: Path) -> None:
     assert metadata_props(foreign) == {}
 
 
+def assert_not_ours(model: Path) -> None:
+    assert metadata_of(model) is None  # the backend that opens the file says what is wrong with it
+    with pytest.raises(ModelError, match=r"a\.onnx: (not an ONNX model|holds no numclip)"):
+        read_metadata(model)
+
+
 @pytest.mark.parametrize("end", [1, 2, 40, -1, -200])
 def test_truncated(tiny: Path, tmp_path: Path, end: int) -> None:
     (tmp_path / "a.onnx").write_bytes(tiny.read_bytes()[:end])
-    assert metadata_props(tmp_path / "a.onnx") == {}
+    assert_not_ours(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +49,7 @@ def test_truncated(tiny: Path, tmp_path: Path, end: int) -> None:
 )
 def test_not_an_onnx_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.onnx").write_bytes(content)
-    assert metadata_props(tmp_path / "a.onnx") == {}
+    assert_not_ours(tmp_path / "a.onnx")
 
 
 def test_seeks_over_fields_of_any_type(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from numclip_runtime import ModelError, load
 from numclip_runtime.backends import onnx_weights
 from numclip_runtime.backends.onnx_weights import MappedModel
-from numclip_runtime.backends.protobuf import encoded, fields, message, varint
+from numclip_runtime.onnx_file import encoded, fields, message, varint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files are mapped on Linux only")
 
@@ -77,7 +77,7 @@ def test_a_file_system_that_maps_nothing(model: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.ENODEV, "No such device")
 
     monkeypatch.setattr(onnx_weights, "mmap", refuse)
-    monkeypatch.setattr("numclip_runtime.backends.protobuf.mmap", refuse)
+    monkeypatch.setattr("numclip_runtime.onnx_file.mmap", refuse)
     assert MappedModel(model).graph is None
     assert values(model) == expected
 

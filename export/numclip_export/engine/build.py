@@ -15,7 +15,6 @@ from typing import Any
 from numclip_export.engine.bindings import Binding, load_binding
 from numclip_export.engine.log import collecting_logger, reason_of
 from numclip_export.engine.network import parse_onnx
-from numclip_export.engine.onnx_file import metadata_of_onnx
 from numclip_export.engine.options import EngineOptions
 from numclip_export.engine.progress import (
     Progress,
@@ -25,7 +24,7 @@ from numclip_export.engine.progress import (
 )
 from numclip_export.engine.rtx import set_compute_capabilities
 from numclip_export.engine.timing_cache import save_timing_cache, use_timing_cache
-from numclip_runtime import ModelError, UsageError
+from numclip_runtime import ModelError, UsageError, read_metadata
 from numclip_runtime.files import atomic_path, atomic_text, sha256
 from numclip_runtime.metadata import INPUT_NAME
 from numclip_runtime.plan import EngineFacts, encode_metadata
@@ -73,7 +72,7 @@ def _build(
     onnx_path: Path, plan_path: Path, options: EngineOptions, progress: Progress
 ) -> BuiltEngine:
     started = time.perf_counter()
-    metadata = metadata_of_onnx(onnx_path)
+    metadata = read_metadata(onnx_path)
     binding = load_binding(options)
     trt = binding.module
     errors: list[str] = []

@@ -13,8 +13,8 @@ import click
 from numclip_export.engine.build import BuiltEngine, engine_from_onnx
 from numclip_export.engine.options import EngineOptions
 from numclip_runtime import UsageError
+from numclip_runtime.console import FILE
 
-FILE = click.Path(path_type=Path)
 BATCH = click.IntRange(1)
 
 

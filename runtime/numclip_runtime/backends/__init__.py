@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from numclip_runtime.errors import ModelError, UsageError
+from numclip_runtime.errors import UsageError
 from numclip_runtime.metadata import ModelMetadata
+from numclip_runtime.model_file import PLAN_SUFFIXES, check_model_path
 from numclip_runtime.preprocess import FloatArray, InputArray
 
 # auto: the GPU where onnxruntime can use one, else the CPU; a plan always takes the GPU
@@ -19,7 +20,6 @@ BackendName = Literal[
 # On a CPU. latency: all cores inside one inference; throughput: one core each, and as many at a
 # time as there are cores.
 OptimizeFor = Literal["latency", "throughput"]
-PLAN_SUFFIXES = (".plan", ".engine")
 
 
 class Backend(Protocol):
@@ -124,16 +124,8 @@ def _check_choice(
     ):
         if value not in choices:
             raise UsageError(f"unknown {name} {value!r}; choose from {', '.join(choices[-5:])}.")
-    if model.is_dir():
-        raise ModelError(f"{model}: is a folder; give the model file inside it.")
-    if not model.exists():
-        raise ModelError(f"{model}: no such file; export one with `numclip-export --ckpt x.pt`.")
+    check_model_path(model)
     plan = model.suffix in PLAN_SUFFIXES
-    if not plan and model.suffix != ".onnx":
-        hint = (
-            " Export it with `numclip-export --ckpt`." if model.suffix in (".pt", ".ckpt") else ""
-        )
-        raise ModelError(f"{model}: unknown kind of model, expected a .onnx or .plan file.{hint}")
     if plan and backend not in (None, "tensorrt"):
         raise UsageError(f"{model}: {backend} runs no plans; leave the backend out.")
     if not plan and backend == "tensorrt":

@@ -15,7 +15,7 @@ from contextlib import suppress
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from numclip_runtime.backends.protobuf import Field, encoded, fields, message
+from numclip_runtime.onnx_file import Field, encoded, fields, message
 
 LEAST = 1 << 16  # bytes of a weight; below, a mapping costs more than a copy
 # Operators whose constant input is packed, or folded into another: of what others read, a mapping

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numclip_runtime.backends.onnx_header import metadata_of, no_metadata
 from numclip_runtime.backends.onnx_weights import MappedModel
 from numclip_runtime.backends.onnxruntime_providers import (
     CPU_PROVIDER,
@@ -16,7 +15,6 @@ from numclip_runtime.backends.onnxruntime_providers import (
     why_not,
     with_fallbacks,
 )
-from numclip_runtime.cores import cores_per_run, usable_cores
 from numclip_runtime.cuda_probe import LIBRARY, CudaDriver, probe_cuda
 from numclip_runtime.errors import (
     GpuError,
@@ -24,10 +22,13 @@ from numclip_runtime.errors import (
     MissingDependencyError,
     ModelError,
     UsageError,
+    first_line,
 )
 from numclip_runtime.large_pages import LargePages
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
+from numclip_runtime.onnx_file import metadata_of, no_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
+from numclip_runtime.system import usable_cores
 
 if TYPE_CHECKING:
     from numclip_runtime.backends import DeviceKind, OptimizeFor
@@ -103,7 +104,7 @@ class OnnxRuntimeBackend:
                 raise GpuRequiredError(f"{model}: a GPU is required, and not used: {problem}.")
             if device == "cuda" or (device == "auto" and driver.problem is None):
                 self.notes.append(f"{model}: runs on the CPU: {problem}.")
-            self.threads = cores_per_run(threads, throughput=optimize_for == "throughput")
+            self.threads = _threads_per_run(threads, throughput=optimize_for == "throughput")
             # Threads that wait for work spin, and take the time of those that decode: 2 of them
             # beside 2 workers give 37 images/s instead of 47. One inference alone is faster so.
             self._spin = optimize_for == "latency"
@@ -117,7 +118,7 @@ class OnnxRuntimeBackend:
                     else ""
                 )
                 raise ModelError(
-                    f"{model}: not a model that onnxruntime can load ({_first_line(error)}){made}."
+                    f"{model}: not a model that onnxruntime can load ({first_line(error)}){made}."
                 ) from None
             self._pages.opened()
         self.provider = str(self._session.get_providers()[0])
@@ -173,7 +174,7 @@ class OnnxRuntimeBackend:
             load_cuda_packages(self._ort)
             self._session = self._open(provider)
         except Exception as error:  # see above
-            return f"{provider} did not start ({_first_line(error)})"
+            return f"{provider} did not start ({first_line(error)})"
         found = self._session.get_providers()[0]
         if found == provider:
             return None
@@ -199,7 +200,7 @@ class OnnxRuntimeBackend:
             if self.device == "cpu":
                 raise
             raise GpuError(
-                f"{self._source}: {self.provider} failed ({_first_line(error)})."
+                f"{self._source}: {self.provider} failed ({first_line(error)})."
             ) from None
         if self._pages is not None:
             self._pages.ran(len(images))
@@ -209,8 +210,21 @@ class OnnxRuntimeBackend:
         """Free the session."""
         if self._pages is not None:
             self._pages.close()
-        self._session = None  # closing twice is fine
+        self._session = None  # idempotent
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _threads_per_run(threads: int | None, *, throughput: bool) -> int | None:
+    """Return how many threads onnxruntime gets for one inference on the CPU.
+
+    Args:
+        threads: The user's choice.
+        throughput: One, so that as many run at a time as there are cores; else all.
+
+    Returns:
+        None where onnxruntime may choose. It takes the machine's cores, whatever this process may
+        use of them, so where these are fewer it is told.
+    """
+    if threads is not None or throughput:
+        return threads or 1
+    cores = usable_cores()
+    return None if cores == os.cpu_count() else cores

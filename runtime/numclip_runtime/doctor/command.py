@@ -9,12 +9,13 @@ from pathlib import Path
 
 import click
 
-from numclip_runtime.backends import PLAN_SUFFIXES
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.cuda_probe import CudaDriver, probe_cuda
-from numclip_runtime.doctor.machine import Machine, read_machine
 from numclip_runtime.doctor.model import ModelCheck, backend_command, check_model, is_x86
 from numclip_runtime.doctor.packages import installed_packages, libjpeg_turbo
 from numclip_runtime.doctor.providers import ProviderCheck, check_providers
+from numclip_runtime.model_file import PLAN_SUFFIXES
+from numclip_runtime.system import Machine, read_machine
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def diagnose(model: Path | None = None) -> Diagnosis:
     """Look at this machine, and at a model.
 
     Raises:
-        UsageError: if the model file does not exist.
+        ModelError: if the model file does not exist.
     """
     packages, driver = installed_packages(), probe_cuda()
     check = None if model is None else check_model(model, packages, driver)
@@ -119,17 +120,15 @@ def as_json(found: Diagnosis) -> str:
     return json.dumps({**asdict(found), "can_run": found.can_run}, indent=2, ensure_ascii=False)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model", type=click.Path(path_type=Path), required=False)
+@click.command(context_settings=SETTINGS)
+@click.argument("model", type=FILE, required=False)
 @click.option("--json", "json_", is_flag=True, help="The same as JSON.")
 def doctor(model: Path | None, json_: bool) -> None:
     """Say what this machine has, and whether it can run MODEL.
 
     Exit codes: 0 it can run MODEL (without MODEL: some model), 1 it cannot, 2 wrong use.
     """
-    from numclip_runtime.cli import errors_as_exit_code_2  # which imports this module
-
-    with errors_as_exit_code_2():
+    with exit_on_error():
         found = diagnose(model)
     click.echo(as_json(found) if json_ else as_text(found))
     sys.exit(0 if found.can_run else 1)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from numclip_runtime.backends import PLAN_SUFFIXES
 from numclip_runtime.backends.plan_check import (
     NAMES,
     built_by,
@@ -20,8 +19,9 @@ from numclip_runtime.backends.plan_check import (
     targets,
 )
 from numclip_runtime.cuda_probe import CudaDriver
-from numclip_runtime.errors import MissingDependencyError, NumclipError, UsageError
+from numclip_runtime.errors import MissingDependencyError, NumclipError
 from numclip_runtime.metadata import ModelMetadata
+from numclip_runtime.model_file import PLAN_SUFFIXES, check_model_path
 from numclip_runtime.plan import PlanInfo, read_plan_metadata
 from numclip_runtime.predictor import load
 
@@ -46,12 +46,9 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
         driver: See `probe_cuda`.
 
     Raises:
-        UsageError: if there is no such file.
+        ModelError: if there is no such file, or it is of another kind.
     """
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; give the model file inside it.")
-    if not path.exists():
-        raise UsageError(f"{path}: no such model file.")
+    check_model_path(path)
     check = ModelCheck(str(path))
     try:
         if path.suffix in PLAN_SUFFIXES:

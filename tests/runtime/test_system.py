@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from numclip_runtime.doctor.machine import Jetson, cpu_flags, read_jetson, read_machine
+from numclip_runtime.system import Jetson, cpu_flags, cpu_name, read_jetson, read_machine
 
 X86 = "model name\t: Intel(R) Xeon(R)  8481C\nflags\t\t: fpu amx_int8 avx2 avx512_vnni\n"
 ARM = (
@@ -63,5 +63,16 @@ def test_another_board_is_no_jetson(tmp_path: Path) -> None:
 def test_a_machine_without_these_files(tmp_path: Path) -> None:
     machine = read_machine(tmp_path)
     assert machine.memory_gib is None
-    assert machine.cpu_flags == cpu_flags("") == ()
+    assert machine.cpu_flags == cpu_flags(tmp_path) == ()
     assert machine.cpu
+
+
+def test_cpu_name(tmp_path: Path) -> None:
+    write(tmp_path, {"proc/device-tree/model": "Banana Pi\0"})
+    assert cpu_name(tmp_path) == "Banana Pi"
+    write(tmp_path, {"proc/cpuinfo": "processor\t: 0\nBogoMIPS\t: 62.50\n"})
+    assert cpu_name(tmp_path) == "Banana Pi"
+    write(tmp_path, {"proc/cpuinfo": "CPU part\t: 0xd0b\nCPU part\t: 0xfff\n"})
+    assert cpu_name(tmp_path) == "Cortex-A76, ARM part 0xfff"
+    write(tmp_path, {"proc/cpuinfo": "model name\t: Fast: CPU 9000\nprocessor\t: 1\n"})
+    assert cpu_name(tmp_path) == "Fast: CPU 9000"

@@ -1,4 +1,4 @@
-"""Walk the fields of a protobuf message where it lies, without the protobuf package."""
+"""An ONNX file without the onnx and protobuf packages: its fields, and the metadata it carries."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from numclip_runtime.errors import ModelError
+from numclip_runtime.metadata import METADATA_KEY, ModelMetadata
+
 Buffer: TypeAlias = "mmap | bytes"
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
+METADATA_PROPS = 14  # field of ModelProto: repeated (key, value)
+KEY, VALUE = 1, 2  # fields of each of these
+EXPORT_AGAIN = "make the file with `numclip-export --ckpt x.pt`"
 
 
 class Field(NamedTuple):
@@ -91,3 +97,64 @@ def encoded(number: int) -> bytes:
 def message(number: int, *parts: bytes) -> bytes:
     """Return a field whose content is a text or a message."""
     return b"".join((encoded(number << 3 | LENGTH), encoded(sum(map(len, parts))), *parts))
+
+
+def metadata_of(model: Path) -> ModelMetadata | None:
+    """Return the metadata that numclip wrote into an ONNX file; None if there are none.
+
+    None is also the answer for a file that is no ONNX file: what opens it says so.
+
+    Raises:
+        ModelError: if they are damaged, or of a schema this version cannot read.
+    """
+    try:
+        text = metadata_props(model).get(METADATA_KEY)
+    except ValueError:
+        return None
+    return None if text is None else ModelMetadata.from_json(text, source=str(model))
+
+
+def read_onnx_metadata(model: Path) -> ModelMetadata:
+    """Return the metadata that numclip wrote into an ONNX file.
+
+    Raises:
+        ModelError: if the file is missing, no ONNX model, damaged, or not made by numclip.
+    """
+    try:
+        text = metadata_props(model).get(METADATA_KEY)
+    except ValueError:
+        raise ModelError(f"{model}: not an ONNX model, or a damaged one.") from None
+    except OSError as error:
+        raise ModelError(f"{model}: cannot read this model ({error.strerror}).") from None
+    if text is None:
+        raise no_metadata(model)
+    return ModelMetadata.from_json(text, source=str(model))
+
+
+def no_metadata(model: Path, remedy: str = EXPORT_AGAIN) -> ModelError:
+    """Return the error for a model file that numclip did not make."""
+    return ModelError(
+        f"{model}: holds no numclip metadata, so its bins and preprocessing are unknown; {remedy}."
+    )
+
+
+def metadata_props(model: Path) -> dict[str, str]:
+    """Return the texts that an ONNX file carries, by key.
+
+    Walks the outermost protobuf fields and skips the graph: microseconds for any size.
+
+    Raises:
+        ValueError: if the file is not an ONNX file.
+        OSError: if it cannot be read.
+    """
+    found = {}
+    with content_of(model) as data:
+        for field in fields(data, 0, len(data)):
+            if field.number == METADATA_PROPS and field.kind == LENGTH:
+                entry = {
+                    part.number: data[part.start : part.end].decode()
+                    for part in fields(data, field.start, field.end)
+                    if part.kind == LENGTH
+                }
+                found[entry.get(KEY, "")] = entry.get(VALUE, "")
+    return found
