@@ -244,7 +244,7 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(home: Path, tmp_path: Path) -
 def test_missing_matplotlib_names_the_command(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("numclip.cli.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     args = ("--model", home / "model.onnx", "--data", home / "test.csv", "-o", tmp_path, "--plot")
     done = invoke(*args)
     assert (done.exit_code, done.stdout) == (2, "")
