@@ -91,9 +91,9 @@ def write(name: str, folder: str) -> None:
     import torch
 
     from benchmarks.images import CALIBRATION_SEED, open_images
-    from numclip.backbone import open_clip
     from numclip.checkpoint import Checkpoint, save_checkpoint
-    from numclip.model import ModelConfig, NumClip
+    from numclip.model.backbone import open_clip
+    from numclip.model.numclip import ModelConfig, NumClip
     from numclip.tasks import load_task
     from numclip_export.export import Options, export
     from numclip_runtime import NumclipError, Preprocessing

@@ -16,8 +16,8 @@ from benchmarks.panels import layout
 from benchmarks.panels.names import with_names
 from benchmarks.panels.theme import PAPER, STAGES
 from benchmarks.plot import check_matplotlib, panel_svg
+from numclip_runtime.app.gallery_card import escape
 from numclip_runtime.files import atomic_text
-from numclip_runtime.report_card import escape
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 # Of Theme.stages and Theme.series where the page is dark
@@ -149,7 +149,7 @@ def _unsettled(row: Mapping[str, Any]) -> bool:
 
 
 def _style() -> str:
-    house = resources.files("numclip_runtime").joinpath("report.css").read_text("utf-8")
+    house = resources.files("numclip_runtime.app").joinpath("gallery.css").read_text("utf-8")
     own = Path(__file__).with_suffix(".css").read_text("utf-8")
     light, dark = (
         _variables(stages, series)

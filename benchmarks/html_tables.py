@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.panels.theme import STAGES, Row, number
 from benchmarks.state.ticks import share
-from numclip_runtime.report_card import escape
+from numclip_runtime.app.gallery_card import escape
 
 NONE = "-"
 Cell = Callable[[Row], str]

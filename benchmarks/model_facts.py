@@ -13,8 +13,8 @@ def of_file(path: str) -> dict[str, Any]:
     """
     import onnx
 
-    from numclip_export.costs import graph_macs
-    from numclip_export.onnx_graph import features_name
+    from numclip_export.graph.costs import graph_macs
+    from numclip_export.graph.edit import features_name
     from numclip_runtime.metadata import METADATA_KEY
 
     model = onnx.load(path)

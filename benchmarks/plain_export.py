@@ -31,7 +31,7 @@ def write(checkpoint: str, output: str) -> None:
     import torch
 
     from numclip.checkpoint import load_checkpoint
-    from numclip_export.onnx_model import save_with_metadata
+    from numclip_export.graph.onnx_model import save_with_metadata
     from numclip_runtime.files import sha256
 
     loaded = load_checkpoint(Path(checkpoint))

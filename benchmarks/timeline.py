@@ -20,8 +20,8 @@ if __name__ == "__main__":  # run as a script: the package `benchmarks` is one f
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.plot import check_plot
-from numclip_runtime.backends.tensorrt import DEFAULT_LANES, TensorRTBackend
-from numclip_runtime.backends.tensorrt_plan import STAGES
+from numclip_runtime.backends.tensorrt.backend import DEFAULT_LANES, TensorRTBackend
+from numclip_runtime.backends.tensorrt.engine import STAGES
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.cuda import Event, Stream
 from numclip_runtime.errors import UsageError

@@ -37,8 +37,8 @@ WARMUP = 2  # steps of each turn that are not counted: allocator, lazily built k
 
 def lightning_steps(model: Any, data: Any, config: Any, steps: int) -> list[float]:
     """Return the seconds of each step of Lightning's loop, data loading included."""
-    from numclip.module import NumClipModule
     from numclip.torchvision_compat import import_torchvision
+    from numclip.training.lightning_module import NumClipModule
 
     import_torchvision()
     import pytorch_lightning as pl
@@ -69,9 +69,9 @@ def lightning_steps(model: Any, data: Any, config: Any, steps: int) -> list[floa
 
 def plain_steps(model: Any, data: Any, config: Any, steps: int) -> list[float]:
     """Return the seconds of each step of a plain PyTorch loop, data loading included."""
-    from numclip.batches import training_batches
-    from numclip.module import losses
-    from numclip.recipe import make_optimizer
+    from numclip.data.loader import training_batches
+    from numclip.training.config import make_optimizer
+    from numclip.training.lightning_module import losses
 
     optimizer = make_optimizer(model, config)
     batches: Iterable[Any] = training_batches(data, config.batch_size, config.seed, 0, 0, 1)
@@ -92,11 +92,11 @@ def measure(backbone: str, batch: int, steps: int, turns: int) -> dict[str, Any]
     """Measure one backbone in this process; `peak_rss_mb` is the process's whole peak."""
     import torch
 
-    from numclip.backbone import clip_config
-    from numclip.cli import image_size
-    from numclip.data import ImageDataset, Sample, training_transform
-    from numclip.model import ModelConfig, NumClip
-    from numclip.recipe import LearningRates, TrainConfig
+    from numclip.cli.train import image_size
+    from numclip.data.dataset import ImageDataset, Sample, training_transform
+    from numclip.model.backbone import clip_config
+    from numclip.model.numclip import ModelConfig, NumClip
+    from numclip.training.config import LearningRates, TrainConfig
     from numclip_runtime import Preprocessing
 
     torch.manual_seed(0)

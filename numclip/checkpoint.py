@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from numclip.model import ModelConfig, NumClip
-from numclip.weights import (
+from numclip.model.numclip import ModelConfig, NumClip
+from numclip.weights.reading import (
     CHECKPOINT_FORMAT,
     SAFETENSORS,
     is_checkpoint,

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from examples.quality.report import draw_scatter, read_entries, spread
+from numclip_runtime.app.gallery import ReportEntry
 from numclip_runtime.console import FILE, exit_on_error
 from numclip_runtime.files import atomic_path
 from numclip_runtime.preprocess import load_rgb
-from numclip_runtime.report import ReportEntry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,8 +15,8 @@ import click
 import numpy as np
 
 from numclip_runtime import Prediction, Task, UsageError, load
+from numclip_runtime.app.gallery import ReportEntry, write_report
 from numclip_runtime.console import FILE, exit_on_error
-from numclip_runtime.report import ReportEntry, write_report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

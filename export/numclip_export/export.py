@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from numclip.checkpoint import load_checkpoint, package_versions
-from numclip_export.artefact import Artefact, write_fp16, write_fp32
 from numclip_export.card import model_card
+from numclip_export.exported_file import Artefact, write_fp16, write_fp32
 from numclip_export.fold import FoldedModel
+from numclip_export.graph.onnx_model import DEFAULT_OPSET, FUSED_ATTENTION_OPSET, onnx_from_folded
+from numclip_export.images import verify_images
 from numclip_export.int8.data import int8_data
 from numclip_export.int8.quantize import STATIC_INT8_OPSET
 from numclip_export.int8.write import write_int8
-from numclip_export.onnx_model import DEFAULT_OPSET, FUSED_ATTENTION_OPSET, onnx_from_folded
 from numclip_export.parity import DEFAULT_MAX_BATCH, Gate, Parity
 from numclip_export.report import export_report, plain, write_report
-from numclip_export.verify_images import verify_images
 from numclip_export.vision import is_common_transformer
 from numclip_runtime.files import atomic_path, sha256
 from numclip_runtime.metadata import InputKind, Precision

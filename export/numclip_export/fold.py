@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from numclip.headline import headline
-from numclip.model import NumClip
+from numclip.model.numclip import NumClip
+from numclip.model.readout import headline
 from numclip_export.vision import explicit_tower
 
 EPS = 1e-12

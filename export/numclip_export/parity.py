@@ -12,7 +12,7 @@ import torch
 
 from numclip.checkpoint import Checkpoint
 from numclip_export.cosine import centred_cosines
-from numclip_export.verify_images import VerifyImages
+from numclip_export.images import VerifyImages
 from numclip_runtime import NumclipError
 from numclip_runtime.metadata import InputKind, Precision
 from numclip_runtime.preprocess import FloatArray, InputArray

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from numclip.checkpoint import Checkpoint
-from numclip_export.artefact import Artefact
 from numclip_export.card import model_card
-from numclip_export.costs import graph_macs, text_macs
+from numclip_export.exported_file import Artefact
 from numclip_export.fold import parameter_counts
+from numclip_export.graph.costs import graph_macs, text_macs
 from numclip_runtime import ModelMetadata
 from numclip_runtime.files import atomic_path, atomic_text
 from numclip_runtime.system import cpu_name

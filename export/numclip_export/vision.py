@@ -20,7 +20,7 @@ import torch
 import torch.onnx.ops
 from torch import Tensor, nn
 
-from numclip.backbone import open_clip
+from numclip.model.backbone import open_clip
 
 Block = open_clip.transformer.ResidualAttentionBlock
 Tower = open_clip.transformer.VisionTransformer

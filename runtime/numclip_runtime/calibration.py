@@ -76,7 +76,7 @@ class Calibration:
 
         Returns:
             (N, 2) float64, low and high in label units, within the task's range; None where this
-            coverage was not fitted (too few images, see `numclip.calibrate`).
+            coverage was not fitted (too few images, see `numclip.evaluation.calibration`).
         """
         if coverage not in self.coverages:
             return None

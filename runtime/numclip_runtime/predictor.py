@@ -21,8 +21,8 @@ from numclip_runtime.backends import (
     open_backend,
 )
 from numclip_runtime.calibration import DEFAULT_COVERAGE
+from numclip_runtime.close_guard import Gate
 from numclip_runtime.errors import ImageError, UsageError
-from numclip_runtime.gate import Gate
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_file import ModelFile
 from numclip_runtime.preprocess import FloatArray, ImageLike, InputArray, network_input
@@ -244,8 +244,8 @@ def load(
             one image now and then. "throughput": one each for as many images, for `stream` and for
             predictions from many threads. A GPU takes no notice.
         fast_decode: Decode large JPEG files at 1/2, 1/4 or 1/8 size, at least twice as large as the
-            network needs; `numclip_runtime.drift` tells how much that moves the values. All other
-            images are decoded exactly.
+            network needs; `numclip-run --fast-decode` measures how much that moves the values.
+            All other images are decoded exactly.
 
     Raises:
         ModelError: if the file is missing, broken, not made by numclip, or not the pinned one.

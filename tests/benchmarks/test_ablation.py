@@ -16,7 +16,7 @@ from benchmarks.ablation_run import FULL, RATES, TUNING_SEED, Run, Size, train, 
 from benchmarks.methods import METHODS, Head, whole_numbers
 from benchmarks.rendered import COUNT, SEVERITY, TASKS, draw_pictures
 from benchmarks.tiny_clip import CLIP, contrastive_loss, pixels, pretrain
-from numclip.backbone import build_clip
+from numclip.model.backbone import build_clip
 from numclip_runtime import Task
 
 SMALL = Size(full=60, val=40, test=40, steps=2, seeds=2)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from benchmarks import timeline
 from benchmarks.timeline import Span, main, record, save_timeline
-from numclip_runtime.backends.tensorrt import TensorRTBackend
+from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
 from tests.benchmarks.conftest import ROOT
 from tests.runtime.opener import RTX, Opener
 from tests.runtime.standin import StandinDriver, compile_standin

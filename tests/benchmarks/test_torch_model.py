@@ -19,7 +19,7 @@ def test_backend_runs_the_model_of_the_checkpoint(
     import torch
 
     from numclip.checkpoint import load_checkpoint
-    from numclip.model import NumClip
+    from numclip.model.numclip import NumClip
 
     before = torch.get_num_threads()
     images = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
@@ -64,7 +64,7 @@ def test_peers_run_the_same_weights(checkpoint: Path, kind: str, tolerance: floa
 def test_text_tower_runs_again_for_each_batch_only_where_asked(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from numclip.model import NumClip
+    from numclip.model.numclip import NumClip
 
     runs: list[int] = []
     text_features = NumClip.text_features

@@ -110,7 +110,8 @@ def test_engine_options_are_refused_before_the_export(
 
 FULL = """
 import resource
-from numclip_export import artefact, cli, export
+from numclip_export import exported_file as artefact
+from numclip_export import cli, export
 from numclip_export.int8 import write
 real = write.finish
 def full(*args, **named):

@@ -7,8 +7,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from numclip_export.costs import graph_macs, text_macs
 from numclip_export.fold import FoldedModel
+from numclip_export.graph.costs import graph_macs, text_macs
 from tests.export.chain import Chain
 from tests.numclip.tiny import images_of, tiny_model
 

@@ -11,7 +11,7 @@ import pytest
 from numclip_export.engine.bindings import load_binding
 from numclip_export.engine.options import EngineOptions
 from numclip_runtime import MissingDependencyError, UsageError
-from numclip_runtime.cuda_probe import CudaDevice, CudaDriver
+from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
 
 GPU = CudaDriver((CudaDevice("GPU", 87),), (12, 6))
 NO_GPU = CudaDriver(problem="no NVIDIA driver")

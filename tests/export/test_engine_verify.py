@@ -12,9 +12,9 @@ import pytest
 from numclip.checkpoint import load_checkpoint
 from numclip_export.engine.verify import engine_parity, faster_or_deleted
 from numclip_export.export import export
-from numclip_export.int8.accept import NotWorthItError
+from numclip_export.images import verify_images
+from numclip_export.int8.acceptance import NotWorthItError
 from numclip_export.parity import Gate, ParityError
-from numclip_export.verify_images import verify_images
 from tests.export.fragile import save_fragile
 
 
@@ -56,7 +56,7 @@ def test_not_run_without_a_gpu(gate_and_file: tuple[Gate, Path], tmp_path: Path)
     pytest.importorskip("tensorrt_rtx")
     from numclip_export.engine.build import engine_from_onnx
     from numclip_export.engine.options import EngineOptions
-    from numclip_runtime.cuda_probe import probe_cuda
+    from numclip_runtime.cuda.probe import probe_cuda
 
     if probe_cuda().problem is None:
         pytest.skip("this machine has a GPU")

@@ -10,12 +10,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from numclip.cli import main as train
-from numclip.data import evaluation_transform
+from numclip.cli.train import main as train
+from numclip.data.dataset import evaluation_transform
 from numclip_export.cli import main as export
-from numclip_export.onnx_graph import node_precisions
+from numclip_export.graph.edit import node_precisions
 from numclip_runtime import load
-from numclip_runtime.cli import main as run
+from numclip_runtime.app.cli import main as run
 from numclip_runtime.preprocess import load_rgb
 from tests.export.chain import METRICS, Chain
 from tests.numclip.tiny import TASK, TOWERS, write_photos

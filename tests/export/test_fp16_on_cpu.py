@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from numclip.model import ModelConfig, NumClip
+from numclip.model.numclip import ModelConfig, NumClip
 from numclip_export.fold import FoldedModel
-from numclip_export.onnx_model import onnx_from_folded, save_with_metadata
-from numclip_export.precision import fp16_from_fp32, head_nodes
+from numclip_export.graph.onnx_model import onnx_from_folded, save_with_metadata
+from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes
 from numclip_runtime import ModelMetadata
 from tests.numclip.tiny import TASK, TEXT, TOWERS, VIT, spec_of
 

@@ -8,13 +8,13 @@ from typing import get_args
 import pytest
 import torch
 
-from numclip.headline import headline
-from numclip.model import ModelConfig, NumClip
-from numclip.module import losses
+from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.readout import headline
 from numclip.tasks import load_task
-from numclip.train import TrainConfig
+from numclip.training.lightning_module import losses
+from numclip.training.run import TrainConfig
 from numclip_export.fold import FoldedModel
-from numclip_export.onnx_model import onnx_from_folded, operators
+from numclip_export.graph.onnx_model import onnx_from_folded, operators
 from numclip_runtime.task import PredictionKind, Task
 
 CLIP = {

@@ -13,14 +13,14 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from numclip.model import ModelConfig, NumClip
+from numclip.model.numclip import ModelConfig, NumClip
 from numclip_export.fold import FoldedModel
+from numclip_export.graph.onnx_model import onnx_from_folded
 from numclip_export.int8.linear import Constants, Linear, linear_layers
 from numclip_export.int8.quantize import dynamic_int8, scales_of, static_int8
 from numclip_export.int8.ranges import cached_ranges, channel_ranges, content_key
 from numclip_export.int8.smooth import balance, smooth_layer_norms
-from numclip_export.onnx_model import onnx_from_folded
-from numclip_export.precision import fp16_from_fp32
+from numclip_export.precision.fp16 import fp16_from_fp32
 from tests.numclip.tiny import TASK, TEXT
 
 VISION = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 16, "layers": 3}

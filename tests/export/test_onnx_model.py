@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from numclip_export.fold import FoldedModel
-from numclip_export.onnx_model import onnx_from_folded, operators, parameter_count
+from numclip_export.graph.onnx_model import onnx_from_folded, operators, parameter_count
 from numclip_runtime import ModelMetadata, load
 from numclip_runtime.metadata import METADATA_KEY
 from tests.export.chain import Chain

@@ -12,8 +12,8 @@ import torch
 
 from numclip.checkpoint import Checkpoint
 from numclip_export.cosine import centred_cosines
+from numclip_export.images import VerifyImages
 from numclip_export.parity import BUDGETS, Gate, Parity
-from numclip_export.verify_images import VerifyImages
 from numclip_runtime.preprocess import FloatArray
 from numclip_runtime.task import PredictionKind
 from tests.numclip.tiny import TASK, images_of, spec_of, tiny_model

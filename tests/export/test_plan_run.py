@@ -17,7 +17,7 @@ from PIL import Image
 
 from numclip_export.engine.build import engine_from_onnx
 from numclip_export.engine.options import EngineOptions
-from numclip_runtime.cuda_probe import probe_cuda
+from numclip_runtime.cuda.probe import probe_cuda
 from numclip_runtime.plan import read_plan_metadata
 from tests.runtime.standin import StandinDriver, compile_standin
 

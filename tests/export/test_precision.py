@@ -10,9 +10,15 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from numclip_export.onnx_graph import node_precisions, precision_counts, tensor_types
-from numclip_export.precision import FP16_MAX, MOVERS, fp16_from_fp32, head_nodes, nodes_beyond_fp16
-from numclip_export.rounding import cpu_session, rounded_twin
+from numclip_export.graph.edit import node_precisions, precision_counts, tensor_types
+from numclip_export.precision.fp16 import (
+    FP16_MAX,
+    MOVERS,
+    fp16_from_fp32,
+    head_nodes,
+    nodes_beyond_fp16,
+)
+from numclip_export.precision.fp16_emulation import cpu_session, rounded_twin
 from tests.export.chain import Chain
 from tests.numclip.tiny import images_of
 

@@ -10,8 +10,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from numclip_export import rounding
-from numclip_export.rounding import cpu_session, require_rounding, rounded_twin
+from numclip_export.precision import fp16_emulation as rounding
+from numclip_export.precision.fp16_emulation import cpu_session, require_rounding, rounded_twin
 from numclip_runtime import UsageError
 
 Array = np.ndarray[Any, Any]

@@ -12,7 +12,7 @@ from numclip_export.cli import main
 from numclip_export.engine.options import EngineOptions
 from numclip_export.target import Target, resolve_target
 from numclip_runtime import MissingDependencyError, UsageError
-from numclip_runtime.cuda_probe import probe_cuda
+from numclip_runtime.cuda.probe import probe_cuda
 from numclip_runtime.metadata import Precision
 from tests.export.fragile import save_fragile
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from numclip_export.fold import FoldedModel
-from numclip_export.onnx_model import onnx_from_folded, save_with_metadata
-from numclip_export.uint8_input import with_uint8_input
+from numclip_export.graph.onnx_model import onnx_from_folded, save_with_metadata
+from numclip_export.graph.uint8_input import with_uint8_input
 from numclip_runtime import ModelMetadata, load
 from tests.numclip.tiny import TASK, TOWERS, spec_of, tiny_model
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from numclip.checkpoint import Checkpoint
-from numclip_export.verify_images import verify_images
+from numclip_export.images import verify_images
 from numclip_runtime import ImageError, UsageError
 from numclip_runtime.preprocess import preprocess
 from tests.numclip.tiny import spec_of, tiny_model, write_photos

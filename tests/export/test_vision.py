@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from numclip.backbone import build_clip
+from numclip.model.backbone import build_clip
 from numclip_export.fold import FoldedModel
-from numclip_export.onnx_model import onnx_from_folded
+from numclip_export.graph.onnx_model import onnx_from_folded
 from numclip_export.vision import ExplicitBlock, SingleQueryPool, explicit_tower
 from tests.numclip.tiny import TOWERS, tiny_model
 

@@ -153,7 +153,7 @@ def official_state(
     base: State, size: Size = TINY, *, kind: str = "numclip", seed: int = 1
 ) -> State:
     """A trained model's state dict without prefix: towers of `base`, moved a little."""
-    from numclip.prompts import token_ids  # BPE itself is open_clip's
+    from numclip.model.prompts import token_ids  # BPE itself is open_clip's
 
     rng = torch.Generator().manual_seed(seed)
     table = official_table(size) if kind == "numclip" else ordinalclip_table(size)

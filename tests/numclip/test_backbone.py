@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from numclip.backbone import build_clip, clip_config, open_clip, pretrained_clip
+from numclip.model.backbone import build_clip, clip_config, open_clip, pretrained_clip
 from numclip_runtime import UsageError
 from tests.numclip.tiny import TEXT, TOWERS, VIT
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from numclip.balance import balance_table, bar_character, empty_bins, summary
-from numclip.samples import Sample
+from numclip.data.balance import balance_table, bar_character, empty_bins, summary
+from numclip.data.samples import Sample
 from numclip.tasks import load_task
 
 

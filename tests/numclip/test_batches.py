@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from numclip.batches import SeededDataset
-from numclip.data import ImageDataset, training_transform
+from numclip.data.dataset import ImageDataset, training_transform
+from numclip.data.loader import SeededDataset
 from tests.numclip.tiny import TASK, spec_of, write_photos
 
 

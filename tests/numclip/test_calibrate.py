@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from numclip.calibrate import (
+from numclip.evaluation.calibration import (
     COVERAGES,
     choose_floor,
     conformal_quantile,

@@ -11,11 +11,11 @@ import torch
 from click import Command
 from click.testing import CliRunner, Result
 
-from numclip import convert, zeroshot
-from numclip.backbone import build_clip
 from numclip.checkpoint import load_checkpoint, save_checkpoint
-from numclip.predict import predictions_of_checkpoint
-from numclip.sources import read_samples
+from numclip.cli import convert, zeroshot
+from numclip.data.sources import read_samples
+from numclip.evaluation.predictions import predictions_of_checkpoint
+from numclip.model.backbone import build_clip
 from numclip_export.export import export
 from numclip_runtime import load
 from tests.numclip.foreign_files import State, lightning, official_state, write

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from numclip.checkpoint import load_checkpoint
-from numclip.cli import STATISTICS, main
+from numclip.cli.train import STATISTICS, main
 from numclip_runtime import __version__
 from tests.numclip.tiny import TASK, TOWERS, VIT, write_photos
 

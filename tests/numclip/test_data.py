@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from numclip.data import (
+from numclip.data.dataset import (
     ImageDataset,
     Sample,
     evaluation_transform,

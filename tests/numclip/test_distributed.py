@@ -27,7 +27,7 @@ def train(folder: Path, processes: int, batch_size: int) -> Path:
     output = folder / f"processes{processes}.pt"
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(processes), "-m", "numclip.cli"),
+        *("--nproc-per-node", str(processes), "-m", "numclip.cli.train"),
         *(text for name, file in files.items() for text in (f"--{name}", str(folder / file))),
         *(*FLAGS.split(), "--workers", "0", "--batch-size", str(batch_size), "-o", str(output)),
     ]

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from numclip.eval_cli import main, run
+from numclip.cli.evaluate import main, run
 from numclip_runtime import load
 
 pytest.importorskip("torch")
@@ -53,7 +53,7 @@ def make_images(folder: Path, name: str, count: int) -> Path:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with test.csv, checkpoint.pt and model.onnx, made by the commands."""
-    from numclip.cli import main as train
+    from numclip.cli.train import main as train
     from numclip_export.cli import main as export
 
     folder = tmp_path_factory.mktemp("eval")
@@ -128,8 +128,8 @@ def test_fast_decode(home: Path, tmp_path: Path) -> None:
 
 def test_runtime_interval_is_that_of_the_checkpoint(home: Path) -> None:
     from numclip.checkpoint import load_checkpoint
-    from numclip.predict import predictions_of_checkpoint
-    from numclip.sources import read_samples
+    from numclip.data.sources import read_samples
+    from numclip.evaluation.predictions import predictions_of_checkpoint
 
     checkpoint = load_checkpoint(home / "checkpoint.pt")
     samples = read_samples(home / "test.csv", checkpoint.task)
@@ -172,7 +172,7 @@ def test_plot(home: Path, tmp_path: Path) -> None:
 def test_exported_model_needs_no_torch(home: Path) -> None:
     code = (
         "import sys; sys.modules.update(torch=None, torchvision=None, open_clip=None)\n"
-        "from pathlib import Path; from numclip.eval_cli import run\n"
+        "from pathlib import Path; from numclip.cli.evaluate import run\n"
         "run(model=Path(sys.argv[1]), data=Path(sys.argv[2]))"
     )
     command = [sys.executable, "-c", code, str(home / "model.onnx"), str(home / "test.csv")]

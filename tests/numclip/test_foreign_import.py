@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from numclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from numclip.convert import convert
-from numclip.model import ModelConfig, NumClip
-from numclip.released_keys import DEAD, own_names
+from numclip.cli.convert import convert
+from numclip.importers.released_keys import DEAD, own_names
+from numclip.model.numclip import ModelConfig, NumClip
 from numclip.tasks import load_task
 from numclip_export.export import export
 from numclip_export.fold import FoldedModel
@@ -265,7 +265,7 @@ def test_interrupted_save_leaves_the_old_file(
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("numclip.weights.save_file", fail)
+    monkeypatch.setattr("numclip.weights.reading.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(target, checkpoint)
     assert target.read_bytes() == before

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from numclip.architecture import Shapes, architectures_like, config_from_shapes
-from numclip.backbone import build_clip, clip_config, open_clip, pretrained_clip
+from numclip.importers.architecture import Shapes, architectures_like, config_from_shapes
+from numclip.model.backbone import build_clip, clip_config, open_clip, pretrained_clip
 from numclip_runtime import ModelError, UsageError
 from tests.numclip.foreign_files import TINY, State, lightning, official_state
 

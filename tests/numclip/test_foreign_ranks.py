@@ -12,8 +12,8 @@ import torch
 from click.testing import CliRunner
 
 from numclip.checkpoint import load_checkpoint
-from numclip.convert import convert, main
-from numclip.prompt_config import PLAIN
+from numclip.cli.convert import convert, main
+from numclip.model.prompt_config import PLAIN
 from numclip_export.export import export
 from numclip_runtime import load
 from tests.numclip.foreign_files import (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from numclip.convert import convert, main
+from numclip.cli.convert import convert, main
 from numclip_runtime import ModelError, NumclipError, UsageError
 from tests.numclip.foreign_files import (
     AGE_PHRASES,

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from numclip.torchscript import is_torchscript, read_torchscript
-from numclip.weights import read_content, state_of, without_prefix
+from numclip.weights.reading import read_content, state_of, without_prefix
+from numclip.weights.torchscript import is_torchscript, read_torchscript
 from numclip_runtime import ModelError
 
 

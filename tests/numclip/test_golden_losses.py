@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from numclip.losses import TARGET_GAIN, fcrc_image_to_text, fcrc_text_to_image
-from numclip.model import Output
-from numclip.module import losses
-from numclip.train import TrainConfig
+from numclip.model.numclip import Output
+from numclip.training.lightning_module import losses
+from numclip.training.losses import TARGET_GAIN, fcrc_image_to_text, fcrc_text_to_image
+from numclip.training.run import TrainConfig
 from tests.numclip.golden import DIGITS, case, tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]

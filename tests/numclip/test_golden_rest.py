@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from numclip.backbone import build_clip
-from numclip.cli import STATISTICS
-from numclip.data import evaluation_transform
-from numclip.evaluate import metrics
-from numclip.prompts import EOT, FULL_STOP, PAD, SOT, PromptLearner, token_ids
+from numclip.cli.train import STATISTICS
+from numclip.data.dataset import evaluation_transform
+from numclip.evaluation.evaluate import metrics
+from numclip.model.backbone import build_clip
+from numclip.model.prompts import EOT, FULL_STOP, PAD, SOT, PromptLearner, token_ids
 from numclip.tasks import load_task
 from numclip_runtime import Preprocessing
 from numclip_runtime.preprocess import to_input

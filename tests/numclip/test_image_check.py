@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from numclip.image_check import broken_images, without_broken
-from numclip.samples import Sample
+from numclip.data.image_check import broken_images, without_broken
+from numclip.data.samples import Sample
 from numclip_runtime import UsageError
 
 

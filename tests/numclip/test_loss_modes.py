@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from numclip.losses import (
+from numclip.training.losses import (
     LossMode,
     fcrc_image_to_text,
     fcrc_text_to_image,

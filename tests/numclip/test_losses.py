@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from numclip.losses import fcrc_image_to_text, fcrc_text_to_image
+from numclip.training.losses import fcrc_image_to_text, fcrc_text_to_image
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 BOTH = pytest.mark.parametrize("loss", [fcrc_image_to_text, fcrc_text_to_image])

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from numclip.eval_table import table
-from numclip.metrics import (
+from numclip.evaluation.metrics import (
     bin_metrics,
     confusion,
     evaluate_predictions,
@@ -20,7 +19,8 @@ from numclip.metrics import (
     reliability,
     value_metrics,
 )
-from numclip.predict import Predictions
+from numclip.evaluation.predictions import Predictions
+from numclip.evaluation.report import table
 from numclip_runtime import Calibration, Task
 
 FIVE = Task("grade", "", (0, 1, 2, 3, 4, 5), ("a", "b", "c", "d", "e"))

@@ -12,15 +12,15 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from numclip.backbone import build_clip, clip_config, open_clip
 from numclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from numclip.cli import main
-from numclip.losses import LossMode, fcrc_image_to_text, fcrc_text_to_image
-from numclip.model import Adapter, ModelConfig, NumClip
-from numclip.module import losses
-from numclip.optim import RAdamReleased
-from numclip.prompt_config import PromptConfig
-from numclip.recipe import LearningRates, TrainConfig, make_optimizer
+from numclip.cli.train import main
+from numclip.model.backbone import build_clip, clip_config, open_clip
+from numclip.model.numclip import Adapter, ModelConfig, NumClip
+from numclip.model.prompt_config import PromptConfig
+from numclip.training.config import LearningRates, TrainConfig, make_optimizer
+from numclip.training.lightning_module import losses
+from numclip.training.losses import LossMode, fcrc_image_to_text, fcrc_text_to_image
+from numclip.training.optim import RAdamReleased
 from numclip_export.fold import FoldedModel
 from numclip_runtime import ModelError, UsageError
 from tests.numclip.tiny import TASK, TEXT, TOWERS, images_of, spec_of, tiny_model, write_photos

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from numclip.optim import RAdamReleased, rectified_step
+from numclip.training.optim import RAdamReleased, rectified_step
 from numclip_runtime import UsageError
 from tests.numclip.golden import DIGITS, case
 

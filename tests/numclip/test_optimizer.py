@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from numclip.recipe import LearningRates, Optimizer, Schedule, TrainConfig, make_optimizer
+from numclip.training.config import LearningRates, Optimizer, Schedule, TrainConfig, make_optimizer
 from tests.numclip.tiny import tiny_model
 
 RATES = LearningRates(image=1e-3, rank=1e-3, adapter=1e-3, regressor=1e-2)

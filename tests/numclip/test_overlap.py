@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from numclip.overlap import Overlap, overlap
-from numclip.samples import Sample
+from numclip.data.leakage import Overlap, overlap
+from numclip.data.samples import Sample
 
 
 def test_overlap(tmp_path: Path) -> None:

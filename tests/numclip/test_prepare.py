@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from numclip.prepare import DataConfig, data_report, prepare_data
+from numclip.data.prepare import DataConfig, data_report, prepare_data
 from numclip.tasks import load_task
 from numclip_runtime import UsageError
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from numclip.backbone import build_clip, open_clip
-from numclip.model import ModelConfig, NumClip
-from numclip.prompts import PromptLearner
+from numclip.model.backbone import build_clip, open_clip
+from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.prompts import PromptLearner
 from numclip_runtime import UsageError
 from tests.numclip.tiny import TASK, TEXT, TOWERS, tiny_model
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from numclip.protocols import few_shot, from_label, shift_labels
-from numclip.samples import Sample
+from numclip.data.samples import Sample
+from numclip.data.subsets import few_shot, from_label, shift_labels
 from numclip_runtime import UsageError
 from tests.numclip.golden import case
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from numclip.backbone import build_clip, open_clip
-from numclip.model import ModelConfig, NumClip
-from numclip.prompt_config import PhrasePosition, PromptConfig, RankInterpolation
-from numclip.prompts import EOT, FULL_STOP, PAD, SOT, PromptLearner, token_ids
-from numclip.rank_prompts import RankPromptLearner, interpolation_weights
+from numclip.model.backbone import build_clip, open_clip
+from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.prompt_config import PhrasePosition, PromptConfig, RankInterpolation
+from numclip.model.prompts import EOT, FULL_STOP, PAD, SOT, PromptLearner, token_ids
+from numclip.model.rank_prompts import RankPromptLearner, interpolation_weights
 from numclip_runtime import UsageError
 from tests.numclip.golden import DIGITS, case, tensor
 from tests.numclip.tiny import TASK, TOWERS

@@ -17,7 +17,7 @@ import torch
 from click.testing import CliRunner
 
 from numclip.checkpoint import load_checkpoint
-from numclip.cli import main
+from numclip.cli.train import main
 from tests.numclip.tiny import TOWERS, write_photos
 
 ROOT = Path(__file__).parent.parent.parent
@@ -110,7 +110,7 @@ def test_nothing_to_resume(folder: Path, flags: list[str], message: str) -> None
 
 REFUSED = """
 import sys
-from numclip.cli import main
+from numclip.cli.train import main
 try:
     main(sys.argv[1:])
 finally:

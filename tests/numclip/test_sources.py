@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from numclip.samples import Sample
-from numclip.sources import read_samples
+from numclip.data.samples import Sample
+from numclip.data.sources import read_samples
 from numclip.tasks import load_task
 from numclip_runtime import MissingDependencyError, UsageError
 
@@ -171,5 +171,5 @@ def test_no_group_column_in_lists_and_folders(name: str, tmp_path: Path) -> None
 
 def test_torch_is_not_needed_to_read() -> None:
     """Bad data must fail before seconds of imports; modules are fresh in a subprocess."""
-    code = "import sys, numclip.prepare, numclip.options; sys.exit('torch' in sys.modules)"
+    code = "import sys, numclip.data.prepare, numclip.cli.options; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

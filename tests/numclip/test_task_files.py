@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from numclip.prompts import PromptLearner
+from numclip.model.prompts import PromptLearner
 from numclip.tasks import load_task, preset_names
 from numclip_runtime import Task, UsageError
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from numclip.data import ImageDataset, Sample, evaluation_transform
-from numclip.evaluate import evaluate
-from numclip.module import losses
-from numclip.train import LearningRates, TrainConfig, fit
+from numclip.data.dataset import ImageDataset, Sample, evaluation_transform
+from numclip.evaluation.evaluate import evaluate
+from numclip.training.lightning_module import losses
+from numclip.training.run import LearningRates, TrainConfig, fit
 from numclip_runtime import ImageError, UsageError
 from tests.numclip.tiny import TASK, TOWERS, spec_of, tiny_model, write_photos
 

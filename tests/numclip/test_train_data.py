@@ -11,9 +11,9 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from numclip.cli import main
-from numclip.data import ImageDataset
-from numclip.samples import Sample
+from numclip.cli.train import main
+from numclip.data.dataset import ImageDataset
+from numclip.data.samples import Sample
 from numclip.tasks import load_task, preset_names
 
 CLIP = """{
@@ -50,7 +50,7 @@ def test_list_to_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
             draws.append(draw)
             super().__init__(*args, draw=draw)
 
-    monkeypatch.setattr("numclip.train.ImageDataset", Spy)
+    monkeypatch.setattr("numclip.training.run.ImageDataset", Spy)
     test = ("--test", str(folder / "list.txt"))
     result = train(folder, "--task", "aesthetics", "--val-share", "0.2", *test)
     assert result.exit_code == 0, result.output

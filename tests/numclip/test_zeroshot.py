@@ -10,9 +10,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from numclip.backbone import build_clip, open_clip
 from numclip.checkpoint import load_checkpoint
-from numclip.zeroshot import main
+from numclip.cli.zeroshot import main
+from numclip.model.backbone import build_clip, open_clip
 from numclip_export.export import export
 from numclip_runtime import load
 from tests.numclip.tiny import TASK, TOWERS, write_photos

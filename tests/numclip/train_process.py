@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from numclip.cli import main
-from numclip.module import NumClipModule
+from numclip.cli.train import main
+from numclip.training.lightning_module import NumClipModule
 
 SLOW_MS = float(os.environ.get("SLOW_MS", "0"))
 EXIT_AFTER_EPOCH = int(os.environ.get("EXIT_AFTER_EPOCH", "0"))

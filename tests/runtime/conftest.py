@@ -23,7 +23,7 @@ from tests.runtime.standin import StandinDriver, compile_standin
 # These tests are about machines without a GPU, so they hide one that is there; the stand-in driver
 # is found all the same.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-from numclip_runtime.cli import main
+from numclip_runtime.app.cli import main
 
 MakeClip = Callable[..., Path]
 DATA = Path(__file__).parents[1] / "data"

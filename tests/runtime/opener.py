@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from numclip_runtime import ModelMetadata
-from numclip_runtime.backends.tensorrt import TensorRTBackend
+from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
 from numclip_runtime.metadata import METADATA_KEY
 from numclip_runtime.onnx_file import metadata_props
 from numclip_runtime.plan import EngineFacts, encode_metadata

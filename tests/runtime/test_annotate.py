@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms, features
 
 from numclip_runtime import Prediction, Predictor
-from numclip_runtime.annotate import annotated, lines_of
+from numclip_runtime.app.annotate import annotated, lines_of
 from tests.runtime.conftest import invoke
 
 LINES = ["42.7 years", "38.1 to 47.3 (90%)", "middle-aged 62%"]

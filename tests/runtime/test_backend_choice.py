@@ -23,7 +23,7 @@ import pytest
 from numclip_runtime import GpuError, GpuRequiredError, ModelError, UsageError, load
 from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from numclip_runtime.backends.onnxruntime_providers import why_not, with_fallbacks
-from numclip_runtime.cuda_probe import CudaDevice, CudaDriver
+from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
 from tests.runtime.conftest import invoke
 from tests.runtime.opener import RTX, Opener
 from tests.runtime.standin import StandinDriver

@@ -202,7 +202,7 @@ def test_image_removed_while_running(
             names[0].unlink()
         return load_rgb(source)
 
-    monkeypatch.setattr("numclip_runtime.annotate.load_rgb", vanish)
+    monkeypatch.setattr("numclip_runtime.app.annotate.load_rgb", vanish)
     result = invoke(tiny, *names, "--annotate", tmp_path / "out")
     assert result.exit_code == 0
     assert ["value" in record for record in records(result)] == [True, True]

@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from numclip_runtime import Predictor, __version__, load
-from numclip_runtime.cli import main
+from numclip_runtime.app.cli import main
+from numclip_runtime.app.run import chosen
 from numclip_runtime.pipeline import StreamPlan
-from numclip_runtime.run import chosen
 
 
 def invoke(*args: object) -> Result:
@@ -165,7 +165,7 @@ def test_cores_go_to_one_image_or_to_many(
         return opened[-1]
 
     monkeypatch.chdir(photos)
-    monkeypatch.setattr("numclip_runtime.run.load", loading)
+    monkeypatch.setattr("numclip_runtime.app.run.load", loading)
     monkeypatch.setattr(
         "numclip_runtime.backends.onnxruntime.usable_cores", lambda: os.cpu_count() or 1
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from numclip_runtime.cuda_probe import CudaDevice, CudaDriver, probe_cuda
+from numclip_runtime.cuda.probe import CudaDevice, CudaDriver, probe_cuda
 
 DRIVER = """
 #include <string.h>

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from numclip_runtime.cuda_probe import CudaDevice, CudaDriver
-from numclip_runtime.doctor.packages import PACKAGES, installed_packages
-from numclip_runtime.doctor.providers import TINY_MODEL, ProviderCheck, check_providers
+from numclip_runtime.app.doctor.packages import PACKAGES, installed_packages
+from numclip_runtime.app.doctor.providers import TINY_MODEL, ProviderCheck, check_providers
+from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
 from tests.runtime.conftest import invoke
 
 
@@ -108,10 +108,10 @@ def test_missing_onnxruntime(tmp_path: Path, tiny: Path, openvino: str | None) -
     paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     code = (
-        "import numclip_runtime.doctor.command as command\n"
+        "import numclip_runtime.app.doctor.command as command\n"
         f"found = {{**command.installed_packages(), 'openvino': {openvino!r}}}\n"
         "command.installed_packages = lambda: found\n"
-        "from numclip_runtime.cli import main; main()"
+        "from numclip_runtime.app.cli import main; main()"
     )
 
     def doctor(*args: object) -> subprocess.CompletedProcess[str]:
@@ -183,7 +183,7 @@ def test_providers_are_tried_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys\n"
-        "from numclip_runtime.doctor.command import diagnose\n"
+        "from numclip_runtime.app.doctor.command import diagnose\n"
         "diagnose()\n"
         "heavy = 'torch tensorrt tensorrt_rtx onnxruntime openvino av pyarrow'.split()\n"
         "print([name for name in heavy if name in sys.modules])"
@@ -212,7 +212,7 @@ def test_a_gpu_that_onnxruntime_does_not_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """The machine's part, its packages and providers are given; the advice is under test."""
-    where = "numclip_runtime.doctor.command."
+    where = "numclip_runtime.app.doctor.command."
     checks = [ProviderCheck("CPUExecutionProvider", None)]
     if cuda is not None:
         checks.insert(0, ProviderCheck("CUDAExecutionProvider", None if cuda == "works" else cuda))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from numclip_runtime import ModelMetadata, Preprocessing, Task, UsageError
-from numclip_runtime.cuda_probe import CudaDevice, CudaDriver
-from numclip_runtime.doctor.model import check_model
+from numclip_runtime.app.doctor.model import check_model
+from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
 from numclip_runtime.plan import EngineFacts, encode_metadata
 
 ORIN = CudaDriver((CudaDevice("Orin", 87),), (12, 6))
@@ -84,7 +84,7 @@ def test_plan_that_fits_is_handed_to_the_predictor(
     def load(path: Path) -> None:
         raise UsageError(f"{path}: handed over.")  # this plan is a header without an engine
 
-    monkeypatch.setattr("numclip_runtime.doctor.model.load", load)
+    monkeypatch.setattr("numclip_runtime.app.doctor.model.load", load)
     path = plan(tmp_path, metadata, **made)  # type: ignore[arg-type]
     check = check_model(path, {"tensorrt": found, "tensorrt_rtx": found}, driver)
     assert check.problems == [f"{path}: handed over."]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import Predictor, Preprocessing, load
-from numclip_runtime.drift import Drift, Sample, decode_drift, is_scaled
+from numclip_runtime.app.fast_decode_error import Drift, Sample, decode_drift, is_scaled
 from tests.runtime.conftest import invoke, records
 
 RNG = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def test_most_images_are_not_opened_again(
         opened.append(path)
         return is_scaled(path, spec)
 
-    monkeypatch.setattr("numclip_runtime.drift.is_scaled", counted)
+    monkeypatch.setattr("numclip_runtime.app.fast_decode_error.is_scaled", counted)
     sample = Sample(predictor.metadata.preprocessing)
     for _ in range(5000):
         sample.offer(str(large[0]))
@@ -136,7 +136,7 @@ def test_interrupted_while_comparing(
     def interrupt(*_: object, **__: object) -> Drift:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("numclip_runtime.run.decode_drift", interrupt)
+    monkeypatch.setattr("numclip_runtime.app.run.decode_drift", interrupt)
     result = invoke(tiny, *large, "--fast-decode")
     assert (result.exit_code, len(records(result))) == (130, 3)
     assert result.stderr == "Interrupted: 3 of 3 images done and kept.\n"

@@ -15,19 +15,19 @@ HEAVY |= {"tensorrt", "tensorrt_rtx", "tensorrt_lean", "av", "pyarrow"}
 
 
 def test_import_loads_no_framework() -> None:
-    code = "import sys, numclip_runtime, numclip_runtime.cli; print(*sys.modules, sep='\\n')"
+    code = "import sys, numclip_runtime, numclip_runtime.app.cli; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert "numclip_runtime.cli" in loaded
+    assert "numclip_runtime.app.cli" in loaded
     assert not HEAVY & loaded
 
 
 def test_import_leaves_the_gpu_driver_alone(standin: StandinDriver) -> None:
     code = (
         "from pathlib import Path; maps = Path('/proc/self/maps')\n"
-        "import numclip_runtime.cli, numclip_runtime.backends.tensorrt\n"
+        "import numclip_runtime.app.cli, numclip_runtime.backends.tensorrt.backend\n"
         "print('libcuda.so.1' in maps.read_text())\n"
-        "numclip_runtime.backends.tensorrt.probe_cuda()\n"
+        "numclip_runtime.backends.tensorrt.backend.probe_cuda()\n"
         "print('libcuda.so.1' in maps.read_text())"
     )
     environment = os.environ | {"LD_LIBRARY_PATH": str(Path(standin.path).parent)}

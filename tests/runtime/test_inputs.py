@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import ImageError, UsageError
+from numclip_runtime.app.inputs import Item, open_inputs
 from numclip_runtime.files import find_images
-from numclip_runtime.inputs import Item, open_inputs
 from tests.runtime.conftest import invoke, records
 
 

@@ -14,8 +14,9 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from numclip_runtime import large_pages, load
-from numclip_runtime.large_pages import AFTER, MADV_COLLAPSE, LargePages
+from numclip_runtime import load
+from numclip_runtime.backends import huge_pages as large_pages
+from numclip_runtime.backends.huge_pages import AFTER, MADV_COLLAPSE, LargePages
 
 SIZE = 48 << 20  # bytes
 

@@ -21,9 +21,9 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import Predictor
-from numclip_runtime.interrupt import Interrupt
-from numclip_runtime.parquet import ParquetWriter
-from numclip_runtime.progress import Progress, line
+from numclip_runtime.app.interrupt import Interrupt
+from numclip_runtime.app.parquet import ParquetWriter
+from numclip_runtime.app.progress import Progress, line
 from tests.runtime.conftest import invoke
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "numclip-run"
@@ -274,7 +274,7 @@ def test_progress_line(done: int, total: int | None, seconds: float, text: str) 
 
 
 def test_progress_leaves_an_empty_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("numclip_runtime.progress.INTERVAL_S", 0.0)
+    monkeypatch.setattr("numclip_runtime.app.progress.INTERVAL_S", 0.0)
     screen = io.StringIO()
     with Progress(screen, 20) as progress:
         for done in (9, 10, 20):

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import UsageError
-from numclip_runtime.feed import Feed
-from numclip_runtime.path_list import BLOCK, read_paths
+from numclip_runtime.app.background_reader import Feed
+from numclip_runtime.app.path_list import BLOCK, read_paths
 from tests.runtime.conftest import invoke, records
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "numclip-run"
@@ -115,7 +115,7 @@ def test_memory_stays_flat(tiny: Path, tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     code = (
         "import resource, sys, io\n"
-        "from numclip_runtime.inputs import open_inputs\n"
+        "from numclip_runtime.app.inputs import open_inputs\n"
         "class Long(io.RawIOBase):\n"
         "    left = 60_000\n"
         "    def read(self, n=-1):\n"

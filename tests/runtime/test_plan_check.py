@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 
 from numclip_runtime import GpuRequiredError, MissingDependencyError, ModelError, UsageError
-from numclip_runtime.backends.plan_check import check_gpu, check_plan_sha256, check_version, rebuild
-from numclip_runtime.backends.tensorrt import TensorRTBackend
-from numclip_runtime.cuda_probe import CudaDevice, CudaDriver
+from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
+from numclip_runtime.backends.tensorrt.checks import (
+    check_gpu,
+    check_plan_sha256,
+    check_version,
+    rebuild,
+)
+from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
 from numclip_runtime.plan import PlanInfo, read_plan_metadata
 from tests.runtime.opener import RTX, TENSORRT, Opener
 from tests.runtime.standin import StandinDriver

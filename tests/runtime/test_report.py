@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import Prediction, Task, UsageError
+from numclip_runtime.app.gallery import ReportEntry, ReportWriter, write_report
 from numclip_runtime.preprocess import load_rgb
-from numclip_runtime.report import ReportEntry, ReportWriter, write_report
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
 TASK = Task("mood", "points", (0, 10, 20, 40), ("low", "middle", "high"))
@@ -243,7 +243,7 @@ def test_a_failure_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: object) -> str:
         raise MemoryError
 
-    monkeypatch.setattr("numclip_runtime.report.card", fail)
+    monkeypatch.setattr("numclip_runtime.app.gallery.card", fail)
     with pytest.raises(MemoryError):
         write(target, [ReportEntry("a.png", reading(3))])
     assert [file.name for file in tmp_path.iterdir()] == ["a.html"]
@@ -315,7 +315,7 @@ def test_a_large_jpeg_is_decoded_small(tmp_path: Path, monkeypatch: pytest.Monke
         decoded.append(result.size)
         return result
 
-    monkeypatch.setattr("numclip_runtime.report_card.load_rgb", spy)
+    monkeypatch.setattr("numclip_runtime.app.gallery_card.load_rgb", spy)
     exif = Image.Exif()
     exif[274] = 6
     Image.new("L", (4000, 3000)).save(tmp_path / "a.jpg", exif=exif)

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import GpuError, ModelError, Predictor, UsageError, load
-from numclip_runtime.backends.tensorrt import TensorRTBackend
+from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
 from numclip_runtime.cuda import CudaError
 from numclip_runtime.preprocess import FloatArray
 from tests.runtime.opener import RTX, TENSORRT, Opener

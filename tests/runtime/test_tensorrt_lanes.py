@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from numclip_runtime import GpuError, Predictor, UsageError
-from numclip_runtime.backends.tensorrt import TensorRTBackend
+from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
 from numclip_runtime.cuda import Event, Stream
 from numclip_runtime.preprocess import FloatArray
 from tests.runtime.opener import Opener

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import Predictor, UsageError
-from numclip_runtime.video import CAMERA, Every, frames_of, is_live, is_video
+from numclip_runtime.app.video import CAMERA, Every, frames_of, is_live, is_video
 from tests.runtime.conftest import MakeClip, invoke, records
 
 av: Any = pytest.importorskip("av")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from numclip_runtime import ImageError
-from numclip_runtime.video import frames_of
+from numclip_runtime.app.video import frames_of
 from tests.runtime.conftest import MakeClip, invoke, records
 
 pytest.importorskip("av")

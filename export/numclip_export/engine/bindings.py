@@ -8,8 +8,8 @@ from typing import Any
 from numclip_export.engine.options import EngineOptions
 from numclip_export.engine.rtx import check_compute_capabilities
 from numclip_runtime import MissingDependencyError, UsageError
-from numclip_runtime.backends.tensorrt_module import INSTALL, Module, installed, load_module
-from numclip_runtime.cuda_probe import CudaDriver, probe_cuda
+from numclip_runtime.backends.tensorrt.module import INSTALL, Module, installed, load_module
+from numclip_runtime.cuda.probe import CudaDriver, probe_cuda
 from numclip_runtime.plan import Builder
 
 MODULES: dict[Builder, Module] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from numclip_runtime.backends import tensorrt_log
-from numclip_runtime.backends.tensorrt_log import collecting_logger
+from numclip_runtime.backends.tensorrt import log as tensorrt_log
+from numclip_runtime.backends.tensorrt.log import collecting_logger
 
 __all__ = ["collecting_logger", "reason_of"]
 

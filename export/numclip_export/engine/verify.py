@@ -8,14 +8,14 @@ from pathlib import Path
 
 import onnx
 
-from numclip_export.artefact import difference
 from numclip_export.engine.build import engine_from_onnx
 from numclip_export.engine.options import EngineOptions
-from numclip_export.int8.accept import NotWorthItError, Speed, measure_speed
-from numclip_export.onnx_model import save_with_metadata
+from numclip_export.exported_file import difference
+from numclip_export.graph.onnx_model import save_with_metadata
+from numclip_export.graph.uint8_input import with_uint8_input
+from numclip_export.int8.acceptance import NotWorthItError, Speed, measure_speed
 from numclip_export.parity import Gate, Parity, ParityError
-from numclip_export.precision import fp16_from_fp32, head_nodes
-from numclip_export.uint8_input import with_uint8_input
+from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes
 from numclip_runtime import NumclipError, load
 from numclip_runtime.preprocess import InputArray
 

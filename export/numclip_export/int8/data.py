@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from numclip.checkpoint import Checkpoint
-from numclip.sources import read_samples
+from numclip.data.sources import read_samples
+from numclip_export.images import image_paths
 from numclip_export.int8.ranges import require_cache
-from numclip_export.verify_images import image_paths
 from numclip_runtime import NumclipError, Preprocessing, UsageError
 from numclip_runtime.preprocess import FloatArray, PixelArray, load_rgb, normalise, to_pixels
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from numclip_export.int8.linear import Array, Linear
-from numclip_export.rounding import cpu_session
+from numclip_export.precision.fp16_emulation import cpu_session
 from numclip_runtime import UsageError
 from numclip_runtime.files import atomic_text, require_writable
 from numclip_runtime.metadata import INPUT_NAME

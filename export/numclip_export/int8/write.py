@@ -9,24 +9,24 @@ from typing import Any, Literal
 
 import onnx
 
-from numclip_export.artefact import Artefact, difference, finish
-from numclip_export.graph_run import GraphRun
-from numclip_export.int8.accept import NotWorthItError, measure_accuracy, measure_speed
+from numclip_export.exported_file import Artefact, difference, finish
+from numclip_export.graph.edit import features_name
+from numclip_export.graph.names import module_of
+from numclip_export.graph.onnx_model import save_with_metadata
+from numclip_export.graph.run import GraphRun
+from numclip_export.graph.uint8_input import with_uint8_input
+from numclip_export.int8.acceptance import NotWorthItError, measure_accuracy, measure_speed
 from numclip_export.int8.convolutions import convolutional_int8, convolutions
 from numclip_export.int8.data import Int8Data, normalised
 from numclip_export.int8.linear import Linear, linear_layers
 from numclip_export.int8.offline import optimised_for_cpu
+from numclip_export.int8.patch_embedding import with_pixel_stem
 from numclip_export.int8.quantize import dynamic_int8, static_int8
 from numclip_export.int8.ranges import cached_ranges
 from numclip_export.int8.smooth import smooth_layer_norms
-from numclip_export.int8.stem import with_pixel_stem
-from numclip_export.node_names import module_of
-from numclip_export.onnx_graph import features_name
-from numclip_export.onnx_model import save_with_metadata
 from numclip_export.parity import Gate, Parity, Run
-from numclip_export.precision import fp16_from_fp32, head_nodes
-from numclip_export.uint8_input import with_uint8_input
-from numclip_export.widen import BLOCK, fp32_parts
+from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes
+from numclip_export.precision.mixed_precision_search import BLOCK, fp32_parts
 from numclip_runtime import ModelMetadata, UsageError, load
 from numclip_runtime.metadata import InputKind
 

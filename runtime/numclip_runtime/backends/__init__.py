@@ -85,7 +85,7 @@ def open_backend(
     """
     _check_choice(model, device, backend, require_gpu, optimize_for)
     if model.suffix in PLAN_SUFFIXES:
-        from numclip_runtime.backends.tensorrt import TensorRTBackend
+        from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
 
         return TensorRTBackend(model, sha256=sha256)
     if sha256 is not None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numclip_runtime.backends.huge_pages import LargePages
 from numclip_runtime.backends.onnx_weights import MappedModel
 from numclip_runtime.backends.onnxruntime_providers import (
     CPU_PROVIDER,
@@ -15,7 +16,7 @@ from numclip_runtime.backends.onnxruntime_providers import (
     why_not,
     with_fallbacks,
 )
-from numclip_runtime.cuda_probe import LIBRARY, CudaDriver, probe_cuda
+from numclip_runtime.cuda.probe import LIBRARY, CudaDriver, probe_cuda
 from numclip_runtime.errors import (
     GpuError,
     GpuRequiredError,
@@ -24,7 +25,6 @@ from numclip_runtime.errors import (
     UsageError,
     first_line,
 )
-from numclip_runtime.large_pages import LargePages
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.onnx_file import metadata_of, no_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
-from numclip_runtime.cuda_probe import CudaDriver
+from numclip_runtime.cuda.probe import CudaDriver
 
 CPU_PROVIDER = "CPUExecutionProvider"
 GPU_PROVIDERS: dict[str | None, str] = {

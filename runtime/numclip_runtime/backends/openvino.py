@@ -6,9 +6,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from numclip_runtime.backends.huge_pages import LargePages
 from numclip_runtime.backends.signal_stack import signal_stack_kept
 from numclip_runtime.errors import MissingDependencyError, ModelError, UsageError
-from numclip_runtime.large_pages import LargePages
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.onnx_file import metadata_of, no_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray

@@ -6,7 +6,7 @@ import ctypes
 from ctypes import POINTER, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from typing import Any
 
-from numclip_runtime.cuda_probe import LIBRARY
+from numclip_runtime.cuda.probe import LIBRARY
 from numclip_runtime.errors import GpuError
 
 HANDLE = c_void_p  # CUcontext, CUstream, CUevent, CUgraph, CUgraphExec: pointers

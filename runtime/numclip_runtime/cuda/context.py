@@ -10,7 +10,7 @@ from ctypes import c_int, c_void_p
 from typing import Any
 
 from numclip_runtime.cuda.api import DEINITIALIZED, CudaApi, CudaError
-from numclip_runtime.cuda_probe import LIBRARY
+from numclip_runtime.cuda.probe import LIBRARY
 
 
 class CudaContext:

@@ -1,0 +1,1 @@
+"""ONNX graphs: exporting, editing and running them."""

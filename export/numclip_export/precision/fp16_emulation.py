@@ -1,0 +1,108 @@
+"""Run a float16 graph on the CPU so that float16 is felt.
+
+onnxruntime's CPU provider has few float16 kernels. It puts Casts around the nodes and then removes
+each pair of Casts between two of them, with all optimisation off as well (measured, 1.32): a
+product that overflows float16 stays finite, 1000 + 0.1 - 1000 stays 0.1. A parity test that runs
+the file itself therefore proves nothing. Casts that the *graph* holds are kept, so the test runs a
+float32 twin of the graph in which every tensor that is float16 is rounded by such a pair: products
+and sums inside an operator are float32 (as on a GPU's tensor cores), every tensor between
+operators is exactly a float16 number, and beyond 65504 it is infinite.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from numclip_export.graph.edit import tensor_types
+from numclip_export.precision.fp16 import MOVERS
+from numclip_runtime import UsageError
+
+
+def rounded_twin(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a float32 graph that computes what a GPU computes with the float16 tensors of `model`.
+
+    Tensors and nodes keep their names; the tensors hold the same numbers, as float32.
+    """
+    types = tensor_types(model)
+    half = {name for name, kind in types.items() if kind == TensorProto.FLOAT16}
+    twin = onnx.ModelProto()
+    twin.CopyFrom(model)
+    graph = twin.graph
+    for tensor in graph.initializer:
+        if tensor.name in half:
+            wide = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type == "Cast":
+            for attribute in node.attribute:
+                if attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+                    attribute.i = TensorProto.FLOAT
+        if node.op_type in MOVERS:  # what they move is rounded already
+            continue
+        for i, name in enumerate(node.output):
+            if name in half:
+                node.output[i] = f"{name}_unrounded"
+                nodes += _round(node.output[i], name)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    return twin
+
+
+def _round(name: str, result: str) -> list[onnx.NodeProto]:
+    make = onnx.helper.make_node
+    return [
+        make("Cast", [name], [f"{result}_rounded"], f"{result}/round", to=TensorProto.FLOAT16),
+        make("Cast", [f"{result}_rounded"], [result], f"{result}/widen", to=TensorProto.FLOAT),
+    ]
+
+
+def cpu_session(model: onnx.ModelProto, *, fused: bool = False) -> Any:
+    """Open an onnxruntime session on the CPU.
+
+    Args:
+        model: Graph in memory.
+        fused: Allow fusions across operators: faster, but roundings between them may vanish.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only: they are raised as well
+    if not fused:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def require_rounding() -> None:
+    """Check that the installed onnxruntime keeps the twin's Casts.
+
+    Raises:
+        UsageError: if it does not (before 1.17), so that it could not see an overflow.
+    """
+    import onnxruntime as ort
+
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        _round("x", "y"),
+        "rounding",
+        [value("x", TensorProto.FLOAT, [2])],
+        [value("y", TensorProto.FLOAT, [2])],
+    )
+    session = cpu_session(
+        onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+        )
+    )
+    (got,) = session.run(None, {"x": np.array([1e5, 1000.1], np.float32)})
+    if not np.array_equal(got, np.array([np.inf, 1000.0], np.float32)):
+        raise UsageError(
+            f"onnxruntime {ort.__version__} does not round to float16, so it cannot verify a "
+            "float16 model; install onnxruntime 1.20 or newer, or pass --no-verify."
+        )

@@ -1,0 +1,130 @@
+"""From the data that a user names to checked sets of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from numclip.data.balance import balance_table, bar_character, empty_bins, summary
+from numclip.data.image_check import ImageCheck, broken_images, without_broken
+from numclip.data.leakage import overlap
+from numclip.data.samples import Sample
+from numclip.data.sources import read_samples
+from numclip.data.splits import split_samples
+from numclip.data.subsets import few_shot, from_label, shift_labels
+from numclip_runtime import Task, UsageError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data, and which part of it. Sources: see `read_samples`."""
+
+    train: Path
+    val: Path | None = None
+    test: Path | None = None
+    root: Path | None = None  # where relative image paths start; None: beside their file
+    val_share: float | None = None  # in place of val: share of train that is kept for validation
+    group_column: str | None = None  # column whose values must not be in two sets
+    shots: int | None = None  # training images kept of each distinct label
+    shift_top: int | None = None  # most frequent training labels that are thinned out
+    shift_keep: float = 0.1  # share of their training images that is kept
+    val_min_label: float | None = None  # validation and test: only labels from here on
+    image_check: ImageCheck = "header"
+    skip_broken: bool = False  # leave broken images out; False refuses them
+    seed: int = 0  # of the split and of subsampling
+
+    def __post_init__(self) -> None:
+        if (self.val is None) == (self.val_share is None):
+            raise UsageError(
+                "give either --val with images of other people, photos or places, "
+                "or --val-share 0.2 to keep a part of --train for validation."
+            )
+        if self.shots is not None and self.shift_top is not None:
+            raise UsageError("--shots and --shift-top are two protocols; give one of them.")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples that training may rely on."""
+
+    train: list[Sample]
+    val: list[Sample]
+    test: list[Sample]  # empty where none was given
+
+    @property
+    def sets(self) -> dict[str, list[Sample]]:
+        """The sets that are there, by name."""
+        sets = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: samples for name, samples in sets.items() if samples}
+
+
+def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
+    """Read, check, split and subsample data, in this order.
+
+    Returns:
+        The data, and warnings: broken images left out, overlaps, bins without training image.
+
+    Raises:
+        UsageError: if a source cannot be read, images are broken, or nothing is left of a set.
+        MissingDependencyError: if a source needs a package that is not installed.
+    """
+    sources = {"train": config.train, "val": config.val, "test": config.test}
+    sets = {
+        name: read_samples(source, task, config.root, group_column=config.group_column)
+        for name, source in sources.items()
+        if source is not None
+    }
+    warnings = []
+    paths = [sample.path for samples in sets.values() for sample in samples]
+    broken = broken_images(paths, config.image_check)
+    for name, samples in sets.items():
+        sets[name] = without_broken(samples, broken, skip=config.skip_broken, name=name)
+        if left_out := len(samples) - len(sets[name]):
+            warnings.append(f"{left_out} of {len(samples)} {name} images are broken, left out.")
+    if config.val_share is not None:
+        sets["train"], sets["val"] = split_samples(
+            sets["train"], (1 - config.val_share, config.val_share), task, seed=config.seed
+        )
+    warnings += overlap_warnings(sets, contents=config.image_check != "none")
+    if config.shots is not None:
+        sets["train"] = few_shot(sets["train"], config.shots, seed=config.seed)
+    if config.shift_top is not None:
+        sets["train"] = shift_labels(
+            sets["train"], config.shift_top, config.shift_keep, seed=config.seed
+        )
+    if config.val_min_label is not None:
+        for name in sets.keys() - {"train"}:
+            sets[name] = from_label(sets[name], config.val_min_label)
+    if empty := empty_bins(sets["train"], task):
+        warnings.append(
+            f"no training image in {len(empty)} of {task.num_bins} bins "
+            f"({', '.join(empty)}); the model cannot learn them. Add images, or merge bins."
+        )
+    return Data(sets["train"], sets["val"], sets.get("test", [])), warnings
+
+
+def overlap_warnings(sets: dict[str, list[Sample]], *, contents: bool) -> Iterator[str]:
+    """Yield a warning for each two sets that share images or groups."""
+    names = [name for name in ("train", "val", "test") if name in sets]
+    for first, second in combinations(names, 2):
+        found = overlap(sets[second], sets[first], contents=contents)
+        by_path, by_content = len(found.same_path), len(found.same_content)
+        if by_path + by_content:
+            yield (
+                f"{by_path + by_content} of {len(sets[second])} {second} images are in {first} as "
+                f"well ({by_path} the same file, {by_content} the same content, first "
+                f"{(found.same_path + found.same_content)[0]}); {second} metrics will be too good."
+            )
+        if found.groups:
+            yield (
+                f"{len(found.groups)} groups are in both {first} and {second}, first "
+                f"{found.groups[0]!r}; {second} metrics will be too good."
+            )
+
+
+def data_report(data: Data, task: Task) -> str:
+    """Return what a user should see before training: a line per set, and the class balance."""
+    lines = [summary(name, samples, task) for name, samples in data.sets.items()]
+    return "\n".join((*lines, balance_table(data.sets, task, bar=bar_character())))

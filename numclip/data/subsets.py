@@ -1,0 +1,75 @@
+"""The papers' protocols with less data: few shots, shifted label distribution, long tail.
+
+Source: OrdinalCLIP (arXiv 2206.02338), section 4, and its released code; counts depend on raw
+labels, not on bins.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from numclip.data.samples import Sample
+from numclip_runtime import UsageError
+
+
+def few_shot(samples: Sequence[Sample], shots: int, *, seed: int) -> list[Sample]:
+    """Keep `shots` random samples of each distinct label, or all where there are fewer.
+
+    The label of several annotations is then their median in training too, as in the released code.
+    """
+    if shots < 1:
+        raise UsageError(f"few-shot: --shots must be at least 1, got {shots}.")
+    kept = _keep(samples, dict.fromkeys(_by_label(samples), shots), seed)
+    return [replace(sample, annotations=()) for sample in kept]
+
+
+def shift_labels(samples: Sequence[Sample], top: int, keep: float, *, seed: int) -> list[Sample]:
+    """Thin out the most frequent labels: keep int(n * keep) of their n samples, at least one.
+
+    Args:
+        samples: Training samples.
+        top: How many labels are thinned out; of equally frequent ones the smaller first.
+        keep: Share kept of each. The papers' "10-90" is top 10 and keep 0.1.
+        seed: The same seed keeps the same samples.
+    """
+    if top < 1 or not 0 < keep <= 1:
+        raise UsageError(
+            f"label shift: --shift-top must be at least 1 and --shift-keep above 0 and at most 1, "
+            f"got {top} and {keep:g}."
+        )
+    counts = {label: len(members) for label, members in _by_label(samples).items()}
+    frequent = sorted(counts, key=lambda label: -counts[label])[:top]  # counts ascend by label
+    return _keep(
+        samples,
+        counts | {label: max(int(counts[label] * keep), 1) for label in frequent},
+        seed,
+    )
+
+
+def from_label(samples: Sequence[Sample], lowest: float) -> list[Sample]:
+    """Keep the samples with a label of at least `lowest`: evaluation on a long tail."""
+    kept = [sample for sample in samples if sample.label >= lowest]
+    if not kept:
+        raise UsageError(
+            f"long tail: no label is {lowest:g} or above, the highest is "
+            f"{max(sample.label for sample in samples):g}; lower --val-min-label."
+        )
+    return kept
+
+
+def _by_label(samples: Sequence[Sample]) -> dict[float, list[int]]:
+    members: dict[float, list[int]] = {}
+    for i, sample in enumerate(samples):
+        members.setdefault(sample.label, []).append(i)
+    return dict(sorted(members.items()))
+
+
+def _keep(samples: Sequence[Sample], counts: Mapping[float, int], seed: int) -> list[Sample]:
+    """Draw counts[label] samples of each label without replacement, in the order of `samples`."""
+    chance = random.Random(seed)
+    kept: list[int] = []
+    for label, members in _by_label(samples).items():
+        kept += chance.sample(members, min(counts[label], len(members)))
+    return [samples[i] for i in sorted(kept)]

@@ -1,0 +1,1 @@
+"""Predictions of a model on labelled images, their metrics, and calibration."""

@@ -1,0 +1,180 @@
+"""How good predictions are: errors, bins, probabilities and intervals, over all and in each bin.
+
+Everything is a plain number, list or dict, so that it goes to JSON as it is. Numbers are in label
+units, shares between 0 and 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from numclip.evaluation.calibration import log_softmax
+from numclip.evaluation.predictions import Predictions
+from numclip_runtime.calibration import DEFAULT_COVERAGE, Array, bin_centres
+
+RELIABILITY_BINS = 10  # of equal width, over the probability of the chosen bin
+SMALLEST_PROB = 1e-38  # float32's; a probability that has become 0 counts as this
+
+
+def evaluate_predictions(found: Predictions) -> dict[str, Any]:
+    """Return all metrics of labelled predictions, nested by what they judge."""
+    return {
+        "images": len(found.labels),
+        "value": value_metrics(found),
+        "bin": bin_metrics(found),
+        "probability": probability_metrics(found),
+        "intervals": interval_metrics(found),
+        "per_bin": per_bin(found),
+    }
+
+
+def value_metrics(found: Predictions) -> dict[str, float]:
+    """Return errors of three readings of the same outputs, and of a constant.
+
+    mae, rmse, bias are the value's; mae_exp is that of the expected bin centre sum_k p_k c_k, and
+    mae_max that of the most probable bin's centre. mae_constant is the lowest MAE that any
+    constant reaches on these labels: their median's.
+    """
+    labels, centres = found.labels, bin_centres(found.task)
+    error = found.values - labels
+    return {
+        "mae": _mean(np.abs(error)),
+        "rmse": float(np.sqrt(np.square(error).mean())),
+        "bias": _mean(error),
+        "mae_exp": _mean(np.abs(found.bin_probs @ centres - labels)),
+        "mae_max": _mean(np.abs(centres[found.bin_probs.argmax(1)] - labels)),
+        "mae_constant": _mean(np.abs(labels - np.median(labels))),
+    }
+
+
+def bin_metrics(found: Predictions) -> dict[str, float]:
+    """Return accuracies of the bin, and errors in numbers of bins.
+
+    acc_max takes the most probable bin, acc_exp the expected index sum_k p_k k rounded half to
+    even. mae_max_index and mae_exp_index are the errors of both before rounding: where bins are 1
+    wide and labels their lower edges, these are the paper's MAE of a classifier.
+
+    Source:
+        NumCLIP's and OrdinalCLIP's released evaluation.
+    """
+    bins, chosen = found.bins, found.bin_probs.argmax(1)
+    expected = found.bin_probs @ np.arange(found.task.num_bins)
+    return {
+        "acc_max": _mean(chosen == bins),
+        "acc_exp": _mean(np.rint(expected) == bins),
+        "mae_max_index": _mean(np.abs(chosen - bins)),
+        "mae_exp_index": _mean(np.abs(expected - bins)),
+    }
+
+
+def probability_metrics(found: Predictions) -> dict[str, Any]:
+    """Return how honest the bin probabilities are, before and after the temperature.
+
+    nll is the mean negative log-likelihood of the true bin, nats; ece the expected calibration
+    error: the mean distance of accuracy and confidence over `reliability`'s rows, weighted by n.
+
+    Source:
+        Guo et al., arXiv 1706.04599, section 2.
+    """
+    temperature = 1.0 if found.calibration is None else found.calibration.temperature
+    log_probs = np.log(np.maximum(found.bin_probs, SMALLEST_PROB))
+    before = log_softmax(log_probs * temperature)  # undoes the temperature
+    rows = reliability(found.bin_probs, found.bins)
+    return {
+        "temperature": temperature,
+        "nll": _nll(log_probs, found.bins),
+        "nll_uncalibrated": _nll(before, found.bins),
+        "ece": _ece(rows),
+        "ece_uncalibrated": _ece(reliability(np.exp(before), found.bins)),
+        "reliability": rows,
+    }
+
+
+def reliability(bin_probs: Array, bins: npt.NDArray[np.int64]) -> list[dict[str, float]]:
+    """Group images by the probability of their chosen bin; groups without images are left out.
+
+    Args:
+        bin_probs: (N, K).
+        bins: (N,) true bins.
+
+    Returns:
+        Rows of n, confidence (mean probability) and accuracy (share of right bins).
+    """
+    confidence, right = bin_probs.max(1), bin_probs.argmax(1) == bins
+    group = np.minimum((confidence * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    return [
+        {
+            "n": int((group == g).sum()),
+            "confidence": _mean(confidence[group == g]),
+            "accuracy": _mean(right[group == g]),
+        }
+        for g in np.unique(group)
+    ]
+
+
+def interval_metrics(found: Predictions) -> list[dict[str, float]]:
+    """Return one row per fitted coverage: stated and measured coverage, mean and median width."""
+    rows = []
+    for stated in () if found.calibration is None else found.calibration.coverages:
+        ends = found.intervals(stated)
+        width = ends[:, 1] - ends[:, 0]
+        rows.append(
+            {
+                "stated": stated,
+                "coverage": _mean(covered(ends, found.labels)),
+                "mean_width": _mean(width),
+                "median_width": float(np.median(width)),
+            }
+        )
+    return rows
+
+
+def per_bin(found: Predictions) -> list[dict[str, Any]]:
+    """Return one row per true bin; metrics are None where a bin has no image.
+
+    Intervals are the 90 % ones; coverage and mean_width are None without calibration.
+    """
+    bins = found.bins
+    error = found.values - found.labels
+    right = found.bin_probs.argmax(1) == bins
+    columns = {"mae": np.abs(error), "bias": error, "acc_max": right}
+    if found.calibration is not None and DEFAULT_COVERAGE in found.calibration.coverages:
+        ends = found.intervals(DEFAULT_COVERAGE)
+        columns |= {"coverage": covered(ends, found.labels), "mean_width": ends[:, 1] - ends[:, 0]}
+    return [
+        {"bin": phrase, "n": int((bins == k).sum()), "coverage": None, "mean_width": None}
+        | {
+            name: _mean(column[bins == k]) if (bins == k).any() else None
+            for name, column in columns.items()
+        }
+        for k, phrase in enumerate(found.task.phrases)
+    ]
+
+
+def covered(ends: Array, labels: Array) -> npt.NDArray[np.bool_]:
+    """Tell for each of N labels whether it lies in its closed interval of `ends` (N, 2)."""
+    inside: npt.NDArray[np.bool_] = (ends[:, 0] <= labels) & (labels <= ends[:, 1])
+    return inside
+
+
+def confusion(found: Predictions) -> npt.NDArray[np.int64]:
+    """Count images by true bin (row) and most probable bin (column), (K, K)."""
+    counts = np.zeros((found.task.num_bins,) * 2, np.int64)
+    np.add.at(counts, (found.bins, found.bin_probs.argmax(1)), 1)
+    return counts
+
+
+def _mean(values: npt.NDArray[Any]) -> float:
+    return float(values.mean())
+
+
+def _nll(log_probs: Array, bins: npt.NDArray[np.int64]) -> float:
+    return -_mean(log_probs[np.arange(len(bins)), bins])
+
+
+def _ece(rows: list[dict[str, float]]) -> float:
+    n = sum(row["n"] for row in rows)
+    return sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / n

@@ -1,0 +1,131 @@
+"""What a model reads off labelled images, from a checkpoint (torch) or an exported file (no torch).
+
+Both kinds give the same `Predictions`, so that one set of metrics judges them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from numclip.data.samples import Sample
+from numclip_runtime import Calibration, ImageError, Predictor, Preprocessing, Task
+from numclip_runtime.calibration import Array
+
+if TYPE_CHECKING:
+    from numclip.checkpoint import Checkpoint
+    from numclip.model.numclip import NumClip
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of N labelled images, in the order of the samples."""
+
+    task: Task
+    calibration: Calibration | None  # already applied to bin_probs
+    labels: Array  # (N,) true numbers, label units
+    values: Array  # (N,) predicted numbers, label units
+    bin_probs: Array  # (N, K), as the model delivers them
+
+    @property
+    def bins(self) -> npt.NDArray[np.int64]:
+        """True bins, (N,)."""
+        return np.array([self.task.bin_of(label) for label in self.labels.tolist()])
+
+    def intervals(self, coverage: float) -> Array:
+        """Return the (N, 2) intervals of a fitted coverage, label units."""
+        assert self.calibration is not None
+        ends = self.calibration.intervals(self.values, self.bin_probs, self.task, coverage)
+        assert ends is not None, "ask for one of calibration.coverages"
+        return ends
+
+
+def raw_outputs(
+    model: NumClip,
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+) -> tuple[Array, Array]:
+    """Run a model of torch, where it lies; leaves it in eval mode.
+
+    Args:
+        model: On any device.
+        samples: Images to read.
+        preprocessing: Of the evaluation, without random parts.
+        batch_size: Images per run.
+        workers: Processes that load images.
+
+    Returns:
+        Values (N,) in label units, and logits (N, K) before any temperature.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+
+    from numclip.data.dataset import ImageDataset, evaluation_transform
+
+    data = ImageDataset(samples, model.task, evaluation_transform(preprocessing))
+    values, logits = [], []
+    model.eval()
+    with torch.inference_mode():
+        text_features = model.text_features()
+        for images, _, _ in DataLoader(data, batch_size, num_workers=workers):
+            out = model(images.to(model.logit_scale.device), text_features)
+            values.append(out.values.cpu().double().numpy())
+            logits.append(out.logits.cpu().double().numpy())
+    return np.concatenate(values), np.concatenate(logits)
+
+
+def predictions_of_checkpoint(
+    checkpoint: Checkpoint, samples: Sequence[Sample], *, batch_size: int = 64, workers: int = 0
+) -> Predictions:
+    """Run a checkpoint with torch; see `raw_outputs`."""
+    from numclip.evaluation.calibration import log_softmax
+
+    values, logits = raw_outputs(
+        checkpoint.model,
+        samples,
+        checkpoint.preprocessing,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    bin_probs = np.exp(log_softmax(logits / checkpoint.temperature))
+    return Predictions(
+        checkpoint.task, checkpoint.calibration, labels_of(samples), values, bin_probs
+    )
+
+
+def predictions_of_model(
+    predictor: Predictor, samples: Sequence[Sample], *, batch_size: int = 64, workers: int = 1
+) -> Predictions:
+    """Run an exported model as `numclip-run` does.
+
+    Raises:
+        ImageError: at the first image that cannot be read: metrics of the rest would not be those
+            of the data.
+    """
+    values, bin_probs = [], []
+    paths = [sample.path for sample in samples]
+    for result in predictor.stream(paths, batch_size=batch_size, workers=workers):
+        if isinstance(result, ImageError):
+            raise result
+        values.append(result.value)
+        bin_probs.append(list(result.bin_probs.values()))
+    metadata = predictor.metadata
+    return Predictions(
+        metadata.task,
+        metadata.calibration,
+        labels_of(samples),
+        np.array(values),
+        np.array(bin_probs),
+    )
+
+
+def labels_of(samples: Sequence[Sample]) -> Array:
+    """Return the labels, (N,), label units."""
+    return np.array([sample.label for sample in samples], np.float64)

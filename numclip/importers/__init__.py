@@ -1,0 +1,1 @@
+"""Models that were trained with the authors' code, as numclip checkpoints."""

@@ -1,0 +1,202 @@
+"""Trained models of the authors' code (NumCLIP, OrdinalCLIP, CoOp) as numclip checkpoints.
+
+Their Lightning files hold weights only. The rest is the user's to say (the task with its phrases,
+the base CLIP weights, how rank prompts are interpolated) or fixed: image statistics are ImageNet's,
+and the phrase follows the context (their position "tail"; no weight tells "front" or "middle").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from numclip.checkpoint import Checkpoint
+from numclip.importers.architecture import Shapes, config_from_shapes
+from numclip.importers.released_keys import Kind, own_names
+from numclip.importers.template import template_from_base
+from numclip.model.backbone import ClipConfig
+from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.prompt_config import PLAIN, PromptConfig, PromptKind, RankInterpolation
+from numclip.model.prompts import token_ids
+from numclip.weights.reading import check_fit, state_of
+from numclip_runtime import ModelError, Preprocessing, Task, UsageError
+
+CONTEXT, RANKS = "prompt_learner.context_embeds", "prompt_learner.rank_embeds"
+PADDING = 0.999  # cosine to PAD's vector, from which no training moves the unused slots
+NUMCLIP_OFFSET = 1.0  # NumCLIP's code trains on label - 1, for every task
+
+
+def foreign_checkpoint(
+    content: Mapping[str, Any],
+    path: Path,
+    task: Task,
+    base: str,
+    *,
+    quick_gelu: bool = True,
+    label_offset: float | None = None,
+    prompt: PromptKind | None = None,
+    rank_interpolation: RankInterpolation | None = None,
+) -> Checkpoint:
+    """Make a numclip checkpoint from a trained model of NumCLIP, OrdinalCLIP or CoOp.
+
+    NumCLIP's keep their regressor. The others predict the expectation over the bins' midpoints;
+    bins of one whole label each (edges 0, 1, 2, ...) are first centred on their labels.
+
+    Args:
+        content: What `read_content` returned.
+        path: File it came from, named in errors.
+        task: Bins, phrases and context that the model was trained with.
+        base: Weights of the CLIP model that training started from: open_clip tag or local file.
+        quick_gelu: Activation, which is in no file. OpenAI's weights and all that were trained
+            from them have QuickGELU.
+        label_offset: Label in files = model's number + offset. None: the task's own; where that
+            is 0, NumCLIP's models get the 1 that their code takes away.
+        prompt: Whether each bin has words of its own or is interpolated from base ranks; None: see
+            `prompts_of`.
+        rank_interpolation: Of prompt "rank", which it implies; no file tells. None: "linear".
+
+    Raises:
+        ModelError: if the file is of no known kind, or does not fit together.
+        UsageError: if the task or the base weights are not those of the file.
+    """
+    kind, state = own_names(state_of(content, path), path)
+    shapes = Shapes(state, "", path)
+    config = config_from_shapes(
+        Shapes(state, "image_encoder.", path),
+        Shapes(state, "text_encoder.", path),
+        quick_gelu=quick_gelu,
+    )
+    prompts = prompts_of(shapes, kind, task, prompt, rank_interpolation)
+    check_lengths(shapes, task, prompts)
+    positions = state["text_encoder.positional_embedding"]
+    template = template_from_base(base, config, positions, path)
+    state["prompt_learner.template"] = template
+    form = replace(model_config(shapes, kind, config), prompts=prompts)
+    model = NumClip(form, with_labels(task, kind, label_offset))
+    check_fit(model.state_dict(), state, path, "the architecture that its shapes tell")
+    if prompts.kind == "plain":  # base ranks have no padding: all their slots are learned and read
+        check_padding(state[RANKS], template[-1], task, path)
+    model.load_state_dict(state)
+    crop = config["vision_cfg"]["image_size"]
+    return Checkpoint(model.eval(), Preprocessing(crop=crop, resize=round(crop * 8 / 7)))
+
+
+def model_config(shapes: Shapes, kind: Kind, config: ClipConfig) -> ModelConfig:
+    """Return the architecture around the CLIP model."""
+    if kind == "ordinalclip":
+        return ModelConfig(config, adapter_ratio=0.0, regressor="expected")
+    hidden, width = shapes.of("image_adapter.fc.0.weight", 2)
+    return ModelConfig(config, adapter_reduction=max(1, width // hidden))
+
+
+def with_labels(task: Task, kind: Kind, label_offset: float | None) -> Task:
+    """Return the task with the labels that the authors' code trains on, see foreign_checkpoint."""
+    edges = task.bin_edges
+    if kind == "numclip":
+        offset = (task.label_offset or NUMCLIP_OFFSET) if label_offset is None else label_offset
+        return replace(task, label_offset=offset)
+    if edges == tuple(edges[0] + k for k in range(len(edges))) and edges[0].is_integer():
+        task = replace(task, bin_edges=tuple(edge - 0.5 for edge in edges))
+    return task if label_offset is None else replace(task, label_offset=label_offset)
+
+
+def prompts_of(
+    shapes: Shapes,
+    kind: Kind,
+    task: Task,
+    prompt: PromptKind | None,
+    interpolation: RankInterpolation | None,
+) -> PromptConfig:
+    """Return how the file's prompts are made, from what its shapes and the user say.
+
+    NumCLIP's regressor tells the number of bins, so fewer ranks than bins are base ranks. Nothing
+    in OrdinalCLIP's files does: fewer ranks may as well mean that the task is another, and the user
+    must say "rank". As many ranks as bins are words of the bins' own, unless the user says "rank".
+
+    Raises:
+        UsageError: if the task is another, or what the user says does not fit the file.
+    """
+    path, bins = shapes.path, task.num_bins
+    ranks, tokens, _ = shapes.of(RANKS, 3)
+    its_bins = shapes.of("regressor.fc.weight", 2)[1] if kind == "numclip" else None
+    if its_bins not in (None, bins):
+        raise UsageError(
+            f"{path}: has {its_bins} bins, task {task.name!r} has {bins}; give the task that it "
+            "was trained with."
+        )
+    if prompt is None and (interpolation or (its_bins and ranks != bins)):
+        prompt = "rank"
+    if prompt == "plain" and interpolation:
+        raise UsageError("--rank-interpolation is of --prompt rank; leave one of the two out.")
+    if prompt == "rank" and ranks <= bins:
+        return PromptConfig(
+            "rank",
+            num_base_ranks=ranks,
+            random_rank_tokens=tokens,  # the words are in the file, whatever they began as
+            rank_interpolation=interpolation or "linear",
+        )
+    if ranks != bins:
+        maybe = (
+            ", or --prompt rank if these are base ranks of interpolated prompts"
+            if ranks < bins
+            else ""
+        )
+        raise UsageError(
+            f"{path}: has {ranks} {'base ranks' if prompt == 'rank' else 'ranks'}, task "
+            f"{task.name!r} has {bins} bins; give the task that it was trained with{maybe}."
+        )
+    return PLAIN
+
+
+def check_lengths(shapes: Shapes, task: Task, prompts: PromptConfig) -> None:
+    """Check that the file's words are as many tokens as the task's; base ranks have no names in it.
+
+    Raises:
+        ModelError: if each bin has its own context.
+        UsageError: if the task's words are others.
+    """
+    if shapes.dims(CONTEXT) == 3:
+        raise ModelError(f"{shapes.path}: has one context per bin, which numclip cannot read yet.")
+    context, longest = shapes.of(CONTEXT, 2)[0], shapes.of(RANKS, 3)[1]
+    if context != (given := len(token_ids(task.context))):
+        raise UsageError(
+            f"{shapes.path}: its context has {context} tokens, {task.context!r} of task "
+            f"{task.name!r} has {given}; give the words it was trained from (if it started from "
+            f"noise, any {context} tokens)."
+        )
+    if prompts.kind == "rank":
+        return
+    counts = {phrase: len(token_ids(phrase)) for phrase in task.phrases}
+    if longest != max(counts.values()):
+        raise UsageError(
+            f"{shapes.path}: its longest phrase has {longest} tokens, that of task {task.name!r} "
+            f"{max(counts.values())} ({max(counts, key=counts.__getitem__)!r}); give the phrases "
+            "it was trained with."
+        )
+
+
+def check_padding(ranks: Tensor, pad: Tensor, task: Task, path: Path) -> None:
+    """Check that each phrase ends where the file's padding starts.
+
+    Args:
+        ranks: (K, r_max, Wt); slots behind a shorter phrase hold the embedding of PAD.
+        pad: (Wt,).
+        task: Phrases to tokenise.
+        path: Named in the error.
+
+    Raises:
+        UsageError: if the phrases are not those that the model was trained with.
+    """
+    unused = F.cosine_similarity(ranks, pad, dim=-1) > PADDING  # (K, r_max)
+    for phrase, slots in zip(task.phrases, unused.tolist(), strict=True):
+        used = max((i + 1 for i, free in enumerate(slots) if not free), default=0)
+        if used != (given := len(token_ids(phrase))):
+            raise UsageError(
+                f"{path}: has {used} tokens where {phrase!r} of task {task.name!r} has {given}; "
+                "give the phrases it was trained with, in their order."
+            )

@@ -1,0 +1,1 @@
+"""The NumCLIP model: backbone, prompts, text encoder and readout."""

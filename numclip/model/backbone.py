@@ -1,0 +1,169 @@
+"""The CLIP backbone, from open_clip: a named architecture or one's own configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from numclip.torchvision_compat import import_torchvision
+from numclip.weights.clip import read_clip_weights, with_text_prefix
+from numclip.weights.reading import check_fit
+from numclip_runtime import ModelError, UsageError
+from numclip_runtime.errors import first_line
+
+import_torchvision()
+import open_clip  # noqa: E402
+
+__all__ = ["ClipConfig", "build_clip", "clip_config", "open_clip", "pretrained_clip"]
+
+VOCABULARY = 49408  # CLIP's byte-pair vocabulary
+READOUTS = ("argmax", "first", "last")  # positions; argmax is that of EOT, the largest id
+ClipConfig = dict[str, Any]  # open_clip's JSON: embed_dim, vision_cfg, text_cfg, quick_gelu
+
+
+def clip_config(name_or_path: str) -> ClipConfig:
+    """Return an open_clip configuration by architecture name ("ViT-B-32") or JSON file.
+
+    Raises:
+        UsageError: if the name is unknown or the file is not such a configuration.
+    """
+    if name_or_path.endswith(".json"):
+        try:
+            config = json.loads(Path(name_or_path).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{name_or_path}: cannot read this configuration ({error}).") from None
+        if not (
+            isinstance(config, dict)
+            and "embed_dim" in config
+            and isinstance(config.get("vision_cfg"), dict)
+            and isinstance(config.get("text_cfg"), dict)
+        ):
+            raise UsageError(
+                f"{name_or_path}: lacks embed_dim, vision_cfg or text_cfg of an open_clip "
+                "configuration."
+            )
+        return config
+    config = open_clip.get_model_config(name_or_path)
+    if config is None:
+        raise UsageError(
+            f"unknown backbone {name_or_path!r}: give an open_clip architecture such as ViT-B-32, "
+            "or the path of an open_clip configuration (.json)."
+        )
+    return dict(config)
+
+
+def build_clip(config: ClipConfig) -> nn.Module:
+    """Build an open_clip model with random weights from its configuration.
+
+    Raises:
+        UsageError: if open_clip cannot build such a model.
+    """
+    arguments = copy.deepcopy(config)
+    custom = arguments.pop("custom_text", False)
+    _check_text_tower(arguments)
+    try:
+        model: nn.Module = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise UsageError(f"open_clip cannot build this configuration ({error}).") from None
+    return model
+
+
+def _check_text_tower(config: ClipConfig) -> None:
+    text = config["text_cfg"]
+    if text.get("hf_model_name") or "multimodal_cfg" in config:
+        raise UsageError(
+            "backbones with a Hugging Face or multimodal text tower are not supported."
+        )
+    tokenizer, vocabulary = text.get("hf_tokenizer_name"), text.get("vocab_size", VOCABULARY)
+    if tokenizer or vocabulary != VOCABULARY:
+        name = f"the tokenizer {tokenizer}" if tokenizer else "another tokenizer"
+        raise UsageError(
+            f"backbones whose text tower has another tokenizer are not supported: this one has "
+            f"{name} with {vocabulary} tokens, while prompts are written with CLIP's byte-pair "
+            f"vocabulary of {VOCABULARY}; choose a backbone such as ViT-B-16."
+        )
+    readout = text.get("pool_type", "argmax")
+    if readout not in READOUTS or text.get("embed_cls") or text.get("use_pad_mask"):
+        raise UsageError(
+            "backbones whose text tower has a class token, a padding mask or another read-out than "
+            f"{', '.join(READOUTS)} are not supported (this one's pool_type is {readout!r})."
+        )
+
+
+def pretrained_clip(
+    name: str, pretrained: str, *, quick_gelu: bool | None = None
+) -> tuple[nn.Module, ClipConfig]:
+    """Load an open_clip model with weights.
+
+    Args:
+        name: Architecture ("ViT-B-16") or configuration file (.json).
+        pretrained: open_clip tag ("openai", "laion2b_s34b_b88k") or path of a local weights file:
+            open_clip's .pt, .bin or .safetensors, or OpenAI's .pt. It is read as data, not run.
+        quick_gelu: Activation of the weights; it is not in any file. None: what open_clip knows of
+            the tag, or the configuration's own for a local file.
+
+    Returns:
+        The model, and the configuration that rebuilds it.
+
+    Raises:
+        UsageError: if the tag or file is unknown or does not fit.
+    """
+    config = clip_config(name)
+    tag = {} if name.endswith(".json") else open_clip.get_pretrained_cfg(name, pretrained)
+    if quick_gelu is None:
+        quick_gelu = bool(tag.get("quick_gelu", config.get("quick_gelu", False)))
+    config = config | {"quick_gelu": quick_gelu}
+    model = build_clip(config)
+    file = weights_file(name, pretrained)
+    try:
+        load_clip_weights(model, file)
+    except ModelError as error:
+        reason = str(error).removeprefix(f"{file}: ")
+        raise UsageError(f"cannot load weights {pretrained!r} into {name}: {reason}") from None
+    return model, config
+
+
+def weights_file(name: str, pretrained: str) -> Path:
+    """Return a local weights file, or download the one that open_clip has for `name` and a tag.
+
+    Raises:
+        UsageError: if there is neither, or the download fails.
+    """
+    if Path(pretrained).is_file():
+        return Path(pretrained)
+    try:
+        file = open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, pretrained))
+    except Exception as error:  # hub and network errors share no type
+        reason = first_line(error)[:300]
+        raise UsageError(f"cannot load weights {pretrained!r} into {name}: {reason}") from None
+    if not file:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise UsageError(
+            f"{pretrained!r} is neither a file nor a tag that open_clip knows for {name} "
+            f"(tags: {tags})."
+        )
+    return Path(file)
+
+
+def load_clip_weights(model: nn.Module, file: Path) -> None:
+    """Load a CLIP weights file into an open_clip model, all of it or nothing.
+
+    Image position embeddings of another image size are interpolated, as open_clip does.
+
+    Raises:
+        ModelError: if the file cannot be read or does not fit; names the keys.
+    """
+    state = open_clip.convert.convert_state_dict(model, read_clip_weights(file))
+    state = with_text_prefix(state, custom_text=hasattr(model, "text"))
+    own = model.state_dict()
+    if "logit_scale" in state and state["logit_scale"].numel() == own["logit_scale"].numel():
+        state["logit_scale"] = state["logit_scale"].reshape(own["logit_scale"].shape)
+    with contextlib.suppress(RuntimeError, ValueError, IndexError):  # named below, if so odd
+        open_clip.model.resize_pos_embed(state, model)
+    check_fit(own, state, file, "this architecture")
+    model.load_state_dict(state)

@@ -1,0 +1,159 @@
+"""NumCLIP's losses and optimizer as a LightningModule."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from numclip.data.dataset import ImageDataset
+from numclip.data.loader import training_batches, validation_batches
+from numclip.evaluation.evaluate import Batch, metrics
+from numclip.model.numclip import NumClip, Output
+from numclip.torchvision_compat import import_torchvision
+from numclip.training.config import TrainConfig, make_optimizer
+from numclip.training.losses import fcrc_image_to_text, fcrc_text_to_image
+
+import_torchvision()
+import pytorch_lightning as pl  # noqa: E402
+
+# Lightning announces devices and tips as "info"; its warnings and errors stay.
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+
+def losses(out: Output, labels: Tensor, bins: Tensor, config: TrainConfig) -> dict[str, Tensor]:
+    """Return the three losses of a batch and their weighted sum, "loss".
+
+    Args:
+        out: The model's output for B images.
+        labels: (B,) float32, label units.
+        bins: (B,) int64.
+        config: Gives the weights.
+    """
+    parts = {
+        "image_to_text": fcrc_image_to_text(out.logits, bins, config.loss_mode),
+        "text_to_image": fcrc_text_to_image(out.logits, bins, config.loss_mode),
+        "l1": F.l1_loss(out.fine, labels),
+    }
+    total = parts["image_to_text"] + parts["text_to_image"]
+    return parts | {"loss": total + config.regression_weight * parts["l1"]}
+
+
+class NumClipModule(pl.LightningModule):
+    """Train `model` on `train`, validate it on `val`.
+
+    Args:
+        model: Model to train, changed in place.
+        train: Training data, randomly transformed.
+        val: Validation data.
+        config: Recipe.
+    """
+
+    def __init__(
+        self, model: NumClip, train: ImageDataset, val: ImageDataset, config: TrainConfig
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        # Freezes parts now: DDP looks at the parameters before the optimizer is made.
+        list(config.rates.groups(model))
+        self._data = {"train": train, "val": val}
+        self._text: Tensor | None = None  # (K, D) of the validation run under way
+        self._outputs: list[Sequence[Tensor]] = []
+        self._sums: Tensor | float = 0.0  # (4,) of the epoch so far: losses times images
+        self._images = 0  # of the epoch so far
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return this process's training batches."""
+        c, t = self.config, self.trainer
+        return training_batches(
+            self._data["train"], c.batch_size, c.seed, c.workers, t.global_rank, t.world_size
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return this process's validation batches."""
+        c, t = self.config, self.trainer
+        return validation_batches(
+            self._data["val"], 4 * c.batch_size, c.workers, t.global_rank, t.world_size
+        )
+
+    def global_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the losses of the whole batch of all processes."""
+        images, labels, bins = batch
+        out = self.model(images)
+        logits, fine, labels, bins = self._gather(out.logits, out.fine, labels, bins)
+        return losses(out._replace(logits=logits, fine=fine), labels, bins, self.config)
+
+    def _gather(self, *tensors: Tensor) -> Sequence[Tensor]:
+        """Join each tensor over all processes: the text-to-image loss is one of the whole batch.
+
+        Every process then computes the same loss. The backward pass of the gathering sums the
+        processes' equal gradients, and averaging over processes undoes it: exactly the gradient
+        of one process with the whole batch.
+        """
+        if self._trainer is None or self.trainer.world_size == 1:
+            return tensors
+        return [self._all(tensor).flatten(0, 1) for tensor in tensors]
+
+    def _all(self, tensor: Tensor) -> Tensor:
+        """Gather a tensor of W processes: (B, ...) to (W, B, ...)."""
+        gathered = self.all_gather(tensor, sync_grads=tensor.requires_grad)
+        assert isinstance(gathered, Tensor)
+        if gathered.requires_grad:
+            # torch's gloo backward ignores strides: a transposed gradient would be scrambled
+            gathered.register_hook(torch.Tensor.contiguous)  # type: ignore[no-untyped-call]
+        return gathered
+
+    def on_train_epoch_start(self) -> None:
+        """Hold the running statistics of a frozen image tower still, too (ResNet has them)."""
+        if self.config.rates.image == 0:
+            self.model.image_encoder.eval()
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Return the loss of one batch; at the epoch's last, log the means over its images."""
+        parts = self.global_losses(batch)
+        size = len(batch[0])
+        self._sums = self._sums + size * torch.stack([*parts.values()]).detach().float()
+        self._images += size
+        # Lightning would take the same means from a log of every batch, at 2 ms each; logged in
+        # on_train_epoch_end, they would come after the callbacks that print and save.
+        if self.trainer.is_last_batch:
+            for name, mean in zip(parts, self._sums / self._images, strict=True):
+                show = name == "l1"
+                self.log(name, mean, prog_bar=show, on_step=False, on_epoch=True, batch_size=1)
+            self._sums, self._images = 0.0, 0
+        return parts["loss"]
+
+    def on_validation_epoch_start(self) -> None:
+        """Encode the bins' sentences once for the whole validation run."""
+        self._outputs.clear()
+        self._text = self.model.text_features()
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Collect the predictions of one batch."""
+        out = self.model(batch[0], self._text)
+        self._outputs.append((out.values, out.bin_probs, batch[1], batch[2]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Compute the metrics over all samples of all processes."""
+        columns = [torch.cat(column) for column in zip(*self._outputs, strict=True)]
+        if self.trainer.world_size > 1:
+            # (W, n, ...) -> (n * W, ...) in the order of the data, padding cut off
+            size = len(self._data["val"])
+            columns = [self._all(c).transpose(0, 1).flatten(0, 1)[:size] for c in columns]
+        result = metrics(*columns)
+        self.log_dict({f"val_{name}": value for name, value in result.items()}, prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer and its schedule, stepped per update."""
+        optimizer = make_optimizer(self.model, self.config)
+        updates = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.config.rate_factor(step, updates)
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]

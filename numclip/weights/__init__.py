@@ -1,0 +1,1 @@
+"""Weights files of others, read as data and never as code."""

@@ -1,0 +1,53 @@
+"""Weights of plain CLIP models: OpenAI's files, open_clip's, and fine-tunes of either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from numclip.weights.reading import is_checkpoint, read_content, state_of, without_prefix
+from numclip_runtime import ModelError
+
+ROOTS = ("visual.", "text.", "token_embedding.", "transformer.", "image_encoder.model.")
+EXTRAS = {"input_resolution", "context_length", "vocab_size"}  # in OpenAI's files, not weights
+TEXT_ROOTS = (
+    "text_projection",
+    "positional_embedding",
+    "token_embedding",
+    "transformer",
+    "ln_final",
+)
+
+
+def read_clip_weights(path: Path) -> dict[str, Tensor]:
+    """Read the state dict of a CLIP model, named as in open_clip; float32.
+
+    Raises:
+        ModelError: if the file cannot be read, or holds something else than a whole CLIP model.
+    """
+    content = read_content(path)
+    if is_checkpoint(content):
+        raise ModelError(f"{path}: a trained numclip checkpoint, not weights of a CLIP model.")
+    state = without_prefix(state_of(content, path), ROOTS)
+    if any(".prompt_learner." in f".{key}" for key in state):
+        raise ModelError(
+            f"{path}: a trained model of NumCLIP, OrdinalCLIP or CoOp, not weights of a CLIP "
+            "model; `numclip-convert` reads it."
+        )
+    if not any("token_embedding." in key for key in state) and any(
+        key.startswith("visual.") for key in state
+    ):
+        raise ModelError(
+            f"{path}: holds only an image tower (visual.*); numclip needs the text tower of the "
+            "same CLIP model too."
+        )
+    # the causal mask is an attribute in OpenAI's archives, and no weight
+    return {k: v for k, v in state.items() if k not in EXTRAS and k.split(".")[-1] != "attn_mask"}
+
+
+def with_text_prefix(state: dict[str, Tensor], custom_text: bool) -> dict[str, Tensor]:
+    """Rename the text tower's keys to those of open_clip's CLIP, or of CustomTextCLIP ("text.")."""
+    if not custom_text:
+        return {key.removeprefix("text."): value for key, value in state.items()}
+    return {f"text.{k}" if k.startswith(TEXT_ROOTS) else k: v for k, v in state.items()}

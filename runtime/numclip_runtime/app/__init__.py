@@ -1,0 +1,1 @@
+"""The command `numclip-run`: inputs, records, videos, galleries and the doctor."""

@@ -1,0 +1,179 @@
+"""Copies of pictures with the number written on them."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from pathlib import Path
+from typing import TypeAlias
+
+from PIL import Image, ImageDraw, ImageFont
+
+from numclip_runtime.app.gallery_card import decimals
+from numclip_runtime.calibration import DEFAULT_COVERAGE
+from numclip_runtime.errors import UsageError
+from numclip_runtime.files import atomic_path, naming
+from numclip_runtime.predictor import Prediction
+from numclip_runtime.preprocess import load_rgb
+from numclip_runtime.task import Task
+
+KEPT_SUFFIXES = frozenset((".jpg", ".jpeg", ".png"))  # other kinds become name.suffix.png
+SMALLEST = 12  # pixels of the small lines; below, text cannot be read
+SHARE = 1 / 26  # of the picture's mean side that a small line is high
+# Tried for phrases that Pillow's own font, which is ASCII, has no glyphs for
+FONTS = ("DejaVuSans.ttf", "arial.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
+MISSING = "\U0010ffff"  # a character that no font has: its glyph is the "missing" box
+
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+class Annotator:
+    """Write annotated copies into a folder of their own, so that nothing is ever overwritten.
+
+    Args:
+        folder: New or empty.
+        task: Says how many digits count.
+
+    Raises:
+        UsageError: if the folder holds something, or cannot be made.
+    """
+
+    def __init__(self, folder: Path, task: Task) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            used = any(folder.iterdir())
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot write there ({error.strerror}).") from None
+        if used:
+            raise UsageError(f"{folder}: is not empty; give a new folder for the pictures.")
+        self._folder = folder
+        self._digits = decimals(task)
+        self._taken: dict[Path, int] = {}  # the last number given to a name that came twice
+
+    def write(self, name: str, source: str | Image.Image, prediction: Prediction) -> Path:
+        """Write one copy.
+
+        Args:
+            name: Relative path of the picture; the copy keeps its folders.
+            source: Image to draw on: a path, or a decoded RGB image (copied).
+            prediction: What the model read off it.
+
+        Returns:
+            The copy's path. A name that is taken gets "-2", "-3", ... before the suffix.
+
+        Raises:
+            ImageError: if the image cannot be read.
+            OSError: if the copy cannot be written.
+        """
+        image = load_rgb(source)
+        profile = image.info.get("icc_profile")
+        drawn = annotated(image, lines_of(prediction, self._digits))
+        target = self._target(name, is_file=isinstance(source, str))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        jpeg = target.suffix.lower() != ".png"
+        options: dict[str, object] = {"quality": 92, "subsampling": 0} if jpeg else {}
+        # Bytes 16-19 name the colours that a profile is for; one for CMYK does not fit any more
+        if isinstance(profile, bytes) and profile[16:20] == b"RGB ":
+            options["icc_profile"] = profile
+        drawn.info.clear()
+        with naming(target), atomic_path(target) as temporary:
+            drawn.save(temporary, "JPEG" if jpeg else "PNG", **options)
+        return target
+
+    def _target(self, name: str, *, is_file: bool) -> Path:
+        path = self._folder / name
+        if not is_file:  # a frame: "frame-000120"
+            path = path.with_name(f"{path.name}.jpg")
+        elif path.suffix.lower() not in KEPT_SUFFIXES:
+            path = path.with_name(f"{path.name}.png")
+        free, number = path, self._taken.get(path, 1)
+        while free.exists():
+            number += 1
+            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+            self._taken[path] = number
+        return free
+
+
+def lines_of(prediction: Prediction, digits: int) -> list[str]:
+    """Return what is written: the number, its interval if known, the bin with its probability."""
+    lines = [f"{prediction.value:.{digits}f} {prediction.unit}".rstrip()]
+    if prediction.interval is not None:
+        low, high = prediction.interval
+        lines.append(f"{low:.{digits}f} to {high:.{digits}f} ({DEFAULT_COVERAGE:.0%})")
+    share = prediction.bin_probs.get(prediction.bin, math.nan)
+    return [*lines, f"{prediction.bin} {share:.0%}"]
+
+
+def annotated(image: Image.Image, lines: list[str]) -> Image.Image:
+    """Return a copy of an RGB image with lines in its lower left corner, the first one large.
+
+    Where the text would cover more than half of the picture, or is wider than it, the copy is
+    extended downwards (and to the right) instead.
+    """
+    small = max(SMALLEST, round(SHARE * math.sqrt(image.width * image.height)))
+    box = _text_box(lines, small)
+    # a very wide or high picture: shrink the text before giving up on drawing into it
+    while small > SMALLEST and (box.width > image.width or 2 * box.height > image.height):
+        small = max(SMALLEST, small * 3 // 4)
+        box = _text_box(lines, small)
+    if box.width <= image.width and 2 * box.height <= image.height:
+        copy = image.copy()
+        place = (0, image.height - box.height)
+        under = copy.crop((*place, box.width, image.height))
+        # 25 % of the picture shines through: contrast of white on it is at least 10 to 1
+        copy.paste(Image.blend(under, Image.new("RGB", box.size), 0.75), place)
+        copy.paste(Image.new("RGB", box.size, "white"), place, box)
+        return copy
+    size = (max(image.width, box.width), image.height + box.height)
+    copy = Image.new("RGB", size)
+    copy.paste(image)
+    copy.paste(Image.new("RGB", box.size, "white"), (0, image.height), box)
+    return copy
+
+
+def _text_box(lines: list[str], small: int) -> Image.Image:
+    """Return the lines as a mask (mode L), cut to the text with a margin around it."""
+    margin = max(3, small // 2)
+    written = [_typeset(line, round(small * (1 if i else 1.7))) for i, line in enumerate(lines)]
+    shown, fonts = zip(*written, strict=True)
+    boxes = [font.getbbox(line) for font, line in zip(fonts, shown, strict=True)]
+    steps = [round(getattr(font, "size", 11) * 1.3) for font in fonts]
+    width = math.ceil(max(box[2] for box in boxes)) + 2 * margin
+    mask = Image.new("L", (width, sum(steps) + 2 * margin))
+    draw, top = ImageDraw.Draw(mask), margin
+    for line, font, step in zip(shown, fonts, steps, strict=True):
+        draw.text((margin, top), line, fill=255, font=font)
+        top += step
+    return mask
+
+
+def _typeset(text: str, size: int) -> tuple[str, Font]:
+    """Return the text as it can be drawn, and the font to draw it with."""
+    # a line break or control character in a phrase would shift what follows
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    builtin = _builtin(size)
+    if isinstance(builtin, ImageFont.FreeTypeFont) and _covers(builtin, text):
+        return text, builtin
+    for name in FONTS:
+        try:
+            font = ImageFont.truetype(name, size)
+        except (OSError, ImportError):
+            continue
+        if _covers(font, text):
+            return text, font
+    plain = unicodedata.normalize("NFKD", text)
+    return "".join(c for c in plain if not unicodedata.combining(c)).encode(
+        "ascii", "replace"
+    ).decode(), builtin
+
+
+def _builtin(size: int) -> Font:
+    try:
+        return ImageFont.load_default(size)
+    except ImportError:  # a Pillow built without FreeType has one font of one size
+        return ImageFont.load_default()
+
+
+def _covers(font: ImageFont.FreeTypeFont, text: str) -> bool:
+    missing = bytes(font.getmask(MISSING))
+    return all(c.isspace() or bytes(font.getmask(c)) != missing for c in set(text))

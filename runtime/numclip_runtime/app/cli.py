@@ -1,0 +1,145 @@
+"""`numclip-run`: read numbers off images with an exported model."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from PIL import Image
+
+from numclip_runtime import __version__
+from numclip_runtime.app.records import Format
+from numclip_runtime.app.run import run
+from numclip_runtime.app.run_options import RunOptions
+from numclip_runtime.app.video import Every
+from numclip_runtime.backends import BackendName, DeviceKind
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.errors import UsageError
+
+_BY_SUFFIX: dict[str, Format] = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
+
+
+def _every(context: click.Context, parameter: click.Parameter, text: str | None) -> Every | None:
+    try:
+        return None if text is None else Every.parse(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+class _RunOrDoctor(click.Command):
+    """`numclip-run MODEL INPUTS...`, except where the first word is "doctor"."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        if args[:1] == ["doctor"]:  # a model of that name: ./doctor
+            from numclip_runtime.app.doctor.command import doctor
+
+            return doctor.make_context(f"{info_name} doctor", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+@click.command(
+    cls=_RunOrDoctor,
+    context_settings=SETTINGS,
+    epilog="`numclip-run doctor [MODEL]` says what this machine has, and whether MODEL can run.",
+)
+@click.argument("model", type=FILE)
+@click.argument("inputs", nargs=-1, required=True)
+@click.option("-o", "--output", type=FILE, help="Write records to this file.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(get_args(Format)),
+    help="Default: by the suffix of --output, else table on a terminal and jsonl in a pipe.",
+)
+@click.option("--annotate", type=FILE, help="Write copies with the number drawn to this folder.")
+@click.option("--report", type=FILE, help="Write a gallery, one HTML page, to this file.")
+@click.option("--every", callback=_every, help="Frames of a video: 10 (each tenth) or 0.5s.")
+@click.option("-0", "--null", is_flag=True, help="Paths on standard input end with NUL.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    show_default="automatic: 1 on a CPU, up to 16 on a GPU",
+    help="Images per inference.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    show_default="automatic: 1, or all cores for a single image or a camera",
+    help="CPU threads inside one inference.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    show_default="automatic: the usable cores",
+    help="Threads that decode.",
+)
+@click.option(
+    "--fast-decode",
+    is_flag=True,
+    help="Decode large JPEGs at 1/2 to 1/8 size; how far that moved the value is said at the end.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(get_args(DeviceKind)),
+    default="auto",
+    show_default=True,
+    help="auto: a GPU where it can be used.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(get_args(BackendName)),
+    help="Default: onnxruntime for .onnx, tensorrt for .plan.",
+)
+@click.option("--require-gpu", is_flag=True, help="Refuse to run on the CPU.")
+@click.option("--sha256", help="Refuse a model file with another SHA-256.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Say what runs the model and how fast, on stderr."
+)
+@click.version_option(__version__)
+def main(
+    model: Path, inputs: tuple[str, ...], output: Path | None, kind: Format | None, **options: Any
+) -> None:
+    """Read a number off each of INPUTS with MODEL.
+
+    INPUTS are image files, folders (searched for images), glob patterns, video files, - (a list of
+    paths on standard input), or one camera (camera:0) or stream (rtsp://...).
+
+    Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model, 130 interrupted.
+    """
+    # Pillow's half-way mark to what it refuses; a camera of 108 megapixels is beyond it
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with exit_on_error():
+        kind = kind or default_format(output)
+        code = run(model, inputs, RunOptions(output=output, kind=kind, **options))
+    sys.exit(code)
+
+
+def default_format(output: Path | None) -> Format:
+    """Choose a format by the output's suffix, else by where stdout goes."""
+    if output is not None:
+        if (suffix := output.suffix.lower()) not in _BY_SUFFIX:
+            raise UsageError(
+                f"{output}: cannot tell the format from this name; use .json, .jsonl, .csv or "
+                ".parquet, "
+                "or give --format."
+            )
+        return _BY_SUFFIX[suffix]
+    # None: closed by the caller, which `RunOptions.check` refuses
+    return "table" if sys.stdout is not None and sys.stdout.isatty() else "jsonl"

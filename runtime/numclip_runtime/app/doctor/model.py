@@ -1,0 +1,149 @@
+"""Can this machine run this model, and if not, which command helps."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from numclip_runtime.backends.tensorrt.checks import (
+    NAMES,
+    built_by,
+    choose_module,
+    fits_gpu,
+    fits_version,
+    rebuild,
+    targets,
+)
+from numclip_runtime.cuda.probe import CudaDriver
+from numclip_runtime.errors import MissingDependencyError, NumclipError
+from numclip_runtime.metadata import ModelMetadata
+from numclip_runtime.model_file import PLAN_SUFFIXES, check_model_path
+from numclip_runtime.plan import PlanInfo, read_plan_metadata
+from numclip_runtime.predictor import load
+
+
+@dataclass
+class ModelCheck:
+    """What is known of a model file, and what stands in its way."""
+
+    path: str
+    facts: dict[str, str] = field(default_factory=dict)  # shown line by line
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # it runs, but not as one would expect
+    advice: list[str] = field(default_factory=list)  # commands and sentences that help
+
+
+def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriver) -> ModelCheck:
+    """Open a model and read a grey image with it, as far as this machine lets us.
+
+    Args:
+        path: `.onnx` or `.plan` file.
+        packages: See `installed_packages`.
+        driver: See `probe_cuda`.
+
+    Raises:
+        ModelError: if there is no such file, or it is of another kind.
+    """
+    check_model_path(path)
+    check = ModelCheck(str(path))
+    try:
+        if path.suffix in PLAN_SUFFIXES:
+            info = read_plan_metadata(path)
+            check.facts |= _facts(info.metadata)
+            check_plan(check, info, packages, driver)
+        if not check.problems:
+            with load(path) as predictor:
+                side = predictor.metadata.preprocessing.crop
+                grey = np.full((side, side, 3), 128, np.uint8)
+                value = predictor.predict(grey).value
+                check.facts |= _facts(predictor.metadata)
+                backend = predictor.backend
+                check.facts["runs with"] = f"{backend.name}, {backend.provider}"
+                unit = predictor.metadata.task.unit
+                check.facts["a grey image"] = f"reads {value:.6g} {unit}".rstrip()
+                check.notes += backend.notes
+    except MissingDependencyError as error:
+        check.problems.append(str(error).partition("; install it with")[0] + ".")
+        check.advice.append(backend_command(driver))
+        if packages.get("openvino") and path.suffix == ".onnx":
+            check.advice.append(f"numclip-run --backend openvino {path} IMAGES  (as it is)")
+    except NumclipError as error:  # most say the way out themselves
+        check.problems.append(str(error))
+        if "that onnxruntime can load" in str(error):
+            check.advice.append("Copy the file again, or export it again with numclip-export.")
+    except Exception as error:  # a kernel that this machine lacks, no memory
+        check.problems.append(f"{path}: opened, but it does not run ({error}).")
+    return check
+
+
+def check_plan(
+    check: ModelCheck, info: PlanInfo, packages: Mapping[str, str | None], driver: CudaDriver
+) -> None:
+    """Compare what a plan needs with what is here, without touching TensorRT."""
+    facts, name = info.engine, NAMES[info.builder]
+    found = packages.get(choose_module(info))
+    later = " or later" if "version-compatible" in facts.flags else ""
+    check.facts["needs"] = f"{name} {built_by(info)}{later}; found {found or 'none'}"
+    here = ", ".join(f"{gpu.name} {gpu.compute_capability / 10:.1f}" for gpu in driver.devices)
+    check.facts["built for"] = f"compute capability {targets(info)}; found {here or 'no GPU'}"
+    check.facts["batch"] = f"{facts.min_batch} to {facts.max_batch}, best at {facts.opt_batch}"
+
+    path = Path(check.path)
+    if driver.problem is not None:
+        onnx = path.with_suffix(".onnx")
+        check.problems.append(f"A plan runs on an NVIDIA GPU only, and here is {driver.problem}.")
+        where = "Run" if onnx.exists() else "Copy here and run"
+        check.advice.append(f"{where} the ONNX file it was built from: numclip-run {onnx} IMAGES")
+    elif found is None:
+        check.problems.append(f"{name} is not installed.")
+        check.advice.append(_install(path, rtx=info.builder == "tensorrt-rtx"))
+    else:
+        capability = driver.devices[0].compute_capability  # CUDA's first is the one that runs
+        again = rebuild(path, info, capability)
+        if not fits_gpu(info, capability):
+            check.problems.append(f"It was built for other GPUs than {driver.devices[0].name}.")
+            check.advice.append(f"Build it for this GPU: {again}")
+        elif not fits_version(info, found):
+            check.problems.append(f"It was built by another version of {name}.")
+            check.advice.append(f"Build it with the version installed here: {again}")
+
+
+def backend_command(driver: CudaDriver) -> str:
+    """Return the command that installs the inference backend for this machine."""
+    return f"pip install 'numclip[{'gpu' if driver.devices and is_x86() else 'cpu'}]'"
+
+
+def is_x86() -> bool:
+    """Tell whether packages for GPUs are on the package index: those for ARM are JetPack's."""
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+def _install(path: Path, *, rtx: bool) -> str:
+    if is_x86():
+        return f"pip install 'numclip[{'rtx' if rtx else 'tensorrt'}]'"
+    if rtx:
+        onnx = path.with_suffix(".onnx").name
+        return (
+            "There is no package of it for ARM; build the plan with JetPack's TensorRT: "
+            f"numclip-export --onnx {onnx} --target tensorrt"
+        )
+    return (
+        "python3 -m venv --system-site-packages VENV  "
+        "(TensorRT comes with JetPack: sudo apt install nvidia-jetpack)"
+    )
+
+
+def _facts(metadata: ModelMetadata) -> dict[str, str]:
+    task, side = metadata.task, metadata.preprocessing.crop
+    unit = f" {task.unit}" if task.unit else ""
+    low, high = (edge + task.label_offset for edge in (task.bin_edges[0], task.bin_edges[-1]))
+    return {
+        "task": f"{task.name}, {low:g} to {high:g}{unit} in {task.num_bins} bins",
+        "precision": metadata.precision,
+        "input": f"RGB, {side} x {side}",
+        "intervals": "yes" if metadata.calibration else "no (not calibrated)",
+    }

@@ -1,0 +1,119 @@
+"""The inputs of `numclip-run`: files, folders, patterns, lists, videos, cameras as one sequence."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path, PurePath
+
+from PIL import Image
+
+from numclip_runtime.app.background_reader import Feed
+from numclip_runtime.app.path_list import read_paths, standard_input
+from numclip_runtime.app.video import Every, frames_of, import_av, is_live, is_video
+from numclip_runtime.errors import ImageError, MissingDependencyError, UsageError
+from numclip_runtime.files import find_images
+
+LIST = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture to read, which becomes one record."""
+
+    path: str  # of the image or video, as in the record
+    name: str  # relative path without "..", for files made from it
+    image: Image.Image | None = None  # a video's frame; None: the file is the image
+    frame: int | None = None  # index in the video
+    time_s: float | None = None  # since the video's first frame
+    error: ImageError | None = None  # why there is no picture
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Items in bursts, each of which can be read without waiting; see `Feed`."""
+
+    bursts: Iterator[Iterator[Item]]
+    total: int | None  # items, where that is known beforehand
+    close: Callable[[], None] = lambda: None
+
+
+def open_inputs(inputs: Sequence[str], *, every: Every | None = None, null: bool = False) -> Inputs:
+    """Expand what was given on the command line; lists, videos and cameras are read lazily.
+
+    Args:
+        inputs: Files, folders, patterns, "-" for a list on standard input; or one camera.
+        every: Which frames of videos are read; default: all.
+        null: The list's paths end with NUL.
+
+    Raises:
+        UsageError: see `find_images`; or if inputs cannot go together.
+        MissingDependencyError: if a video is among them and PyAV is not installed.
+    """
+    if any(map(is_live, inputs)):
+        if len(inputs) > 1:
+            raise UsageError("a camera or stream has no end: give it as the only input.")
+        import_av()
+        feed = Feed(
+            _pictures([Item(inputs[0], "frames")], every, live=True), capacity=1, newest_only=True
+        )
+        return Inputs(feed.bursts(), None, feed.close)
+    if list(inputs).count(LIST) > 1:
+        raise UsageError("-: standard input can be read once only.")
+    if null and LIST not in inputs:
+        raise UsageError("--null is about the list on standard input; give - as an input.")
+
+    parts = [_from_list(null) if item == LIST else list(_expand(item)) for item in inputs]
+    known = [item for part in parts if isinstance(part, list) for item in part]
+    videos = any(is_video(item.path) for item in known)
+    if videos:
+        import_av()
+    items = _pictures((item for part in parts for item in part), every)
+    if LIST not in inputs:
+        return Inputs(iter([items]), None if videos else len(known))
+    feed = Feed(items)
+    return Inputs(feed.bursts(), None, feed.close)
+
+
+def _expand(item: str) -> Iterator[Item]:
+    """Yield the files behind one input, each named by its path relative to what was given."""
+    base = Path(item)
+    if not os.path.isdir(item):  # noqa: PTH112 (pathlib raises on a name that is too long)
+        base = Path(*takewhile(lambda part: not glob.has_magic(part), base.parts[:-1]))
+    closed: dict[str, ImageError] = {}
+
+    def unreadable(error: OSError) -> None:
+        path = str(error.filename)
+        closed[path] = ImageError(f"{path}: cannot read this folder ({error.strerror}).")
+
+    for path in find_images([item], unreadable):
+        name = _inside(os.path.relpath(path, base) if path else "")
+        yield Item(path, name, error=closed.get(path))
+
+
+def _from_list(null: bool) -> Iterator[Item]:
+    return (Item(path, _inside(path)) for path in read_paths(standard_input(), null=null))
+
+
+def _inside(path: str) -> str:
+    """Return a relative path that stays inside any folder it is put into."""
+    parts = PurePath(path).parts[1 if PurePath(path).anchor else 0 :]
+    return str(PurePath(*(part for part in parts if part != ".."))) if parts else "image"
+
+
+def _pictures(files: Iterable[Item], every: Every | None, *, live: bool = False) -> Iterator[Item]:
+    for item in files:
+        path, name = item.path, item.name
+        if item.error is not None or not (live or is_video(path)):
+            yield item
+            continue
+        try:
+            for frame in frames_of(path, every, live=live):
+                place = str(PurePath(name, f"frame-{frame.index:06d}"))
+                yield Item(path, place, frame.image, frame.index, frame.time_s)
+        # PyAV is checked beforehand, except for a list: there it is one failed record
+        except (ImageError, MissingDependencyError) as error:
+            yield Item(path, name, error=ImageError(str(error)))

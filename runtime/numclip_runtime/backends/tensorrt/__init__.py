@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX engines, through the NVIDIA driver and numpy alone."""
