@@ -15,7 +15,7 @@ demo: $(VENV)/.installed  ## make data, train, export, predict, measure: about 6
 	$(BIN)/python -m examples.quality.demo
 
 test: $(VENV)/.installed  ## all tests, on the CPU
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: $(VENV)/.installed  ## format, lint and types
 	$(BIN)/ruff format --check .
