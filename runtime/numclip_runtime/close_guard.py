@@ -1,48 +1,58 @@
-"""Work that must not outlive what it works on."""
+"""Closing what other threads may still use."""
 
 from __future__ import annotations
 
 import threading
-from types import TracebackType
+from collections.abc import Callable
 
 from numclip_runtime.errors import UsageError
 
 
-class Gate:
-    """Lets any number of threads in until it is closed; closing waits for those inside.
+class CloseGuard:
+    """A reader-writer lock: any number of threads are inside until it is closed, and none after.
 
-    Freeing a model under a running inference would crash the process, or leave its memory taken
+    Freeing a model under a running inference would crash the process, or leave its memory in use
     after `close` has returned.
 
     Args:
-        closed: What who comes too late is told.
+        message: Of the UsageError that is raised on entering after `close`.
     """
 
-    def __init__(self, closed: str) -> None:
-        self._message = closed
+    def __init__(self, message: str) -> None:
+        self._message = message
+        # Its lock is re-entrant: a signal handler may call `close` while its thread holds the lock.
         self._changed = threading.Condition()
-        self._inside = 0
-        self._closed = False
+        self._inside: list[int] = []  # identifiers of threads
+        self._free: Callable[[], None] | None = None  # set once it is closed
 
-    def close(self) -> None:
-        """Let nobody in any more, and wait until all are out; a second time is fine."""
+    def close(self, free: Callable[[], None]) -> None:
+        """Admit no more threads, wait for those inside, then free; idempotent if `free` is.
+
+        Called by a thread that is inside, as by a signal handler that interrupts a run, it returns
+        at once; the last thread that leaves then frees.
+
+        Args:
+            free: Frees what is guarded.
+        """
         with self._changed:
-            self._closed = True
-            self._changed.wait_for(lambda: self._inside == 0)
+            self._free = free
+            if threading.get_ident() not in self._inside:
+                self._changed.wait_for(lambda: not self._inside)
+                free()
 
     def __enter__(self) -> None:
         with self._changed:
-            if self._closed:
+            self._inside.append(threading.get_ident())  # first: a signal handler may close now
+            if self._free is not None:
+                self._leave()
                 raise UsageError(self._message)
-            self._inside += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._changed:
-            self._inside -= 1
-            if self._inside == 0:
-                self._changed.notify_all()
+            self._leave()
+
+    def _leave(self) -> None:
+        self._inside.remove(threading.get_ident())
+        if not self._inside and self._free is not None:
+            self._free()
+            self._changed.notify_all()

@@ -1,12 +1,13 @@
-"""The file of a model: its kind, its metadata, and whether it is still the same file."""
+"""The file of a model: its kind, its metadata, its SHA-256, and whether it is still the same."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TypeAlias
 
-from numclip_runtime.errors import ModelError
+from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.files import sha256
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.onnx_file import read_onnx_metadata
@@ -51,6 +52,43 @@ def check_model_path(model: Path) -> None:
             " Export it with `numclip-export --ckpt`." if model.suffix in (".pt", ".ckpt") else ""
         )
         raise ModelError(f"{model}: unknown kind of model, expected a .onnx or .plan file.{hint}")
+
+
+def pin_beside(path: Path) -> str | None:
+    """Return the digest in `<path>.sha256`, a file as `sha256sum` writes it; None: no such file.
+
+    Raises:
+        UsageError: if the file cannot be read.
+    """
+    beside = path.with_name(f"{path.name}.sha256")
+    if not beside.exists():
+        return None
+    try:
+        return beside.read_text("utf-8").split(maxsplit=1)[0]  # "<digest>  <name>"
+    except (OSError, UnicodeDecodeError, IndexError):
+        raise UsageError(f"{beside}: cannot read a SHA-256 from it.") from None
+
+
+def check_sha256(path: Path, found: str, pinned: str, source: str = "the given SHA-256") -> None:
+    """Compare a file's digest with the pinned one.
+
+    Args:
+        path: Named in errors.
+        found: The file's SHA-256, hexadecimal.
+        pinned: The expected SHA-256, hexadecimal.
+        source: Origin of the expected one, named in errors.
+
+    Raises:
+        UsageError: if `pinned` is not a SHA-256.
+        ModelError: if they differ.
+    """
+    if re.fullmatch(r"[0-9a-fA-F]{64}", pinned) is None:
+        raise UsageError(f"{source}: {pinned!r} is not a SHA-256, which has 64 hexadecimal digits.")
+    if found != pinned.lower():
+        raise ModelError(
+            f"{path}: its SHA-256 is {found}, but {source} says {pinned.lower()}; it was not "
+            "loaded. Copy it again from where you trust it, or build it again."
+        )
 
 
 class ModelFile:

@@ -186,7 +186,7 @@ def test_interrupt_while_the_model_loads(
     def interrupted(*_: object, **__: object) -> Predictor:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("numclip_runtime.app.run.load", interrupted)
+    monkeypatch.setattr(Predictor, "open", interrupted)
     result = invoke(tiny, photos, "-o", tmp_path / "out.json")
     assert (result.exit_code, result.output) == (130, "Interrupted.\n")
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]

@@ -108,6 +108,7 @@ def test_missing_onnxruntime(tmp_path: Path, tiny: Path, openvino: str | None) -
     paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
         "import numclip_runtime.app.doctor.command as command\n"
         f"found = {{**command.installed_packages(), 'openvino': {openvino!r}}}\n"
         "command.installed_packages = lambda: found\n"

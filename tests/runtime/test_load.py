@@ -17,7 +17,7 @@ def test_threads_change_nothing(tiny: Path) -> None:
         assert default.backend.name == "onnxruntime"
         assert default.backend.provider == "CPUExecutionProvider"
         assert default.metadata.task.name == "brightness"
-    two.close()  # a second time is fine
+    two.close()  # idempotent
     with pytest.raises(UsageError, match="threads must be at least 1, got 0"):
         load(tiny, threads=0)
 

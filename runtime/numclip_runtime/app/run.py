@@ -24,10 +24,11 @@ from numclip_runtime.app.progress import Progress, summary
 from numclip_runtime.app.records import Record, RecordWriter, place_of, record_of
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import is_live
+from numclip_runtime.backends import OpenOptions
 from numclip_runtime.errors import ImageError, NumclipError, UsageError
 from numclip_runtime.files import WholeWrites, atomic_path, naming
 from numclip_runtime.pipeline import StreamPlan, plan_stream
-from numclip_runtime.predictor import Prediction, Predictor, load
+from numclip_runtime.predictor import Prediction, Predictor
 from numclip_runtime.preprocess import ImageLike
 
 Result: TypeAlias = Prediction | ImageError
@@ -51,19 +52,19 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     source = open_inputs(inputs, every=options.every, null=options.null)
     # One at a time: a single picture, or a camera's newest
     single = source.total == 1 or any(map(is_live, inputs))
+    opening = OpenOptions(
+        threads=options.threads,
+        device=options.device,
+        backend=options.backend,
+        sha256=options.sha256,
+        require_gpu=options.require_gpu,
+        fast_decode=options.fast_decode,
+        optimize_for="latency" if single else "throughput",
+    )
     with (
         Interrupt() as interrupt,
         closing(source),
-        load(
-            model,
-            threads=options.threads,
-            device=options.device,
-            backend=options.backend,
-            sha256=options.sha256,
-            require_gpu=options.require_gpu,
-            fast_decode=options.fast_decode,
-            optimize_for="latency" if single else "throughput",
-        ) as predictor,
+        Predictor.open(model, opening) as predictor,
     ):
         backend = predictor.backend
         if options.talkative:

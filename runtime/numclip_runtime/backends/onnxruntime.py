@@ -1,62 +1,61 @@
-"""ONNX Runtime backend."""
+"""ONNX Runtime backend, and its choice of an execution provider."""
 
 from __future__ import annotations
 
+import io
 import os
 import platform
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from numclip_runtime.backends.huge_pages import LargePages
-from numclip_runtime.backends.onnx_weights import MappedModel
-from numclip_runtime.backends.onnxruntime_providers import (
-    CPU_PROVIDER,
-    load_cuda_packages,
-    why_not,
-    with_fallbacks,
-)
+from numclip_runtime.backends import DEFAULTS, OpenOptions
+from numclip_runtime.backends.huge_pages import HugePages
 from numclip_runtime.cuda.probe import LIBRARY, CudaDriver, probe_cuda
 from numclip_runtime.errors import (
     GpuError,
     GpuRequiredError,
-    MissingDependencyError,
     ModelError,
     UsageError,
     first_line,
+    import_extra,
 )
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
-from numclip_runtime.onnx_file import metadata_of, no_metadata
+from numclip_runtime.onnx_file import MappedModel, metadata_of, no_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
 from numclip_runtime.system import usable_cores
 
-if TYPE_CHECKING:
-    from numclip_runtime.backends import DeviceKind, OptimizeFor
-
-# One run uploads and downloads while another computes; a third would only wait, and hold memory.
+# One run uploads and downloads while another computes; a third would only wait, and use memory.
 GPU_LANES = 2
+CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
+GPU_PROVIDERS: dict[str | None, str] = {
+    "onnxruntime-tensorrt": "TensorrtExecutionProvider",
+    "onnxruntime-rtx": "NvTensorRTRTXExecutionProvider",
+}
+# By default CUDA rounds float32 factors to 10 bits (TF32), which exp(logit_scale) of about 100 in
+# the head amplifies; engines are built without it for the same reason.
+PROVIDER_OPTIONS: dict[str, dict[str, str]] = {CUDA_PROVIDER: {"use_tf32": "0"}}
 
 
 class OnnxRuntimeBackend:
     """Run an ONNX file with onnxruntime, on the CPU or a GPU.
 
-    onnxruntime goes to the CPU where it cannot use a GPU, and says so in its log at most. Here
-    `provider` is what the opened session reports, and `notes` say why it is not what was asked for.
-    GPU providers are not verified on hardware.
+    onnxruntime goes to the CPU if it cannot use a GPU, and reports that in its log at most. Here
+    `provider` is the one that the opened session reports, and `notes` explain why it is not the one
+    that was requested. GPU providers are not verified on hardware.
+
+    Optimised for latency, onnxruntime chooses the threads on the CPU (all cores); for throughput an
+    inference has one thread, and as many run at a time as there are cores.
 
     Args:
         model: Path of a file that numclip exported.
-        threads: Threads inside one inference; None: as `optimize_for` says.
-        device: "auto" takes a GPU where it can be used; that there is none is then no note.
-        provider: Of the GPU.
-        require_gpu: Raise where it would run on the CPU.
-        optimize_for: On the CPU: "latency" leaves onnxruntime's choice (all cores), "throughput" is
-            one thread and as many runs at a time as there are cores.
+        options: All but `sha256` and `fast_decode` are used.
         library: The NVIDIA driver's library.
 
     Raises:
         MissingDependencyError: if onnxruntime is not installed.
-        ModelError: if the file is no ONNX model, or not one that numclip exported.
+        ModelError: if the file is not an ONNX model, or not one that numclip exported.
         GpuRequiredError: if a GPU is required and cannot be used.
     """
 
@@ -64,26 +63,13 @@ class OnnxRuntimeBackend:
     max_batch: int | None = None
 
     def __init__(
-        self,
-        model: Path,
-        *,
-        threads: int | None = None,
-        device: DeviceKind = "auto",
-        provider: str = "CUDAExecutionProvider",
-        require_gpu: bool = False,
-        optimize_for: OptimizeFor = "latency",
-        library: str = LIBRARY,
+        self, model: Path, options: OpenOptions = DEFAULTS, *, library: str = LIBRARY
     ) -> None:
-        try:
-            import onnxruntime as ort
-        except ImportError:
-            raise MissingDependencyError(
-                "onnxruntime is not installed; install it with: pip install 'numclip[cpu]'"
-            ) from None
+        ort = import_extra("cpu", "onnxruntime")
         if os.environ.get("ORT_DISABLE_TELEMETRY") != "0":
-            ort.disable_telemetry_events()  # on Windows, which does not heed the variable
+            ort.disable_telemetry_events()  # on Windows, where the variable has no effect
         self._source, self._ort = str(model), ort
-        self.threads = threads
+        self.threads = options.threads
         self.notes: list[str] = []
         metadata = metadata_of(model)
         # With it, a float16 ViT of 2 blocks or more crashes the process (1.23 to 1.32, x86).
@@ -94,21 +80,25 @@ class OnnxRuntimeBackend:
         self._without_kleidiai = int8 and platform.machine().lower() in ("aarch64", "arm64")
         self._optimized_by = None if metadata is None else metadata.optimized_by
         self._spin = True
-        self._pages: LargePages | None = None  # on the CPU
+        self._pages: HugePages | None = None  # on the CPU
+        device, provider = options.device, GPU_PROVIDERS.get(options.backend, CUDA_PROVIDER)
+        if device == "auto" and options.backend in GPU_PROVIDERS:
+            device = "cuda"
         driver = CudaDriver(problem="not asked for") if device == "cpu" else probe_cuda(library)
         problem = why_not(provider, ort.get_available_providers(), driver)
         if problem is None:
             problem = self._open_on_gpu(provider)
         if problem is not None:
-            if require_gpu:
+            if options.require_gpu:
                 raise GpuRequiredError(f"{model}: a GPU is required, and not used: {problem}.")
             if device == "cuda" or (device == "auto" and driver.problem is None):
                 self.notes.append(f"{model}: runs on the CPU: {problem}.")
-            self.threads = _threads_per_run(threads, throughput=optimize_for == "throughput")
-            # Threads that wait for work spin, and take the time of those that decode: 2 of them
-            # beside 2 workers give 37 images/s instead of 47. One inference alone is faster so.
-            self._spin = optimize_for == "latency"
-            self._pages = LargePages()
+            throughput = options.optimize_for == "throughput"
+            self.threads = _threads_per_run(options.threads, throughput=throughput)
+            # Threads that wait for work spin, and take time from those that decode: 2 of them
+            # beside 2 workers give 37 images/s instead of 47. A single inference is faster so.
+            self._spin = not throughput
+            self._pages = HugePages()
             try:
                 self._session = self._open_on_cpu(model)
             except Exception as error:  # onnxruntime's own exception types share no base class
@@ -228,3 +218,39 @@ def _threads_per_run(threads: int | None, *, throughput: bool) -> int | None:
         return threads or 1
     cores = usable_cores()
     return None if cores == os.cpu_count() else cores
+
+
+def why_not(provider: str, available: Sequence[str], driver: CudaDriver) -> str | None:
+    """Return why a GPU's provider cannot be asked for; None if it can.
+
+    Args:
+        provider: Its name in onnxruntime.
+        available: What onnxruntime was built with. It says nothing about this machine: a build
+            for GPUs lists CUDA where no driver is.
+        driver: What `probe_cuda` says.
+    """
+    if driver.problem is not None:
+        return driver.problem
+    if provider in available:
+        return None
+    hint = (
+        "it is a plug-in, which numclip does not load; run a plan of --target tensorrt-rtx"
+        if provider == GPU_PROVIDERS["onnxruntime-rtx"]
+        else "put onnxruntime-gpu in its place: pip uninstall onnxruntime, then pip install "
+        "'numclip[gpu]'"
+    )
+    return f"this onnxruntime was built without {provider}; {hint}"
+
+
+def with_fallbacks(provider: str | None) -> list[Any]:
+    """Return what a session asks for: the provider, and what takes the nodes it cannot run."""
+    names = dict.fromkeys([provider, CUDA_PROVIDER] if provider else [])
+    return [(name, PROVIDER_OPTIONS.get(name, {})) for name in names if name] + [CPU_PROVIDER]
+
+
+def load_cuda_packages(ort: Any) -> None:
+    """Load CUDA libraries that pip installed; where none are, the system's are found later."""
+    preload = getattr(ort, "preload_dlls", None)  # since 1.21
+    if preload is not None:
+        with redirect_stdout(io.StringIO()):  # it prints what it does not find
+            preload()

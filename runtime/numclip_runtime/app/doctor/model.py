@@ -67,11 +67,11 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
                 check.facts["a grey image"] = f"reads {value:.6g} {unit}".rstrip()
                 check.notes += backend.notes
     except MissingDependencyError as error:
-        check.problems.append(str(error).partition("; install it with")[0] + ".")
+        check.problems.append(str(error).partition("; install")[0] + ".")
         check.advice.append(backend_command(driver))
         if packages.get("openvino") and path.suffix == ".onnx":
             check.advice.append(f"numclip-run --backend openvino {path} IMAGES  (as it is)")
-    except NumclipError as error:  # most say the way out themselves
+    except NumclipError as error:  # most messages name the remedy
         check.problems.append(str(error))
         if "that onnxruntime can load" in str(error):
             check.advice.append("Copy the file again, or export it again with numclip-export.")

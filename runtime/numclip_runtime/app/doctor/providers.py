@@ -12,7 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from numclip_runtime.backends.onnxruntime_providers import load_cuda_packages
+from numclip_runtime.backends.onnxruntime import load_cuda_packages
 
 TIMEOUT_S = 60.0  # TensorRT's provider loads in 5 to 20 s on a cold disk
 

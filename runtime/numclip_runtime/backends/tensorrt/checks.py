@@ -10,10 +10,10 @@ import hashlib
 import re
 from pathlib import Path
 
-from numclip_runtime.backends.checksum import check_sha256, pin_beside
 from numclip_runtime.backends.tensorrt.module import Module, installed
 from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
 from numclip_runtime.errors import GpuRequiredError, ModelError
+from numclip_runtime.model_file import check_sha256, pin_beside
 from numclip_runtime.plan import Builder, PlanInfo
 
 AMPERE = 80
