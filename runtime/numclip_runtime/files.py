@@ -8,7 +8,6 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -170,37 +169,6 @@ def naming(path: Path) -> Iterator[None]:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
-
-
-class WholeWrites:
-    """A text file in UTF-8 of which each `write` is there in full, or not at all.
-
-    What a full disk has taken of a record is cut off again, so that those before it stay valid.
-
-    Args:
-        file: Unbuffered: a buffer would hold on to what could not be written.
-        path: Named in errors.
-    """
-
-    def __init__(self, file: FileIO, path: Path) -> None:
-        self._file, self._path = file, path
-
-    def write(self, text: str) -> int:
-        """Write a text; a path that is no UTF-8 becomes \\udcXX, which JSON reads back."""
-        content, start = text.encode("utf-8", "backslashreplace"), self._file.tell()
-        with naming(self._path):
-            try:
-                rest = memoryview(content)
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-            except OSError:
-                self._file.truncate(start)
-                self._file.seek(start)
-                raise
-        return len(text)
-
-    def flush(self) -> None:
-        """Do nothing: nothing is held back."""
 
 
 def sha256(path: Path) -> str:

@@ -19,7 +19,7 @@ from numclip_runtime.task import Task
 
 KEPT_SUFFIXES = frozenset((".jpg", ".jpeg", ".png"))  # other kinds become name.suffix.png
 SMALLEST = 12  # pixels of the small lines; below, text cannot be read
-SHARE = 1 / 26  # of the picture's mean side that a small line is high
+LINE_SHARE = 1 / 26  # of the picture's mean side that a small line is high
 # Tried for phrases that Pillow's own font, which is ASCII, has no glyphs for
 FONTS = ("DejaVuSans.ttf", "arial.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
 MISSING = "\U0010ffff"  # a character that no font has: its glyph is the "missing" box
@@ -110,7 +110,7 @@ def annotated(image: Image.Image, lines: list[str]) -> Image.Image:
     Where the text would cover more than half of the picture, or is wider than it, the copy is
     extended downwards (and to the right) instead.
     """
-    small = max(SMALLEST, round(SHARE * math.sqrt(image.width * image.height)))
+    small = max(SMALLEST, round(LINE_SHARE * math.sqrt(image.width * image.height)))
     box = _text_box(lines, small)
     # a very wide or high picture: shrink the text before giving up on drawing into it
     while small > SMALLEST and (box.width > image.width or 2 * box.height > image.height):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from types import TracebackType
 from typing import IO
 
 INTERVAL_S = 0.1  # between two updates of the line
@@ -51,12 +50,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.clear()
 
 

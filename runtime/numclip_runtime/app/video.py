@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from numclip_runtime.errors import ImageError, MissingDependencyError, UsageError
+from numclip_runtime.errors import ImageError, UsageError, import_extra
 
 # A file with one of these suffixes is read as a video; folders are searched for images only.
 VIDEO_SUFFIXES = frozenset(
@@ -78,18 +78,12 @@ def is_live(item: str) -> bool:
 
 
 def import_av() -> Any:
-    """Import PyAV.
+    """Import PyAV, which videos and cameras need.
 
     Raises:
         MissingDependencyError: if it is not installed.
     """
-    try:
-        import av
-    except ImportError:
-        raise MissingDependencyError(
-            "videos and cameras need PyAV; install it with: pip install 'numclip[video]'"
-        ) from None
-    return av
+    return import_extra("video", "av")
 
 
 def frames_of(source: str, every: Every | None = None, *, live: bool = False) -> Iterator[Frame]:
