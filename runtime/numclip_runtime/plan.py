@@ -22,10 +22,10 @@ from numclip_runtime.onnx_file import no_metadata
 
 Builder = Literal["tensorrt", "tensorrt-rtx"]
 
-SCHEMA_VERSION = 1
+PLAN_SCHEMA_VERSION = 1
 NAME_LIMIT = 4095  # characters of a network's name: TensorRT's 4,096 count the closing zero
 # marker, form, length and CRC-32 of the payload; the payload follows
-NAME = re.compile(rb"numclip-plan/(\d+) (json|zlib85) (\d+) ([0-9a-f]{8}) ")
+_NAME = re.compile(rb"numclip-plan/(\d+) (json|zlib85) (\d+) ([0-9a-f]{8}) ")
 MARKER = b"numclip-plan/"
 # The first 4 bytes. "ftrt" is what trtexec --getPlanVersionOnly demands; "vtrt" is what
 # TensorRT-RTX 1.4 to 1.7 write. Both keep the version in bytes 24 to 27.
@@ -82,7 +82,7 @@ def encode_metadata(metadata: ModelMetadata, engine: EngineFacts) -> str:
     packed = base64.b85encode(zlib.compress(text.encode(), 9)).decode()
     for form, payload in (("json", text), ("zlib85", packed)):
         crc = zlib.crc32(payload.encode())
-        name = f"{MARKER.decode()}{SCHEMA_VERSION} {form} {len(payload)} {crc:08x} {payload}"
+        name = f"{MARKER.decode()}{PLAN_SCHEMA_VERSION} {form} {len(payload)} {crc:08x} {payload}"
         if len(name) <= NAME_LIMIT:
             return name
     raise UsageError(
@@ -152,13 +152,13 @@ def _find_name(content: mmap.mmap, path: Path) -> str:
     if start < 0:
         raise no_metadata(path, "build it with `numclip-export --onnx x.onnx --target tensorrt`")
     damaged = ModelError(f"{path}: its numclip metadata are damaged; copy or build it again.")
-    if (match := NAME.match(content, start)) is None:
+    if (match := _NAME.match(content, start)) is None:
         raise damaged
     schema, form, length, crc = match.groups()
-    if int(schema) != SCHEMA_VERSION:
+    if int(schema) != PLAN_SCHEMA_VERSION:
         raise ModelError(
             f"{path}: plan metadata schema {int(schema)} is unknown, this numclip reads schema "
-            f"{SCHEMA_VERSION}; update numclip or build the plan again."
+            f"{PLAN_SCHEMA_VERSION}; update numclip or build the plan again."
         )
     payload = content[match.end() : match.end() + int(length)]
     if zlib.crc32(payload) != int(crc, 16):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,8 @@ def test_model_that_can_run(tiny: Path) -> None:
     result = invoke("doctor", tiny)
     assert result.exit_code == 0
     assert result.stdout.endswith(f"\nThis machine can run {tiny}.\n")
-    rows = {line[:26].strip(): line[26:] for line in result.stdout.splitlines()}
+    lines = (re.split(" {2,}", line, maxsplit=1) for line in result.stdout.splitlines())
+    rows = {line[0]: line[-1] for line in lines}
     assert rows["task"] == "brightness, 0 to 30 points in 3 bins"
     assert rows["precision"] == "fp32"
     assert rows["input"] == "RGB, 8 x 8"

@@ -1,4 +1,4 @@
-"""Can this machine run this model, and if not, which command helps."""
+"""Whether this machine can run a model, and if not, the command that helps."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from numclip_runtime.predictor import load
 
 @dataclass
 class ModelCheck:
-    """What is known of a model file, and what stands in its way."""
+    """The facts about a model file, and the obstacles to running it."""
 
     path: str
     facts: dict[str, str] = field(default_factory=dict)  # shown line by line
     problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # it runs, but not as one would expect
+    notes: list[str] = field(default_factory=list)  # warnings, if it runs
     advice: list[str] = field(default_factory=list)  # commands and sentences that help
 
 
 def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriver) -> ModelCheck:
-    """Open a model and read a grey image with it, as far as this machine lets us.
+    """Open a model and read a grey image with it, as far as this machine can.
 
     Args:
         path: `.onnx` or `.plan` file.
@@ -83,7 +83,7 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
 def check_plan(
     check: ModelCheck, info: PlanInfo, packages: Mapping[str, str | None], driver: CudaDriver
 ) -> None:
-    """Compare what a plan needs with what is here, without touching TensorRT."""
+    """Compare the needs of a plan with this machine, without TensorRT."""
     facts, name = info.engine, NAMES[info.builder]
     found = packages.get(choose_module(info))
     later = " or later" if "version-compatible" in facts.flags else ""
@@ -118,7 +118,7 @@ def backend_command(driver: CudaDriver) -> str:
 
 
 def is_x86() -> bool:
-    """Tell whether packages for GPUs are on the package index: those for ARM are JetPack's."""
+    """Return whether the package index has GPU packages: those for ARM come with JetPack."""
     return platform.machine() in ("x86_64", "AMD64")
 
 

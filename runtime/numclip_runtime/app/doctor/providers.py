@@ -1,7 +1,7 @@
-"""Which of onnxruntime's providers really load, each tried in a process of its own.
+"""Try which of onnxruntime's providers load, each in a process of its own.
 
-`get_available_providers` lists what a build was compiled with. Whether the libraries of CUDA are
-there shows only in a session: onnxruntime falls back to the CPU without raising an error.
+`get_available_providers` lists the providers that a build was compiled with. Missing libraries of
+CUDA show only in a session: onnxruntime falls back to the CPU without raising an error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TINY_MODEL = (
 
 @dataclass(frozen=True)
 class ProviderCheck:
-    """What came of trying one provider."""
+    """The result of trying one provider."""
 
     name: str  # "CUDAExecutionProvider"
     problem: str | None  # None: it loads and computes
@@ -48,18 +48,18 @@ def check_providers() -> tuple[list[ProviderCheck], str | None]:
     """Try all providers of the installed onnxruntime.
 
     Returns:
-        The checks, and why there is none (None if there are some).
+        The checks, and the reason if there is none.
     """
     names, problem = _in_process("")
     if names is None:
         return [], problem
-    # Azure's sends inputs to a server, and "works" anywhere
+    # Azure's sends inputs to a server, and "works" everywhere
     here = [name for name in names if name != "AzureExecutionProvider"]
     return [ProviderCheck(name, _in_process(name)[1]) for name in here], None
 
 
 def _in_process(provider: str) -> tuple[list[str] | None, str | None]:
-    """Return the list that a process like `main` prints, or why it did not."""
+    """Return the list that a process of `print_providers` prints, or why it did not."""
     command = [sys.executable, "-m", __name__, provider]
     try:
         done = subprocess.run(
@@ -79,14 +79,14 @@ def _in_process(provider: str) -> tuple[list[str] | None, str | None]:
 
 
 def _last_words(stderr: str) -> str:
-    """Return the sentence of a process's errors that says most, without colours and places."""
+    """Return the most informative line of a process's errors, without colours and places."""
     lines = re.sub(r"\x1b\[[\d;]*m", "", stderr).strip().splitlines()
     missing = [line for line in lines if "cannot open shared object" in line or "No such" in line]
     line = (missing or lines or ["it gave no reason"])[-1]
     return line.rpartition("with error: ")[2].removeprefix("FAIL : ").strip()[:300]
 
 
-def main(provider: str) -> None:
+def print_providers(provider: str) -> None:
     """Print the names of all providers, or of those that a session with one of them has.
 
     Args:
@@ -98,7 +98,7 @@ def main(provider: str) -> None:
     if not provider:
         print(json.dumps(ort.get_available_providers()))
         return
-    load_cuda_packages(ort)  # as the backend does: they may be pip's
+    load_cuda_packages(ort)  # as the backend does: pip may have installed them
     session = ort.InferenceSession(TINY_MODEL, providers=[provider])
     (output,) = session.run(None, {"x": np.array([-1.0], np.float32)})
     assert output.tolist() == [0.0]
@@ -106,4 +106,4 @@ def main(provider: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    print_providers(sys.argv[1])
