@@ -32,7 +32,7 @@ class CloseGuard:
         at once; the last thread that leaves then frees.
 
         Args:
-            free: Frees what is guarded.
+            free: Frees the guarded object.
         """
         with self._changed:
             self._free = free

@@ -1,4 +1,4 @@
-"""The exception tree of numclip; each class is also the built-in exception one would expect."""
+"""The exception tree of numclip; each class is also a fitting built-in exception."""
 
 from typing import Any
 

@@ -12,15 +12,15 @@ from numclip_runtime.files import sha256
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.onnx_file import read_onnx_metadata
 
-# Device, inode, size, modified, changed (ns). The last one cannot be set by hand: a copy differs,
-# also one that keeps the original's time.
+# Device, inode, size, modified, changed (ns). The last one cannot be set by hand, so even a copy
+# with the original's time differs.
 Stamp: TypeAlias = tuple[int, int, int, int, int]
 
 PLAN_SUFFIXES = (".plan", ".engine")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
-    """Return what a model file says about itself, without loading the model.
+    """Return the metadata of a model file, without loading the model.
 
     Args:
         path: A `.onnx`, `.plan` or `.engine` file made by `numclip-export`.
@@ -87,7 +87,7 @@ def check_sha256(path: Path, found: str, pinned: str, source: str = "the given S
     if found != pinned.lower():
         raise ModelError(
             f"{path}: its SHA-256 is {found}, but {source} says {pinned.lower()}; it was not "
-            "loaded. Copy it again from where you trust it, or build it again."
+            "loaded. Copy it again from a trusted place, or build it again."
         )
 
 
@@ -95,11 +95,11 @@ class ModelFile:
     """A model file as it was when it was opened.
 
     The content decides: the file may have another time, or be on another machine. It is hashed only
-    where the stamp does not say that it is untouched.
+    if the stamp has changed.
 
     Args:
         path: Of the file; kept as an absolute path.
-        digest: Its SHA-256, hexadecimal, where that is known.
+        digest: Its SHA-256, hexadecimal, if known.
     """
 
     def __init__(self, path: Path, digest: str | None = None) -> None:
@@ -109,10 +109,10 @@ class ModelFile:
         self._stamp = _stamp(self.path)
 
     def pin(self) -> None:
-        """Make sure that the content is known, so that `check` works anywhere.
+        """Record the digest of the content, so that `check` works on any machine.
 
         Raises:
-            ModelError: if the file is not the one that was opened any more.
+            ModelError: if the file has been replaced or removed since it was opened.
         """
         if self._digest is not None:
             return
@@ -130,7 +130,7 @@ class ModelFile:
         """Refuse a file that is not the one that was pinned.
 
         Raises:
-            ModelError: if it is missing, or has another content.
+            ModelError: if it is missing, or has other content.
         """
         stamp = _stamp(self.path)
         if stamp is None:

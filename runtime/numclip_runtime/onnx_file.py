@@ -50,7 +50,7 @@ class Field(NamedTuple):
 
 @contextmanager
 def content_of(path: Path) -> Iterator[Buffer]:
-    """Yield a file's content: mapped, or read where a file system maps nothing."""
+    """Yield a file's content: mapped, or read if it cannot be mapped."""
     with path.open("rb") as file:
         try:
             mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
@@ -65,7 +65,7 @@ def fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
     """Yield the fields between two places.
 
     Raises:
-        ValueError: if there is something else.
+        ValueError: if there is anything else.
     """
     while start < end:
         tag, content = buffer[start], start + 1  # nearly all are below 128
@@ -119,9 +119,9 @@ def message(number: int, *parts: bytes) -> bytes:
 
 
 def metadata_of(model: Path) -> ModelMetadata | None:
-    """Return the metadata that numclip wrote into an ONNX file; None if there are none.
+    """Return the metadata that numclip wrote into an ONNX file, or None.
 
-    None is also the answer for a file that is no ONNX file: what opens it says so.
+    None is also returned for a file that is not an ONNX file: opening it reports that.
 
     Raises:
         ModelError: if they are damaged, or of a schema this version cannot read.
@@ -137,7 +137,7 @@ def read_onnx_metadata(model: Path) -> ModelMetadata:
     """Return the metadata that numclip wrote into an ONNX file.
 
     Raises:
-        ModelError: if the file is missing, no ONNX model, damaged, or not made by numclip.
+        ModelError: if the file is missing, not an ONNX model, damaged, or not made by numclip.
     """
     try:
         text = metadata_props(model).get(METADATA_KEY)
@@ -188,10 +188,10 @@ class MappedModel:
 
     def __init__(self, path: Path) -> None:
         real = path.resolve()
-        self.folder = str(real.parent)  # where onnxruntime looks for the weights
+        self.folder = str(real.parent)  # in which onnxruntime looks for the weights
         self._path = real
-        self.graph: bytes | None = None  # to open in place of the file; None: nothing is gained
-        if sys.platform != "linux":  # Windows lets nobody replace a file that is mapped
+        self.graph: bytes | None = None  # to open in place of the file; None: open the file
+        if sys.platform != "linux":  # Windows forbids replacing a mapped file
             return
         with real.open("rb") as file:
             self._identity = _identity(os.fstat(file.fileno()))

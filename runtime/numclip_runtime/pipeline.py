@@ -22,7 +22,7 @@ from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.preprocess import ImageLike, InputArray
 from numclip_runtime.system import usable_cores
 
-if TYPE_CHECKING:  # 5 ms of every start, for single images as well
+if TYPE_CHECKING:  # 5 ms of every start, even for single images
     from concurrent.futures import Future, ThreadPoolExecutor
 
 _T = TypeVar("_T")

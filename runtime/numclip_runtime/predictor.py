@@ -47,7 +47,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a predictor's model comes from, and how it is opened: all that a copy needs."""
+    """The file of a predictor's model and its options: a copy opens them again."""
 
     file: ModelFile
     options: OpenOptions

@@ -254,7 +254,7 @@ def test_threads_get_their_own_results(open_plan: Opener, predictor: Predictor) 
         ),
         ({"starts": False}, GpuError, r"cannot start \(pybind11.* returned nullptr\)"),
         ({"executions": 0}, GpuError, r"no memory for another execution context \(out of memory\)"),
-        ({"input_type": DataType.HALF}, ModelError, "not have what its metadata say .*another typ"),
+        ({"input_type": DataType.HALF}, ModelError, "not match its metadata .*another typ"),
         ({"input_type": DataType.UINT8}, ModelError, r"'uint8 \(1, 8, 8, 3\) to \(8, 8, 8, 3\)'"),
         ({"batches": (1, 9)}, ModelError, r"float32 \(1, 3, 8, 8\) to \(9, 3, 8, 8\)"),
         ({"crop": 9}, ModelError, r"float32 \(1, 3, 9, 9\)"),

@@ -56,7 +56,7 @@ class _RunOrDoctor(click.Command):
 @click.command(
     cls=_RunOrDoctor,
     context_settings=SETTINGS,
-    epilog="`numclip-run doctor [MODEL]` says what this machine has, and whether MODEL can run.",
+    epilog="`numclip-run doctor [MODEL]` reports on this machine, and whether it can run MODEL.",
 )
 @click.argument("model", type=FILE)
 @click.argument("inputs", nargs=-1, required=True)
@@ -92,7 +92,7 @@ class _RunOrDoctor(click.Command):
 @click.option(
     "--fast-decode",
     is_flag=True,
-    help="Decode large JPEGs at 1/2 to 1/8 size; how far that moved the value is said at the end.",
+    help="Decode large JPEGs at 1/2 to 1/8 size; the effect on the value is printed at the end.",
 )
 @click.option(
     "--device",
@@ -109,7 +109,7 @@ class _RunOrDoctor(click.Command):
 @click.option("--require-gpu", is_flag=True, help="Refuse to run on the CPU.")
 @click.option("--sha256", help="Refuse a model file with another SHA-256.")
 @click.option(
-    "-v", "--verbose", is_flag=True, help="Say what runs the model and how fast, on stderr."
+    "-v", "--verbose", is_flag=True, help="Print to stderr what runs the model and how fast."
 )
 @click.version_option(__version__)
 def main(

@@ -22,7 +22,7 @@ from numclip_runtime.task import Task
 
 SIDE = 144  # CSS pixels of a thumbnail's longest side; larger images are stored at twice that
 NARROWEST, DIGIT = 150, 7  # CSS pixels of the bars on a telephone, and of a digit under them
-MANY_BINS = 24  # from here on, bars touch each other, and the highest fills the height
+MANY_BINS = 24  # from this number on, bars touch each other, and the highest fills the height
 
 
 def card(
@@ -85,7 +85,9 @@ def thumbnail(path: str | os.PathLike[str], image: Image.Image | None = None) ->
         return "no preview"
     buffer = io.BytesIO()
     longest = max(image.size)
-    if longest <= SIDE:  # small images: every pixel counts, so lossless and by a whole factor
+    if (
+        longest <= SIDE
+    ):  # every pixel of a small image counts: lossless, and scaled by a whole factor
         zoom: float = SIDE // longest
         width, height = image.width, image.height
         image.save(buffer, "PNG")
@@ -105,14 +107,14 @@ def thumbnail(path: str | os.PathLike[str], image: Image.Image | None = None) ->
 
 
 def _load_small(path: str | os.PathLike[str]) -> Image.Image:
-    """Decode a file; a JPEG at down to an eighth of its size, several times as fast.
+    """Decode a file; a JPEG at down to an eighth of its size, which is several times faster.
 
     Raises:
         ImageError: if it cannot be read.
     """
     try:
         with Image.open(path) as image:
-            image.draft(None, (4 * SIDE, 4 * SIDE))  # twice what is stored: no less sharp
+            image.draft(None, (4 * SIDE, 4 * SIDE))  # twice the stored size: not less sharp
             return load_rgb(image)
     except ImageError:
         raise
@@ -157,7 +159,7 @@ def _axis(prediction: Prediction, label: float | None, task: Task) -> str:
 
 
 def _ticks(task: Task) -> str:
-    """Return the bin edges as labels, all if they fit: bars of equal width are no linear scale.
+    """Return the bin edges as labels, all if they fit: bars of equal width are not a linear scale.
 
     With the two ends only, 25 years, in the middle of five bars, would look like half of 100.
     """
@@ -194,8 +196,8 @@ def bins_panel(task: Task, found: Sequence[int], true: Sequence[int] | None) -> 
 
     Args:
         task: The bins.
-        found: Images predicted to be in each bin.
-        true: Images labelled as in each bin; None: there are no labels.
+        found: Number of images predicted in each bin.
+        true: Number of images labelled in each bin; None: there are no labels.
     """
     edges, rows = edges_of(task), []
     for i, phrase in enumerate(task.phrases):

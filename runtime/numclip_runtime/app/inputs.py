@@ -1,4 +1,4 @@
-"""The inputs of `numclip-run`: files, folders, patterns, lists, videos, cameras as one sequence."""
+"""The inputs of `numclip-run` as one sequence: files, folders, patterns, lists, videos, cameras."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class OnnxRuntimeBackend:
     def _open_on_cpu(self, model: Path) -> Any:
         mapped = MappedModel(model)
         if mapped.graph is not None:
-            with suppress(Exception):  # what is wrong with it is said below
+            with suppress(Exception):  # a broken model is reported below
                 session = self._open(None, mapped)
                 if mapped.unchanged():
                     return session
@@ -135,8 +135,10 @@ class OnnxRuntimeBackend:
 
     def _open(self, provider: str | None, mapped: MappedModel | None = None) -> Any:
         options = self._ort.SessionOptions()
-        options.log_severity_level = 3  # errors only: they are raised as well
-        if self._optimized_by is not None:  # the second time takes 20 ms of 100, and finds nothing
+        options.log_severity_level = 3  # errors only, which are also raised
+        if (
+            self._optimized_by is not None
+        ):  # optimising again takes 20 ms of 100, and changes nothing
             options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
@@ -155,11 +157,11 @@ class OnnxRuntimeBackend:
             options,
             providers=with_fallbacks(provider),
             disabled_optimizers=self._disabled,
-            enable_fallback=0,  # else it goes to the CPU by itself, and prints to stdout
+            enable_fallback=0,  # else it moves to the CPU by itself, and prints to stdout
         )
 
     def _open_on_gpu(self, provider: str) -> str | None:
-        """Open the session on a GPU; return why that failed."""
+        """Open the session on a GPU; return the reason if that failed."""
         try:
             load_cuda_packages(self._ort)
             self._session = self._open(provider)
@@ -204,15 +206,15 @@ class OnnxRuntimeBackend:
 
 
 def _threads_per_run(threads: int | None, *, throughput: bool) -> int | None:
-    """Return how many threads onnxruntime gets for one inference on the CPU.
+    """Return the number of onnxruntime's threads for one inference on the CPU.
 
     Args:
         threads: The user's choice.
-        throughput: One, so that as many run at a time as there are cores; else all.
+        throughput: One thread, so that as many inferences run as there are cores; else all cores.
 
     Returns:
-        None where onnxruntime may choose. It takes the machine's cores, whatever this process may
-        use of them, so where these are fewer it is told.
+        None if onnxruntime may choose. It chooses all cores of the machine, so it needs the number
+        if this process may use fewer.
     """
     if threads is not None or throughput:
         return threads or 1
@@ -221,13 +223,13 @@ def _threads_per_run(threads: int | None, *, throughput: bool) -> int | None:
 
 
 def why_not(provider: str, available: Sequence[str], driver: CudaDriver) -> str | None:
-    """Return why a GPU's provider cannot be asked for; None if it can.
+    """Return the reason why a GPU's provider cannot be requested; None if it can.
 
     Args:
         provider: Its name in onnxruntime.
-        available: What onnxruntime was built with. It says nothing about this machine: a build
-            for GPUs lists CUDA where no driver is.
-        driver: What `probe_cuda` says.
+        available: Providers of onnxruntime's build, which says nothing about this machine: a build
+            for GPUs lists CUDA without a driver.
+        driver: See `probe_cuda`.
     """
     if driver.problem is not None:
         return driver.problem
@@ -243,14 +245,14 @@ def why_not(provider: str, available: Sequence[str], driver: CudaDriver) -> str 
 
 
 def with_fallbacks(provider: str | None) -> list[Any]:
-    """Return what a session asks for: the provider, and what takes the nodes it cannot run."""
+    """Return the providers of a session: the wanted one, and others for nodes it cannot run."""
     names = dict.fromkeys([provider, CUDA_PROVIDER] if provider else [])
     return [(name, PROVIDER_OPTIONS.get(name, {})) for name in names if name] + [CPU_PROVIDER]
 
 
 def load_cuda_packages(ort: Any) -> None:
-    """Load CUDA libraries that pip installed; where none are, the system's are found later."""
+    """Load CUDA libraries that pip installed; without them, the system's are found later."""
     preload = getattr(ort, "preload_dlls", None)  # since 1.21
     if preload is not None:
-        with redirect_stdout(io.StringIO()):  # it prints what it does not find
+        with redirect_stdout(io.StringIO()):  # it prints the names of missing libraries
             preload()

@@ -1,4 +1,4 @@
-"""Keep a library's hands off the stack that this thread's signal handlers run on."""
+"""Protect the stack on which this thread's signal handlers run from a library."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def signal_stack_kept() -> Iterator[None]:
-    """Give the calling thread the signal stack back that it had before (Linux).
+    """Restore the calling thread's signal stack at the end of the block (Linux).
 
     OpenVINO 2026.4 gives the thread that compiles a model a signal stack inside that model, and
-    puts back what it found when the model is freed. Freed by another thread, or not in the reverse
-    order of compiling, a thread was left with freed memory, and the next Ctrl-C was a SIGSEGV.
+    restores the former one when the model is freed. If another thread frees it, or in another
+    order, the first thread keeps a stack in freed memory, and the next Ctrl-C is a SIGSEGV.
     """
     if sys.platform != "linux":
         yield

@@ -123,7 +123,7 @@ def as_json(found: Diagnosis) -> str:
 @click.argument("model", type=FILE, required=False)
 @click.option("--json", "json_", is_flag=True, help="The same as JSON.")
 def doctor(model: Path | None, json_: bool) -> None:
-    """Say what this machine has, and whether it can run MODEL.
+    """Report on this machine, and whether it can run MODEL.
 
     Exit codes: 0 it can run MODEL (without MODEL: some model), 1 it cannot, 2 wrong use.
     """

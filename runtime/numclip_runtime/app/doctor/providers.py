@@ -13,27 +13,20 @@ import sys
 from dataclasses import dataclass
 
 from numclip_runtime.backends.onnxruntime import load_cuda_packages
+from numclip_runtime.onnx_file import message
 
 TIMEOUT_S = 60.0  # TensorRT's provider loads in 5 to 20 s on a cold disk
 
-# The smallest ONNX model: y = Relu(x), one float. Written by hand, since onnx is not installed;
-# a field is (number << 3 | kind), kind 0 an integer, kind 2 a length and so many bytes.
-_NODE = b"\x0a\x01x" + b"\x12\x01y" + b"\x22\x04Relu"  # input 1, output 2, op_type 4
-_FLOAT_1 = (  # TypeProto: tensor_type 1 {elem_type 1 = FLOAT, shape 2 {dim 1 {dim_value 1 = 1}}}
-    b"\x0a\x08" + b"\x08\x01" + b"\x12\x04" + b"\x0a\x02" + b"\x08\x01"
+# The smallest ONNX model, y = Relu(x) of one float, written without the onnx package
+_FLOAT = message(1, b"\x08\x01", message(2, message(1, b"\x08\x01")))  # TypeProto: float32, (1,)
+_NODE = message(1, message(1, b"x"), message(2, b"y"), message(4, b"Relu"))
+_X, _Y = (
+    message(number, message(1, name), message(2, _FLOAT))
+    for number, name in ((11, b"x"), (12, b"y"))
 )
-_X, _Y = (b"\x0a\x01" + name + b"\x12\x0a" + _FLOAT_1 for name in (b"x", b"y"))  # name 1, type 2
-_GRAPH = (
-    b"\x0a" + bytes([len(_NODE)]) + _NODE  # node 1
-    + b"\x12\x01g"  # name 2
-    + b"\x5a" + bytes([len(_X)]) + _X  # input 11
-    + b"\x62" + bytes([len(_Y)]) + _Y  # output 12
-)  # fmt: skip
-TINY_MODEL = (
-    b"\x08\x08"  # ir_version 1 = 8
-    + b"\x3a" + bytes([len(_GRAPH)]) + _GRAPH  # graph 7
-    + b"\x42\x02\x10\x0d"  # opset_import 8 {version 2 = 13}
-)  # fmt: skip
+TINY_MODEL = b"".join(
+    (b"\x08\x08", message(7, _NODE, message(2, b"g"), _X, _Y), message(8, b"\x10\x0d"))
+)  # ir_version 8, graph, opset 13
 
 
 @dataclass(frozen=True)

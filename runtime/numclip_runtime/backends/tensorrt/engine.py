@@ -140,6 +140,6 @@ class LoadedPlan:
                 n: found.get(n) for n in {*found, *expected} if found.get(n) != expected.get(n)
             }
             raise ModelError(
-                f"{self.source}: its engine does not have what its metadata say (found {wrong}); "
+                f"{self.source}: its engine does not match its metadata (found {wrong}); "
                 "build it again from the ONNX file."
             )
