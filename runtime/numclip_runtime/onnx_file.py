@@ -118,21 +118,6 @@ def message(number: int, *parts: bytes) -> bytes:
     return b"".join((encoded(number << 3 | LENGTH), encoded(sum(map(len, parts))), *parts))
 
 
-def metadata_of(model: Path) -> ModelMetadata | None:
-    """Return the metadata that numclip wrote into an ONNX file, or None.
-
-    None is also returned for a file that is not an ONNX file: opening it reports that.
-
-    Raises:
-        ModelError: if they are damaged, or of a schema this version cannot read.
-    """
-    try:
-        text = metadata_props(model).get(METADATA_KEY)
-    except ValueError:
-        return None
-    return None if text is None else ModelMetadata.from_json(text, source=str(model))
-
-
 def read_onnx_metadata(model: Path) -> ModelMetadata:
     """Return the metadata that numclip wrote into an ONNX file.
 

@@ -12,27 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from numclip_runtime.decode import Box, Decoded, ImageLike, decode, load_rgb
+from numclip_runtime.decode import Box, Decoded, decode
+from numclip_runtime.decode import ImageLike as ImageLike  # for code that works step by step
+from numclip_runtime.decode import load_rgb as load_rgb
 from numclip_runtime.errors import ImageError
 from numclip_runtime.metadata import ModelMetadata, Preprocessing
-
-# Includes names of `decode`, for code that turns an image into an input step by step
-__all__ = [
-    "FloatArray",
-    "ImageLike",
-    "InputArray",
-    "PixelArray",
-    "least_side",
-    "load_rgb",
-    "network_input",
-    "normalisation",
-    "normalise",
-    "pixels_of",
-    "preprocess",
-    "resize_and_crop",
-    "to_input",
-    "to_pixels",
-]
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 PixelArray: TypeAlias = npt.NDArray[np.uint8]

@@ -40,7 +40,7 @@ def assert_one_line(result: Result, message: str) -> None:
     [
         ("none.onnx", None, "none.onnx: no such file; export one with `numclip-export"),
         ("best.pt", b"PK", "best.pt: unknown kind of model, expected a"),
-        ("text.onnx", b"hello", "text.onnx: not a model that onnxruntime can load"),
+        ("text.onnx", b"hello", "text.onnx: not an ONNX model, or a damaged one"),
         ("empty.onnx", b"", "empty.onnx: "),
     ],
 )

@@ -85,9 +85,7 @@ def thumbnail(path: str | os.PathLike[str], image: Image.Image | None = None) ->
         return "no preview"
     buffer = io.BytesIO()
     longest = max(image.size)
-    if (
-        longest <= SIDE
-    ):  # every pixel of a small image counts: lossless, and scaled by a whole factor
+    if longest <= SIDE:  # every pixel of a small image counts: lossless, and a whole factor
         zoom: float = SIDE // longest
         width, height = image.width, image.height
         image.save(buffer, "PNG")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.console import visible
@@ -94,13 +94,6 @@ def open_writer(
             yield text
 
 
-class TextFile(Protocol):
-    """A text file, or `WholeWrites`."""
-
-    def write(self, text: str, /) -> int: ...  # noqa: D102
-    def flush(self) -> None: ...  # noqa: D102
-
-
 class RecordWriter:
     """Write records as text, valid after every record once it is closed.
 
@@ -112,7 +105,9 @@ class RecordWriter:
         intervals: Whether a table has a column for them.
     """
 
-    def __init__(self, kind: Format, file: TextFile, *, intervals: bool = False) -> None:
+    def __init__(
+        self, kind: Format, file: IO[str] | WholeWrites, *, intervals: bool = False
+    ) -> None:
         self.file = file
         self._intervals = intervals
         self._count = 0  # of records, and of the head

@@ -22,7 +22,7 @@ from numclip_runtime.errors import (
     import_extra,
 )
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
-from numclip_runtime.onnx_file import MappedModel, metadata_of, no_metadata
+from numclip_runtime.onnx_file import MappedModel, read_onnx_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
 from numclip_runtime.system import usable_cores
 
@@ -71,14 +71,12 @@ class OnnxRuntimeBackend:
         self._source, self._ort = str(model), ort
         self.threads = options.threads
         self.notes: list[str] = []
-        metadata = metadata_of(model)
+        self.metadata = metadata = read_onnx_metadata(model)
         # With it, a float16 ViT of 2 blocks or more crashes the process (1.23 to 1.32, x86).
-        half = metadata is not None and metadata.precision == "fp16"
-        self._disabled = ["NchwcTransformer"] if half else None
+        self._disabled = ["NchwcTransformer"] if metadata.precision == "fp16" else None
         # On ARM with SME (emulated) KleidiAI's INT8 kernels were wrong by 2.4 years of 101 (1.32)
-        int8 = metadata is not None and metadata.precision == "int8"
-        self._without_kleidiai = int8 and platform.machine().lower() in ("aarch64", "arm64")
-        self._optimized_by = None if metadata is None else metadata.optimized_by
+        arm = platform.machine().lower() in ("aarch64", "arm64")
+        self._without_kleidiai = arm and metadata.precision == "int8"
         self._spin = True
         self._pages: HugePages | None = None  # on the CPU
         device, provider = options.device, GPU_PROVIDERS.get(options.backend, CUDA_PROVIDER)
@@ -102,11 +100,9 @@ class OnnxRuntimeBackend:
             try:
                 self._session = self._open_on_cpu(model)
             except Exception as error:  # onnxruntime's own exception types share no base class
-                made = (
-                    f"; it was made for {self._optimized_by}, and here is {ort.__version__}"
-                    if self._optimized_by
-                    else ""
-                )
+                made = metadata.optimized_by or ""
+                if made:
+                    made = f"; it was made for {made}, and here is {ort.__version__}"
                 raise ModelError(
                     f"{model}: not a model that onnxruntime can load ({first_line(error)}){made}."
                 ) from None
@@ -115,9 +111,6 @@ class OnnxRuntimeBackend:
         self.device = "cpu" if problem is not None else driver.devices[0].name
         cores = usable_cores()
         self.lanes = max(1, cores // (self.threads or cores)) if self.device == "cpu" else GPU_LANES
-        if metadata is None:
-            raise no_metadata(model)
-        self.metadata = metadata
         names = {node.name for node in (*self._session.get_inputs(), *self._session.get_outputs())}
         if missing := {INPUT_NAME, VALUES_NAME, BIN_PROBS_NAME} - names:
             raise ModelError(
@@ -136,9 +129,8 @@ class OnnxRuntimeBackend:
     def _open(self, provider: str | None, mapped: MappedModel | None = None) -> Any:
         options = self._ort.SessionOptions()
         options.log_severity_level = 3  # errors only, which are also raised
-        if (
-            self._optimized_by is not None
-        ):  # optimising again takes 20 ms of 100, and changes nothing
+        if self.metadata.optimized_by is not None:
+            # optimising again takes 20 ms of 100, and changes nothing
             options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if self.threads is not None:
             options.intra_op_num_threads = self.threads

@@ -11,7 +11,7 @@ from numclip_runtime.backends.huge_pages import HugePages
 from numclip_runtime.backends.signal_stack import signal_stack_kept
 from numclip_runtime.errors import ModelError, UsageError, import_extra
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
-from numclip_runtime.onnx_file import metadata_of, no_metadata
+from numclip_runtime.onnx_file import read_onnx_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
 from numclip_runtime.system import usable_cores
 
@@ -38,15 +38,12 @@ class OpenVinoBackend:
 
     def __init__(self, model: Path, options: OpenOptions = DEFAULTS) -> None:
         openvino = import_extra("openvino", "openvino")
-        metadata = metadata_of(model)  # first: OpenVINO tries seven formats on other files
-        if metadata is None:
-            raise no_metadata(model)
-        if metadata.optimized_by is not None:
+        self.metadata = read_onnx_metadata(model)
+        if (made_for := self.metadata.optimized_by) is not None:
             raise ModelError(
-                f"{model}: was made for {metadata.optimized_by} and has operators of its own; use "
-                "the float32 file with OpenVINO."
+                f"{model}: was made for {made_for} and has operators of its own; use the float32 "
+                "file with OpenVINO."
             )
-        self.metadata = metadata
         self.notes: list[str] = []
         self.threads, self.lanes = options.threads, 1
         config = {

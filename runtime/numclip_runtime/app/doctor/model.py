@@ -73,7 +73,7 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
             check.advice.append(f"numclip-run --backend openvino {path} IMAGES  (as it is)")
     except NumclipError as error:  # most messages name the remedy
         check.problems.append(str(error))
-        if "that onnxruntime can load" in str(error):
+        if "that onnxruntime can load" in str(error) or "not an ONNX model" in str(error):
             check.advice.append("Copy the file again, or export it again with numclip-export.")
     except Exception as error:  # a kernel that this machine lacks, no memory
         check.problems.append(f"{path}: opened, but it does not run ({error}).")
