@@ -10,7 +10,6 @@ from typing import TypeAlias
 from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.files import sha256
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.onnx_file import read_onnx_metadata
 
 # Device, inode, size, modified, changed (ns). The last one cannot be set by hand, so even a copy
 # with the original's time differs.
@@ -34,6 +33,8 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
         from numclip_runtime.plan import read_plan_metadata
 
         return read_plan_metadata(model).metadata
+    from numclip_runtime.onnx_file import read_onnx_metadata
+
     return read_onnx_metadata(model)
 
 

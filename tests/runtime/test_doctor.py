@@ -24,6 +24,19 @@ def write(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def tried() -> tuple[list[ProviderCheck], str | None]:
+    return check_providers()
+
+
+@pytest.fixture(autouse=True)
+def tried_once(
+    monkeypatch: pytest.MonkeyPatch, tried: tuple[list[ProviderCheck], str | None]
+) -> None:
+    """Try the providers, in processes that take a second, once for all tests of this process."""
+    monkeypatch.setattr("numclip_runtime.app.doctor.command.check_providers", lambda: tried)
+
+
 def test_model_that_can_run(tiny: Path) -> None:
     result = invoke("doctor", tiny)
     assert result.exit_code == 0

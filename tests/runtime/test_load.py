@@ -63,7 +63,7 @@ def test_not_a_model(tmp_path: Path, name: str, message: str) -> None:
         load(tmp_path / f"no-{name}")
 
 
-def test_a_graph_that_is_none(tmp_path: Path, tiny: Path) -> None:
+def test_a_broken_graph(tmp_path: Path, tiny: Path) -> None:
     text = metadata_props(tiny)[METADATA_KEY].encode()
     props = message(14, message(1, METADATA_KEY.encode()), message(2, text))
     (tmp_path / "a.onnx").write_bytes(props + message(7, b"a graph, perhaps"))

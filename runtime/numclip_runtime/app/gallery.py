@@ -12,7 +12,6 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from PIL import Image
@@ -148,6 +147,8 @@ class ReportWriter:
 
     def _parts(self, summary: Sequence[tuple[str, str]], figure: str | None) -> Iterator[str]:
         """Yield the page in parts, with one thumbnail in memory at a time."""
+        from importlib import resources  # 6 ms of every start, with tempfile
+
         style = resources.files("numclip_runtime.app").joinpath("gallery.css").read_text("utf-8")
         title, read, failed = escape(self._title), len(self._cards), len(self._failed)
         yield (
