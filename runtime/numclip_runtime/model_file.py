@@ -87,7 +87,7 @@ def check_sha256(path: Path, found: str, pinned: str, source: str = "the given S
         raise UsageError(f"{source}: {pinned!r} is not a SHA-256, which has 64 hexadecimal digits.")
     if found != pinned.lower():
         raise ModelError(
-            f"{path}: its SHA-256 is {found}, but {source} says {pinned.lower()}; it was not "
+            f"{path}: its SHA-256 is {found}, but {source} states {pinned.lower()}; it was not "
             "loaded. Copy it again from a trusted place, or build it again."
         )
 

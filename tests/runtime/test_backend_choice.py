@@ -272,7 +272,7 @@ def test_command_with_a_pinned_model(tiny: Path, photos: Path) -> None:
     assert command(tiny, photos, "--sha256", digest).returncode == 0
     done = command(tiny, photos, "--sha256", digest[::-1])
     assert (done.returncode, done.stdout) == (2, "")
-    assert "the given SHA-256 says" in done.stderr
+    assert "the given SHA-256 states" in done.stderr
 
 
 def test_command_on_a_plan_without_a_gpu(open_plan: Opener, photos: Path) -> None:

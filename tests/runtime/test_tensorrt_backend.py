@@ -19,7 +19,7 @@ from PIL import Image
 
 from numclip_runtime import GpuError, ModelError, Predictor, UsageError, load
 from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
-from numclip_runtime.cuda import CudaError
+from numclip_runtime.cuda.api import CudaError
 from numclip_runtime.preprocess import FloatArray
 from tests.runtime.opener import RTX, TENSORRT, Opener
 from tests.runtime.standin import StandinDriver

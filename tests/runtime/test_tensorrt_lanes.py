@@ -21,7 +21,7 @@ import pytest
 
 from numclip_runtime import GpuError, Predictor, UsageError
 from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
-from numclip_runtime.cuda import Event, Stream
+from numclip_runtime.cuda.resources import Event, Stream
 from numclip_runtime.preprocess import FloatArray
 from tests.runtime.opener import Opener
 from tests.runtime.standin import Span, StandinDriver

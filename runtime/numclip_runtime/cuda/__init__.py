@@ -12,17 +12,3 @@ as any resource that was made in it.
 Not verified on hardware: tests run it against a stand-in driver, whose functions compile against
 NVIDIA's cuda.h of CUDA 12.6 and 13.5.
 """
-
-from numclip_runtime.cuda.api import CudaError
-from numclip_runtime.cuda.context import CudaContext
-from numclip_runtime.cuda.resources import DeviceBuffer, Event, Graph, PinnedBuffer, Stream
-
-__all__ = [
-    "CudaContext",
-    "CudaError",
-    "DeviceBuffer",
-    "Event",
-    "Graph",
-    "PinnedBuffer",
-    "Stream",
-]

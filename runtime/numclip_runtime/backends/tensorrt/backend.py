@@ -21,7 +21,7 @@ from numclip_runtime.backends.tensorrt.engine import LoadedPlan, Mark
 from numclip_runtime.backends.tensorrt.lane import Lane
 from numclip_runtime.backends.tensorrt.module import load_module
 from numclip_runtime.close_guard import CloseGuard
-from numclip_runtime.cuda import CudaContext
+from numclip_runtime.cuda.context import CudaContext
 from numclip_runtime.cuda.probe import LIBRARY, probe_cuda
 from numclip_runtime.errors import GpuError, ModelError, UsageError
 from numclip_runtime.plan import read_plan_metadata

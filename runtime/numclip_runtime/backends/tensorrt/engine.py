@@ -10,7 +10,8 @@ import numpy as np
 
 from numclip_runtime.backends.tensorrt.module import collecting_logger, reason_of
 from numclip_runtime.backends.tensorrt.rtx import eager_execution
-from numclip_runtime.cuda import CudaContext, Stream
+from numclip_runtime.cuda.context import CudaContext
+from numclip_runtime.cuda.resources import Stream
 from numclip_runtime.errors import GpuError, ModelError
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.plan import PlanInfo

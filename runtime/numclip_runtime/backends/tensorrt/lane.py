@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from numclip_runtime.backends.tensorrt.engine import STAGES, LoadedPlan
-from numclip_runtime.cuda import CudaError, DeviceBuffer, Graph, PinnedBuffer, Stream
+from numclip_runtime.cuda.api import CudaError
+from numclip_runtime.cuda.resources import DeviceBuffer, Graph, PinnedBuffer, Stream
 from numclip_runtime.errors import GpuError
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.preprocess import FloatArray, InputArray
