@@ -54,5 +54,5 @@ class CloseGuard:
     def _leave(self) -> None:
         self._inside.remove(threading.get_ident())
         if not self._inside and self._free is not None:
-            self._free()
             self._changed.notify_all()
+            self._free()

@@ -68,7 +68,7 @@ def test_upload_compute_download(cuda: CudaContext, standin: StandinDriver) -> N
     assert doubler.target.array.tolist() == [[2, 4, 6], [8, 10, 12]]
     assert standin.alive == {"device": 1, "pinned": 2, "stream": 1, "context": 1}
     doubler.close()
-    doubler.close()  # a second time is fine
+    doubler.close()  # idempotent
     assert standin.alive == {"context": 1}
     cuda.close()
     cuda.close()

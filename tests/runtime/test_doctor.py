@@ -169,7 +169,7 @@ def test_providers_are_tried_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path:
         "def get_available_providers(): return ['Good', 'Falls', 'Crashes', 'Raises']\n"
         "class InferenceSession:\n"
         "    def __init__(self, model, providers):\n"
-        "        assert ready, 'pip has the libraries of CUDA, and nobody loads them'\n"
+        "        assert ready, 'pip has the libraries of CUDA, and they are not loaded'\n"
         "        self.name = providers[0]\n"
         "        if self.name == 'Crashes': os.kill(os.getpid(), 11)\n"
         "        if self.name == 'Raises': raise RuntimeError('no stream')\n"

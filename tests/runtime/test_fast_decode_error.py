@@ -55,7 +55,7 @@ def test_only_scaled_jpegs_change(
 ) -> None:
     for path in large:
         assert 0 < abs(predictor.predict(path).value - fast.predict(path).value) < 1
-        with Image.open(path) as image:  # the caller's image is no file
+        with Image.open(path) as image:  # the caller's image is not a file
             assert fast.predict(image).value == predictor.predict(path).value
     for path in others[:2]:
         assert fast.predict(path) == predictor.predict(path)

@@ -51,7 +51,7 @@ def run_as_user(code: str, home: Path, **variables: str) -> str:
     return done.stdout.strip()
 
 
-def test_onnxruntime_reports_to_nobody(tiny: Path, tmp_path: Path) -> None:
+def test_onnxruntime_does_not_report_its_use(tiny: Path, tmp_path: Path) -> None:
     """Found: its wheels report their use from 1.29 on, and keep files in the home folder for it."""
     code = (
         "import numpy, numclip_runtime\n"
@@ -62,7 +62,7 @@ def test_onnxruntime_reports_to_nobody(tiny: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whoever_wants_reports_keeps_them(tmp_path: Path) -> None:
+def test_reports_can_be_allowed(tmp_path: Path) -> None:
     code = "import os, numclip_runtime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     assert run_as_user(code, tmp_path, ORT_DISABLE_TELEMETRY="0") == "0"
 

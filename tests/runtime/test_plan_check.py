@@ -49,9 +49,7 @@ def test_sha256(file: Path, place: str) -> None:
     check(good)
     check(good.upper())
     source = "the given SHA-256" if place == "given" else r"a\.plan\.sha256"
-    with pytest.raises(
-        ModelError, match=rf"its SHA-256 is {good}, but .*{source} states 0{{64}}"
-    ):
+    with pytest.raises(ModelError, match=rf"its SHA-256 is {good}, but .*{source} states 0{{64}}"):
         check("0" * 64)
     with pytest.raises(UsageError, match=rf"{source}: '{good[1:]}' is not a SHA-256"):
         check(good[1:])

@@ -84,7 +84,7 @@ def test_the_window_is_what_the_docstring_promises(
     assert taken == 0
     for done in (1, 30):
         assert len(list(islice(results, done))) == done
-    time.sleep(0.05)  # nobody takes more meanwhile
+    time.sleep(0.05)  # no more are taken meanwhile
     assert 31 <= taken <= 31 + (opened.backend.lanes + 2) * batch_size + 2 * workers
     results.close()
 

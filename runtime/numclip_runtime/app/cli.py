@@ -18,12 +18,7 @@ from numclip_runtime.backends import BackendName, DeviceKind, OpenOptions
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import UsageError
 
-_BY_SUFFIX: dict[str, Format] = {
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".csv": "csv",
-    ".parquet": "parquet",
-}
+_BY_SUFFIX: dict[str, Format] = {f".{kind}": kind for kind in get_args(Format) if kind != "table"}
 
 
 def _every(context: click.Context, parameter: click.Parameter, text: str | None) -> Every | None:

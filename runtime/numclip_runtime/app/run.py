@@ -154,7 +154,9 @@ class _Run:
             self._write_records()
             if not isinstance(self.failure, OSError):  # a full disk has no room for a report
                 with self.interrupt.ends_block(f"{path}: interrupted, no report was written."):
-                    self._write_report(self.report, title)
+                    precision = self.predictor.metadata.precision
+                    rows = (("Model", title), ("Precision", precision), ("Images", str(self.done)))
+                    self.report.write(rows)
         return self._conclude()
 
     def _write_records(self) -> None:
@@ -241,12 +243,6 @@ class _Run:
                 self.annotator.write(item.name, item.image or item.path, result)
         if self.report is not None:
             self.report.add(ReportEntry(place_of(record), result, image=item.image))
-
-    def _write_report(self, report: ReportWriter, title: str) -> None:
-        metadata = self.predictor.metadata
-        report.write(
-            (("Model", title), ("Precision", metadata.precision), ("Images", str(self.done)))
-        )
 
     def _conclude(self) -> int:
         of_all = "" if self.source.total is None else f" of {self.source.total}"

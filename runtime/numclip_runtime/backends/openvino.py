@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.backends.huge_pages import HugePages
-from numclip_runtime.backends.signal_stack import signal_stack_kept
 from numclip_runtime.errors import ModelError, UsageError, import_extra
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.onnx_file import read_onnx_metadata
@@ -60,7 +62,7 @@ class OpenVinoBackend:
             config["INFERENCE_NUM_THREADS"] = str(self.threads * self.lanes)  # of all streams
         self._pages = HugePages()
         try:
-            with signal_stack_kept():
+            with _signal_stack_kept():
                 compiled = openvino.Core().compile_model(str(model), "CPU", config)
             outputs = [compiled.output(name) for name in (VALUES_NAME, BIN_PROBS_NAME)]
             compiled.input(INPUT_NAME)
@@ -94,5 +96,32 @@ class OpenVinoBackend:
     def close(self) -> None:
         """Free the model; idempotent."""
         self._pages.close()
-        with signal_stack_kept():
+        with _signal_stack_kept():
             self._opened = None
+
+
+@contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Restore the calling thread's signal stack at the end of the block (Linux).
+
+    OpenVINO 2026.4 gives the thread that compiles a model a signal stack inside that model, and
+    restores the former one when the model is freed. If another thread frees it, or in another
+    order, the first thread keeps a stack in freed memory, and the next Ctrl-C is a SIGSEGV.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import ctypes
+
+    class Stack(ctypes.Structure):
+        """stack_t of signal.h."""
+
+        _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+    sigaltstack = ctypes.CDLL(None).sigaltstack
+    before = Stack()
+    sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        sigaltstack(ctypes.byref(before), None)

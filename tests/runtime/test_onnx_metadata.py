@@ -43,7 +43,7 @@ def test_truncated(tiny: Path, tmp_path: Path, end: int) -> None:
         b"\x70\x01",  # metadata_props as a number: not ours
         b"\x72\x02\x08\x01",  # an entry whose key is a number
         b"\x72\x03\x0a\x01k",  # an entry without a value
-        b"\x72\x06\x0a\x01\xff\x12\x01v",  # a key that is no text
+        b"\x72\x06\x0a\x01\xff\x12\x01v",  # a key that is not text
     ],
 )
 def test_not_an_onnx_file(tmp_path: Path, content: bytes) -> None:
