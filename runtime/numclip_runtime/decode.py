@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from numclip_runtime.errors import ImageError
+from numclip_runtime.errors import ImageError, first_line
 
 # A path, a Pillow image, or an array: (H, W, 3) uint8 RGB or (H, W) grey
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
@@ -96,8 +96,7 @@ def image_error(path: str | os.PathLike[str], error: Exception) -> ImageError:
     elif isinstance(error, Image.DecompressionBombError):
         reason = f"refused, {error}".rstrip(".")
     else:
-        cause = error.strerror if isinstance(error, OSError) and error.strerror else error
-        reason = f"cannot be decoded ({cause})"
+        reason = f"cannot be decoded ({getattr(error, 'strerror', None) or first_line(error)})"
     return ImageError(f"{path}: {reason}.")
 
 
@@ -136,7 +135,7 @@ def _from_pillow(image: Image.Image) -> Image.Image:
     try:
         return _to_rgb(_upright(image))
     except Exception as error:  # Pillow decodes only now; see `image_error`
-        raise ImageError(f"image: cannot be decoded ({error}).") from None
+        raise ImageError(f"image: cannot be decoded ({first_line(error)}).") from None
 
 
 def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from numclip_runtime.errors import ImageError, UsageError, import_extra
+from numclip_runtime.errors import ImageError, UsageError, first_line, import_extra
 
 # A file with one of these suffixes is read as a video; folders are searched for images only.
 VIDEO_SUFFIXES = frozenset(
@@ -210,4 +210,4 @@ def _live_target(source: str) -> tuple[str, dict[str, Any]]:
 def _reason(error: Exception, source: str) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such camera" if source.startswith(CAMERA) else "no such file"
-    return f"cannot be decoded ({getattr(error, 'strerror', None) or error})"
+    return f"cannot be decoded ({getattr(error, 'strerror', None) or first_line(error)})"

@@ -19,7 +19,7 @@ from numclip_runtime.backends.tensorrt.checks import (
     targets,
 )
 from numclip_runtime.cuda.probe import CudaDriver
-from numclip_runtime.errors import MissingDependencyError, NumclipError
+from numclip_runtime.errors import MissingDependencyError, NumclipError, first_line
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_file import PLAN_SUFFIXES, check_model_path
 from numclip_runtime.plan import PlanInfo, read_plan_metadata
@@ -76,7 +76,7 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
         if "that onnxruntime can load" in str(error) or "not an ONNX model" in str(error):
             check.advice.append("Copy the file again, or export it again with numclip-export.")
     except Exception as error:  # a kernel that this machine lacks, no memory
-        check.problems.append(f"{path}: opened, but it does not run ({error}).")
+        check.problems.append(f"{path}: opened, but it does not run ({first_line(error)}).")
     return check
 
 

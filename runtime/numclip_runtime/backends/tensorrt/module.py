@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from numclip_runtime.errors import MissingDependencyError
+from numclip_runtime.errors import MissingDependencyError, first_line
 
 # tensorrt_lean runs version-compatible engines only, and builds none.
 Module = Literal["tensorrt", "tensorrt_rtx", "tensorrt_lean"]
@@ -53,7 +53,8 @@ def load_module(module: Module) -> Any:
 
 def _broken(module: Module, error: Exception) -> MissingDependencyError:
     return MissingDependencyError(
-        f"{module} is installed but does not load ({error}); install it again {INSTALL[module]}."
+        f"{module} is installed but does not load ({first_line(error)}); install it again "
+        f"{INSTALL[module]}."
     )
 
 
