@@ -21,8 +21,8 @@ from numclip_runtime.backends import (
     OptimizeFor,
     open_backend,
 )
+from numclip_runtime.backends.close_guard import CloseGuard
 from numclip_runtime.calibration import DEFAULT_COVERAGE
-from numclip_runtime.close_guard import CloseGuard
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_file import ModelFile

@@ -11,6 +11,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from numclip_runtime.backends import DEFAULTS, OpenOptions
+from numclip_runtime.backends.close_guard import CloseGuard
 from numclip_runtime.backends.tensorrt.checks import (
     check_gpu,
     check_plan_sha256,
@@ -20,7 +21,6 @@ from numclip_runtime.backends.tensorrt.checks import (
 from numclip_runtime.backends.tensorrt.engine import LoadedPlan, Mark
 from numclip_runtime.backends.tensorrt.lane import Lane
 from numclip_runtime.backends.tensorrt.module import load_module
-from numclip_runtime.close_guard import CloseGuard
 from numclip_runtime.cuda.context import CudaContext
 from numclip_runtime.cuda.probe import LIBRARY, probe_cuda
 from numclip_runtime.errors import GpuError, ModelError, UsageError

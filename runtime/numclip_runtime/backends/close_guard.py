@@ -1,4 +1,4 @@
-"""Closing what other threads may still use."""
+"""Closing a model that other threads may still use."""
 
 from __future__ import annotations
 
