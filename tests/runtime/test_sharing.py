@@ -125,6 +125,17 @@ def test_close_waits_for_what_runs(tiny: Path) -> None:
     assert backend.closed
 
 
+def test_close_inside_a_run_frees_at_its_end(tiny: Path) -> None:
+    """As a signal handler does that interrupts a run."""
+    backend = SlowBackend(tiny)
+    predictor = Predictor(backend)
+    backend.work = lambda images: predictor.close()
+    assert predictor.predict(LEVELS[0]).value == 5  # the backend asserts that it is open
+    assert backend.closed
+    with pytest.raises(UsageError, match=CLOSED):
+        predictor.predict(LEVELS[1])
+
+
 def doubled(predictor: Predictor) -> Predictor:
     result = pickle.loads(pickle.dumps(predictor))
     assert isinstance(result, Predictor)

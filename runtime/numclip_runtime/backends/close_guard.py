@@ -20,8 +20,9 @@ class CloseGuard:
 
     def __init__(self, message: str) -> None:
         self._message = message
-        # Its lock is re-entrant: a signal handler may call `close` while its thread holds the lock.
-        self._changed = threading.Condition()
+        # Re-entrant: a signal handler may call `close` while its thread holds it
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._inside: list[int] = []  # identifiers of threads
         self._free: Callable[[], None] | None = None  # set once it is closed
 
@@ -34,21 +35,21 @@ class CloseGuard:
         Args:
             free: Frees the guarded object.
         """
-        with self._changed:
+        with self._lock:
             self._free = free
             if threading.get_ident() not in self._inside:
                 self._changed.wait_for(lambda: not self._inside)
                 free()
 
     def __enter__(self) -> None:
-        with self._changed:
+        with self._lock:
             self._inside.append(threading.get_ident())  # first: a signal handler may close now
             if self._free is not None:
                 self._leave()
                 raise UsageError(self._message)
 
     def __exit__(self, *_: object) -> None:
-        with self._changed:
+        with self._lock:
             self._leave()
 
     def _leave(self) -> None:
