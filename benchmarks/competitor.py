@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.device_copies import with_copies_apart
 from benchmarks.peers import PEERS
-from numclip_runtime.backends import Backend, BackendName, DeviceKind, open_backend
+from numclip_runtime.backends import Backend, BackendName, DeviceKind, OpenOptions, open_backend
 from numclip_runtime.metadata import ModelMetadata
 
 
@@ -52,9 +52,8 @@ class Competitor:
         """
         if self.kind == "artefact":
             assert self.file is not None
-            backend = open_backend(
-                Path(self.file), threads=self.threads, device=self.device, backend=self.backend
-            )
+            options = OpenOptions(threads=self.threads, device=self.device, backend=self.backend)
+            backend = open_backend(Path(self.file), options)
             return with_copies_apart(backend)
         peer = PEERS[self.kind]
         opened: Backend = getattr(import_module(peer.module), peer.factory)(self)

@@ -91,7 +91,7 @@ class PlanCopies(_Wrapped):
 
     def _probe(self, images: InputArray) -> tuple[int, int]:
         """Return the median time of upload and download, ns, by events."""
-        from numclip_runtime.cuda import Event, Stream
+        from numclip_runtime.cuda.resources import Event, Stream
 
         times: dict[str, list[float]] = {"upload": [], "compute": [], "download": []}
         marks: list[tuple[str, Event]] = []  # of one run, in order

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from numclip_runtime.metadata import INPUT_NAME
-from numclip_runtime.onnx_file import metadata_of
+from numclip_runtime.onnx_file import read_onnx_metadata
 from numclip_runtime.preprocess import load_rgb, network_input
 
 MANY_CONVOLUTIONS = 5  # more are a convolutional network; a ViT has one
@@ -29,8 +29,7 @@ def quantise(plain: str, output: str, images: list[str]) -> None:
     import nncf
     import openvino
 
-    metadata = metadata_of(Path(plain))
-    assert metadata is not None
+    metadata = read_onnx_metadata(Path(plain))
     inputs = [network_input(load_rgb(path), metadata)[np.newaxis] for path in images]
     model = openvino.Core().read_model(plain)
     convolutions = sum(op.get_type_name() == "Convolution" for op in model.get_ops())

@@ -23,7 +23,7 @@ from benchmarks.plot import check_plot
 from numclip_runtime.backends.tensorrt.backend import DEFAULT_LANES, TensorRTBackend
 from numclip_runtime.backends.tensorrt.engine import STAGES
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
-from numclip_runtime.cuda import Event, Stream
+from numclip_runtime.cuda.resources import Event, Stream
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_path
 from numclip_runtime.plan import read_plan_metadata

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks.competitor import Competitor
 from benchmarks.device_copies import OnnxCopies
+from numclip_runtime.backends import OpenOptions
 from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from numclip_runtime.backends.openvino import OpenVinoBackend
 from numclip_runtime.errors import MissingDependencyError
@@ -17,25 +18,22 @@ class PlainOnnx(OnnxRuntimeBackend):
     """onnxruntime on the CPU."""
 
     def __init__(self, competitor: Competitor) -> None:
-        super().__init__(_file(competitor), threads=competitor.threads, device="cpu")
+        super().__init__(_file(competitor), OpenOptions(threads=competitor.threads, device="cpu"))
 
 
 class PlainOnnxCuda(OnnxCopies):
     """onnxruntime with CUDA. Not verified on hardware."""
 
     def __init__(self, competitor: Competitor) -> None:
-        super().__init__(
-            OnnxRuntimeBackend(
-                _file(competitor), threads=competitor.threads, device="cuda", require_gpu=True
-            )
-        )
+        options = OpenOptions(threads=competitor.threads, device="cuda", require_gpu=True)
+        super().__init__(OnnxRuntimeBackend(_file(competitor), options))
 
 
 class PlainOpenVino(OpenVinoBackend):
     """OpenVINO on the CPU, for latency, in float32."""
 
     def __init__(self, competitor: Competitor) -> None:
-        super().__init__(_file(competitor), threads=competitor.threads)
+        super().__init__(_file(competitor), OpenOptions(threads=competitor.threads))
 
 
 class NncfInt8:

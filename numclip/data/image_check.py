@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from numclip.data.samples import Sample
 from numclip_runtime import ImageError, UsageError
+from numclip_runtime.decode import image_error
 from numclip_runtime.preprocess import load_rgb
 
 # none; header: Pillow opens and verifies the file (checksums of PNG, the header of JPEG);
@@ -61,12 +62,8 @@ def _verify(path: Path) -> str | None:
     try:
         with Image.open(path) as image:
             image.verify()
-    except UnidentifiedImageError:
-        empty = path.stat().st_size == 0
-        return f"{path}: {'the file is empty' if empty else 'not an image that Pillow can read'}."
-    except Exception as error:  # as many types as Pillow has plugins, see load_rgb
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        return f"{path}: cannot be read ({reason})."
+    except Exception as error:
+        return str(image_error(path, error))
     return None
 
 

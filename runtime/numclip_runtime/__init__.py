@@ -4,9 +4,9 @@
 >>> load("model.onnx").predict("a.jpg").value  # doctest: +SKIP
 42.7
 
-Nothing is sent anywhere. onnxruntime's wheels from 1.29 on report their use to their maker, keep a
-database for that in the home folder, and decide about it once, when they are imported; numclip
-tells them not to, unless ORT_DISABLE_TELEMETRY=0 was set.
+No data is sent anywhere. onnxruntime's wheels from 1.29 on report their use to their maker, and
+keep a database for that in the home folder, unless ORT_DISABLE_TELEMETRY forbids it when they are
+imported; numclip sets it to 1 if it is not set.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Calibration: how far a model's probabilities and values can be trusted, fitted on labelled data.
+"""Calibration of a model's probabilities and intervals, fitted on labelled images.
 
 The interval of an image is `value - h` to `value + h`, clipped to the task's range, where
-`h = factor * scale`. The scale follows the image: it is large where the bin probabilities lie far
+`h = factor * scale`. The scale depends on the image: it is large if the bin probabilities lie far
 from the value. The factor is a quantile of |label - value| / scale over the calibration images.
 
 Source:
@@ -29,17 +29,17 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `numclip-train` fits on the validation images once the weights are final.
+    """The parameters that `numclip-train` fits on the validation images once the weights are final.
 
     Raises:
         UsageError: if a field is out of range.
     """
 
     temperature: float  # bin_probs = softmax(logits / temperature); export folds it into the graph
-    scale_floor: float  # keeps the scale above 0 where the bins are over-confident, label units
+    scale_floor: float  # keeps the scale above 0 if the bins are over-confident, label units
     coverages: tuple[float, ...]  # stated shares of labels inside the interval, 0 to 1, ascending
     factors: tuple[float, ...]  # half-width / scale, one per coverage
-    images: int  # that it was fitted on
+    images: int  # number of images that it was fitted on
 
     def __post_init__(self) -> None:
         for name in ("temperature", "scale_floor"):
@@ -75,7 +75,7 @@ class Calibration:
             coverage: One of `coverages`.
 
         Returns:
-            (N, 2) float64, low and high in label units, within the task's range; None where this
+            (N, 2) float64, low and high in label units, within the task's range; None if this
             coverage was not fitted (too few images, see `numclip.evaluation.calibration`).
         """
         if coverage not in self.coverages:

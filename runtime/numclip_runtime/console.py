@@ -36,13 +36,13 @@ def exit_on_error() -> Iterator[None]:
         click.echo(f"Error: {place}{reason}.", err=True)
         _discard_stdout()
         sys.exit(2)
-    except KeyboardInterrupt:  # before the first image, or a second time; click would exit with 1
+    except KeyboardInterrupt:  # before the first image, or pressed twice; click would exit with 1
         click.echo("Interrupted.", err=True)
         sys.exit(130)
 
 
 def _discard_stdout() -> None:
-    """Where stdout is what failed, keep Python from failing again when it ends (exit code 120)."""
+    """If stdout has failed, keep Python from failing again at exit (exit code 120)."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -52,7 +52,7 @@ def _discard_stdout() -> None:
 def visible(text: object) -> str:
     """Return a text for a terminal or page: line breaks, control and bidi characters as escapes.
 
-    A file's name may hold any of them, and a row of a table is one line.
+    A file's name may contain any of them, and a row of a table is one line.
     """
     plain = str(text)
     if plain.isprintable():

@@ -1,4 +1,4 @@
-"""From an image file, a Pillow image or an array to upright 8-bit RGB.
+"""Decode an image file, a Pillow image or an array to upright 8-bit RGB.
 
 Exactly, as training reads its images, or fast: JPEGs much larger than the network's input are
 decoded at 1/2, 1/4 or 1/8 of their size, which skips most of the work per pixel.
@@ -15,26 +15,26 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from numclip_runtime.errors import ImageError
+from numclip_runtime.errors import ImageError, first_line
 
-# What a predictor accepts: a path, a Pillow image, or an array (H, W, 3) uint8 RGB / (H, W) grey.
+# A path, a Pillow image, or an array: (H, W, 3) uint8 RGB or (H, W) grey
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom; pixels
 
-_JPEG = {"JPEG", "MPO"}  # MPO: a JPEG with others behind it, as many phones write
+_JPEG = {"JPEG", "MPO"}  # MPO: a JPEG followed by others, as many phones write
 _UPRIGHT = 1
 _TURNED = range(2, 9)  # values of EXIF's orientation that move pixels
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded image; `image` may be the caller's own, so nobody may write into it."""
+    """A decoded image; `image` may be the caller's own, so it must not be changed."""
 
     image: Image.Image  # RGB, upright
-    # Which part of it shows the photo: all, or a fraction of a pixel less where a size could not be
-    # divided. Taken along, it moves the content: 38 dB to the exact pixels at worst, not 47.
+    # The part that shows the photo: all, or a fraction of a pixel less if a size was not divisible.
+    # Including that fraction would shift the image: 38 dB PSNR instead of 47 at worst
     box: Box
-    scale: int  # 1: decoded exactly; 2, 4, 8: by how much each side was divided
+    scale: int  # divisor of each side: 1 (decoded exactly), 2, 4 or 8
 
 
 def load_rgb(source: ImageLike) -> Image.Image:
@@ -54,12 +54,12 @@ def load_rgb(source: ImageLike) -> Image.Image:
 
 
 def decode(source: ImageLike, *, least: int | None = None) -> Decoded:
-    """Open and decode an image as upright 8-bit RGB, without a copy that is not needed.
+    """Open and decode an image as upright 8-bit RGB, without unnecessary copies.
 
     Args:
         source: As in `load_rgb`.
-        least: Pixels that both sides should keep; files that are JPEGs may be decoded at a half, a
-            quarter or an eighth of their size. None: exactly.
+        least: Pixels that both sides should keep; JPEG files may be decoded at a half, a quarter or
+            an eighth of their size. None: exactly.
 
     Raises:
         ImageError: as `load_rgb`.
@@ -76,30 +76,39 @@ def decode(source: ImageLike, *, least: int | None = None) -> Decoded:
             if scale == 1:
                 return _whole(_to_rgb(_upright(image)))
             return _scaled(image, size, scale)
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file.") from None
-    except UnidentifiedImageError:
-        size = Path(path).stat().st_size
-        what = "the file is empty" if size == 0 else "not an image that Pillow can read"
-        raise ImageError(f"{path}: {what}.") from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: refused, {error}") from None
-    # Broken files surface as many types from Pillow's plugins (RuntimeError for AVIF, struct.error
-    # for EXIF); one broken file is one error.
     except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ImageError(f"{path}: cannot be decoded ({reason}).") from None
+        raise image_error(path, error) from None
+
+
+def image_error(path: str | os.PathLike[str], error: Exception) -> ImageError:
+    """Return the error for a file that Pillow could not open or decode.
+
+    Args:
+        path: Of the file.
+        error: Pillow's plugins raise many types for a broken file, such as RuntimeError for AVIF
+            and struct.error for EXIF.
+    """
+    if isinstance(error, FileNotFoundError):
+        reason = "no such file"
+    elif isinstance(error, UnidentifiedImageError):
+        empty = Path(path).stat().st_size == 0
+        reason = "the file is empty" if empty else "not an image that Pillow can read"
+    elif isinstance(error, Image.DecompressionBombError):
+        reason = f"refused, {error}".rstrip(".")
+    else:
+        reason = f"cannot be decoded ({getattr(error, 'strerror', None) or first_line(error)})"
+    return ImageError(f"{path}: {reason}.")
 
 
 def shrink(image: Image.Image, least: int) -> int:
-    """Have a JPEG, opened and not yet decoded, decoded at the smallest size that is enough.
+    """Make Pillow decode an opened JPEG at the smallest sufficient size.
 
     Args:
         image: As `Image.open` returns it; its `size` changes.
         least: Pixels that both sides should keep, so turning the image makes no difference.
 
     Returns:
-        By how much both sides are divided, rounded up: 1 (decoded exactly), 2, 4 or 8.
+        Divisor of both sides, which are rounded up: 1 (decoded exactly), 2, 4 or 8.
     """
     width = image.width
     drafted = image.draft(None, (least, least)) if image.format in _JPEG else None
@@ -110,7 +119,7 @@ def _scaled(image: Image.Image, size: tuple[int, int], scale: int) -> Decoded:
     orientation = _orientation(image)
     upright = _to_rgb(_upright(image))
     width, height = (side / scale for side in (size if orientation < 5 else size[::-1]))
-    # The fraction too much lies where the file's right and lower edges have come to
+    # The superfluous fraction is at the file's right and lower edges, wherever they were turned to
     left = upright.width - width if orientation in (2, 3, 6, 7) else 0.0
     top = upright.height - height if orientation in (3, 4, 7, 8) else 0.0
     return Decoded(upright, (left, top, left + width, top + height), scale)
@@ -125,8 +134,8 @@ def _from_pillow(image: Image.Image) -> Image.Image:
         raise ImageError(f"image: empty, size {image.size}.")
     try:
         return _to_rgb(_upright(image))
-    except Exception as error:  # decoded only now, see decode
-        raise ImageError(f"image: cannot be decoded ({error}).") from None
+    except Exception as error:  # Pillow decodes only now; see `image_error`
+        raise ImageError(f"image: cannot be decoded ({first_line(error)}).") from None
 
 
 def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
@@ -143,7 +152,7 @@ def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Decode; turn where needed. `exif_transpose` alone would copy the others: 20 ms at 12 MP."""
+    """Decode, and turn if needed; `exif_transpose` copies even upright images: 20 ms at 12 MP."""
     return image if _orientation(image) == _UPRIGHT else ImageOps.exif_transpose(image)
 
 
@@ -161,8 +170,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # 65535 -> 255. Mode "I" is what older Pillow opens 16-bit PNGs as.
         grey = np.asarray(image).astype(np.float64) / 257.0
         image = Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
-    elif image.mode == "F":  # Pillow would take 255 for white, and so read 0 to 1 as black
-        raise ValueError("float pixels, of which it is not known what is white; save 8 or 16 bits")
+    elif image.mode == "F":  # Pillow would use 255 as white, and so read 0 to 1 as black
+        raise ValueError("float pixels, whose white value is unknown; save 8 or 16 bits")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # direct conversion warns and loses palette transparency
     return image.convert("RGB")

@@ -1,8 +1,10 @@
-"""The exception tree of numclip. Each class is also the builtin exception that one would catch."""
+"""The exception tree of numclip; each class is also a fitting built-in exception."""
+
+from typing import Any
 
 
 class NumclipError(Exception):
-    """Base of every error that numclip raises on purpose: says what, where and the way out."""
+    """Base of every error that numclip raises on purpose; names cause, place and remedy."""
 
 
 class UsageError(NumclipError, ValueError):
@@ -10,7 +12,7 @@ class UsageError(NumclipError, ValueError):
 
 
 class ModelError(NumclipError, ValueError):
-    """The model file is missing, broken, or not one that numclip exported."""
+    """The model file is missing, broken, or was not exported by numclip."""
 
 
 class ImageError(NumclipError, OSError):
@@ -26,7 +28,7 @@ class GpuError(NumclipError, RuntimeError):
 
 
 class GpuRequiredError(GpuError):
-    """A GPU is needed, and none that fits can be used."""
+    """A GPU is needed, and no suitable one can be used."""
 
 
 def require(extra: str, *modules: str) -> None:
@@ -49,6 +51,25 @@ def require(extra: str, *modules: str) -> None:
         )
 
 
+def import_extra(extra: str, module: str) -> Any:
+    """Import an optional package, and return it.
+
+    Raises:
+        MissingDependencyError: if it is not installed, or installed and broken.
+    """
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ImportError as error:
+        require(extra, module.partition(".")[0])
+        # installed, but for example a shared library is missing
+        raise MissingDependencyError(
+            f"{module} is installed, and cannot be imported ({first_line(error)}); "
+            f"install it again with: pip install 'numclip[{extra}]'"
+        ) from None
+
+
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, or its class where there is none."""
+    """Return the first line of an exception's message, or its class if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

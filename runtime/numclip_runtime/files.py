@@ -8,13 +8,12 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
 from typing import IO, TypeAlias
 
 from numclip_runtime.errors import UsageError
 
-# What a folder is searched for. A file named directly is tried whatever its suffix.
+# Searched for in folders. A file named directly is tried with any suffix.
 IMAGE_SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm")
 ) | {".tif", ".tiff", ".webp"}
@@ -33,12 +32,12 @@ def find_images(inputs: Sequence[str], unreadable: Unreadable | None = None) -> 
     A path that does not exist is kept: it becomes one failed record, and others still run.
 
     Args:
-        inputs: What to expand.
-        unreadable: Called with what happened at each folder that cannot be read; its path is then
-            among those returned. None: such a folder is an error.
+        inputs: Files, folders, patterns.
+        unreadable: Called with the error of each folder that cannot be read, whose path is then
+            returned as well. None: such a folder is an error.
 
     Raises:
-        UsageError: if a folder holds no image or cannot be read, or a pattern matches nothing.
+        UsageError: if a folder contains no image or cannot be read, or a pattern matches nothing.
     """
     found: list[str] = []
     for item in inputs:
@@ -79,7 +78,7 @@ def _walk(folder: str, unreadable: Unreadable) -> Iterator[str]:
 
 
 def _is_special(path: str) -> bool:
-    """Tell a pipe, socket or device, which would make the reader wait, from a file or dead link."""
+    """Return whether a path is a pipe, socket or device, which would make its reader wait."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 (as above)
     except OSError:
@@ -88,9 +87,9 @@ def _is_special(path: str) -> bool:
 
 
 def _matches(pattern: str, unreadable: Unreadable) -> Iterator[str]:
-    """Yield the files that a pattern matches; `**` is any folders, of which no link is followed.
+    """Yield the files that a pattern matches; `**` is any folders, without following links.
 
-    `glob` follows them: two links to their own folder made 2^40 paths of `**`.
+    `glob` follows them: two links to their own folder turn `**` into 2^40 paths.
     """
     before, stars, after = _STARS.split(pattern, 1) if _STARS.search(pattern) else (pattern, "", "")
     if not stars:
@@ -107,9 +106,9 @@ def _matches(pattern: str, unreadable: Unreadable) -> Iterator[str]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; move it there on success, delete it on failure.
+    """Yield a temporary path beside `path`; move it there on success, delete it on failure.
 
-    A killed process leaves it, as `.NAME.XXXXXXXX.part.SUFFIX`: nobody reads it, and it may be
+    A killed process leaves it, as `.NAME.XXXXXXXX.part.SUFFIX`: it is never read, and may be
     deleted once no process writes there.
 
     Raises:
@@ -125,7 +124,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def require_writable(path: Path) -> None:
-    """Refuse a path that `atomic_path` would refuse, before the work that leads to it.
+    """Refuse a path that `atomic_path` would refuse, before the work for it is done.
 
     Raises:
         UsageError: if the folder does not exist or cannot be written.
@@ -134,7 +133,7 @@ def require_writable(path: Path) -> None:
 
 
 def _temporary_beside(path: Path) -> Path:
-    import tempfile  # 3 ms of every start, for those who write nothing as well
+    import tempfile  # 3 ms of every start
 
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; give a file name.")
@@ -155,7 +154,7 @@ def atomic_text(path: Path) -> Iterator[IO[str]]:
     """Open a UTF-8 text file that appears under its name only when complete."""
     with (
         atomic_path(path) as temporary,
-        # a path that is no UTF-8 becomes \udcXX, which JSON reads back
+        # a path that is not UTF-8 becomes \udcXX, which JSON reads back
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         yield file
@@ -163,44 +162,13 @@ def atomic_text(path: Path) -> Iterator[IO[str]]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError that names no file, such as "No space left on device", name this one."""
+    """Add the file to an OSError that names none, such as "No space left on device"."""
     try:
         yield
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
-
-
-class WholeWrites:
-    """A text file in UTF-8 of which each `write` is there in full, or not at all.
-
-    What a full disk has taken of a record is cut off again, so that those before it stay valid.
-
-    Args:
-        file: Unbuffered: a buffer would hold on to what could not be written.
-        path: Named in errors.
-    """
-
-    def __init__(self, file: FileIO, path: Path) -> None:
-        self._file, self._path = file, path
-
-    def write(self, text: str) -> int:
-        """Write a text; a path that is no UTF-8 becomes \\udcXX, which JSON reads back."""
-        content, start = text.encode("utf-8", "backslashreplace"), self._file.tell()
-        with naming(self._path):
-            try:
-                rest = memoryview(content)
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-            except OSError:
-                self._file.truncate(start)
-                self._file.seek(start)
-                raise
-        return len(text)
-
-    def flush(self) -> None:
-        """Do nothing: nothing is held back."""
 
 
 def sha256(path: Path) -> str:

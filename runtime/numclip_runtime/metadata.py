@@ -1,7 +1,8 @@
-"""THE contract: what every model file says about itself, from training to the device.
+"""THE contract: the metadata inside every model file, from training to the device.
 
-Training writes it into the checkpoint, export into the ONNX file (`metadata_props`), and the
-runtime reads nothing else. It lives in the lightest package, so that all the others can share it.
+Training writes them into the checkpoint, export into the ONNX file (`metadata_props`), and the
+runtime reads nothing else. They are defined in the lightest package, so
+that all others can share them.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ InputKind = Literal["float32", "uint8"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a photo becomes the array the network sees: RGB, resize, centre crop, normalise.
+    """The steps from a photo to the network's input: RGB, resize, centre crop, normalise.
 
     Raises:
         UsageError: if a field is out of range.
     """
 
-    crop: int = 224  # side of the square the network sees, pixels
+    crop: int = 224  # side of the network's input, pixels
     resize: int = 256  # side (squash) or shortest side (shortest) before the crop, pixels
     resize_mode: ResizeMode = "squash"  # squash: to resize x resize, aspect ratio not kept
     interpolation: Interpolation = "bilinear"  # Pillow's antialiased filter of that name
@@ -68,7 +69,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """Everything a model file must say for others to use it without asking."""
+    """The facts about a model that its users need."""
 
     task: Task
     preprocessing: Preprocessing
@@ -78,7 +79,7 @@ class ModelMetadata:
     parity: Mapping[str, float] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that made the file
     calibration: Calibration | None = None  # None: intervals are not known
-    # The rest is absent in files from before it existed, and in those that have nothing to say.
+    # The rest is absent in files older than the field, and if it has its default.
     # float32: normalised planes (B, 3, H, W); uint8: RGB pixels (B, H, W, 3), the graph normalises
     input: InputKind = "float32"
     verified: bool | None = None  # compared with the checkpoint, and within budget; None: not known
@@ -90,7 +91,7 @@ class ModelMetadata:
     def to_json(self) -> str:
         """Return the metadata as compact JSON text, schema version included."""
         plain = {"schema_version": SCHEMA_VERSION, **asdict(self), "task": self.task.to_dict()}
-        if self.input == "float32":  # what older files, which do not say it, take
+        if self.input == "float32":  # as in older files, which lack the field
             del plain["input"]
         for name in ("calibration", "verified", "source_sha256", "fp32_nodes", "optimized_by"):
             if plain[name] in (None, ()):
@@ -99,14 +100,14 @@ class ModelMetadata:
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "model") -> ModelMetadata:
-        """Read what `to_json` wrote.
+        """Read the text that `to_json` returned.
 
         Args:
             text: JSON text.
             source: File named in errors.
 
         Raises:
-            ModelError: if the text is no metadata, or of a schema this version cannot read.
+            ModelError: if the text is not metadata, or of a schema this version cannot read.
         """
         try:
             data = json.loads(text)

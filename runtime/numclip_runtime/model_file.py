@@ -1,25 +1,25 @@
-"""The file of a model: its kind, its metadata, and whether it is still the same file."""
+"""The file of a model: its kind, its metadata, its SHA-256, and whether it is still the same."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TypeAlias
 
-from numclip_runtime.errors import ModelError
+from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.files import sha256
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.onnx_file import read_onnx_metadata
 
-# Device, inode, size, modified, changed (ns). The last one cannot be set by hand: a copy differs,
-# also one that keeps the original's time.
+# Device, inode, size, modified, changed (ns). The last one cannot be set by hand, so even a copy
+# with the original's time differs.
 Stamp: TypeAlias = tuple[int, int, int, int, int]
 
 PLAN_SUFFIXES = (".plan", ".engine")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
-    """Return what a model file says about itself, without loading the model.
+    """Return the metadata of a model file, without loading the model.
 
     Args:
         path: A `.onnx`, `.plan` or `.engine` file made by `numclip-export`.
@@ -33,6 +33,8 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
         from numclip_runtime.plan import read_plan_metadata
 
         return read_plan_metadata(model).metadata
+    from numclip_runtime.onnx_file import read_onnx_metadata
+
     return read_onnx_metadata(model)
 
 
@@ -53,15 +55,52 @@ def check_model_path(model: Path) -> None:
         raise ModelError(f"{model}: unknown kind of model, expected a .onnx or .plan file.{hint}")
 
 
+def pin_beside(path: Path) -> str | None:
+    """Return the digest in `<path>.sha256`, a file as `sha256sum` writes it; None: no such file.
+
+    Raises:
+        UsageError: if the file cannot be read.
+    """
+    beside = path.with_name(f"{path.name}.sha256")
+    if not beside.exists():
+        return None
+    try:
+        return beside.read_text("utf-8").split(maxsplit=1)[0]  # "<digest>  <name>"
+    except (OSError, UnicodeDecodeError, IndexError):
+        raise UsageError(f"{beside}: cannot read a SHA-256 from it.") from None
+
+
+def check_sha256(path: Path, found: str, pinned: str, source: str = "the given SHA-256") -> None:
+    """Compare a file's digest with the pinned one.
+
+    Args:
+        path: Named in errors.
+        found: The file's SHA-256, hexadecimal.
+        pinned: The expected SHA-256, hexadecimal.
+        source: Origin of the expected one, named in errors.
+
+    Raises:
+        UsageError: if `pinned` is not a SHA-256.
+        ModelError: if they differ.
+    """
+    if re.fullmatch(r"[0-9a-fA-F]{64}", pinned) is None:
+        raise UsageError(f"{source}: {pinned!r} is not a SHA-256, which has 64 hexadecimal digits.")
+    if found != pinned.lower():
+        raise ModelError(
+            f"{path}: its SHA-256 is {found}, but {source} states {pinned.lower()}; it was not "
+            "loaded. Copy it again from a trusted place, or build it again."
+        )
+
+
 class ModelFile:
     """A model file as it was when it was opened.
 
     The content decides: the file may have another time, or be on another machine. It is hashed only
-    where the stamp does not say that it is untouched.
+    if the stamp has changed.
 
     Args:
         path: Of the file; kept as an absolute path.
-        digest: Its SHA-256, hexadecimal, where that is known.
+        digest: Its SHA-256, hexadecimal, if known.
     """
 
     def __init__(self, path: Path, digest: str | None = None) -> None:
@@ -71,10 +110,10 @@ class ModelFile:
         self._stamp = _stamp(self.path)
 
     def pin(self) -> None:
-        """Make sure that the content is known, so that `check` works anywhere.
+        """Record the digest of the content, so that `check` works on any machine.
 
         Raises:
-            ModelError: if the file is not the one that was opened any more.
+            ModelError: if the file has been replaced or removed since it was opened.
         """
         if self._digest is not None:
             return
@@ -92,7 +131,7 @@ class ModelFile:
         """Refuse a file that is not the one that was pinned.
 
         Raises:
-            ModelError: if it is missing, or has another content.
+            ModelError: if it is missing, or has other content.
         """
         stamp = _stamp(self.path)
         if stamp is None:

@@ -1,9 +1,9 @@
-"""Many images through a network in order: decoding, preprocessing and inference side by side.
+"""Predict many images in order: decoding, preprocessing and inference side by side.
 
-Threads do it: Pillow and the backends release the interpreter's lock while they work, and threads
+It uses threads: Pillow and the backends release the interpreter's lock while they work, and threads
 share one copy of the weights. With 2 cores, ViT-B/32 INT8 and JPEGs of 2 megapixels, a loop gives
-20 images/s; two threads on one session of 1 thread 43, on one of 2 threads 31, and three threads no
-more than two.
+20 images/s; two threads on one session of 1 thread give 43, on one of 2 threads 31, and a third
+thread gains nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -22,14 +22,14 @@ from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.preprocess import ImageLike, InputArray
 from numclip_runtime.system import usable_cores
 
-if TYPE_CHECKING:  # 5 ms of every start, for single images as well
+if TYPE_CHECKING:  # 5 ms of every start, even for single images
     from concurrent.futures import Future, ThreadPoolExecutor
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 Preprocess: TypeAlias = Callable[[ImageLike], InputArray]  # one image -> (...), or ImageError
-Predict: TypeAlias = Callable[[InputArray], list[T]]  # (B, ...) -> B results
+Predict: TypeAlias = Callable[[InputArray], list[_T]]  # (B, ...) -> B results
 
-GPU_BATCH = 16  # a larger one fills a GPU little better, and its first result comes later
+GPU_BATCH = 16  # a larger one hardly fills a GPU better, and its first result comes later
 
 
 @dataclass(frozen=True)
@@ -39,25 +39,25 @@ class StreamPlan:
     batch_size: int  # images per run of the network
     workers: int  # threads that decode and preprocess
     lanes: int  # runs of the network at a time
-    # Each worker takes its image all the way: one hand-over per image, and no more threads than
-    # cores. False: workers fill batches, and `lanes` other threads run them.
+    # Workers also run the network: one hand-over per image, and no more threads than cores.
+    # False: they fill batches, and `lanes` other threads run them.
     whole: bool
 
     @property
     def window(self) -> int:
-        """Images in flight at most: those running, a batch before and after, 2 per worker."""
+        """Largest number of images in flight: running, a batch before and after, 2 per worker."""
         return (self.lanes + 2) * self.batch_size + 2 * self.workers
 
 
 def plan_stream(
     backend: Backend, batch_size: int | None = None, workers: int | None = None
 ) -> StreamPlan:
-    """Choose what is not given.
+    """Choose the numbers that are not given.
 
     Args:
-        backend: What runs the network.
-        batch_size: None: 1 on a CPU, which gains nothing by more, and where the dynamic scales of
-            INT8 would depend on the other images; on a GPU `GPU_BATCH`, or what it takes.
+        backend: Runs the network.
+        batch_size: None: 1 on a CPU, where more gain nothing, and the dynamic scales of INT8 would
+            depend on the other images; on a GPU `GPU_BATCH`, or the backend's limit.
         workers: None: one per usable core.
 
     Raises:
@@ -71,14 +71,17 @@ def plan_stream(
     if batch_size < 1 or workers < 1:
         raise UsageError(f"batch_size ({batch_size}) and workers ({workers}) must be >= 1.")
     lanes = backend.lanes
-    # A single worker would decode and run by turns.
+    # A single worker would decode and run alternately.
     whole = on_cpu and batch_size == 1 and lanes > 1 and workers > 1
     return StreamPlan(batch_size, workers, min(lanes, workers) if whole else lanes, whole)
 
 
 def stream(
-    images: Iterable[ImageLike], plan: StreamPlan, preprocess: Preprocess, predict: Predict[T]
-) -> Generator[T | ImageError, None, None]:
+    images: Iterable[ImageLike | ImageError],
+    plan: StreamPlan,
+    preprocess: Preprocess,
+    predict: Predict[_T],
+) -> Generator[_T | ImageError, None, None]:
     """Yield one result per image, in order; see `Predictor.stream`.
 
     Args:
@@ -88,120 +91,77 @@ def stream(
         predict: Called by `plan.lanes` threads.
 
     Raises:
-        Whatever `preprocess` (an ImageError aside), `predict` or, after the results of what it
-        gave, `images` raised.
+        Exception: of `preprocess` (an ImageError aside), of `predict`, or, after the results of the
+            images before, of `images`.
     """
     source, failure, ended, refill = iter(images), None, False, False
     in_flight = 0  # taken from the source, and not yielded
-    ready: deque[T | ImageError] = deque()
-    line: _Line[T]
-    if plan.whole:
-        line = _WholeImages(plan, preprocess, predict)
-    else:
-        line = _Batches(plan, preprocess, predict)
+    ready: deque[_T | ImageError] = deque()
+    work = _Work(plan, preprocess, predict)
+    pending = work.pending
     try:
         while True:
-            # One for each that went out; more only while there is nothing to give: the source may
-            # be a slow one.
+            # Take one image per result yielded; take more only if no result is ready, because the
+            # source may block.
             if (
                 not ended
                 and in_flight < plan.window
-                and (refill or not (ready or line.head_done()))
+                and (refill or not (ready or (pending and pending[0].done())))
             ):
                 refill = False
                 try:
                     image = next(source)
                 except StopIteration:
                     ended = True
-                    line.flush()
+                    work.flush()
                 except Exception as error:
                     failure, ended = error, True
-                    line.flush()
+                    work.flush()
                 else:
                     in_flight += 1
-                    line.add(image)
+                    work.add(image)
             elif ready:
                 in_flight -= 1
                 refill = True
                 yield ready.popleft()
-            elif line.pending:
-                ready.extend(line.pending.popleft().result())
+            elif pending:
+                ready.extend(pending.popleft().result())
             elif failure is not None:
                 raise failure
             else:
                 return
     finally:
-        line.close()
+        work.close()
 
 
-class _Line(Protocol[T]):
-    pending: deque[Future[list[T | ImageError]]]  # of the images taken, in order
+class _Work(Generic[_T]):
+    """The threads of a stream, and the results they have promised.
 
-    def head_done(self) -> bool: ...
+    Workers decode into batches, and the one that completes a batch gives it to a lane. If
+    `plan.whole`, a worker runs the network on its image itself.
+    """
 
-    def add(self, image: ImageLike) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class _WholeImages(Generic[T]):
-    """Each worker decodes, preprocesses and runs its own image."""
-
-    def __init__(self, plan: StreamPlan, preprocess: Preprocess, predict: Predict[T]) -> None:
-        self.pending: deque[Future[list[T | ImageError]]] = deque()
+    def __init__(self, plan: StreamPlan, preprocess: Preprocess, predict: Predict[_T]) -> None:
+        self.pending: deque[Future[list[_T | ImageError]]] = deque()  # in order of the images
         self._preprocess, self._predict = preprocess, predict
-        self._lane: AbstractContextManager[object] = (
-            threading.Semaphore(plan.lanes) if plan.lanes < plan.workers else nullcontext()
-        )
-        self._stopped = False
-        self._pool = _threads(plan.workers, "numclip-worker")
-
-    def head_done(self) -> bool:
-        return bool(self.pending) and self.pending[0].done()
-
-    def add(self, image: ImageLike) -> None:
-        self.pending.append(self._pool.submit(self._take, image))
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self._stopped = True
-        self._pool.shutdown(cancel_futures=True)  # waits for what runs: one image per worker
-
-    def _take(self, image: ImageLike) -> list[T | ImageError]:
-        try:
-            inputs = self._preprocess(image)[None]  # (1, ...)
-        except ImageError as error:
-            return [error]
-        with self._lane:
-            return [] if self._stopped else [*self._predict(inputs)]
-
-
-class _Batches(Generic[T]):
-    """Workers decode into batches; whoever completes a batch hands it to a lane."""
-
-    def __init__(self, plan: StreamPlan, preprocess: Preprocess, predict: Predict[T]) -> None:
-        self.pending: deque[Future[list[T | ImageError]]] = deque()
-        self._preprocess, self._predict = preprocess, predict
-        self._size = plan.batch_size
-        self._open: _Batch[T] | None = None  # has room for the next image
+        self._size, self._whole = plan.batch_size, plan.whole
+        self._open: _Batch[_T] | None = None  # has room for the next image
         self._stopped = False
         self._workers = _threads(plan.workers, "numclip-worker")
-        self._lanes = _threads(plan.lanes, "numclip-lane")
+        self._lanes = self._workers if plan.whole else _threads(plan.lanes, "numclip-lane")
+        # Of workers that run the network
+        self._turn = threading.Semaphore(plan.lanes) if plan.lanes < plan.workers else nullcontext()
 
-    def head_done(self) -> bool:
-        return bool(self.pending) and self.pending[0].done()
-
-    def add(self, image: ImageLike) -> None:
+    def add(self, image: ImageLike | ImageError) -> None:
+        if self._whole:
+            self.pending.append(self._workers.submit(self._predict_one, image))
+            return
         batch = self._open
         if batch is None:
             batch = self._open = _Batch(self._size)
             self.pending.append(batch.results)
         index = batch.count
-        batch.count += 1  # first: whoever fills the last place runs it at once
+        batch.count += 1  # first: the worker that fills the last place gives it to a lane at once
         if batch.count == self._size:
             self._open = None
         self._workers.submit(self._decode, batch, index, image)
@@ -214,23 +174,34 @@ class _Batches(Generic[T]):
 
     def close(self) -> None:
         self._stopped = True
-        # First the workers, who hand batches to the lanes. Both wait for what runs, no longer.
+        # Workers first, since they give batches to lanes. Both wait only for the work under way.
         self._workers.shutdown(cancel_futures=True)
         self._lanes.shutdown(cancel_futures=True)
 
-    def _decode(self, batch: _Batch[T], index: int, image: ImageLike) -> None:
+    def _input(self, image: ImageLike | ImageError) -> InputArray | ImageError:
+        try:
+            return image if isinstance(image, ImageError) else self._preprocess(image)
+        except ImageError as error:
+            return error
+
+    def _predict_one(self, image: ImageLike | ImageError) -> list[_T | ImageError]:
+        one = self._input(image)
+        if isinstance(one, ImageError):
+            return [one]
+        with self._turn:
+            return [] if self._stopped else [*self._predict(one[None])]  # (1, ...)
+
+    def _decode(self, batch: _Batch[_T], index: int, image: ImageLike | ImageError) -> None:
         if self._stopped:
             return
         try:
-            batch.put(index, self._preprocess(image))
-        except ImageError as error:
-            batch.errors[index] = error
+            batch.put(index, self._input(image))
         except BaseException as error:  # raised again where the results are taken
             batch.fail(error)
         if batch.leave(1):
             self._lanes.submit(self._run, batch)
 
-    def _run(self, batch: _Batch[T]) -> None:
+    def _run(self, batch: _Batch[_T]) -> None:
         if self._stopped:
             return
         try:
@@ -247,20 +218,23 @@ def _threads(count: int, name: str) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix=name)
 
 
-class _Batch(Generic[T]):
+class _Batch(Generic[_T]):
     def __init__(self, size: int) -> None:
         from concurrent.futures import Future
 
-        self.results: Future[list[T | ImageError]] = Future()
+        self.results: Future[list[_T | ImageError]] = Future()
         self.errors: dict[int, ImageError] = {}  # by place
         self.count = 0  # images in it
         self._size = size
-        self._awaited = size  # places that are neither filled nor given up
+        self._awaited = size  # places that are neither filled nor left empty
         self._array: InputArray | None = None  # (size, ...)
         self._lock = threading.Lock()
 
-    def put(self, index: int, one: InputArray) -> None:
-        """Store one input; workers copy at the same time, so that lanes need not."""
+    def put(self, index: int, one: InputArray | ImageError) -> None:
+        """Store one input; workers copy concurrently, so that lanes need not."""
+        if isinstance(one, ImageError):
+            self.errors[index] = one
+            return
         if self._size == 1:
             self._array = one[None]
             return
@@ -270,20 +244,20 @@ class _Batch(Generic[T]):
         self._array[index] = one
 
     def leave(self, places: int) -> bool:
-        """Count filled or empty places off; return whether these were the last ones."""
+        """Count places as filled or left empty; return whether these were the last ones."""
         with self._lock:
             self._awaited -= places
             return self._awaited == 0 and not self.results.done()
 
     def inputs(self) -> InputArray | None:
-        """Return the inputs of those that could be read, (B, ...); None if there are none."""
+        """Return the inputs of the images that could be read, (B, ...); None if there are none."""
         if self._array is None:
             return None
         if not self.errors:
             return self._array[: self.count]
         return self._array[[i for i in range(self.count) if i not in self.errors]]
 
-    def finish(self, results: list[T | ImageError]) -> None:
+    def finish(self, results: list[_T | ImageError]) -> None:
         self._array = None  # the caller may be slow to take the results
         self.results.set_result(results)
 

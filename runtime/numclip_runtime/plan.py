@@ -1,4 +1,4 @@
-"""What a plan (a serialised TensorRT engine) says about itself, read without TensorRT and GPU.
+"""The metadata of a plan (a serialised TensorRT engine), read without TensorRT and GPU.
 
 The metadata is the network's name, which TensorRT stores as readable text near the start of the
 plan. So the file stays a pure plan that `trtexec` and Triton load, and needs no second file.
@@ -22,10 +22,10 @@ from numclip_runtime.onnx_file import no_metadata
 
 Builder = Literal["tensorrt", "tensorrt-rtx"]
 
-SCHEMA_VERSION = 1
+PLAN_SCHEMA_VERSION = 1
 NAME_LIMIT = 4095  # characters of a network's name: TensorRT's 4,096 count the closing zero
 # marker, form, length and CRC-32 of the payload; the payload follows
-NAME = re.compile(rb"numclip-plan/(\d+) (json|zlib85) (\d+) ([0-9a-f]{8}) ")
+_NAME = re.compile(rb"numclip-plan/(\d+) (json|zlib85) (\d+) ([0-9a-f]{8}) ")
 MARKER = b"numclip-plan/"
 # The first 4 bytes. "ftrt" is what trtexec --getPlanVersionOnly demands; "vtrt" is what
 # TensorRT-RTX 1.4 to 1.7 write. Both keep the version in bytes 24 to 27.
@@ -35,17 +35,17 @@ HEADER_BYTES = 28
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """How an engine was built: what the model's metadata cannot know."""
+    """How an engine was built; the model's own metadata precede the build."""
 
     builder: Builder
     builder_version: str  # of the Python package, such as "1.7.1.116"
-    # of the GPUs it is for, 86 means 8.6; None: TensorRT-RTX's choice, 8.0 and later
+    # of the target GPUs, 86 means 8.6; None: TensorRT-RTX's choice, 8.0 and later
     compute_capabilities: tuple[int, ...] | None
     min_batch: int
     opt_batch: int  # the batch that kernels were chosen for
     max_batch: int
     onnx_sha256: str  # of the ONNX file it was built from
-    # What differs from a plain build: "tf32", "version-compatible", "hardware-compatible",
+    # Differences to a plain build: "tf32", "version-compatible", "hardware-compatible",
     # "head-without-gemm"
     flags: tuple[str, ...] = ()
 
@@ -61,7 +61,7 @@ class EngineFacts:
 
 @dataclass(frozen=True)
 class PlanInfo:
-    """All that a plan says without being deserialised."""
+    """The metadata of a plan, which is not deserialised for them."""
 
     builder: Builder  # by the file's first bytes
     version: str | None  # of TensorRT by the header, "10.3.0.26"; None: an unknown kind of header
@@ -71,7 +71,7 @@ class PlanInfo:
 
 
 def encode_metadata(metadata: ModelMetadata, engine: EngineFacts) -> str:
-    """Return the network name that holds the metadata: JSON, or compressed where that is too long.
+    """Return the network name that holds the metadata: JSON, compressed if that is too long.
 
     Raises:
         UsageError: if even the compressed form is longer than TensorRT allows.
@@ -82,7 +82,7 @@ def encode_metadata(metadata: ModelMetadata, engine: EngineFacts) -> str:
     packed = base64.b85encode(zlib.compress(text.encode(), 9)).decode()
     for form, payload in (("json", text), ("zlib85", packed)):
         crc = zlib.crc32(payload.encode())
-        name = f"{MARKER.decode()}{SCHEMA_VERSION} {form} {len(payload)} {crc:08x} {payload}"
+        name = f"{MARKER.decode()}{PLAN_SCHEMA_VERSION} {form} {len(payload)} {crc:08x} {payload}"
         if len(name) <= NAME_LIMIT:
             return name
     raise UsageError(
@@ -92,10 +92,10 @@ def encode_metadata(metadata: ModelMetadata, engine: EngineFacts) -> str:
 
 
 def read_plan_metadata(path: Path) -> PlanInfo:
-    """Read what a plan says about itself.
+    """Read the metadata of a plan.
 
     Raises:
-        ModelError: if the file is missing, no plan, damaged, or not one that numclip built.
+        ModelError: if the file is missing, not a plan, damaged, or not built by numclip.
     """
     try:
         with path.open("rb") as file:
@@ -133,10 +133,10 @@ def _read_header(header: bytes, size: int, path: Path) -> tuple[Builder, str | N
     if header[4:8] != bytes(4):  # the layout of the header, 0 in every version seen so far
         return builder, None
     stated = int.from_bytes(header[16:24], "little")
-    # Seen in plans of TensorRT-RTX only; those of TensorRT need a GPU to be made.
+    # Verified for TensorRT-RTX only; building with TensorRT needs a GPU.
     if builder == "tensorrt-rtx" and stated != size:
         raise ModelError(
-            f"{path}: damaged, its header says {stated} bytes and the file has {size}; "
+            f"{path}: damaged, its header states {stated} bytes and the file has {size}; "
             "copy it again."
         )
     return builder, ".".join(map(str, header[24:28]))
@@ -145,20 +145,20 @@ def _read_header(header: bytes, size: int, path: Path) -> tuple[Builder, str | N
 def _find_name(content: mmap.mmap, path: Path) -> str:
     """Return the JSON text inside the network's name.
 
-    TensorRT-RTX puts it into the first 4 kB; where else it may be is not known, so all of the
-    file is searched.
+    TensorRT-RTX writes it into the first 4 kB. Other places are possible, so the whole file is
+    searched.
     """
     start = content.find(MARKER)
     if start < 0:
         raise no_metadata(path, "build it with `numclip-export --onnx x.onnx --target tensorrt`")
     damaged = ModelError(f"{path}: its numclip metadata are damaged; copy or build it again.")
-    if (match := NAME.match(content, start)) is None:
+    if (match := _NAME.match(content, start)) is None:
         raise damaged
     schema, form, length, crc = match.groups()
-    if int(schema) != SCHEMA_VERSION:
+    if int(schema) != PLAN_SCHEMA_VERSION:
         raise ModelError(
             f"{path}: plan metadata schema {int(schema)} is unknown, this numclip reads schema "
-            f"{SCHEMA_VERSION}; update numclip or build the plan again."
+            f"{PLAN_SCHEMA_VERSION}; update numclip or build the plan again."
         )
     payload = content[match.end() : match.end() + int(length)]
     if zlib.crc32(payload) != int(crc, 16):

@@ -6,9 +6,9 @@ import os
 import threading
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,12 @@ from numclip_runtime.backends import (
     Backend,
     BackendName,
     DeviceKind,
+    OpenOptions,
     OptimizeFor,
     open_backend,
 )
+from numclip_runtime.backends.close_guard import CloseGuard
 from numclip_runtime.calibration import DEFAULT_COVERAGE
-from numclip_runtime.close_guard import Gate
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_file import ModelFile
@@ -30,11 +31,11 @@ from numclip_runtime.preprocess import FloatArray, ImageLike, InputArray, networ
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model reads off one image."""
+    """The number that the model reads off one image."""
 
     value: float  # the number, in `unit`
     unit: str  # unit of value and interval; may be empty
-    # (low, high), holds the true number in 9 of 10 images (DEFAULT_COVERAGE); None: not calibrated
+    # (low, high): holds the true number in 9 of 10 images (DEFAULT_COVERAGE); None: not calibrated
     interval: tuple[float, float] | None
     bin: str  # phrase of the most probable bin
     bin_probs: dict[str, float]  # phrase -> probability, lowest bin first, sums to 1
@@ -44,45 +45,66 @@ class Prediction:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The file of a predictor's model and its options: a copy opens them again."""
+
+    file: ModelFile
+    options: OpenOptions
+
+    def reopen(self) -> Backend:
+        """Open the model again.
+
+        Raises:
+            ModelError: if the file has changed; and see `open_backend`.
+        """
+        self.file.check()
+        return open_backend(self.file.path, self.options)
+
+
 class Predictor:
-    """A loaded model. Use as a context manager, or call `close` when done.
+    """A loaded model, made by `load`. Use as a context manager, or call `close` when done.
 
     Threads may share it. A copy, also one that was pickled and sent to another process, opens the
-    model again when it is first used, from the same path and with the same options; that takes a
-    predictor made by `load`. Give a copy to each process once, not with each image.
+    model again when it is first used, from the same path and with the same options. Send a copy to
+    each process once, not with each image.
 
     Args:
-        backend: Opened backend; the predictor owns it and closes it.
-        fast_decode: See `load`.
+        model: Opened backend, which the predictor owns and closes; or the origin of one, which is
+            opened at first use.
+        fast_decode: See `OpenOptions`.
+        origin: Of an opened backend; None: the predictor cannot be copied.
     """
 
-    def __init__(self, backend: Backend, *, fast_decode: bool = False) -> None:
-        self._backend: Backend | None = backend
+    def __init__(
+        self, model: Backend | Origin, *, fast_decode: bool = False, origin: Origin | None = None
+    ) -> None:
+        self._model = model
+        self._origin = model if isinstance(model, Origin) else origin
         self.fast_decode = fast_decode
-        self._file: ModelFile | None = None  # where it came from, and
-        self._options: dict[str, Any] = {}  # how it was opened; see `load`
-        self._prepare()
-
-    def _prepare(self) -> None:
-        """Make what is not copied."""
         self._opening = threading.Lock()
-        self._gate = Gate("this predictor was closed; load the model again.")
+        self._guard = CloseGuard("this predictor was closed; load the model again.")
+
+    @classmethod
+    def open(cls, model: str | os.PathLike[str], options: OpenOptions) -> Predictor:
+        """Load an exported model; see `load`."""
+        path = Path(model)
+        origin = Origin(ModelFile(path, options.sha256), options)
+        return cls(open_backend(path, options), fast_decode=options.fast_decode, origin=origin)
 
     @property
     def backend(self) -> Backend:
-        """What runs the network; a copy of a predictor opens it now.
+        """The backend that runs the network; a copy of a predictor opens it now.
 
         Raises:
-            ModelError: if the model's file is not the same any more; and see `load`.
+            ModelError: if the model's file has changed; and see `load`.
             UsageError: if a copy was closed before its first use.
         """
         with self._opening:
-            if self._backend is None:
-                assert self._file is not None
-                with self._gate:
-                    self._file.check()
-                    self._backend = open_backend(self._file.path, **self._options)
-            return self._backend
+            if isinstance(self._model, Origin):
+                with self._guard:
+                    self._model = self._model.reopen()
+            return self._model
 
     @property
     def metadata(self) -> ModelMetadata:
@@ -115,9 +137,9 @@ class Predictor:
         return self.predict_inputs(inputs[0][None] if len(inputs) == 1 else np.stack(inputs))
 
     def predict_inputs(self, inputs: InputArray) -> list[Prediction]:
-        """Predict preprocessed inputs, (B, ...) of what `preprocess` returns."""
+        """Predict preprocessed inputs: (B, ...), stacked results of `preprocess`."""
         backend = self.backend
-        with self._gate:
+        with self._guard:
             outputs = backend.run(inputs)
         return self.postprocess(*outputs)
 
@@ -150,7 +172,7 @@ class Predictor:
 
     def stream(
         self,
-        images: Iterable[ImageLike],
+        images: Iterable[ImageLike | ImageError],
         *,
         batch_size: int | None = None,
         workers: int | None = None,
@@ -158,24 +180,25 @@ class Predictor:
         """Predict many images in order, with decoding and inference side by side.
 
         Memory stays flat: at most `(lanes + 2) * batch_size + 2 * workers` images are in flight,
-        `lanes` of the backend; `plan_stream` says what is chosen. A result is not held back for
-        images to come, but for the rest of its batch, and while the next image is waited for.
+        with the backend's `lanes`; `plan_stream` makes the choices. A result does not wait for
+        later images, except for the rest of its batch and for the next image of the source.
 
         Args:
-            images: Any iterable of what `predict` takes. Consumed lazily, and only by the thread
-                that takes the results.
+            images: As for `predict`; an ImageError, from a source that could not read an image, is
+                yielded in its place. Consumed lazily, and only by the thread that takes the
+                results.
             batch_size: Images per run of the network. None: 1 on a CPU, where more gain nothing,
                 at most 16 on a GPU.
             workers: Threads that decode and preprocess. None: one per usable core. On a CPU they
-                run the network as well, where the model was loaded with
-                `optimize_for="throughput"` and the batch size is 1.
+                also run the network if the model was loaded with `optimize_for="throughput"` and
+                the batch size is 1.
 
         Yields:
-            One item per image, in order: its Prediction, or the ImageError that it met.
+            One result per image, in order: its Prediction, or the ImageError that it caused.
 
         Raises:
             UsageError: if a number is below 1, or the predictor is closed.
-            GpuError: if the GPU fails. This, and what `images` raises, ends the stream.
+            GpuError: if the GPU fails. It ends the stream, as does any exception of `images`.
         """
         from numclip_runtime.pipeline import plan_stream, stream  # 3 ms of every start
 
@@ -183,37 +206,30 @@ class Predictor:
         return stream(images, plan, self.preprocess, self.predict_inputs)
 
     def close(self) -> None:
-        """Free the model, once what other threads run has ended; a second time is fine.
+        """Free the model once the runs of other threads have ended; idempotent.
 
-        Predicting afterwards is a UsageError, also for streams that are under way.
+        Predicting afterwards is a UsageError, also in streams that are under way.
         """
-        self._gate.close()
-        if self._backend is not None:
-            self._backend.close()
+        self._guard.close(self._free)
 
-    def __getstate__(self) -> dict[str, Any]:
-        if self._file is None:
+    def _free(self) -> None:
+        if not isinstance(self._model, Origin):
+            self._model.close()
+
+    def __reduce__(self) -> tuple[partial[Predictor], tuple[Origin]]:
+        if self._origin is None:
             raise UsageError(
                 "this predictor was made from a backend, so a copy could not open its model again; "
                 "make it with numclip_runtime.load."
             )
-        with self._gate:
-            self._file.pin()
-        return {**vars(self), "_backend": None, "_opening": None, "_gate": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._prepare()
+        with self._guard:
+            self._origin.file.pin()
+        return partial(type(self), fast_decode=self.fast_decode), (self._origin,)
 
     def __enter__(self) -> Predictor:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -230,40 +246,26 @@ def load(
 ) -> Predictor:
     """Load an exported model.
 
+    The keyword arguments are the fields of `numclip_runtime.backends.OpenOptions`, which describes
+    them.
+
     Args:
         model: Path of a `.onnx` or `.plan` file made by `numclip-export`. A plan is executable
-            code: load only what you trust, see `sha256`.
-        threads: CPU threads inside one inference; None: as `optimize_for` says.
-        device: "auto" (a GPU where it can be used), "cpu" or "cuda". Where an ONNX file runs on the
-            CPU although a GPU is there or was asked for, `backend.notes` of the predictor say why.
-        backend: None: onnxruntime for ONNX files, tensorrt for plans.
-        sha256: What the file's SHA-256 must be. A plan is compared with `<model>.sha256`, where
-            that exists, if this is None.
-        require_gpu: Raise rather than run on the CPU.
-        optimize_for: How a CPU's cores are used. "latency": all of them inside one inference, for
-            one image now and then. "throughput": one each for as many images, for `stream` and for
-            predictions from many threads. A GPU takes no notice.
-        fast_decode: Decode large JPEG files at 1/2, 1/4 or 1/8 size, at least twice as large as the
-            network needs; `numclip-run --fast-decode` measures how much that moves the values.
-            All other images are decoded exactly.
+            code: load only plans that you trust, see `sha256`.
 
     Raises:
         ModelError: if the file is missing, broken, not made by numclip, or not the pinned one.
         MissingDependencyError: if the backend's package is not installed.
-        GpuRequiredError: if a GPU is needed, and none that fits can be used.
+        GpuRequiredError: if a GPU is needed, and no suitable one can be used.
         UsageError: if the arguments contradict each other or the model.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, got {threads}.")
-    options: dict[str, Any] = {
-        "threads": threads,
-        "device": device,
-        "backend": backend,
-        "sha256": sha256,
-        "require_gpu": require_gpu,
-        "optimize_for": optimize_for,
-    }
-    file = ModelFile(Path(model), sha256)
-    predictor = Predictor(open_backend(Path(model), **options), fast_decode=fast_decode)
-    predictor._file, predictor._options = file, options
-    return predictor
+    options = OpenOptions(
+        threads=threads,
+        device=device,
+        backend=backend,
+        sha256=sha256,
+        require_gpu=require_gpu,
+        optimize_for=optimize_for,
+        fast_decode=fast_decode,
+    )
+    return Predictor.open(model, options)

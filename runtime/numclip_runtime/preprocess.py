@@ -1,4 +1,4 @@
-"""From a decoded image to the network's input, with Pillow and numpy only.
+"""Turn a decoded image into the network's input, with Pillow and numpy only.
 
 Equal, to float rounding, to training's evaluation transform (torchvision's Resize, CenterCrop,
 ToTensor, Normalize on the same RGB image): a test compares the arrays.
@@ -12,36 +12,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from numclip_runtime.decode import Box, Decoded, ImageLike, decode, load_rgb
+from numclip_runtime.decode import Box, Decoded, decode
+from numclip_runtime.decode import ImageLike as ImageLike  # for code that works step by step
+from numclip_runtime.decode import load_rgb as load_rgb
 from numclip_runtime.errors import ImageError
 from numclip_runtime.metadata import ModelMetadata, Preprocessing
-
-# decode's names, for those who turn an image into an input step by step
-__all__ = [
-    "FloatArray",
-    "ImageLike",
-    "InputArray",
-    "PixelArray",
-    "least_side",
-    "load_rgb",
-    "network_input",
-    "normalisation",
-    "normalise",
-    "pixels_of",
-    "preprocess",
-    "resize_and_crop",
-    "to_input",
-    "to_pixels",
-]
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 PixelArray: TypeAlias = npt.NDArray[np.uint8]
 InputArray: TypeAlias = npt.NDArray[Any]  # FloatArray or PixelArray, see `network_input`
 
 MAX_RESIZED_PIXELS = 50_000_000  # 150 MB; reached by images 1,000 times longer than wide
-# Of a scaled JPEG before the resize, which then still halves it with its own filter. PSNR to exact
-# pixels of real photos, median (least): once 44 dB (33), twice 52 dB (42), three times 55 dB (52);
-# three times as large, a photo of 2 MP would have to be decoded in full.
+# Size of a scaled JPEG before the resize, relative to the size after it. PSNR in dB to the exact
+# pixels of real photos, median (worst): 1x 44 (33), 2x 52 (42), 3x 55 (52); at 3x, a photo of 2 MP
+# would have to be decoded in full.
 SPARE = 2
 
 _FILTERS = {
@@ -53,7 +37,7 @@ _FILTERS = {
 def network_input(
     source: ImageLike, metadata: ModelMetadata, *, fast_decode: bool = False
 ) -> InputArray:
-    """Turn an image into the input that a model asks for.
+    """Turn an image into the input of a model.
 
     Args:
         source: Path, Pillow image (any mode), or uint8 array (H, W, 3) RGB or (H, W) grey.
@@ -61,7 +45,7 @@ def network_input(
         fast_decode: Decode JPEG files at the smallest size with both sides at least `least_side`.
 
     Returns:
-        (H, W, 3) uint8 where the model normalises by itself, else (3, H, W) float32.
+        (H, W, 3) uint8 if the model normalises by itself, else (3, H, W) float32.
 
     Raises:
         ImageError: if the image cannot be read.
@@ -72,13 +56,13 @@ def network_input(
 
 
 def pixels_of(decoded: Decoded, spec: Preprocessing) -> PixelArray:
-    """Resize and crop what `decode` returned; (H, W, 3) uint8."""
+    """Resize and crop a result of `decode`; (H, W, 3) uint8."""
     box = decoded.box if decoded.scale > 1 else None
     return np.asarray(resize_and_crop(decoded.image, spec, box))
 
 
 def least_side(spec: Preprocessing) -> int:
-    """Return the pixels that both sides of a photo keep in fast decoding."""
+    """Return the number of pixels that both sides of a photo keep at least in fast decoding."""
     return SPARE * spec.resize
 
 
@@ -86,9 +70,9 @@ def resize_and_crop(image: Image.Image, spec: Preprocessing, box: Box | None = N
     """Resize and centre-crop an RGB image to (spec.crop, spec.crop).
 
     Args:
-        image: Decoded image; not changed, but returned where it has the right size already.
-        spec: What the network wants.
-        box: Part of it to take, as fast decoding found it. None: all, and exactly as training.
+        image: Decoded image; not changed, but returned if it has the right size already.
+        spec: Of the network.
+        box: Part to use, as fast decoding found it. None: all, exactly as in training.
 
     Raises:
         ImageError: if the image is so long and narrow that the resized one would not fit in memory.
@@ -109,8 +93,8 @@ def resize_and_crop(image: Image.Image, spec: Preprocessing, box: Box | None = N
         image = image.resize((width, height), _FILTERS[spec.interpolation], box)
     if image.size == (spec.crop, spec.crop):
         return image
-    # Not by resizing only the part that the crop keeps, 9 % faster: Pillow chooses which side to
-    # resize first by the sizes, and the order changes pixels by up to 19 levels.
+    # Resizing only the part inside the crop would be 9 % faster, but Pillow chooses by the sizes
+    # which side it resizes first, and the order changes pixels by up to 19 levels.
     # round() is half-to-even, as in torchvision's CenterCrop
     left, top = round((width - spec.crop) / 2.0), round((height - spec.crop) / 2.0)
     return image.crop((left, top, left + spec.crop, top + spec.crop))

@@ -1,7 +1,7 @@
 """Facts about the machine this process runs on: cores, processor, memory, Jetson module.
 
-They are read from the system's files. Every function takes the folder that stands for `/`, so that
-a recorded machine can be read as well. A fact that a system does not tell is None or empty.
+They are read from the system's files. The argument of every function is the folder used as `/`, so
+that a recorded machine can be read too. Unknown facts are None or empty.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CpuQuota:
     """A container's share of the machine's cores."""
 
     cores: float
-    stops: int | None  # how often the kernel paused the group so far; None: not told
+    stops: int | None  # number of times the kernel paused the group so far; None: unknown
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Jetson:
 
 @dataclass(frozen=True)
 class Machine:
-    """The facts that a report needs to be understood later."""
+    """The facts without which a report could not be understood later."""
 
     python: str
     system: str  # "Linux-6.8.0-x86_64-with-glibc2.39"
     cpu: str
-    cores: int  # that this process may use
-    cpu_flags: tuple[str, ...]  # the ones of CPU_FLAGS that it has; empty: not known
-    memory_gib: float | None  # in all, or the container's limit
+    cores: int  # usable by this process
+    cpu_flags: tuple[str, ...]  # those of CPU_FLAGS that the CPU has; empty: not known
+    memory_gib: float | None  # total, or the container's limit
     memory_available_gib: float | None
     jetson: Jetson | None
 
@@ -81,9 +81,9 @@ def read_machine(root: Path = ROOT) -> Machine:
 
 
 def usable_cores(root: Path = ROOT) -> int:
-    """Count the cores that the affinity mask and the container's CPU quota leave, at least 1.
+    """Count the cores within the affinity mask and the container's CPU quota, at least 1.
 
-    `os.cpu_count()` is the machine's: in a container of 2 CPUs on a server of 64 it says 64, and 64
+    `os.cpu_count()` counts the machine's: 64 in a container of 2 CPUs on a server of 64, and 64
     threads that share 2 CPUs are slower than 2. A part of a core counts as one.
     """
     cores = len(core_numbers(root))
@@ -131,7 +131,7 @@ def cpu_name(root: Path = ROOT) -> str:
 
 
 def cpu_flags(root: Path = ROOT) -> tuple[str, ...]:
-    """Return the ones of CPU_FLAGS that the processor has."""
+    """Return those of CPU_FLAGS that the processor has."""
     match = re.search(r"^(?:flags|Features)\s*:(.*)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
     present = set(match[1].split()) if match else set()
     return tuple(flag for flag in CPU_FLAGS if flag in present)
@@ -184,8 +184,8 @@ def _control_groups(root: Path) -> Iterator[Path]:
         else:
             continue
         inside = PurePosixPath(group.lstrip("/"))
-        # In a container the group may be named as the host sees it, and not be there: its limits
-        # are then those of the root.
+        # In a container the group may have the host's name, and not exist here: its limits are then
+        # those of the root.
         for base in bases:
             for folder in (inside, *inside.parents):
                 yield base / folder

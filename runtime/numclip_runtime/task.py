@@ -1,4 +1,4 @@
-"""The task: what number is read, and how its range is cut into named bins."""
+"""The task: the number to read, and the division of its range into named bins."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Task:
     phrases: tuple[str, ...]  # K distinct bin names, lowest bin first
     context: str = "a photo of"  # words before the phrase: "{context} {phrase}."
     label_offset: float = 0.0  # label in files = model's number + label_offset
-    prediction: PredictionKind = "regressor"  # what `values` of the model are
+    prediction: PredictionKind = "regressor"  # meaning of the model's `values`
 
     def __post_init__(self) -> None:
         where = f"task {self.name!r}"
@@ -72,7 +72,7 @@ class Task:
 
     @property
     def labels_are_classes(self) -> bool:
-        """Tell whether every bin is one whole number, such as 0 to 4: labels name their bin."""
+        """Whether every bin is one whole number, such as 0 to 4: labels name their bin."""
         return all(map(_is_one_number, self.bin_edges, self.bin_edges[1:]))
 
     @property
@@ -93,9 +93,9 @@ class Task:
         return min(max(bisect_right(self.bin_edges, shifted) - 1, 0), self.num_bins - 1)
 
     def contains(self, label: float) -> bool:
-        """Tell whether a label lies in the closed range of the task.
+        """Return whether a label lies in the closed range of the task.
 
-        Where labels are classes the upper end is no class, and so outside.
+        If labels are classes, the upper end is not a class, and so outside.
         """
         shifted = label - self.label_offset
         if self.labels_are_classes and shifted == self.bin_edges[-1]:

@@ -18,7 +18,7 @@ from numclip.checkpoint import Checkpoint, save_checkpoint
 from numclip.model.numclip import ModelConfig, NumClip
 from numclip_export.cli import main
 from numclip_runtime import ModelError, Preprocessing, load
-from numclip_runtime.backends.onnx_weights import MappedModel
+from numclip_runtime.onnx_file import MappedModel
 from numclip_runtime.plan import read_plan_metadata
 from tests.export.fragile import save_fragile
 from tests.numclip.tiny import TASK, TEXT, write_photos

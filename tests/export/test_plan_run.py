@@ -99,4 +99,4 @@ def test_damaged_plan(plan: Path, driver: StandinDriver) -> None:
     plan.write_bytes(plan.read_bytes()[:-1])
     assert "its SHA-256 is" in run(plan, driver)
     plan.with_name("x.plan.sha256").unlink()
-    assert "damaged, its header says" in run(plan, driver)
+    assert "damaged, its header states" in run(plan, driver)

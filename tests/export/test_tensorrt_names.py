@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ENGINE = ROOT / "export" / "numclip_export" / "engine"
-BACKENDS = ROOT / "runtime" / "numclip_runtime" / "backends"
+BACKENDS = ROOT / "runtime" / "numclip_runtime" / "backends" / "tensorrt"
 LISTING: dict[str, Any] = json.loads((ROOT / "tests/data/tensorrt_names.json").read_text("utf-8"))
 VERSIONS = list(LISTING["only"])
 
@@ -44,7 +44,7 @@ OWN = {"__version__", "__name__", "__members__", "__init__"}  # Python's
 # Files in which a name above is something else.
 NOT_TENSORRT = {"bindings.py", "onnx_file.py", "options.py", "turing.py", "cli.py"}
 # What the package that only runs engines has, too.
-RUNNER = tuple(BACKENDS / f"tensorrt_{part}.py" for part in ("plan", "lane", "log"))
+RUNNER = tuple(BACKENDS / f"{part}.py" for part in ("engine", "lane", "module"))
 
 
 def names_in(version: str, owner: str) -> set[str]:

@@ -36,7 +36,7 @@ def test_headers(photos: dict[str, Path]) -> None:
     assert [path.name for path in broken] == ["empty.png", "text.png", "flipped.png"]
     assert broken[photos["empty.png"]].endswith("empty.png: the file is empty.")
     assert broken[photos["text.png"]].endswith("text.png: not an image that Pillow can read.")
-    assert "flipped.png: cannot be read (" in broken[photos["flipped.png"]]
+    assert "flipped.png: cannot be decoded (" in broken[photos["flipped.png"]]
 
 
 def test_decoding_finds_truncated_pixels(photos: dict[str, Path]) -> None:
@@ -47,7 +47,7 @@ def test_decoding_finds_truncated_pixels(photos: dict[str, Path]) -> None:
 
 def test_a_file_that_vanished_is_broken(tmp_path: Path) -> None:
     (fault,) = broken_images([tmp_path / "gone.png"], "header").values()
-    assert fault.endswith("gone.png: cannot be read (No such file or directory).")
+    assert fault.endswith("gone.png: no such file.")
 
 
 def test_no_check_reads_nothing(photos: dict[str, Path]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from numclip_runtime.onnx_file import metadata_of
+from numclip_runtime.onnx_file import read_onnx_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
 
 
@@ -21,9 +21,7 @@ class SlowBackend:
     notes = ()
 
     def __init__(self, model: Path, *, lanes: int = 1, device: str = "cpu") -> None:
-        metadata = metadata_of(model)
-        assert metadata is not None
-        self.metadata = metadata
+        self.metadata = read_onnx_metadata(model)
         self.lanes, self.device = lanes, device
         self.threads: int | None = 1
         self.max_batch: int | None = None

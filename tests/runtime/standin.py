@@ -28,7 +28,7 @@ class Span:
     end: float
 
     def overlaps(self, other: Span) -> bool:
-        """Tell whether both ran at some moment."""
+        """Return whether both ran at some moment."""
         return self.start < other.end and other.start < self.end
 
 
@@ -109,11 +109,11 @@ class StandinDriver:
         return int(self.library.standin_enqueue(kernel, None, stream, capturable))
 
     def is_capturing(self, stream: int) -> bool:
-        """Tell whether work on a stream is recorded and not run."""
+        """Return whether work on a stream is recorded and not run."""
         return bool(self.library.standin_is_capturing(stream))
 
     def is_device(self, address: int, size: int) -> bool:
-        """Tell whether bytes lie in allocated device memory."""
+        """Return whether bytes lie in allocated device memory."""
         return bool(self.library.standin_is_device(address, size))
 
 

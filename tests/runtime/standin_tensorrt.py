@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from numclip_runtime.backends import OpenOptions
 from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.preprocess import normalisation
@@ -88,7 +89,7 @@ class Behaviour:
     @cached_property
     def network(self) -> OnnxRuntimeBackend:
         """What computes the results."""
-        return OnnxRuntimeBackend(self.onnx, threads=1, device="cpu")
+        return OnnxRuntimeBackend(self.onnx, OpenOptions(threads=1, device="cpu"))
 
 
 def standin_tensorrt(name: str, version: str, behaviour: Behaviour) -> ModuleType:

@@ -21,8 +21,8 @@ import onnxruntime as ort
 import pytest
 
 from numclip_runtime import GpuError, GpuRequiredError, ModelError, UsageError, load
-from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from numclip_runtime.backends.onnxruntime_providers import why_not, with_fallbacks
+from numclip_runtime.backends import OpenOptions
+from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend, why_not, with_fallbacks
 from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
 from tests.runtime.conftest import invoke
 from tests.runtime.opener import RTX, Opener
@@ -48,7 +48,7 @@ GPU = CudaDriver((CudaDevice("A GPU", 86),), (13, 0))
         ("a.onnx", {"device": "cpu", "backend": "onnxruntime-rtx"}, UsageError, "the CPU was chos"),
         ("a.onnx", {"device": "cuda", "backend": "openvino"}, UsageError, "openvino runs on the C"),
         ("a.onnx", {"require_gpu": True, "backend": "openvino"}, UsageError, "openvino runs on th"),
-        ("a.plan", {"backend": "onnxruntime"}, UsageError, "onnxruntime runs no plans"),
+        ("a.plan", {"backend": "onnxruntime"}, UsageError, "onnxruntime does not run plans"),
         ("a.engine", {"device": "cpu"}, UsageError, "the CPU was chosen"),
         ("a.engine", {}, ModelError, "not a TensorRT plan, it begins with b'any'"),
         ("a.trt", {}, ModelError, r"expected a \.onnx or \.plan file"),
@@ -103,7 +103,7 @@ def test_what_a_session_asks_for() -> None:
 def test_a_gpu_that_this_onnxruntime_cannot_use(
     tiny: Path, standin: StandinDriver, device: Any, noted: bool
 ) -> None:
-    backend = OnnxRuntimeBackend(tiny, device=device, library=standin.path)
+    backend = OnnxRuntimeBackend(tiny, OpenOptions(device=device), library=standin.path)
     assert (backend.provider, backend.device) == (CPU, "cpu")
     assert bool(backend.notes) == noted
     if noted:
@@ -114,11 +114,13 @@ def test_a_gpu_that_this_onnxruntime_cannot_use(
 
 @pytest.mark.parametrize(("device", "noted"), [("auto", False), ("cuda", True)])
 def test_no_gpu(tiny: Path, device: Any, noted: bool) -> None:
-    backend = OnnxRuntimeBackend(tiny, device=device, library="libno-driver.so")
+    backend = OnnxRuntimeBackend(tiny, OpenOptions(device=device), library="libno-driver.so")
     problem = "no NVIDIA driver, libno-driver.so cannot be loaded"
     assert backend.notes == ([f"{tiny}: runs on the CPU: {problem}."] if noted else [])
     with pytest.raises(GpuRequiredError, match=f"a GPU is required, and not used: {problem}"):
-        OnnxRuntimeBackend(tiny, device=device, require_gpu=True, library="libno-driver.so")
+        OnnxRuntimeBackend(
+            tiny, OpenOptions(device=device, require_gpu=True), library="libno-driver.so"
+        )
 
 
 class Session:
@@ -168,7 +170,7 @@ def test_a_gpu_that_is_used(
     gpu_build: type[Session],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    backend = OnnxRuntimeBackend(tiny, library=standin.path, require_gpu=True)
+    backend = OnnxRuntimeBackend(tiny, OpenOptions(require_gpu=True), library=standin.path)
     assert (backend.provider, backend.device, backend.notes) == (CUDA, "Stand-in GPU 0", [])
     with pytest.raises(GpuError, match=r"CUDAExecutionProvider failed \(CUDA failure 2: out of m"):
         backend.run(np.zeros((1, 3, 8, 8), np.float32))
@@ -176,35 +178,36 @@ def test_a_gpu_that_is_used(
 
 
 @pytest.mark.parametrize(
-    ("provider", "change", "reason"),
+    ("change", "reason"),
     [
-        (CUDA, {"reported": (CPU,)}, "was asked for CUDAExecutionProvider and took CPUExecutionPr"),
-        (CUDA, {"fails": "no libcudnn.so.9\nat line 3"}, r"did not start \(no libcudnn\.so\.9\)"),
+        ({"reported": (CPU,)}, "was asked for CUDAExecutionProvider and took CPUExecutionPr"),
+        ({"fails": "no libcudnn.so.9\nat line 3"}, r"did not start \(no libcudnn\.so\.9\)"),
     ],
 )
 def test_a_session_that_falls_back_to_the_cpu_is_noticed(
     tiny: Path,
     standin: StandinDriver,
     gpu_build: type[Session],
-    provider: str,
     change: dict[str, Any],
     reason: str,
 ) -> None:
     for name, value in change.items():
         setattr(gpu_build, name, value)
-    backend = OnnxRuntimeBackend(tiny, provider=provider, library=standin.path)
+    backend = OnnxRuntimeBackend(tiny, library=standin.path)
     (note,) = backend.notes
     assert re.search(reason, note)
     assert (backend.provider, backend.device) == (CPU, "cpu")
     with pytest.raises(GpuRequiredError, match=reason):
-        OnnxRuntimeBackend(tiny, provider=provider, library=standin.path, require_gpu=True)
+        OnnxRuntimeBackend(tiny, OpenOptions(require_gpu=True), library=standin.path)
 
 
 def test_a_session_that_falls_back_to_cuda_is_noticed(
     tiny: Path, standin: StandinDriver, gpu_build: type[Session]
 ) -> None:
     gpu_build.reported = (CUDA, CPU)
-    backend = OnnxRuntimeBackend(tiny, provider=TENSORRT, library=standin.path, require_gpu=True)
+    backend = OnnxRuntimeBackend(
+        tiny, OpenOptions(backend="onnxruntime-tensorrt", require_gpu=True), library=standin.path
+    )
     (note,) = backend.notes
     assert "asked for TensorrtExecutionProvider and took CUDAExecutionProvider" in note
     assert (backend.provider, backend.device) == (CUDA, "Stand-in GPU 0")
@@ -269,7 +272,7 @@ def test_command_with_a_pinned_model(tiny: Path, photos: Path) -> None:
     assert command(tiny, photos, "--sha256", digest).returncode == 0
     done = command(tiny, photos, "--sha256", digest[::-1])
     assert (done.returncode, done.stdout) == (2, "")
-    assert "the given SHA-256 says" in done.stderr
+    assert "the given SHA-256 states" in done.stderr
 
 
 def test_command_on_a_plan_without_a_gpu(open_plan: Opener, photos: Path) -> None:
@@ -288,7 +291,7 @@ def test_notes_of_a_run_come_at_its_end(
     open_plan: Opener, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, _ = open_plan(capturable=False)
-    monkeypatch.setattr("numclip_runtime.predictor.open_backend", lambda model, **options: backend)
+    monkeypatch.setattr("numclip_runtime.predictor.open_backend", lambda model, options: backend)
     flags = ["--batch-size", "1", "-v"]  # a size that comes again is captured
     result = invoke("x.plan", *[photos / "dark.png"] * 3, *flags)
     first, _, note = result.stderr.splitlines()
@@ -319,7 +322,7 @@ def test_int8_on_arm_does_without_kleidiai(
         tiny.read_bytes().replace(b'"precision":"fp32"', b'"precision":"%s"' % precision.encode())
     )
     monkeypatch.setattr("platform.machine", lambda: machine)
-    backend = OnnxRuntimeBackend(model, device="cpu")
+    backend = OnnxRuntimeBackend(model, OpenOptions(device="cpu"))
     assert backend.metadata.precision == precision
     options = backend._session.get_session_options()
     if without:

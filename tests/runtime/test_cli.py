@@ -17,6 +17,7 @@ from PIL import Image
 from numclip_runtime import Predictor, __version__, load
 from numclip_runtime.app.cli import main
 from numclip_runtime.app.run import chosen
+from numclip_runtime.backends import OpenOptions
 from numclip_runtime.pipeline import StreamPlan
 
 
@@ -159,13 +160,15 @@ def test_cores_go_to_one_image_or_to_many(
     opened: list[Predictor] = []
     asked: list[object] = []
 
-    def loading(model: Path, **options: Any) -> Predictor:
-        asked.append(options["optimize_for"])
-        opened.append(load(model, **options))
+    def loading(model: Path, options: OpenOptions) -> Predictor:
+        asked.append(options.optimize_for)
+        opened.append(really_open(model, options))
         return opened[-1]
 
+    really_open = Predictor.open
+
     monkeypatch.chdir(photos)
-    monkeypatch.setattr("numclip_runtime.app.run.load", loading)
+    monkeypatch.setattr(Predictor, "open", loading)
     monkeypatch.setattr(
         "numclip_runtime.backends.onnxruntime.usable_cores", lambda: os.cpu_count() or 1
     )

@@ -40,7 +40,7 @@ def assert_one_line(result: Result, message: str) -> None:
     [
         ("none.onnx", None, "none.onnx: no such file; export one with `numclip-export"),
         ("best.pt", b"PK", "best.pt: unknown kind of model, expected a"),
-        ("text.onnx", b"hello", "text.onnx: not a model that onnxruntime can load"),
+        ("text.onnx", b"hello", "text.onnx: not an ONNX model, or a damaged one"),
         ("empty.onnx", b"", "empty.onnx: "),
     ],
 )
@@ -186,7 +186,7 @@ def test_interrupt_while_the_model_loads(
     def interrupted(*_: object, **__: object) -> Predictor:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("numclip_runtime.app.run.load", interrupted)
+    monkeypatch.setattr(Predictor, "open", interrupted)
     result = invoke(tiny, photos, "-o", tmp_path / "out.json")
     assert (result.exit_code, result.output) == (130, "Interrupted.\n")
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]

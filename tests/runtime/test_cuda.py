@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from numclip_runtime import NumclipError
-from numclip_runtime.cuda import CudaContext, CudaError, DeviceBuffer, Event, PinnedBuffer, Stream
-from numclip_runtime.cuda.api import SIGNATURES, CudaApi
+from numclip_runtime.cuda.api import SIGNATURES, CudaApi, CudaError
+from numclip_runtime.cuda.context import CudaContext
+from numclip_runtime.cuda.resources import DeviceBuffer, Event, PinnedBuffer, Stream
 from tests.runtime.standin import SOURCE, StandinDriver
 
 
@@ -67,7 +68,7 @@ def test_upload_compute_download(cuda: CudaContext, standin: StandinDriver) -> N
     assert doubler.target.array.tolist() == [[2, 4, 6], [8, 10, 12]]
     assert standin.alive == {"device": 1, "pinned": 2, "stream": 1, "context": 1}
     doubler.close()
-    doubler.close()  # a second time is fine
+    doubler.close()  # idempotent
     assert standin.alive == {"context": 1}
     cuda.close()
     cuda.close()
@@ -139,7 +140,8 @@ def test_what_is_not_closed_is_freed_at_exit(standin: StandinDriver) -> None:
 import atexit, ctypes
 library = ctypes.CDLL({standin.path!r})
 atexit.register(lambda: print([library.standin_live(i) for i in range(7)]))  # runs last
-from numclip_runtime.cuda import *
+from numclip_runtime.cuda.context import CudaContext
+from numclip_runtime.cuda.resources import *
 cuda = CudaContext(library={standin.path!r})
 kept = [Stream(cuda), Event(cuda), PinnedBuffer(cuda, (2,), 'f4'), DeviceBuffer(cuda, 9)]
 print([library.standin_live(i) for i in range(7)])

@@ -130,7 +130,7 @@ def test_the_callers_image_is_not_touched(tmp_path: Path, orientation: int) -> N
 
 
 def test_a_lazily_opened_image_stays_whole(tmp_path: Path) -> None:
-    """Fast decoding is for files: an image of the caller's would shrink for the caller, too."""
+    """Fast decoding is for files: an image of the caller's would shrink for the caller as well."""
     path = save(tmp_path / "a.jpg", NOISE)
     with Image.open(path) as given:
         assert decode(given, least=4).scale == 1

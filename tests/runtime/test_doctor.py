@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,11 +24,25 @@ def write(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def tried() -> tuple[list[ProviderCheck], str | None]:
+    return check_providers()
+
+
+@pytest.fixture(autouse=True)
+def tried_once(
+    monkeypatch: pytest.MonkeyPatch, tried: tuple[list[ProviderCheck], str | None]
+) -> None:
+    """Try the providers, in processes that take a second, once for all tests of this process."""
+    monkeypatch.setattr("numclip_runtime.app.doctor.command.check_providers", lambda: tried)
+
+
 def test_model_that_can_run(tiny: Path) -> None:
     result = invoke("doctor", tiny)
     assert result.exit_code == 0
     assert result.stdout.endswith(f"\nThis machine can run {tiny}.\n")
-    rows = {line[:26].strip(): line[26:] for line in result.stdout.splitlines()}
+    lines = (re.split(" {2,}", line, maxsplit=1) for line in result.stdout.splitlines())
+    rows = {line[0]: line[-1] for line in lines}
     assert rows["task"] == "brightness, 0 to 30 points in 3 bins"
     assert rows["precision"] == "fp32"
     assert rows["input"] == "RGB, 8 x 8"
@@ -108,6 +123,7 @@ def test_missing_onnxruntime(tmp_path: Path, tiny: Path, openvino: str | None) -
     paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
         "import numclip_runtime.app.doctor.command as command\n"
         f"found = {{**command.installed_packages(), 'openvino': {openvino!r}}}\n"
         "command.installed_packages = lambda: found\n"
@@ -153,7 +169,7 @@ def test_providers_are_tried_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path:
         "def get_available_providers(): return ['Good', 'Falls', 'Crashes', 'Raises']\n"
         "class InferenceSession:\n"
         "    def __init__(self, model, providers):\n"
-        "        assert ready, 'pip has the libraries of CUDA, and nobody loads them'\n"
+        "        assert ready, 'pip has the libraries of CUDA, and they are not loaded'\n"
         "        self.name = providers[0]\n"
         "        if self.name == 'Crashes': os.kill(os.getpid(), 11)\n"
         "        if self.name == 'Raises': raise RuntimeError('no stream')\n"

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import numclip_runtime
+from numclip_runtime.errors import MissingDependencyError, import_extra
 from tests.runtime.standin import StandinDriver
 
 HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "openvino", "numclip", "numclip_export"}
@@ -48,7 +51,7 @@ def run_as_user(code: str, home: Path, **variables: str) -> str:
     return done.stdout.strip()
 
 
-def test_onnxruntime_reports_to_nobody(tiny: Path, tmp_path: Path) -> None:
+def test_onnxruntime_does_not_report_its_use(tiny: Path, tmp_path: Path) -> None:
     """Found: its wheels report their use from 1.29 on, and keep files in the home folder for it."""
     code = (
         "import numpy, numclip_runtime\n"
@@ -59,7 +62,7 @@ def test_onnxruntime_reports_to_nobody(tiny: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whoever_wants_reports_keeps_them(tmp_path: Path) -> None:
+def test_reports_can_be_allowed(tmp_path: Path) -> None:
     code = "import os, numclip_runtime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     assert run_as_user(code, tmp_path, ORT_DISABLE_TELEMETRY="0") == "0"
 
@@ -83,6 +86,18 @@ def test_public_names() -> None:
         "read_metadata",
     ]
     assert all(hasattr(numclip_runtime, name) for name in numclip_runtime.__all__)
+
+
+def test_a_broken_package_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_one.py").write_text("raise ImportError('libx.so: cannot open')")
+    monkeypatch.syspath_prepend(tmp_path)
+    again = r"cannot be imported \(libx\.so: cannot open\); .* pip install 'numclip\[gpu\]'"
+    with pytest.raises(MissingDependencyError, match=again):
+        import_extra("gpu", "broken_one")
+    with pytest.raises(MissingDependencyError, match=r"no_such is not installed; .*numclip\[gpu\]"):
+        import_extra("gpu", "no_such.part")
 
 
 def test_errors_are_also_the_builtin_one_would_catch() -> None:

@@ -16,7 +16,7 @@ from tests.runtime.conftest import invoke, records
 
 
 def items(*inputs: object) -> list[Item]:
-    return [item for burst in open_inputs([str(i) for i in inputs]).bursts for item in burst]
+    return [item for group in open_inputs([str(i) for i in inputs]).ready for item in group]
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import ModelError, UsageError, load
+from numclip_runtime.metadata import METADATA_KEY
+from numclip_runtime.onnx_file import message, metadata_props
 
 
 def test_threads_change_nothing(tiny: Path) -> None:
@@ -17,7 +19,7 @@ def test_threads_change_nothing(tiny: Path) -> None:
         assert default.backend.name == "onnxruntime"
         assert default.backend.provider == "CPUExecutionProvider"
         assert default.metadata.task.name == "brightness"
-    two.close()  # a second time is fine
+    two.close()  # idempotent
     with pytest.raises(UsageError, match="threads must be at least 1, got 0"):
         load(tiny, threads=0)
 
@@ -50,7 +52,7 @@ def test_model_changed_after_export(
     [
         ("a.pt", r"expected a .*\.onnx.* file\. Export it with `numclip-export --ckpt`"),
         ("a.h5", r"unknown kind of model, expected a .*\.onnx"),
-        ("a.onnx", r"not a model that onnxruntime can load \(.+\)\.$"),
+        ("a.onnx", r"not an ONNX model, or a damaged one\.$"),
     ],
 )
 def test_not_a_model(tmp_path: Path, name: str, message: str) -> None:
@@ -59,6 +61,16 @@ def test_not_a_model(tmp_path: Path, name: str, message: str) -> None:
         load(tmp_path / name)
     with pytest.raises(ModelError, match=rf"no-{name}: no such file; export one"):
         load(tmp_path / f"no-{name}")
+
+
+def test_a_broken_graph(tmp_path: Path, tiny: Path) -> None:
+    text = metadata_props(tiny)[METADATA_KEY].encode()
+    props = message(14, message(1, METADATA_KEY.encode()), message(2, text))
+    (tmp_path / "a.onnx").write_bytes(props + message(7, b"a graph, perhaps"))
+    with pytest.raises(
+        ModelError, match=r"a\.onnx: not a model that onnxruntime can load \(.+\)\.$"
+    ):
+        load(tmp_path / "a.onnx")
 
 
 def test_model_without_metadata(foreign: Path) -> None:

@@ -11,10 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from numclip_runtime import ModelError, load
-from numclip_runtime.backends import onnx_weights
-from numclip_runtime.backends.onnx_weights import MappedModel
-from numclip_runtime.onnx_file import encoded, fields, message, varint
+from numclip_runtime import ModelError, load, onnx_file
+from numclip_runtime.onnx_file import MappedModel, encoded, fields, message, varint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files are mapped on Linux only")
 
@@ -22,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files are mappe
 @pytest.fixture
 def model(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a model whose weights, however small, are mapped."""
-    monkeypatch.setattr(onnx_weights, "LEAST", 1)
+    monkeypatch.setattr(onnx_file, "SMALLEST_MAPPED", 1)
     return Path(shutil.copy(tiny, tmp_path / "täglich neu.onnx"))
 
 
@@ -37,7 +35,7 @@ def test_the_numbers_are_the_same(tiny: Path, model: Path, monkeypatch: pytest.M
     assert mapped.graph is not None
     assert mapped.graph.count(model.name.encode()) >= 2  # weights
     found = values(model)
-    monkeypatch.setattr(onnx_weights, "LEAST", 1 << 30)
+    monkeypatch.setattr(onnx_file, "SMALLEST_MAPPED", 1 << 30)
     assert MappedModel(tiny).graph is None
     assert found == values(tiny)
 
@@ -76,8 +74,7 @@ def test_a_file_system_that_maps_nothing(model: Path, monkeypatch: pytest.Monkey
     def refuse(*args: object, **options: object) -> None:
         raise OSError(errno.ENODEV, "No such device")
 
-    monkeypatch.setattr(onnx_weights, "mmap", refuse)
-    monkeypatch.setattr("numclip_runtime.onnx_file.mmap", refuse)
+    monkeypatch.setattr(onnx_file, "mmap", refuse)
     assert MappedModel(model).graph is None
     assert values(model) == expected
 
@@ -109,7 +106,7 @@ def tensor(name: str, numbers: bytes) -> bytes:
 def test_only_what_every_reader_packs_is_mapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_weights, "LEAST", 1000)
+    monkeypatch.setattr(onnx_file, "SMALLEST_MAPPED", 1000)
     names = ("packed", "added", "both", "unread", "small")
     weights = {name: os.urandom(100 if name == "small" else 2000) for name in names}
     graph = [

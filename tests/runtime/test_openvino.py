@@ -58,7 +58,7 @@ def test_results_are_the_callers(tiny: Path) -> None:
         before = first.copy()
         other.backend.run(np.full((1, 3, 8, 8), 1, np.float32))
         assert first == before
-    other.close()  # a second time is fine
+    other.close()  # idempotent
 
 
 def signal_stack() -> tuple[int | None, int, int]:

@@ -22,8 +22,8 @@ from PIL import Image
 
 from numclip_runtime import Predictor
 from numclip_runtime.app.interrupt import Interrupt
-from numclip_runtime.app.parquet import ParquetWriter
 from numclip_runtime.app.progress import Progress, line
+from numclip_runtime.app.records import ParquetWriter
 from tests.runtime.conftest import invoke
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "numclip-run"
@@ -81,7 +81,7 @@ def test_parquet_needs_a_file_and_pyarrow(
     assert missing.stderr.endswith("pip install 'numclip[parquet]'\n")
     nowhere = invoke(tiny, photos, "--format", "parquet")
     assert (nowhere.exit_code, nowhere.stdout) == (2, "")
-    assert nowhere.stderr == "Error: Parquet is no text: name a file with --output.\n"
+    assert nowhere.stderr == "Error: Parquet is not text: name a file with --output.\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

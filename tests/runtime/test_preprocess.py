@@ -115,7 +115,7 @@ GREY_8 = [[0, 1, 4], [128, 254, 255]]  # / 257, rounded; clipping would give 255
 
 @pytest.mark.parametrize(
     ("mode", "dtype", "name"),
-    # Older Pillow opens the PNG as mode "I", too
+    # Older Pillow opens the PNG as mode "I" as well
     [("I;16", np.uint16, "grey.png"), ("I", np.int32, "grey.tif")],
 )
 def test_16_bit_grey_is_scaled(tmp_path: Path, mode: str, dtype: type, name: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from numclip_runtime import ModelError, Prediction, Predictor, UsageError, load
 from numclip_runtime.files import sha256
+from numclip_runtime.predictor import Origin
 from tests.runtime.opener import Opener
 from tests.runtime.slow_backend import SlowBackend
 
@@ -112,7 +113,7 @@ def test_close_waits_for_what_runs(tiny: Path) -> None:
         prediction = pool.submit(predictor.predict, LEVELS[0])
         assert running.wait(10)
         closing = pool.submit(predictor.close)
-        while predictor._gate._closed is False:
+        while predictor._guard._free is None:
             pass
         with pytest.raises(UsageError, match=CLOSED):
             predictor.predict(LEVELS[1])
@@ -122,6 +123,17 @@ def test_close_waits_for_what_runs(tiny: Path) -> None:
         assert prediction.result(10).value == 5
         closing.result(10)
     assert backend.closed
+
+
+def test_close_inside_a_run_frees_at_its_end(tiny: Path) -> None:
+    """As a signal handler does that interrupts a run."""
+    backend = SlowBackend(tiny)
+    predictor = Predictor(backend)
+    backend.work = lambda images: predictor.close()
+    assert predictor.predict(LEVELS[0]).value == 5  # the backend asserts that it is open
+    assert backend.closed
+    with pytest.raises(UsageError, match=CLOSED):
+        predictor.predict(LEVELS[1])
 
 
 def doubled(predictor: Predictor) -> Predictor:
@@ -138,7 +150,7 @@ def test_copies_open_the_model_again(
     with load(tiny.name, threads=1, device="cpu", optimize_for="throughput") as predictor:
         other = double(double(predictor))
         monkeypatch.chdir("/")  # the path is absolute
-        assert other._backend is None
+        assert isinstance(other._model, Origin)
         assert other.predict(LEVELS[5]) == predictor.predict(LEVELS[5])
         assert other.backend is not predictor.backend
         assert other.backend.threads == 1

@@ -68,6 +68,18 @@ def test_order_is_kept_around_failures(
             assert result.value == pytest.approx(opened.predict(image).value, abs=1e-5)
 
 
+@pytest.mark.parametrize("batch_size", [None, 1, 4])
+def test_errors_of_the_source_come_out_in_their_place(
+    opened: Predictor, batch_size: int | None
+) -> None:
+    unread = ImageError("no picture")
+    inputs = [unread if i in (0, 5, 6, 7, 8, 19) else image for i, image in enumerate(LEVELS)]
+    results = list(opened.stream(inputs, batch_size=batch_size, workers=3))
+    assert len(results) == len(inputs)
+    for given, result in zip(inputs, results, strict=True):
+        assert (result is unread) if given is unread else isinstance(result, Prediction)
+
+
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (1, 3), (4, 2)])
 def test_the_window_is_what_the_docstring_promises(
     opened: Predictor, batch_size: int, workers: int
@@ -84,7 +96,7 @@ def test_the_window_is_what_the_docstring_promises(
     assert taken == 0
     for done in (1, 30):
         assert len(list(islice(results, done))) == done
-    time.sleep(0.05)  # nobody takes more meanwhile
+    time.sleep(0.05)  # no more are taken meanwhile
     assert 31 <= taken <= 31 + (opened.backend.lanes + 2) * batch_size + 2 * workers
     results.close()
 

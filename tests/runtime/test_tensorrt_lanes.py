@@ -21,7 +21,7 @@ import pytest
 
 from numclip_runtime import GpuError, Predictor, UsageError
 from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
-from numclip_runtime.cuda import Event, Stream
+from numclip_runtime.cuda.resources import Event, Stream
 from numclip_runtime.preprocess import FloatArray
 from tests.runtime.opener import Opener
 from tests.runtime.standin import Span, StandinDriver
@@ -110,13 +110,11 @@ def test_one_lane_overlaps_nothing(open_plan: Opener, standin: StandinDriver) ->
     backend.close()
 
 
-def test_one_thread_pays_for_one_lane(open_plan: Opener, standin: StandinDriver) -> None:
+def test_lanes_are_made_on_opening(open_plan: Opener, standin: StandinDriver) -> None:
     backend, behaviour = open_plan()
     assert backend.lanes == 2
-    for seed in range(5):
-        backend.run(images(1, seed))
-    assert standin.alive == ONE_LANE | {"graph exec": 1}
-    assert len(behaviour.made) == 2
+    assert standin.alive == TWO_LANES
+    assert behaviour.made == ["lazy", "lazy"]
     backend.close()
 
 
@@ -151,12 +149,12 @@ def test_captures_and_first_runs_keep_apart(
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "function", "reason"),
+    ("behaviour", "function", "after", "reason"),
     [
-        ({"executions": 1}, None, "no memory for another execution context (out of memory)"),
-        ({}, "cuMemAlloc_v2", "cuMemAlloc_v2 failed: out of memory"),
-        ({}, "cuMemHostAlloc", "cuMemHostAlloc failed: out of memory"),
-        ({}, "cuStreamCreate", "cuStreamCreate failed: out of memory"),
+        ({"executions": 1}, None, 0, "no memory for another execution context (out of memory)"),
+        ({}, "cuMemAlloc_v2", 2, "cuMemAlloc_v2 failed: out of memory"),
+        ({}, "cuMemHostAlloc", 2, "cuMemHostAlloc failed: out of memory"),
+        ({}, "cuStreamCreate", 1, "cuStreamCreate failed: out of memory"),
     ],
 )
 def test_no_memory_for_a_second_lane(
@@ -165,24 +163,23 @@ def test_no_memory_for_a_second_lane(
     predictor: Predictor,
     behaviour: Any,
     function: str | None,
+    after: int,
     reason: str,
 ) -> None:
-    backend, made = open_plan(**behaviour)
     if function is not None:
-        standin.fail(function, 2)
-    batches = [images(1 + seed % 5, seed) for seed in range(12)]
-    made.gate.clear()
-    with standin.working(1, 1, 1), ThreadPoolExecutor(4) as pool:
-        running = [pool.submit(backend.run, batch) for batch in batches]
-        wait_for(lambda: bool(backend.notes))
-        made.gate.set()
-        found = [run.result() for run in running]
-    for batch, (values, _) in zip(batches, found, strict=True):
-        np.testing.assert_allclose(values, predictor.backend.run(batch)[0], atol=1e-5)
-    note = backend.notes[0]
+        standin.fail(function, 2, after=after)
+    backend, _ = open_plan(lanes=3, **behaviour)
+    assert backend.lanes == 1
+    (note,) = backend.notes
     assert "x.plan: at most 1 batch at a time, so none overlap: " in note
     assert reason in note
     assert "\n" not in note
+    assert standin.alive == ONE_LANE
+    batches = [images(1 + seed % 5, seed) for seed in range(12)]
+    with standin.working(1, 1, 1):
+        found = run_all(backend, batches, threads=4)
+    for batch, (values, _) in zip(batches, found, strict=True):
+        np.testing.assert_allclose(values, predictor.backend.run(batch)[0], atol=1e-5)
     assert {k: v for k, v in standin.alive.items() if k != "graph exec"} == ONE_LANE
     backend.close()
 
@@ -194,13 +191,13 @@ def test_close_waits_for_what_runs(
     batches = [images(2, seed) for seed in range(2)]
     warm_up(backend, standin, batches)
     behaviour.gate.clear()
-    with standin.working(1, 1, 1), ThreadPoolExecutor(4) as pool:
+    with standin.working(1, 1, 1), ThreadPoolExecutor(3) as pool:
         running = [pool.submit(backend.run, batch) for batch in batches]
         wait_for(lambda: standin.calls.count("cuGraphLaunch") == 2)
-        waiting = pool.submit(backend.run, batches[0])  # finds no lane
         closing = pool.submit(backend.close)
-        with pytest.raises(GpuError, match=r"x\.plan: was closed"):
-            waiting.result()
+        wait_for(lambda: backend._guard._free is not None)
+        with pytest.raises(UsageError, match=r"x\.plan: was closed"):
+            backend.run(batches[0])
         assert not closing.done()
         assert standin.alive == TWO_LANES | {"graph exec": 2}
         behaviour.gate.set()
@@ -209,8 +206,26 @@ def test_close_waits_for_what_runs(
         for batch, run in zip(batches, running, strict=True):
             values, _ = run.result()
             np.testing.assert_allclose(values, predictor.backend.run(batch)[0], atol=1e-5)
-    with pytest.raises(GpuError, match=r"x\.plan: was closed"):
+    with pytest.raises(UsageError, match=r"x\.plan: was closed"):
         backend.run(batches[0])
+
+
+def test_close_waits_for_what_waits_for_a_lane(
+    open_plan: Opener, standin: StandinDriver, predictor: Predictor
+) -> None:
+    backend, behaviour = open_plan()
+    batches = [images(2, seed) for seed in range(4)]
+    behaviour.gate.clear()
+    with standin.working(1, 1, 1), ThreadPoolExecutor(5) as pool:
+        running = [pool.submit(backend.run, batch) for batch in batches]
+        wait_for(lambda: len(backend._guard._inside) == 4)
+        closing = pool.submit(backend.close)
+        behaviour.gate.set()
+        closing.result()
+        assert standin.alive == {}
+        for batch, run in zip(batches, running, strict=True):
+            values, _ = run.result()
+            np.testing.assert_allclose(values, predictor.backend.run(batch)[0], atol=1e-5)
 
 
 def test_errors_leave_nothing_under_way(
@@ -326,19 +341,8 @@ def test_close_in_a_signal_handler(
             interrupting.result()
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert alive == [ONE_LANE]
+    assert alive == [TWO_LANES]
     np.testing.assert_allclose(values, predictor.backend.run(images(2))[0], atol=1e-5)
     assert standin.alive == {}
-    with pytest.raises(GpuError, match=r"x\.plan: was closed"):
+    with pytest.raises(UsageError, match=r"x\.plan: was closed"):
         backend.run(images(2))
-
-
-def test_a_lane_that_an_interrupt_left_taken_is_found_again(
-    open_plan: Opener, standin: StandinDriver, predictor: Predictor
-) -> None:
-    backend, _ = open_plan(lanes=1)
-    backend._runner._take()  # and Ctrl-C before it is given back
-    values, _ = backend.run(images(2))
-    np.testing.assert_allclose(values, predictor.backend.run(images(2))[0], atol=1e-5)
-    backend.close()
-    assert standin.alive == {}

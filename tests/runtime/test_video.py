@@ -175,7 +175,7 @@ def test_missing_av(
     for given in (clip, "camera:0", "rtsp://127.0.0.1/x"):
         result = invoke(tiny, given)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert result.stderr.endswith("install it with: pip install 'numclip[video]'\n")
+        assert result.stderr.endswith("pip install 'numclip[video]'\n")
     listed = records(invoke(tiny, "-", stdin=f"{clip}\n{photos / 'dark.png'}\n"))
     assert ["error" in record for record in listed] == [True, False]
 

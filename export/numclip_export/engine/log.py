@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from numclip_runtime.backends.tensorrt import log as tensorrt_log
-from numclip_runtime.backends.tensorrt.log import collecting_logger
+from numclip_runtime.backends.tensorrt import module
+from numclip_runtime.backends.tensorrt.module import collecting_logger
 
 __all__ = ["collecting_logger", "reason_of"]
 
@@ -26,4 +26,4 @@ ADVICE = {
 
 def reason_of(errors: list[str]) -> str:
     """Return TensorRT's errors as part of a sentence, with advice where there is any."""
-    return tensorrt_log.reason_of(errors, ADVICE)
+    return module.reason_of(errors, ADVICE)

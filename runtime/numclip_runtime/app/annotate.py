@@ -18,9 +18,9 @@ from numclip_runtime.preprocess import load_rgb
 from numclip_runtime.task import Task
 
 KEPT_SUFFIXES = frozenset((".jpg", ".jpeg", ".png"))  # other kinds become name.suffix.png
-SMALLEST = 12  # pixels of the small lines; below, text cannot be read
-SHARE = 1 / 26  # of the picture's mean side that a small line is high
-# Tried for phrases that Pillow's own font, which is ASCII, has no glyphs for
+SMALLEST = 12  # pixels of the small lines; smaller text cannot be read
+LINE_SHARE = 1 / 26  # height of a small line, relative to the picture's mean side
+# For phrases with characters beyond Pillow's own font, which is ASCII
 FONTS = ("DejaVuSans.ttf", "arial.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
 MISSING = "\U0010ffff"  # a character that no font has: its glyph is the "missing" box
 
@@ -28,14 +28,14 @@ Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class Annotator:
-    """Write annotated copies into a folder of their own, so that nothing is ever overwritten.
+    """Write annotated copies into a separate folder, so that nothing is ever overwritten.
 
     Args:
         folder: New or empty.
-        task: Says how many digits count.
+        task: Determines the number of digits.
 
     Raises:
-        UsageError: if the folder holds something, or cannot be made.
+        UsageError: if the folder is not empty, or cannot be made.
     """
 
     def __init__(self, folder: Path, task: Task) -> None:
@@ -48,7 +48,7 @@ class Annotator:
             raise UsageError(f"{folder}: is not empty; give a new folder for the pictures.")
         self._folder = folder
         self._digits = decimals(task)
-        self._taken: dict[Path, int] = {}  # the last number given to a name that came twice
+        self._taken: dict[Path, int] = {}  # the last number of a name that came more than once
 
     def write(self, name: str, source: str | Image.Image, prediction: Prediction) -> Path:
         """Write one copy.
@@ -56,10 +56,10 @@ class Annotator:
         Args:
             name: Relative path of the picture; the copy keeps its folders.
             source: Image to draw on: a path, or a decoded RGB image (copied).
-            prediction: What the model read off it.
+            prediction: The number to write.
 
         Returns:
-            The copy's path. A name that is taken gets "-2", "-3", ... before the suffix.
+            The copy's path. A name that exists gets "-2", "-3", ... before the suffix.
 
         Raises:
             ImageError: if the image cannot be read.
@@ -72,7 +72,7 @@ class Annotator:
         target.parent.mkdir(parents=True, exist_ok=True)
         jpeg = target.suffix.lower() != ".png"
         options: dict[str, object] = {"quality": 92, "subsampling": 0} if jpeg else {}
-        # Bytes 16-19 name the colours that a profile is for; one for CMYK does not fit any more
+        # Bytes 16-19 name the profile's colour space; one for CMYK no longer fits
         if isinstance(profile, bytes) and profile[16:20] == b"RGB ":
             options["icc_profile"] = profile
         drawn.info.clear()
@@ -95,7 +95,7 @@ class Annotator:
 
 
 def lines_of(prediction: Prediction, digits: int) -> list[str]:
-    """Return what is written: the number, its interval if known, the bin with its probability."""
+    """Return the lines to write: number, interval if known, bin with its probability."""
     lines = [f"{prediction.value:.{digits}f} {prediction.unit}".rstrip()]
     if prediction.interval is not None:
         low, high = prediction.interval
@@ -107,10 +107,10 @@ def lines_of(prediction: Prediction, digits: int) -> list[str]:
 def annotated(image: Image.Image, lines: list[str]) -> Image.Image:
     """Return a copy of an RGB image with lines in its lower left corner, the first one large.
 
-    Where the text would cover more than half of the picture, or is wider than it, the copy is
+    If the text would cover more than half of the picture, or is wider than it, the copy is
     extended downwards (and to the right) instead.
     """
-    small = max(SMALLEST, round(SHARE * math.sqrt(image.width * image.height)))
+    small = max(SMALLEST, round(LINE_SHARE * math.sqrt(image.width * image.height)))
     box = _text_box(lines, small)
     # a very wide or high picture: shrink the text before giving up on drawing into it
     while small > SMALLEST and (box.width > image.width or 2 * box.height > image.height):
@@ -120,7 +120,7 @@ def annotated(image: Image.Image, lines: list[str]) -> Image.Image:
         copy = image.copy()
         place = (0, image.height - box.height)
         under = copy.crop((*place, box.width, image.height))
-        # 25 % of the picture shines through: contrast of white on it is at least 10 to 1
+        # 25 % of the picture shines through: the contrast of white on it is at least 10:1
         copy.paste(Image.blend(under, Image.new("RGB", box.size), 0.75), place)
         copy.paste(Image.new("RGB", box.size, "white"), place, box)
         return copy

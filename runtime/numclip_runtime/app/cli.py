@@ -12,19 +12,13 @@ from PIL import Image
 
 from numclip_runtime import __version__
 from numclip_runtime.app.records import Format
-from numclip_runtime.app.run import run
-from numclip_runtime.app.run_options import RunOptions
+from numclip_runtime.app.run import RunOptions, run
 from numclip_runtime.app.video import Every
-from numclip_runtime.backends import BackendName, DeviceKind
+from numclip_runtime.backends import BackendName, DeviceKind, OpenOptions
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import UsageError
 
-_BY_SUFFIX: dict[str, Format] = {
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".csv": "csv",
-    ".parquet": "parquet",
-}
+_BY_SUFFIX: dict[str, Format] = {f".{kind}": kind for kind in get_args(Format) if kind != "table"}
 
 
 def _every(context: click.Context, parameter: click.Parameter, text: str | None) -> Every | None:
@@ -35,7 +29,7 @@ def _every(context: click.Context, parameter: click.Parameter, text: str | None)
 
 
 class _RunOrDoctor(click.Command):
-    """`numclip-run MODEL INPUTS...`, except where the first word is "doctor"."""
+    """`numclip-run MODEL INPUTS...`, unless the first word is "doctor"."""
 
     def make_context(
         self,
@@ -57,7 +51,7 @@ class _RunOrDoctor(click.Command):
 @click.command(
     cls=_RunOrDoctor,
     context_settings=SETTINGS,
-    epilog="`numclip-run doctor [MODEL]` says what this machine has, and whether MODEL can run.",
+    epilog="`numclip-run doctor [MODEL]` reports on this machine, and whether it can run MODEL.",
 )
 @click.argument("model", type=FILE)
 @click.argument("inputs", nargs=-1, required=True)
@@ -93,7 +87,7 @@ class _RunOrDoctor(click.Command):
 @click.option(
     "--fast-decode",
     is_flag=True,
-    help="Decode large JPEGs at 1/2 to 1/8 size; how far that moved the value is said at the end.",
+    help="Decode large JPEGs at 1/2 to 1/8 size; the effect on the value is printed at the end.",
 )
 @click.option(
     "--device",
@@ -110,11 +104,27 @@ class _RunOrDoctor(click.Command):
 @click.option("--require-gpu", is_flag=True, help="Refuse to run on the CPU.")
 @click.option("--sha256", help="Refuse a model file with another SHA-256.")
 @click.option(
-    "-v", "--verbose", is_flag=True, help="Say what runs the model and how fast, on stderr."
+    "-v", "--verbose", is_flag=True, help="Print to stderr what runs the model and how fast."
 )
 @click.version_option(__version__)
 def main(
-    model: Path, inputs: tuple[str, ...], output: Path | None, kind: Format | None, **options: Any
+    model: Path,
+    inputs: tuple[str, ...],
+    output: Path | None,
+    kind: Format | None,
+    annotate: Path | None,
+    report: Path | None,
+    every: Every | None,
+    null: bool,
+    batch_size: int | None,
+    threads: int | None,
+    workers: int | None,
+    fast_decode: bool,
+    device: DeviceKind,
+    backend: BackendName | None,
+    require_gpu: bool,
+    sha256: str | None,
+    verbose: bool,
 ) -> None:
     """Read a number off each of INPUTS with MODEL.
 
@@ -123,23 +133,40 @@ def main(
 
     Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model, 130 interrupted.
     """
-    # Pillow's half-way mark to what it refuses; a camera of 108 megapixels is beyond it
+    # Pillow warns at half the size that it refuses; a camera of 108 megapixels is beyond it
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     with exit_on_error():
-        kind = kind or default_format(output)
-        code = run(model, inputs, RunOptions(output=output, kind=kind, **options))
+        options = RunOptions(
+            opening=OpenOptions(
+                threads=threads,
+                device=device,
+                backend=backend,
+                sha256=sha256,
+                require_gpu=require_gpu,
+                fast_decode=fast_decode,
+            ),
+            kind=kind or default_format(output),
+            output=output,
+            annotate=annotate,
+            report=report,
+            every=every,
+            null=null,
+            batch_size=batch_size,
+            workers=workers,
+            verbose=verbose,
+        )
+        code = run(model, inputs, options)
     sys.exit(code)
 
 
 def default_format(output: Path | None) -> Format:
-    """Choose a format by the output's suffix, else by where stdout goes."""
+    """Choose a format by the output's suffix; without one, a table for a terminal, else JSONL."""
     if output is not None:
         if (suffix := output.suffix.lower()) not in _BY_SUFFIX:
             raise UsageError(
                 f"{output}: cannot tell the format from this name; use .json, .jsonl, .csv or "
-                ".parquet, "
-                "or give --format."
+                ".parquet, or give --format."
             )
         return _BY_SUFFIX[suffix]
-    # None: closed by the caller, which `RunOptions.check` refuses
+    # stdout is None if the caller closed it, which `RunOptions.check` refuses
     return "table" if sys.stdout is not None and sys.stdout.isatty() else "jsonl"

@@ -1,4 +1,4 @@
-"""How much fast decoding moves the numbers, measured on the images at hand."""
+"""The error of fast decoding: how far it moves the values of the images at hand."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from numclip_runtime.metadata import Preprocessing
 from numclip_runtime.predictor import Predictor
 from numclip_runtime.preprocess import InputArray, least_side, network_input
 
-MOST = 16  # images that a run compares
-# Of the run's images; at 12 MP, the slowest, one in 100 is 3 % of the run's time. A handful
-# of images is over within a second anyway, but fewer than 4 say little.
-LEAST, SHARE = 4, 1 / 100
+# Images that a run compares: 1 in 100, which is 3 % of the run's time at 12 MP, the slowest size.
+# Fewer than 4 would mean little, and take less than a second.
+SHARE_COMPARED, FEWEST_COMPARED, MOST_COMPARED = 1 / 100, 4, 16
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
-class Drift:
-    """Change of the predicted value where JPEGs are decoded at a smaller size."""
+class Deviation:
+    """Change of the predicted value if JPEGs are decoded at a smaller size."""
 
     compared: int  # images predicted both ways; 0: fast decoding changes none of them
     mean: float  # of the absolute changes, label units
@@ -45,8 +44,7 @@ class Drift:
         return (
             f"--fast-decode moved the value by {_two_digits(self.mean)}{unit} on average and by "
             f"{_two_digits(self.largest)}{unit} at most ({mean:.2%} and {largest:.2%} of the label "
-            "range), "
-            f"in {images} decoded both ways."
+            f"range), in {images} decoded both ways."
         )
 
 
@@ -54,13 +52,15 @@ def _two_digits(number: float) -> str:
     return f"{float(f'{number:.2g}'):g}"  # 1200, not 1.2e+03
 
 
-def decode_drift(predictor: Predictor, paths: Iterable[PathLike], *, workers: int = 1) -> Drift:
+def measure_deviation(
+    predictor: Predictor, paths: Iterable[PathLike], *, workers: int = 1
+) -> Deviation:
     """Predict images from fast and from exact decoding, one by one, and compare the values.
 
     Args:
         predictor: Any, also one that decodes exactly.
-        paths: Image files; those that are no JPEGs, too small to be decoded at a smaller size, or
-            cannot be read, are left out.
+        paths: Image files; skipped unless they are readable JPEGs, large enough to be decoded at a
+            smaller size.
         workers: Threads that decode.
     """
     metadata = predictor.metadata
@@ -69,10 +69,10 @@ def decode_drift(predictor: Predictor, paths: Iterable[PathLike], *, workers: in
     with ThreadPoolExecutor(workers) as pool:
         for inputs in pool.map(partial(_both_inputs, predictor), scaled):
             if inputs is not None:
-                # Alone, as a run predicts them: dynamic INT8 rounds a batch by its largest numbers
+                # One by one, as in a run: dynamic INT8 rounds a batch by its largest numbers
                 fast, exact = (predictor.predict_inputs(each[None])[0].value for each in inputs)
                 changes.append(abs(fast - exact))
-    return Drift(
+    return Deviation(
         compared=len(changes),
         mean=float(np.mean(changes)) if changes else 0.0,
         largest=max(changes, default=0.0),
@@ -89,28 +89,28 @@ def _both_inputs(predictor: Predictor, path: PathLike) -> list[InputArray] | Non
 
 
 def is_scaled(path: PathLike, spec: Preprocessing) -> bool:
-    """Whether fast decoding takes a smaller size of this file; reads its header only (0.1 ms)."""
+    """Return whether fast decoding makes this file smaller; reads its header only (0.1 ms)."""
     try:
         with Image.open(path) as image:
             return shrink(image, least_side(spec)) > 1
-    except Exception:  # whatever a broken file raises, see decode
+    except Exception:  # broken files raise many types, see decode
         return False
 
 
-class Sample:
-    """A few of the scaled JPEGs of a run of any length, each as likely to be among them."""
+class ScaledSample:
+    """A reservoir sample: a few of the scaled JPEGs of a run of any length, all equally likely."""
 
     def __init__(self, spec: Preprocessing) -> None:
         self._spec = spec
-        self._random = random.Random(0)  # the same run reports on the same images
+        self._random = random.Random(0)  # fixed, so that equal runs compare the same images
         self._kept: list[tuple[float, int, str]] = []  # heap of (-key, index, path)
         self._seen = 0
 
     def offer(self, path: str) -> None:
-        """Consider an image that was read; most are passed over without opening them."""
+        """Consider an image that was read; most are skipped without opening them."""
         self._seen += 1
         entry = (-self._random.random(), self._seen, path)
-        if len(self._kept) < MOST:
+        if len(self._kept) < MOST_COMPARED:
             if is_scaled(path, self._spec):
                 heapq.heappush(self._kept, entry)
         elif entry > self._kept[0] and is_scaled(path, self._spec):
@@ -119,5 +119,6 @@ class Sample:
     @property
     def paths(self) -> list[str]:
         """The images to compare: all of up to 4, then 1 in 100 of the run, at most 16."""
-        wanted = min(MOST, max(LEAST, round(self._seen * SHARE)))
+        wanted = round(self._seen * SHARE_COMPARED)
+        wanted = min(MOST_COMPARED, max(FEWEST_COMPARED, wanted))
         return [path for _, _, path in sorted(self._kept, reverse=True)[:wanted]]

@@ -1,4 +1,4 @@
-"""The HTML report: one stand-alone page that shows what a model reads off images.
+"""The HTML report: one stand-alone page with the predictions of a model for images.
 
 No script, no external resource: thumbnails are data URIs, and a content security policy in the page
 forbids everything else, so that a report can be mailed or opened from an untrusted folder.
@@ -10,16 +10,13 @@ import math
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from types import TracebackType
 
 from PIL import Image
 
-from numclip_runtime.app.gallery_card import card, escape
-from numclip_runtime.app.gallery_parts import bins_panel, gallery_bar, table_row
-from numclip_runtime.app.spool import Spool
+from numclip_runtime.app.gallery_card import bins_panel, card, escape, gallery_bar, table_row
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_text, naming, require_writable
 from numclip_runtime.predictor import Prediction
@@ -32,10 +29,10 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 class ReportEntry:
     """One image of a report."""
 
-    path: str | os.PathLike[str]  # shown, and read for the thumbnail
-    result: Prediction | str  # what the model read, or why it failed
+    path: str | os.PathLike[str]  # displayed, and read for the thumbnail
+    result: Prediction | str  # or the reason of the failure
     label: float | None = None  # true number, in label units; None if not known
-    image: Image.Image | None = None  # what is in no file of its own: a video's frame
+    image: Image.Image | None = None  # if it is not in a file: a video's frame
 
     @property
     def prediction(self) -> Prediction | None:
@@ -68,9 +65,9 @@ def write_report(
         entries: Images, in any order.
         title: Heading of the page.
         task: Bins, phrases and unit of the predictions.
-        summary: Rows (what, value) of the table on top.
-        figure_svg: SVG document to show under the summary, inserted as it is (the caller's own,
-            not foreign text); may use the page's `currentColor`, `var(--accent)`, `var(--truth)`.
+        summary: Rows (name, value) of the table on top.
+        figure_svg: SVG document under the summary, inserted unchanged, so it must be trusted; may
+            use the page's `currentColor`, `var(--accent)`, `var(--truth)`.
 
     Raises:
         UsageError: if `figure_svg` holds no <svg> element, or `path` cannot be written.
@@ -95,13 +92,13 @@ class ReportWriter:
     def __init__(self, path: Path, *, title: str, task: Task) -> None:
         require_writable(path)
         self._path, self._title, self._task = path, title, task
-        self._cards, self._failed = Spool(path.parent), Spool(path.parent)
+        self._cards, self._failed = SpooledTexts(path.parent), SpooledTexts(path.parent)
         self._values, self._labels, self._errors = array("d"), array("d"), array("d")
         self._found, self._true = [0] * task.num_bins, [0] * task.num_bins  # images in each bin
         self._intervals = False
 
     def add(self, entry: ReportEntry) -> None:
-        """Take one image, and read its file for the thumbnail.
+        """Add one image; its file is read for the thumbnail.
 
         Raises:
             OSError: if the disk is full.
@@ -134,19 +131,14 @@ class ReportWriter:
                 file.write(part + "\n")
 
     def close(self) -> None:
-        """Free the disk space of what was collected."""
+        """Free the disk space of the collected cards."""
         self._cards.close()
         self._failed.close()
 
     def __enter__(self) -> ReportWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -154,7 +146,9 @@ class ReportWriter:
         return any(self._true)
 
     def _parts(self, summary: Sequence[tuple[str, str]], figure: str | None) -> Iterator[str]:
-        """Yield the page piece by piece: it holds one thumbnail in memory at a time."""
+        """Yield the page in parts, with one thumbnail in memory at a time."""
+        from importlib import resources  # 6 ms of every start, with tempfile
+
         style = resources.files("numclip_runtime.app").joinpath("gallery.css").read_text("utf-8")
         title, read, failed = escape(self._title), len(self._cards), len(self._failed)
         yield (
@@ -201,8 +195,43 @@ class ReportWriter:
         yield "</ul>"
 
 
+class SpooledTexts:
+    """Texts in a nameless file, so that memory stays flat; they are read back in any order.
+
+    Args:
+        folder: A folder on the file's disk. Not the system's for temporary files: it may be memory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import tempfile  # 3 ms of every start
+
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by `close`)
+        self._ends = array("q", [0])
+
+    def append(self, text: str) -> None:
+        """Add a text."""
+        content = text.encode("utf-8", "backslashreplace")
+        self._file.seek(self._ends[-1])
+        self._file.write(content)
+        self._ends.append(self._ends[-1] + len(content))
+
+    def read(self, index: int) -> str:
+        """Return the text with this index."""
+        start, end = self._ends[index], self._ends[index + 1]
+        self._file.seek(start)
+        return self._file.read(end - start).decode()
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def close(self) -> None:
+        """Delete the file."""
+        with suppress(OSError):  # a full disk: the rest of the buffer cannot be written
+            self._file.close()
+
+
 def _only_svg(text: str) -> str:
-    """Cut off what an SVG file has around its root, such as XML and DOCTYPE declarations."""
+    """Return the root element of an SVG file, without XML and DOCTYPE declarations."""
     start, end = text.find("<svg"), text.rfind("</svg>")
     if not 0 <= start < end:
         raise UsageError("figure_svg: expected the text of an SVG file, found no <svg> element.")
@@ -210,7 +239,7 @@ def _only_svg(text: str) -> str:
 
 
 def _order(keys: Sequence[float]) -> list[int]:
-    """Return the indices in ascending order of keys; nan comes last."""
+    """Return the indices in ascending order of keys; nan is last."""
     return sorted(range(len(keys)), key=lambda i: (math.isnan(keys[i]), keys[i]))
 
 

@@ -1,4 +1,4 @@
-"""One image's card in the HTML report: thumbnail, numbers, bars of the bins."""
+"""The parts of the HTML report: a card per image, tables, and the bar over the gallery."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import io
 import math
 import os
 from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from numclip_runtime.console import visible
+from numclip_runtime.decode import image_error
 from numclip_runtime.errors import ImageError
 from numclip_runtime.predictor import Prediction
 from numclip_runtime.preprocess import load_rgb
@@ -20,7 +22,7 @@ from numclip_runtime.task import Task
 
 SIDE = 144  # CSS pixels of a thumbnail's longest side; larger images are stored at twice that
 NARROWEST, DIGIT = 150, 7  # CSS pixels of the bars on a telephone, and of a digit under them
-MANY_BINS = 24  # from here on, bars touch each other, and the highest fills the height
+MANY_BINS = 24  # from this number on, bars touch each other, and the highest fills the height
 
 
 def card(
@@ -30,7 +32,7 @@ def card(
     task: Task,
     image: Image.Image | None = None,
 ) -> str:
-    """Return the inside of a card as HTML; the thumbnail is of `image`, else of the file."""
+    """Return the content of a card as HTML; the thumbnail is of `image`, else of the file."""
     number = decimals(task)
     unit = f" <small>{escape(prediction.unit)}</small>" if prediction.unit else ""
     facts = ""
@@ -71,10 +73,10 @@ def edges_of(task: Task) -> list[float]:
 
 
 def thumbnail(path: str | os.PathLike[str], image: Image.Image | None = None) -> str:
-    """Return an <img> with the upright image inside; a remark if it can no longer be read.
+    """Return an <img> that contains the upright image; a remark if it can no longer be read.
 
     Args:
-        path: Names the image, and is read where `image` is None.
+        path: Names the image; read if `image` is None.
         image: Decoded image, such as a frame of a video; copied.
     """
     try:
@@ -83,7 +85,7 @@ def thumbnail(path: str | os.PathLike[str], image: Image.Image | None = None) ->
         return "no preview"
     buffer = io.BytesIO()
     longest = max(image.size)
-    if longest <= SIDE:  # small images: every pixel counts, so lossless and by a whole factor
+    if longest <= SIDE:  # every pixel of a small image counts: lossless, and a whole factor
         zoom: float = SIDE // longest
         width, height = image.width, image.height
         image.save(buffer, "PNG")
@@ -103,19 +105,19 @@ def thumbnail(path: str | os.PathLike[str], image: Image.Image | None = None) ->
 
 
 def _load_small(path: str | os.PathLike[str]) -> Image.Image:
-    """Decode a file; a JPEG at down to an eighth of its size, several times as fast.
+    """Decode a file; a JPEG at down to an eighth of its size, which is several times faster.
 
     Raises:
         ImageError: if it cannot be read.
     """
     try:
         with Image.open(path) as image:
-            image.draft(None, (4 * SIDE, 4 * SIDE))  # twice what is stored: no less sharp
+            image.draft(None, (4 * SIDE, 4 * SIDE))  # twice the stored size: not less sharp
             return load_rgb(image)
     except ImageError:
         raise
-    except Exception as error:  # see load_rgb
-        raise ImageError(f"{path}: cannot be decoded ({error}).") from None
+    except Exception as error:
+        raise image_error(path, error) from None
 
 
 def _bars(prediction: Prediction, task: Task) -> str:
@@ -155,9 +157,9 @@ def _axis(prediction: Prediction, label: float | None, task: Task) -> str:
 
 
 def _ticks(task: Task) -> str:
-    """Return the bin edges as labels: all that fit, since bars of equal width make no even scale.
+    """Return the bin edges as labels, all if they fit: bars of equal width are not a linear scale.
 
-    Only the two ends would say that 25 years, in the middle of five bars, were half of 100.
+    With the two ends only, 25 years, in the middle of five bars, would look like half of 100.
     """
     labels, count = [f"{edge:.6g}" for edge in edges_of(task)], task.num_bins
     if (max(map(len, labels)) + 1) * DIGIT * count > NARROWEST:
@@ -172,9 +174,63 @@ def _ticks(task: Task) -> str:
 def _place(value: float, task: Task) -> float:
     """Return where a value (label units) lies over the bars, in percent; the ends if outside."""
     edges = edges_of(task)
-    if not value > edges[0]:  # nan too
+    if not value > edges[0]:  # also nan
         return 0.0
     if value >= edges[-1]:
         return 100.0
     i = bisect_right(edges, value) - 1
     return 100 * (i + (value - edges[i]) / (edges[i + 1] - edges[i])) / task.num_bins
+
+
+def table_row(cells: Sequence[object]) -> str:
+    """Return a row of an HTML table; the first cell is its heading."""
+    first, *others = cells
+    rest = "".join(f"<td>{escape(cell)}</td>" for cell in others)
+    return f'<tr><th scope="row">{escape(first)}</th>{rest}</tr>'
+
+
+def bins_panel(task: Task, found: Sequence[int], true: Sequence[int] | None) -> str:
+    """Return the table of the bins.
+
+    Args:
+        task: The bins.
+        found: Number of images predicted in each bin.
+        true: Number of images labelled in each bin; None: there are no labels.
+    """
+    edges, rows = edges_of(task), []
+    for i, phrase in enumerate(task.phrases):
+        counts = (found[i], *([] if true is None else [true[i]]))
+        rows.append(table_row((phrase, f"{edges[i]:.6g} to {edges[i + 1]:.6g}", *counts)))
+    head = ("Bin", task.unit or "Range", "Predicted", *([] if true is None else ["True"]))
+    heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "\n".join(rows)
+    table = f"<table><thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
+    heading = "Bins of the images below"
+    if task.num_bins < MANY_BINS:
+        return f'<section class="panel bins">\n<h2>{heading}</h2>\n{table}\n</section>'
+    return (
+        f'<details class="panel bins">\n<summary>{heading} ({task.num_bins})</summary>\n'
+        f"{table}\n</details>"
+    )
+
+
+def gallery_bar(*, labelled: bool, intervals: bool) -> str:
+    """Return the heading of the gallery, with its choices of order and the key of the marks."""
+    lines = ['<div class="bar">\n<h2>Images</h2>']
+    if labelled:
+        choices = (("value", "prediction"), ("label", "true value"), ("error", "error"))
+        lines.append('<fieldset class="sort"><legend>Sort by</legend>')
+        for key, word in choices:
+            checked = " checked" if key == "value" else ""
+            lines.append(
+                f'<label for="by-{key}"><input type="radio" name="sort" id="by-{key}"{checked}>'
+                f"{word}</label>"
+            )
+        lines.append("</fieldset>")
+    marks = ['<span><i class="mark read"></i>predicted</span>']
+    if labelled:
+        marks.append('<span><i class="mark true"></i>true</span>')
+    if intervals:
+        marks.append('<span><i class="band"></i>interval</span>')
+    shown = "\n".join(marks)
+    return "\n".join((*lines, f'<p class="key">{shown}</p>\n</div>'))

@@ -1,4 +1,4 @@
-"""The inputs of `numclip-run`: files, folders, patterns, lists, videos, cameras as one sequence."""
+"""The inputs of `numclip-run` as one sequence: files, folders, patterns, lists, videos, cameras."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
-from numclip_runtime.app.background_reader import Feed
-from numclip_runtime.app.path_list import read_paths, standard_input
+from numclip_runtime.app.readers import BackgroundReader, read_paths, standard_input
 from numclip_runtime.app.video import Every, frames_of, import_av, is_live, is_video
 from numclip_runtime.errors import ImageError, MissingDependencyError, UsageError
 from numclip_runtime.files import find_images
+from numclip_runtime.preprocess import ImageLike
 
 LIST = "-"
 
@@ -29,24 +29,29 @@ class Item:
     image: Image.Image | None = None  # a video's frame; None: the file is the image
     frame: int | None = None  # index in the video
     time_s: float | None = None  # since the video's first frame
-    error: ImageError | None = None  # why there is no picture
+    error: ImageError | None = None  # the reason if there is no picture
+
+    @property
+    def picture(self) -> ImageLike | ImageError:
+        """The picture, as `Predictor.stream` takes it."""
+        return self.error or (self.path if self.image is None else self.image)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Items in bursts, each of which can be read without waiting; see `Feed`."""
+    """Items in groups; within a group, none waits for its source. See `BackgroundReader`."""
 
-    bursts: Iterator[Iterator[Item]]
-    total: int | None  # items, where that is known beforehand
+    ready: Iterator[Iterator[Item]]
+    total: int | None  # items, if known beforehand
     close: Callable[[], None] = lambda: None
 
 
 def open_inputs(inputs: Sequence[str], *, every: Every | None = None, null: bool = False) -> Inputs:
-    """Expand what was given on the command line; lists, videos and cameras are read lazily.
+    """Expand the inputs of the command line; lists, videos and cameras are read lazily.
 
     Args:
         inputs: Files, folders, patterns, "-" for a list on standard input; or one camera.
-        every: Which frames of videos are read; default: all.
+        every: Frames of videos that are read; None: all.
         null: The list's paths end with NUL.
 
     Raises:
@@ -57,10 +62,9 @@ def open_inputs(inputs: Sequence[str], *, every: Every | None = None, null: bool
         if len(inputs) > 1:
             raise UsageError("a camera or stream has no end: give it as the only input.")
         import_av()
-        feed = Feed(
-            _pictures([Item(inputs[0], "frames")], every, live=True), capacity=1, newest_only=True
-        )
-        return Inputs(feed.bursts(), None, feed.close)
+        frames = _pictures([Item(inputs[0], "frames")], every, live=True)
+        camera = BackgroundReader(frames, capacity=1, newest_only=True)
+        return Inputs(camera.ready(), None, camera.close)
     if list(inputs).count(LIST) > 1:
         raise UsageError("-: standard input can be read once only.")
     if null and LIST not in inputs:
@@ -74,12 +78,12 @@ def open_inputs(inputs: Sequence[str], *, every: Every | None = None, null: bool
     items = _pictures((item for part in parts for item in part), every)
     if LIST not in inputs:
         return Inputs(iter([items]), None if videos else len(known))
-    feed = Feed(items)
-    return Inputs(feed.bursts(), None, feed.close)
+    reader = BackgroundReader(items)
+    return Inputs(reader.ready(), None, reader.close)
 
 
 def _expand(item: str) -> Iterator[Item]:
-    """Yield the files behind one input, each named by its path relative to what was given."""
+    """Yield the files of one input, each named by its path relative to the input."""
     base = Path(item)
     if not os.path.isdir(item):  # noqa: PTH112 (pathlib raises on a name that is too long)
         base = Path(*takewhile(lambda part: not glob.has_magic(part), base.parts[:-1]))

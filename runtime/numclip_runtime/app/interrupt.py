@@ -5,20 +5,37 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
+
+import click
 
 
 class Interrupt:
     """While open, hold a Ctrl-C back during `held`; a second one always comes through.
 
-    Elsewhere Ctrl-C raises KeyboardInterrupt at once, as usual. Does nothing where Ctrl-C is
-    ignored or somebody else's (a script's background job, a notebook, another thread).
+    Otherwise Ctrl-C raises KeyboardInterrupt at once, as usual. Does nothing if Ctrl-C is ignored
+    or handled by others (a script's background job, a notebook, another thread).
     """
 
     def __init__(self) -> None:
+        self.came = False  # whether a Ctrl-C ended a block
         self.pending = False
         self._held = False
         self._installed = False
+
+    @contextmanager
+    def ends_block(self, message: str | None = None) -> Iterator[None]:
+        """Let a Ctrl-C end this block, and no more than it.
+
+        Args:
+            message: Printed to stderr if that happens.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.came = True
+            if message is not None:
+                click.echo(message, err=True)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -47,11 +64,6 @@ class Interrupt:
                 pass
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,21 +1,20 @@
-"""One line on the terminal that says how far a run is."""
+"""One line on the terminal that shows the progress of a run."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from types import TracebackType
 from typing import IO
 
 INTERVAL_S = 0.1  # between two updates of the line
 
 
 class Progress:
-    """Show count, share, images per second and time left; leave nothing behind.
+    """Show count, share, images per second and time left; clear the line at the end.
 
     Args:
         file: Terminal to write to; None: show nothing.
-        total: Images to come; None: not known.
+        total: Number of images; None: not known.
     """
 
     def __init__(self, file: IO[str] | None, total: int | None) -> None:
@@ -30,7 +29,7 @@ class Progress:
         return time.monotonic() - self._start
 
     def update(self, done: int) -> None:
-        """Say how many images are done."""
+        """Show the number of finished images."""
         now = time.monotonic()
         if self._file is not None and now - self._shown >= INTERVAL_S:
             self._shown = now
@@ -51,17 +50,12 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.clear()
 
 
 def line(done: int, total: int | None, seconds: float) -> str:
-    """Return "120 of 600 images  20%  24.0/s  0:00:20 left", without what is not known."""
+    """Return "120 of 600 images  20%  24.0/s  0:00:20 left", without unknown parts."""
     rate = done / seconds if seconds > 0 else 0.0
     if total is None:
         return f"{done} images  {rate:.1f}/s"

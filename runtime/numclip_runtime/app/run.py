@@ -1,47 +1,86 @@
-"""What `numclip-run` does: inputs in, one record each out, in order, whatever happens."""
+"""`numclip-run` behind its flags: inputs in, one record each out, in order, in any event."""
 
 from __future__ import annotations
 
-import io
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import IO, Protocol, TypeAlias
+from typing import IO
 
 import click
 
 from numclip_runtime.app.annotate import Annotator
-from numclip_runtime.app.fast_decode_error import Sample, decode_drift
+from numclip_runtime.app.fast_decode_error import ScaledSample, measure_deviation
 from numclip_runtime.app.gallery import ReportEntry, ReportWriter
 from numclip_runtime.app.inputs import Inputs, Item, open_inputs
 from numclip_runtime.app.interrupt import Interrupt
-from numclip_runtime.app.parquet import ParquetWriter
 from numclip_runtime.app.progress import Progress, summary
-from numclip_runtime.app.records import Record, RecordWriter, place_of, record_of
-from numclip_runtime.app.run_options import RunOptions
-from numclip_runtime.app.video import is_live
+from numclip_runtime.app.records import (
+    Format,
+    Writer,
+    import_pyarrow,
+    open_writer,
+    place_of,
+    record_of,
+)
+from numclip_runtime.app.video import Every, is_live
+from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.errors import ImageError, NumclipError, UsageError
-from numclip_runtime.files import WholeWrites, atomic_path, naming
+from numclip_runtime.files import require_writable
 from numclip_runtime.pipeline import StreamPlan, plan_stream
-from numclip_runtime.predictor import Prediction, Predictor, load
+from numclip_runtime.predictor import Prediction, Predictor
 from numclip_runtime.preprocess import ImageLike
 
-Result: TypeAlias = Prediction | ImageError
 
+@dataclass(frozen=True)
+class RunOptions:
+    """The flags of `numclip-run`."""
 
-class _Writer(Protocol):
-    def write(self, record: Record) -> None: ...
+    opening: OpenOptions = DEFAULTS  # of the model; `run` sets `optimize_for` by the inputs
+    kind: Format = "jsonl"
+    output: Path | None = None  # None: stdout
+    annotate: Path | None = None  # folder of annotated copies
+    report: Path | None = None  # HTML page
+    every: Every | None = None  # frames of videos; None: all
+    null: bool = False  # paths of the list on standard input end with NUL
+    batch_size: int | None = None  # None: automatic, see `plan_stream`
+    workers: int | None = None  # decoding threads; None: automatic
+    verbose: bool = False  # describe what runs the model even if stderr is not a terminal
+
+    @property
+    def talkative(self) -> bool:
+        """Whether to describe what runs the model, and how fast it was."""
+        return self.verbose or sys.stderr.isatty()
+
+    def check(self) -> None:
+        """Refuse at once what would fail at the end.
+
+        Raises:
+            UsageError: if a file cannot be written, or Parquet would go to stdout.
+            MissingDependencyError: if pyarrow is needed and missing.
+        """
+        if self.kind == "parquet":
+            if self.output is None:
+                raise UsageError("Parquet is not text: name a file with --output.")
+            import_pyarrow()
+        if self.output is None and sys.stdout is None:
+            raise UsageError("standard output is closed; name a file with --output.")
+        if self.report is not None:
+            if self.report.suffix.lower() not in (".html", ".htm"):  # `--report *.jpg`
+                raise UsageError(f"{self.report}: the report is a page; give a name with .html.")
+            require_writable(self.report)
 
 
 def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     """Predict all inputs and write one record each.
 
     Returns:
-        Exit code: 0 all read, 1 some failed, 130 interrupted (what was done is kept).
+        Exit code: 0 all read, 1 some failed, 130 interrupted (finished records are kept).
 
     Raises:
         NumclipError: wrong use, bad model, missing package.
@@ -51,33 +90,25 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     source = open_inputs(inputs, every=options.every, null=options.null)
     # One at a time: a single picture, or a camera's newest
     single = source.total == 1 or any(map(is_live, inputs))
+    opening = replace(options.opening, optimize_for="latency" if single else "throughput")
     with (
         Interrupt() as interrupt,
         closing(source),
-        load(
-            model,
-            threads=options.threads,
-            device=options.device,
-            backend=options.backend,
-            sha256=options.sha256,
-            require_gpu=options.require_gpu,
-            fast_decode=options.fast_decode,
-            optimize_for="latency" if single else "throughput",
-        ) as predictor,
+        Predictor.open(model, opening) as predictor,
     ):
         backend = predictor.backend
         if options.talkative:
             plan = plan_stream(backend, options.batch_size, options.workers)
             click.echo(chosen(predictor, plan), err=True)
-        said = list(backend.notes)
-        _print_notes(said)
+        printed = list(backend.notes)
+        _print_notes(printed)
         code = _Run(predictor, source, options, interrupt).run(title=model.name)
-        _print_notes(backend.notes[len(said) :])
+        _print_notes(backend.notes[len(printed) :])
         return code
 
 
 def chosen(predictor: Predictor, plan: StreamPlan) -> str:
-    """Return one line that says what runs the model, and how."""
+    """Return one line that describes what runs the model, and how."""
     backend = predictor.backend
     runs = f"{_count(plan.lanes, 'inference')} at a time"
     if backend.device == "cpu":
@@ -105,91 +136,97 @@ class _Run:
         self.source = source
         self.options = options
         self.interrupt = interrupt
-        # What the drift of fast decoding is measured on
-        self.sample = Sample(predictor.metadata.preprocessing) if options.fast_decode else None
         self.task = predictor.metadata.task
+        self.sample: ScaledSample | None = None  # images that --fast-decode is measured on
+        if predictor.fast_decode:
+            self.sample = ScaledSample(predictor.metadata.preprocessing)
         self.done = self.failed = 0
         self.report: ReportWriter | None = None
-        self.failure: OSError | NumclipError | None = None  # what stopped the run half-way
-        self.seconds = 0.0  # from the first image asked for to the last one written
+        self.annotator: Annotator | None = None
+        self.failure: OSError | NumclipError | None = None  # it stopped the run half-way
 
     def run(self, title: str) -> int:
         path = self.options.report
         if path is None:
-            return self._conclude(self._write_records())
+            self._write_records()
+            return self._conclude()
         with ReportWriter(path, title=title, task=self.task) as self.report:
-            interrupted = self._write_records()
-            try:
-                if not isinstance(self.failure, OSError):  # a full disk takes no report either
-                    self._write_report(self.report, title)
-            except KeyboardInterrupt:
-                interrupted = True
-                click.echo(f"{path}: interrupted, no report was written.", err=True)
-        return self._conclude(interrupted)
+            self._write_records()
+            if not isinstance(self.failure, OSError):  # a full disk has no room for a report
+                with self.interrupt.ends_block(f"{path}: interrupted, no report was written."):
+                    precision = self.predictor.metadata.precision
+                    rows = (("Model", title), ("Precision", precision), ("Images", str(self.done)))
+                    self.report.write(rows)
+        return self._conclude()
 
-    def _write_records(self) -> bool:
-        """Write what comes; return whether Ctrl-C ended it."""
-        options, interrupted = self.options, False
-        annotator = None if options.annotate is None else Annotator(options.annotate, self.task)
+    def _write_records(self) -> None:
+        """Write a record for each item, until the end, a Ctrl-C, or a failure."""
+        options, seconds = self.options, 0.0
+        if options.annotate is not None:
+            self.annotator = Annotator(options.annotate, self.task)
+        intervals = self.predictor.calibrated
         with ExitStack() as outputs:
-            start_writing = outputs.enter_context(_open_writer(options, self.predictor))
-            bursts: Iterable[Iterator[Item]] = ()
+            writer = outputs.enter_context(
+                open_writer(options.output, options.kind, self.task, intervals=intervals)
+            )
             try:
-                bursts = self._started()
-            except KeyboardInterrupt:
-                interrupted = True
-            writer = start_writing()
-            try:
-                with (
-                    Progress(_progress_file(options.output), self.source.total) as progress,
-                    closing(self._results(bursts)) as results,
-                ):
-                    for item, result in results:
-                        with self.interrupt.held():
-                            self._take(item, result, writer, annotator)
-                            progress.update(self.done)
-                            self.seconds = progress.seconds
-            except KeyboardInterrupt:
-                interrupted = True
+                with self.interrupt.ends_block():
+                    ready = self._started()
+                    with (
+                        Progress(_progress_file(options.output), self.source.total) as progress,
+                        closing(self._results(ready)) as results,
+                    ):
+                        for item, result in results:
+                            with self.interrupt.held():
+                                self._take(item, result, writer)
+                                progress.update(self.done)
+                                seconds = progress.seconds
             except (OSError, NumclipError) as error:
                 if self.done == 0:
                     raise
                 self.failure = error
-            try:
-                with self.interrupt.held():
-                    outputs.close()
-            except KeyboardInterrupt:  # came while closing, which is done
-                interrupted = True
-        if self.sample is not None and not interrupted and self.failure is None:
-            try:
-                drift = decode_drift(
-                    self.predictor, self.sample.paths, workers=self.options.workers or 1
+            with self.interrupt.ends_block(), self.interrupt.held():
+                outputs.close()
+        if self.sample is not None and self.failure is None and not self.interrupt.came:
+            with self.interrupt.ends_block():
+                deviation = measure_deviation(
+                    self.predictor, self.sample.paths, workers=options.workers or 1
                 )
-                _print_notes([str(drift)] if drift.compared else [])
-            except KeyboardInterrupt:
-                interrupted = True
+                _print_notes([str(deviation)] if deviation.compared else [])
         if options.talkative and self.done:
-            click.echo(summary(self.done, self.seconds), err=True)
-        return interrupted
+            click.echo(summary(self.done, seconds), err=True)
 
     def _started(self) -> Iterator[Iterator[Item]]:
-        """Wait for the first item, so that an empty list is no empty output."""
-        first = next(self.source.bursts, None)
+        """Wait for the first item, so that an empty list does not become an empty output."""
+        first = next(self.source.ready, None)
         if first is None:
             raise UsageError("-: no path came in on standard input.")
-        return chain([first], self.source.bursts)
+        return chain([first], self.source.ready)
 
     def _results(
-        self, bursts: Iterable[Iterator[Item]]
-    ) -> Generator[tuple[Item, Result], None, None]:
-        for burst in bursts:
-            yield from results_of(self.predictor, burst, self.options)
+        self, ready: Iterable[Iterable[Item]]
+    ) -> Generator[tuple[Item, Prediction | ImageError], None, None]:
+        """Yield each item with its prediction, or its error, in order."""
+        options = self.options
+        # Of the stream. Not itertools.tee: it would keep up to 57 frames that were written already
+        taken: deque[Item] = deque()
 
-    def _take(
-        self, item: Item, result: Result, writer: _Writer, annotator: Annotator | None
-    ) -> None:
+        def pictures(items: Iterable[Item]) -> Iterator[ImageLike | ImageError]:
+            for item in items:
+                taken.append(item)
+                yield item.picture
+
+        for items in ready:
+            stream = self.predictor.stream(
+                pictures(items), batch_size=options.batch_size, workers=options.workers
+            )
+            with closing(stream):
+                for result in stream:
+                    yield taken.popleft(), result
+
+    def _take(self, item: Item, result: Prediction | ImageError, writer: Writer) -> None:
         if isinstance(result, Prediction) and not math.isfinite(result.value):
-            # as of float16 that overflowed; JSON has no word for it
+            # e.g. after an fp16 overflow; NaN is not valid JSON
             result = ImageError(f"{item.path}: the model gives no number, but {result.value}.")
         record = record_of(item.path, result, frame=item.frame, time_s=item.time_s)
         writer.write(record)
@@ -201,77 +238,24 @@ class _Run:
             return
         if self.sample is not None and item.image is None:
             self.sample.offer(item.path)
-        if annotator is not None:
+        if self.annotator is not None:
             with suppress(ImageError):  # removed or damaged since it was read
-                annotator.write(item.name, item.image or item.path, result)
+                self.annotator.write(item.name, item.image or item.path, result)
         if self.report is not None:
             self.report.add(ReportEntry(place_of(record), result, image=item.image))
 
-    def _write_report(self, report: ReportWriter, title: str) -> None:
-        metadata = self.predictor.metadata
-        report.write(
-            (("Model", title), ("Precision", metadata.precision), ("Images", str(self.done)))
-        )
-
-    def _conclude(self, interrupted: bool) -> int:
+    def _conclude(self) -> int:
         of_all = "" if self.source.total is None else f" of {self.source.total}"
         if self.failure is not None:
             if self.options.output is not None:
                 click.echo(f"Stopped: {self.done}{of_all} images done and kept.", err=True)
             raise self.failure
-        if interrupted:
+        if self.interrupt.came:
             click.echo(f"Interrupted: {self.done}{of_all} images done and kept.", err=True)
             return 130
         if self.failed:
             click.echo(f"{self.failed} of {self.done} images failed.", err=True)
         return 1 if self.failed else 0
-
-
-def results_of(
-    predictor: Predictor, items: Iterable[Item], options: RunOptions
-) -> Generator[tuple[Item, Result], None, None]:
-    """Yield each item with its prediction, or with the error that it met, in order."""
-    waiting: deque[Item] = deque()
-
-    def pictures() -> Iterator[ImageLike]:
-        for item in items:
-            waiting.append(item)
-            if item.error is None:
-                yield item.path if item.image is None else item.image
-
-    def without_picture() -> Iterator[tuple[Item, Result]]:
-        while waiting and (error := waiting[0].error) is not None:
-            yield waiting.popleft(), error
-
-    with closing(
-        predictor.stream(pictures(), batch_size=options.batch_size, workers=options.workers)
-    ) as results:
-        for result in results:
-            yield from without_picture()
-            yield waiting.popleft(), result
-    yield from without_picture()
-
-
-@contextmanager
-def _open_writer(options: RunOptions, predictor: Predictor) -> Iterator[Callable[[], _Writer]]:
-    """Open the output at once; what is given starts to write into it when called."""
-    path, kind, intervals = options.output, options.kind, predictor.calibrated
-    with ExitStack() as stack:
-        if path is None:
-            if isinstance(sys.stdout, io.TextIOWrapper):  # for a path that it cannot encode
-                sys.stdout.reconfigure(errors="backslashreplace")
-            yield lambda: stack.enter_context(RecordWriter(kind, sys.stdout, intervals=intervals))
-        elif kind == "parquet":
-            stack.enter_context(naming(path))
-            binary = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb"))
-            yield lambda: stack.enter_context(ParquetWriter(binary, predictor.metadata.task))
-        else:
-            stack.enter_context(naming(path))
-            raw = stack.enter_context(
-                stack.enter_context(atomic_path(path)).open("wb", buffering=0)
-            )
-            whole = WholeWrites(raw, path)
-            yield lambda: stack.enter_context(RecordWriter(kind, whole, intervals=intervals))
 
 
 def _progress_file(output: Path | None) -> IO[str] | None:

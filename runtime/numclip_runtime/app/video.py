@@ -11,23 +11,23 @@ from typing import Any
 
 from PIL import Image
 
-from numclip_runtime.errors import ImageError, MissingDependencyError, UsageError
+from numclip_runtime.errors import ImageError, UsageError, first_line, import_extra
 
 # A file with one of these suffixes is read as a video; folders are searched for images only.
 VIDEO_SUFFIXES = frozenset(
     (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
 ) | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"}
-# FFmpeg's readers of those. It goes by the content, and playlists of other kinds name addresses:
-# PyAV 14.2 opened the URL inside a DASH manifest called clip.mp4, `protocol_whitelist` or not.
+# FFmpeg's readers of those. It judges by the content, and playlists of other kinds name addresses:
+# PyAV 14.2 opened the URL inside a DASH manifest called clip.mp4, even with `protocol_whitelist`.
 FORMATS = (
     *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "asf", "flv", "mpeg"),
     *("mpegts", "mpegvideo", "mxf", "ogg", "yuv4mpegpipe"),
 )
 CAMERA = "camera:"
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://", "srt://")
-OPEN_S, READ_S = 10.0, 30.0  # how long a camera or a network stream may keep silent
+OPEN_S, READ_S = 10.0, 30.0  # timeouts of cameras and network streams
 
-# PIL turns counter-clockwise, as a frame's `rotation` (degrees) is meant
+# PIL turns counter-clockwise, like a frame's `rotation` (degrees)
 _TURNS = {
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
@@ -37,7 +37,7 @@ _TURNS = {
 
 @dataclass(frozen=True)
 class Every:
-    """Which frames are read: every N-th, or the first one in each period of time."""
+    """The frames to read: every N-th, or the first one in each period of time."""
 
     frames: int = 1
     seconds: float | None = None  # if given, `frames` does not count
@@ -62,45 +62,39 @@ class Every:
 class Frame:
     """One decoded frame."""
 
-    index: int  # 0, 1, 2, ... counts all decoded frames, also those left out
+    index: int  # 0, 1, 2, ... counts all decoded frames, also those not chosen
     time_s: float  # since the first frame
     image: Image.Image  # RGB, upright
 
 
 def is_video(path: str) -> bool:
-    """Tell by the name whether a path is read as a video."""
+    """Return whether a path is read as a video, judged by its suffix."""
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 def is_live(item: str) -> bool:
-    """Tell whether an input is a camera (`camera:0`) or the address of a stream."""
+    """Return whether an input is a camera (`camera:0`) or the address of a stream."""
     return item.startswith((CAMERA, *STREAMS))
 
 
 def import_av() -> Any:
-    """Import PyAV.
+    """Import PyAV, which videos and cameras need.
 
     Raises:
         MissingDependencyError: if it is not installed.
     """
-    try:
-        import av
-    except ImportError:
-        raise MissingDependencyError(
-            "videos and cameras need PyAV; install it with: pip install 'numclip[video]'"
-        ) from None
-    return av
+    return import_extra("video", "av")
 
 
 def frames_of(source: str, every: Every | None = None, *, live: bool = False) -> Iterator[Frame]:
     """Yield the frames of a video, the chosen ones only.
 
-    What can be decoded comes first; an error is raised after it.
+    An error is raised after all frames that can be decoded.
 
     Args:
         source: Path; with `live` a camera or the address of a stream, see `is_live`.
         every: Default: all frames.
-        live: Never set for names that others chose, such as those of a list: it opens addresses.
+        live: Allows addresses; never set it for names from others, such as those of a list.
 
     Raises:
         ImageError: if it cannot be opened, holds no picture, is damaged or truncated.
@@ -196,7 +190,7 @@ class _Reader:
 
 
 def _file_target(path: str) -> tuple[str, dict[str, Any]]:
-    # "file:" because FFmpeg takes a colon in a name for a protocol.
+    # "file:" because FFmpeg reads a colon in a name as the end of a protocol
     return f"file:{path}", {"options": {"format_whitelist": ",".join(FORMATS)}}
 
 
@@ -216,4 +210,4 @@ def _live_target(source: str) -> tuple[str, dict[str, Any]]:
 def _reason(error: Exception, source: str) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such camera" if source.startswith(CAMERA) else "no such file"
-    return f"cannot be decoded ({getattr(error, 'strerror', None) or error})"
+    return f"cannot be decoded ({getattr(error, 'strerror', None) or first_line(error)})"

@@ -1,9 +1,9 @@
-"""Move a model's weights to large pages of memory, once it has proved to be used (Linux).
+"""Move a model's weights to huge pages of memory, once the model has proved to be used (Linux).
 
-A run reads every weight once. In pages of 4 KiB that is 22,000 translations of addresses for a
-ViT-B/32 in INT8, in pages of 2 MiB 43. Most systems give large pages only to those who ask
-(`transparent_hugepage` is "madvise"), and nobody can ask for an allocator's memory before it is
-there. Linux 6.1 can move what is there (MADV_COLLAPSE); older ones say no, and nothing changes.
+A run reads every weight once. In pages of 4 KiB that takes 22,000 address translations for a
+ViT-B/32 in INT8, in pages of 2 MiB 43. Most systems give huge pages only on request
+(`transparent_hugepage` is "madvise"), and an allocator's memory cannot be requested in advance.
+Linux 6.1 can move existing memory (MADV_COLLAPSE); older kernels refuse, and nothing changes.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from pathlib import Path
 from threading import Thread
 
 AFTER = 20  # images; moving costs as much as 5 to 30 runs, in a thread of its own
-LEAST = 16 << 20  # bytes of a new mapping; threads' stacks of 8 MiB are mostly empty
-STEP = 16 << 20  # bytes per call, between which `stop` is heard
+SMALLEST_MAPPING = 16 << 20  # bytes; threads' stacks of 8 MiB are mostly empty
+STEP = 16 << 20  # bytes per system call; `close` takes effect between two calls
 MADV_COLLAPSE = 25
 
 MAPS = Path("/proc/self/maps")
 PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 
 
-class LargePages:
-    """The memory that a model gets while it is opened.
+class HugePages:
+    """The memory that a model allocates while it is opened.
 
     Example:
-        pages = LargePages()
+        pages = HugePages()
         session = open_model()
         pages.opened()
         session.run(images)
@@ -40,11 +40,11 @@ class LargePages:
         self._stopped = False
 
     def opened(self) -> None:
-        """Note what memory came since."""
+        """Note the memory that was allocated since this object was made."""
         before = dict(self._before)
         for start, end in _writable():
-            start = max(start, before.get(start, start))  # what grew: the part that is new
-            if end - start >= LEAST:
+            start = max(start, before.get(start, start))  # of a mapping that grew: the new part
+            if end - start >= SMALLEST_MAPPING:
                 self._ranges.append((start, end))
 
     def ran(self, images: int) -> None:
@@ -65,7 +65,7 @@ class LargePages:
         try:
             size = int(PAGE_SIZE.read_text())
         except (OSError, ValueError):
-            return  # a kernel without large pages
+            return  # a kernel without huge pages
         madvise = ctypes.CDLL(None).madvise
         madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         for start, end in self._ranges:
@@ -73,11 +73,11 @@ class LargePages:
             for place in range(start, end, STEP):
                 if self._stopped:
                     return
-                madvise(place, min(STEP, end - place), MADV_COLLAPSE)  # what fails stays as it is
+                madvise(place, min(STEP, end - place), MADV_COLLAPSE)  # on failure, nothing moves
 
 
 def _writable() -> list[tuple[int, int]]:
-    """Return where private memory that no file backs starts and ends; empty outside Linux."""
+    """Return start and end of each private mapping without a file; empty outside Linux."""
     if sys.platform != "linux":
         return []
     try:

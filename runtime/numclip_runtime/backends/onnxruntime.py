@@ -1,62 +1,61 @@
-"""ONNX Runtime backend."""
+"""ONNX Runtime backend, and its choice of an execution provider."""
 
 from __future__ import annotations
 
+import io
 import os
 import platform
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from numclip_runtime.backends.huge_pages import LargePages
-from numclip_runtime.backends.onnx_weights import MappedModel
-from numclip_runtime.backends.onnxruntime_providers import (
-    CPU_PROVIDER,
-    load_cuda_packages,
-    why_not,
-    with_fallbacks,
-)
+from numclip_runtime.backends import DEFAULTS, OpenOptions
+from numclip_runtime.backends.huge_pages import HugePages
 from numclip_runtime.cuda.probe import LIBRARY, CudaDriver, probe_cuda
 from numclip_runtime.errors import (
     GpuError,
     GpuRequiredError,
-    MissingDependencyError,
     ModelError,
     UsageError,
     first_line,
+    import_extra,
 )
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
-from numclip_runtime.onnx_file import metadata_of, no_metadata
+from numclip_runtime.onnx_file import MappedModel, read_onnx_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
 from numclip_runtime.system import usable_cores
 
-if TYPE_CHECKING:
-    from numclip_runtime.backends import DeviceKind, OptimizeFor
-
-# One run uploads and downloads while another computes; a third would only wait, and hold memory.
+# One run uploads and downloads while another computes; a third would only wait, and use memory.
 GPU_LANES = 2
+CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
+GPU_PROVIDERS: dict[str | None, str] = {
+    "onnxruntime-tensorrt": "TensorrtExecutionProvider",
+    "onnxruntime-rtx": "NvTensorRTRTXExecutionProvider",
+}
+# By default CUDA rounds float32 factors to 10 bits (TF32), which exp(logit_scale) of about 100 in
+# the head amplifies; engines are built without it for the same reason.
+PROVIDER_OPTIONS: dict[str, dict[str, str]] = {CUDA_PROVIDER: {"use_tf32": "0"}}
 
 
 class OnnxRuntimeBackend:
     """Run an ONNX file with onnxruntime, on the CPU or a GPU.
 
-    onnxruntime goes to the CPU where it cannot use a GPU, and says so in its log at most. Here
-    `provider` is what the opened session reports, and `notes` say why it is not what was asked for.
-    GPU providers are not verified on hardware.
+    onnxruntime goes to the CPU if it cannot use a GPU, and reports that in its log at most. Here
+    `provider` is the one that the opened session reports, and `notes` explain why it is not the one
+    that was requested. GPU providers are not verified on hardware.
+
+    Optimised for latency, onnxruntime chooses the threads on the CPU (all cores); for throughput an
+    inference has one thread, and as many run at a time as there are cores.
 
     Args:
         model: Path of a file that numclip exported.
-        threads: Threads inside one inference; None: as `optimize_for` says.
-        device: "auto" takes a GPU where it can be used; that there is none is then no note.
-        provider: Of the GPU.
-        require_gpu: Raise where it would run on the CPU.
-        optimize_for: On the CPU: "latency" leaves onnxruntime's choice (all cores), "throughput" is
-            one thread and as many runs at a time as there are cores.
+        options: All but `sha256` and `fast_decode` are used.
         library: The NVIDIA driver's library.
 
     Raises:
         MissingDependencyError: if onnxruntime is not installed.
-        ModelError: if the file is no ONNX model, or not one that numclip exported.
+        ModelError: if the file is not an ONNX model, or not one that numclip exported.
         GpuRequiredError: if a GPU is required and cannot be used.
     """
 
@@ -64,59 +63,46 @@ class OnnxRuntimeBackend:
     max_batch: int | None = None
 
     def __init__(
-        self,
-        model: Path,
-        *,
-        threads: int | None = None,
-        device: DeviceKind = "auto",
-        provider: str = "CUDAExecutionProvider",
-        require_gpu: bool = False,
-        optimize_for: OptimizeFor = "latency",
-        library: str = LIBRARY,
+        self, model: Path, options: OpenOptions = DEFAULTS, *, library: str = LIBRARY
     ) -> None:
-        try:
-            import onnxruntime as ort
-        except ImportError:
-            raise MissingDependencyError(
-                "onnxruntime is not installed; install it with: pip install 'numclip[cpu]'"
-            ) from None
+        ort = import_extra("cpu", "onnxruntime")
         if os.environ.get("ORT_DISABLE_TELEMETRY") != "0":
-            ort.disable_telemetry_events()  # on Windows, which does not heed the variable
+            ort.disable_telemetry_events()  # on Windows, where the variable has no effect
         self._source, self._ort = str(model), ort
-        self.threads = threads
+        self.threads = options.threads
         self.notes: list[str] = []
-        metadata = metadata_of(model)
+        self.metadata = metadata = read_onnx_metadata(model)
         # With it, a float16 ViT of 2 blocks or more crashes the process (1.23 to 1.32, x86).
-        half = metadata is not None and metadata.precision == "fp16"
-        self._disabled = ["NchwcTransformer"] if half else None
+        self._disabled = ["NchwcTransformer"] if metadata.precision == "fp16" else None
         # On ARM with SME (emulated) KleidiAI's INT8 kernels were wrong by 2.4 years of 101 (1.32)
-        int8 = metadata is not None and metadata.precision == "int8"
-        self._without_kleidiai = int8 and platform.machine().lower() in ("aarch64", "arm64")
-        self._optimized_by = None if metadata is None else metadata.optimized_by
+        arm = platform.machine().lower() in ("aarch64", "arm64")
+        self._without_kleidiai = arm and metadata.precision == "int8"
         self._spin = True
-        self._pages: LargePages | None = None  # on the CPU
+        self._pages: HugePages | None = None  # on the CPU
+        device, provider = options.device, GPU_PROVIDERS.get(options.backend, CUDA_PROVIDER)
+        if device == "auto" and options.backend in GPU_PROVIDERS:
+            device = "cuda"
         driver = CudaDriver(problem="not asked for") if device == "cpu" else probe_cuda(library)
         problem = why_not(provider, ort.get_available_providers(), driver)
         if problem is None:
             problem = self._open_on_gpu(provider)
         if problem is not None:
-            if require_gpu:
+            if options.require_gpu:
                 raise GpuRequiredError(f"{model}: a GPU is required, and not used: {problem}.")
             if device == "cuda" or (device == "auto" and driver.problem is None):
                 self.notes.append(f"{model}: runs on the CPU: {problem}.")
-            self.threads = _threads_per_run(threads, throughput=optimize_for == "throughput")
-            # Threads that wait for work spin, and take the time of those that decode: 2 of them
-            # beside 2 workers give 37 images/s instead of 47. One inference alone is faster so.
-            self._spin = optimize_for == "latency"
-            self._pages = LargePages()
+            throughput = options.optimize_for == "throughput"
+            self.threads = _threads_per_run(options.threads, throughput=throughput)
+            # Threads that wait for work spin, and take time from those that decode: 2 of them
+            # beside 2 workers give 37 images/s instead of 47. A single inference is faster so.
+            self._spin = not throughput
+            self._pages = HugePages()
             try:
                 self._session = self._open_on_cpu(model)
             except Exception as error:  # onnxruntime's own exception types share no base class
-                made = (
-                    f"; it was made for {self._optimized_by}, and here is {ort.__version__}"
-                    if self._optimized_by
-                    else ""
-                )
+                made = metadata.optimized_by or ""
+                if made:
+                    made = f"; it was made for {made}, and here is {ort.__version__}"
                 raise ModelError(
                     f"{model}: not a model that onnxruntime can load ({first_line(error)}){made}."
                 ) from None
@@ -125,9 +111,6 @@ class OnnxRuntimeBackend:
         self.device = "cpu" if problem is not None else driver.devices[0].name
         cores = usable_cores()
         self.lanes = max(1, cores // (self.threads or cores)) if self.device == "cpu" else GPU_LANES
-        if metadata is None:
-            raise no_metadata(model)
-        self.metadata = metadata
         names = {node.name for node in (*self._session.get_inputs(), *self._session.get_outputs())}
         if missing := {INPUT_NAME, VALUES_NAME, BIN_PROBS_NAME} - names:
             raise ModelError(
@@ -137,7 +120,7 @@ class OnnxRuntimeBackend:
     def _open_on_cpu(self, model: Path) -> Any:
         mapped = MappedModel(model)
         if mapped.graph is not None:
-            with suppress(Exception):  # what is wrong with it is said below
+            with suppress(Exception):  # a broken model is reported below
                 session = self._open(None, mapped)
                 if mapped.unchanged():
                     return session
@@ -145,8 +128,9 @@ class OnnxRuntimeBackend:
 
     def _open(self, provider: str | None, mapped: MappedModel | None = None) -> Any:
         options = self._ort.SessionOptions()
-        options.log_severity_level = 3  # errors only: they are raised as well
-        if self._optimized_by is not None:  # the second time takes 20 ms of 100, and finds nothing
+        options.log_severity_level = 3  # errors only, which are also raised
+        if self.metadata.optimized_by is not None:
+            # optimising again takes 20 ms of 100, and changes nothing
             options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
@@ -165,11 +149,11 @@ class OnnxRuntimeBackend:
             options,
             providers=with_fallbacks(provider),
             disabled_optimizers=self._disabled,
-            enable_fallback=0,  # else it goes to the CPU by itself, and prints to stdout
+            enable_fallback=0,  # else it moves to the CPU by itself, and prints to stdout
         )
 
     def _open_on_gpu(self, provider: str) -> str | None:
-        """Open the session on a GPU; return why that failed."""
+        """Open the session on a GPU; return the reason if that failed."""
         try:
             load_cuda_packages(self._ort)
             self._session = self._open(provider)
@@ -214,17 +198,53 @@ class OnnxRuntimeBackend:
 
 
 def _threads_per_run(threads: int | None, *, throughput: bool) -> int | None:
-    """Return how many threads onnxruntime gets for one inference on the CPU.
+    """Return the number of onnxruntime's threads for one inference on the CPU.
 
     Args:
         threads: The user's choice.
-        throughput: One, so that as many run at a time as there are cores; else all.
+        throughput: One thread, so that as many inferences run as there are cores; else all cores.
 
     Returns:
-        None where onnxruntime may choose. It takes the machine's cores, whatever this process may
-        use of them, so where these are fewer it is told.
+        None if onnxruntime may choose. It chooses all cores of the machine, so it needs the number
+        if this process may use fewer.
     """
     if threads is not None or throughput:
         return threads or 1
     cores = usable_cores()
     return None if cores == os.cpu_count() else cores
+
+
+def why_not(provider: str, available: Sequence[str], driver: CudaDriver) -> str | None:
+    """Return the reason why a GPU's provider cannot be requested; None if it can.
+
+    Args:
+        provider: Its name in onnxruntime.
+        available: Providers of onnxruntime's build, which says nothing about this machine: a build
+            for GPUs lists CUDA without a driver.
+        driver: See `probe_cuda`.
+    """
+    if driver.problem is not None:
+        return driver.problem
+    if provider in available:
+        return None
+    hint = (
+        "it is a plug-in, which numclip does not load; run a plan of --target tensorrt-rtx"
+        if provider == GPU_PROVIDERS["onnxruntime-rtx"]
+        else "put onnxruntime-gpu in its place: pip uninstall onnxruntime, then pip install "
+        "'numclip[gpu]'"
+    )
+    return f"this onnxruntime was built without {provider}; {hint}"
+
+
+def with_fallbacks(provider: str | None) -> list[Any]:
+    """Return the providers of a session: the wanted one, and others for nodes it cannot run."""
+    names = dict.fromkeys([provider, CUDA_PROVIDER] if provider else [])
+    return [(name, PROVIDER_OPTIONS.get(name, {})) for name in names if name] + [CPU_PROVIDER]
+
+
+def load_cuda_packages(ort: Any) -> None:
+    """Load CUDA libraries that pip installed; without them, the system's are found later."""
+    preload = getattr(ort, "preload_dlls", None)  # since 1.21
+    if preload is not None:
+        with redirect_stdout(io.StringIO()):  # it prints the names of missing libraries
+            preload()

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from numclip_runtime.backends.huge_pages import LargePages
-from numclip_runtime.backends.signal_stack import signal_stack_kept
-from numclip_runtime.errors import MissingDependencyError, ModelError, UsageError
+from numclip_runtime.backends import DEFAULTS, OpenOptions
+from numclip_runtime.backends.huge_pages import HugePages
+from numclip_runtime.errors import ModelError, UsageError, import_extra
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
-from numclip_runtime.onnx_file import metadata_of, no_metadata
+from numclip_runtime.onnx_file import read_onnx_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
 from numclip_runtime.system import usable_cores
-
-if TYPE_CHECKING:
-    from numclip_runtime.backends import OptimizeFor
 
 
 class OpenVinoBackend:
     """Run an ONNX file with OpenVINO on the CPU.
 
+    Optimised for latency it runs one inference at a time with OpenVINO's choice of threads, for
+    throughput one inference of 1 thread per core, each with buffers of its own.
+
     Args:
         model: Path of a file that numclip exported.
-        threads: Threads inside one inference; None: as `optimize_for` says.
-        optimize_for: "latency" is one inference at a time with OpenVINO's choice of threads,
-            "throughput" one of 1 thread per core. Each of them has buffers of its own.
+        options: `threads` and `optimize_for` are used.
 
     Raises:
         MissingDependencyError: if openvino is not installed.
-        ModelError: if the file is no ONNX model, or not one that numclip exported.
+        ModelError: if the file is not an ONNX model, or not one that numclip exported.
     """
 
     name = "openvino"
@@ -37,69 +38,54 @@ class OpenVinoBackend:
     device = "cpu"
     max_batch: int | None = None
 
-    def __init__(
-        self, model: Path, *, threads: int | None = None, optimize_for: OptimizeFor = "latency"
-    ) -> None:
-        try:
-            import openvino
-        except ImportError:
-            raise MissingDependencyError(
-                "openvino is not installed; install it with: pip install 'numclip[openvino]'"
-            ) from None
-        metadata = metadata_of(model)  # first: OpenVINO tries seven formats on what is no ONNX file
-        if metadata is None:
-            raise no_metadata(model)
-        if metadata.optimized_by is not None:
+    def __init__(self, model: Path, options: OpenOptions = DEFAULTS) -> None:
+        openvino = import_extra("openvino", "openvino")
+        self.metadata = read_onnx_metadata(model)
+        if (made_for := self.metadata.optimized_by) is not None:
             raise ModelError(
-                f"{model}: was made for {metadata.optimized_by} and has operators of its own; use "
-                "the float32 file with OpenVINO."
+                f"{model}: was made for {made_for} and has operators of its own; use the float32 "
+                "file with OpenVINO."
             )
-        self.metadata = metadata
         self.notes: list[str] = []
-        self.threads, self.lanes = threads, 1
+        self.threads, self.lanes = options.threads, 1
         config = {
             "PERFORMANCE_HINT": "LATENCY",
-            # else it computes in bfloat16 where the CPU can: the file decides about precision
+            # else it computes in bfloat16 on CPUs that can: the file decides about precision
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        if optimize_for == "throughput":
-            self.threads = threads or 1
+        if options.optimize_for == "throughput":
+            self.threads = options.threads or 1
             self.lanes = max(1, usable_cores() // self.threads)
             config["PERFORMANCE_HINT"] = "THROUGHPUT"
             config["NUM_STREAMS"] = str(self.lanes)
         if self.threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(self.threads * self.lanes)  # of all streams
-        self._pages = LargePages()
+        self._pages = HugePages()
         try:
-            with signal_stack_kept():
+            with _signal_stack_kept():
                 compiled = openvino.Core().compile_model(str(model), "CPU", config)
             outputs = [compiled.output(name) for name in (VALUES_NAME, BIN_PROBS_NAME)]
             compiled.input(INPUT_NAME)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = str(error).strip().splitlines()[-1]  # the lines before are places in its code
             raise ModelError(f"{model}: not a model that OpenVINO can run ({reason}).") from None
         self._pages.opened()
         self._source = str(model)
-        # A request runs one inference at a time
         idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.lanes):
-            idle.put(compiled.create_infer_request())
-        # All that holds the model, so that `close` frees it at once
+            idle.put(compiled.create_infer_request())  # for one inference at a time
+        # Everything that holds the model, so that `close` frees it at once
         self._opened: tuple[SimpleQueue[Any], list[Any]] | None = (idle, outputs)
 
     def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
-        """Run the network; see `Backend.run`.
-
-        Raises:
-            UsageError: if it was closed.
-        """
-        opened = self._opened  # a `close` meanwhile frees it after this run
+        """Run the network; see `Backend.run`."""
+        opened = self._opened  # a concurrent `close` frees it after this run
         if opened is None:
             raise UsageError(f"{self._source}: was closed; load it again.")
         idle, outputs = opened
         request = idle.get()
         try:
-            # share_inputs spares a copy; what comes back is one
+            # share_inputs avoids a copy of the images; the results are copies
             results = request.infer({INPUT_NAME: images}, share_inputs=True)
             values, bin_probs = (results[output] for output in outputs)
         finally:
@@ -108,7 +94,34 @@ class OpenVinoBackend:
         return values, bin_probs
 
     def close(self) -> None:
-        """Free the model; a second time is fine."""
+        """Free the model; idempotent."""
         self._pages.close()
-        with signal_stack_kept():
+        with _signal_stack_kept():
             self._opened = None
+
+
+@contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Restore the calling thread's signal stack at the end of the block (Linux).
+
+    OpenVINO 2026.4 gives the thread that compiles a model a signal stack inside that model, and
+    restores the former one when the model is freed. If another thread frees it, or in another
+    order, the first thread keeps a stack in freed memory, and the next Ctrl-C is a SIGSEGV.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import ctypes
+
+    class Stack(ctypes.Structure):
+        """stack_t of signal.h."""
+
+        _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+    sigaltstack = ctypes.CDLL(None).sigaltstack
+    before = Stack()
+    sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        sigaltstack(ctypes.byref(before), None)

@@ -48,7 +48,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 }
 
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
-DEINITIALIZED = 4  # CUDA_ERROR_DEINITIALIZED: the driver is gone, and all that it held
+DEINITIALIZED = 4  # CUDA_ERROR_DEINITIALIZED: the driver has shut down and freed everything
 
 
 class CudaError(GpuError):
@@ -99,12 +99,12 @@ class CudaApi:
             raise CudaError(f"CUDA: {function} failed: {text} ({name}, {status}){advice}.", status)
 
     def get(self, function: str, kind: Any, *args: Any) -> Any:
-        """Call a function whose first parameter is where the result goes; return the result.
+        """Call a function that writes its result to its first parameter; return the result.
 
         Args:
             function: Name of the function.
             kind: ctypes type of the result.
-            args: What follows the first parameter.
+            args: The other parameters.
         """
         result = kind()
         self.call(function, ctypes.byref(result), *args)

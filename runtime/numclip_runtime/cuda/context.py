@@ -1,4 +1,4 @@
-"""The primary context of a GPU, and what all that is made in it has in common."""
+"""The primary context of a GPU, and the base class of the resources in it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class CudaContext:
 
 
 class _Current:
-    """Pushes and pops a context; for many threads at once, as it remembers nothing.
+    """Pushes and pops a context; without state, so several threads may use it at once.
 
     Each inference comes through here. `contextlib.contextmanager` would make an object and a
     generator each time, 1.5 of the 8 us that a call costs in Python.
@@ -52,7 +52,7 @@ class _Current:
 
     def __init__(self, api: CudaApi, handle: Any) -> None:
         self._call, self._handle = api.call, handle
-        self._popped = ctypes.byref(c_void_p())  # the driver writes there, nobody reads it
+        self._popped = ctypes.byref(c_void_p())  # written by the driver, and never read
 
     def __enter__(self) -> None:
         self._call("cuCtxPushCurrent_v2", self._handle)
@@ -62,16 +62,16 @@ class _Current:
 
 
 class Resource:
-    """Something that the driver made in a context; freed once, by `close` or when collected.
+    """A resource that the driver made in a context; freed once, by `close` or when collected.
 
     Making and closing push the context by themselves; the other methods must be called inside
     `with context.current():`, so that one push serves a whole inference.
 
     Args:
-        context: Where it was made; kept alive until this is freed.
+        context: Of the resource; kept alive until this is freed.
         handle: The driver's pointer.
-        free: The function that takes the pointer and frees it.
-        holder: Whose life decides when it is collected; None: this object's.
+        free: The function that frees the pointer.
+        holder: Freed when this is collected; None: this object.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class Resource:
         return not self._finalizer.alive
 
     def close(self) -> None:
-        """Free it; a second time is fine."""
+        """Free it; idempotent."""
         self._finalizer()
 
 
 def make(context: CudaContext, function: str, kind: Any, *args: Any) -> Any:
-    """Call a function that makes something in a context; return its pointer."""
+    """Call a function that makes a resource in a context; return its pointer."""
     with context.current():
         return context.api.get(function, kind, *args)
 
@@ -111,7 +111,7 @@ def _release(api: CudaApi, device: int) -> None:
 
 @contextmanager
 def _gone_is_freed() -> Iterator[None]:
-    """Let pass what fails because the driver has shut down, as it does at exit."""
+    """Ignore failures of a driver that has shut down, as it does at exit."""
     try:
         yield
     except CudaError as error:

@@ -1,7 +1,7 @@
-"""Ask the NVIDIA driver what is there, before anything touches TensorRT.
+"""Ask the NVIDIA driver for its GPUs, before TensorRT is used.
 
-Without a driver TensorRT returns None or crashes the process; the driver's own library says in
-one call whether it works. No Python package is needed for that.
+Without a driver TensorRT returns None or crashes the process; the driver's own library reports in
+one call whether it works, without a Python package.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CudaDevice:
 
 @dataclass(frozen=True)
 class CudaDriver:
-    """The driver and its GPUs, or why there is none."""
+    """The driver and its GPUs, or the reason why there is none."""
 
     devices: tuple[CudaDevice, ...] = ()  # those that CUDA_VISIBLE_DEVICES shows
     version: tuple[int, int] | None = None  # newest CUDA that the driver runs, such as (13, 0)
@@ -32,7 +32,7 @@ class CudaDriver:
 
 
 def probe_cuda(library: str = LIBRARY) -> CudaDriver:
-    """Return the CUDA driver's GPUs; where there is none, `problem` says why. Never raises.
+    """Return the CUDA driver's GPUs; if there is none, `problem` is the reason. Never raises.
 
     Args:
         library: File name or path of the driver's library.

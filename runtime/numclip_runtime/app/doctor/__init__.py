@@ -1,5 +1,5 @@
-"""`numclip-run doctor`: what this machine has, and whether a model can run on it.
+"""`numclip-run doctor`: the facts about this machine, and whether a model can run on it.
 
-Nothing that may crash runs in this process: onnxruntime's providers are tried in processes of their
-own, TensorRT and torch are not imported at all, only looked up.
+Nothing that may crash runs in this process: onnxruntime's providers are tried in others;
+TensorRT and torch are looked up, and not imported.
 """

@@ -12,7 +12,7 @@ import click
 from numclip_runtime.app.doctor.model import ModelCheck, backend_command, check_model, is_x86
 from numclip_runtime.app.doctor.packages import installed_packages, libjpeg_turbo
 from numclip_runtime.app.doctor.providers import ProviderCheck, check_providers
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.console import FILE, SETTINGS, columns, exit_on_error
 from numclip_runtime.cuda.probe import CudaDriver, probe_cuda
 from numclip_runtime.model_file import PLAN_SUFFIXES
 from numclip_runtime.system import Machine, read_machine
@@ -20,7 +20,7 @@ from numclip_runtime.system import Machine, read_machine
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that the doctor finds."""
+    """All findings of the doctor."""
 
     machine: Machine
     packages: dict[str, str | None]  # None: not installed
@@ -28,7 +28,7 @@ class Diagnosis:
     cuda: CudaDriver
     providers: list[ProviderCheck]  # of onnxruntime
     model: ModelCheck | None  # None: no model was given
-    problems: list[str]  # what keeps the model, or any model, from running
+    problems: list[str]  # each keeps the model, or any model, from running
     advice: list[str]
 
     @property
@@ -38,7 +38,7 @@ class Diagnosis:
 
 
 def diagnose(model: Path | None = None) -> Diagnosis:
-    """Look at this machine, and at a model.
+    """Examine this machine, and a model.
 
     Raises:
         ModelError: if the model file does not exist.
@@ -104,8 +104,7 @@ def as_text(found: Diagnosis) -> str:
         rows.append((provider.name, provider.problem or "works"))
     if found.model is not None:
         rows += [("", ""), ("Model", found.model.path), *found.model.facts.items()]
-    lines = [f"{name:<26}{value}".rstrip() for name, value in rows]
-    lines.append("")
+    lines = [*columns(rows), ""]
     what = "models" if found.can_run else "any model"
     what = what if found.model is None else found.model.path
     lines.append(f"This machine {'can' if found.can_run else 'cannot'} run {what}.")
@@ -124,7 +123,7 @@ def as_json(found: Diagnosis) -> str:
 @click.argument("model", type=FILE, required=False)
 @click.option("--json", "json_", is_flag=True, help="The same as JSON.")
 def doctor(model: Path | None, json_: bool) -> None:
-    """Say what this machine has, and whether it can run MODEL.
+    """Report on this machine, and whether it can run MODEL.
 
     Exit codes: 0 it can run MODEL (without MODEL: some model), 1 it cannot, 2 wrong use.
     """

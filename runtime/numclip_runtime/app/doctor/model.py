@@ -1,4 +1,4 @@
-"""Can this machine run this model, and if not, which command helps."""
+"""Whether this machine can run a model, and if not, the command that helps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numclip_runtime.backends.tensorrt.checks import (
     targets,
 )
 from numclip_runtime.cuda.probe import CudaDriver
-from numclip_runtime.errors import MissingDependencyError, NumclipError
+from numclip_runtime.errors import MissingDependencyError, NumclipError, first_line
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_file import PLAN_SUFFIXES, check_model_path
 from numclip_runtime.plan import PlanInfo, read_plan_metadata
@@ -28,17 +28,17 @@ from numclip_runtime.predictor import load
 
 @dataclass
 class ModelCheck:
-    """What is known of a model file, and what stands in its way."""
+    """The facts about a model file, and the obstacles to running it."""
 
     path: str
     facts: dict[str, str] = field(default_factory=dict)  # shown line by line
     problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # it runs, but not as one would expect
+    notes: list[str] = field(default_factory=list)  # warnings, if it runs
     advice: list[str] = field(default_factory=list)  # commands and sentences that help
 
 
 def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriver) -> ModelCheck:
-    """Open a model and read a grey image with it, as far as this machine lets us.
+    """Open a model and read a grey image with it, as far as this machine can.
 
     Args:
         path: `.onnx` or `.plan` file.
@@ -67,23 +67,23 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
                 check.facts["a grey image"] = f"reads {value:.6g} {unit}".rstrip()
                 check.notes += backend.notes
     except MissingDependencyError as error:
-        check.problems.append(str(error).partition("; install it with")[0] + ".")
+        check.problems.append(str(error).partition("; install")[0] + ".")
         check.advice.append(backend_command(driver))
         if packages.get("openvino") and path.suffix == ".onnx":
             check.advice.append(f"numclip-run --backend openvino {path} IMAGES  (as it is)")
-    except NumclipError as error:  # most say the way out themselves
+    except NumclipError as error:  # most messages name the remedy
         check.problems.append(str(error))
-        if "that onnxruntime can load" in str(error):
+        if "that onnxruntime can load" in str(error) or "not an ONNX model" in str(error):
             check.advice.append("Copy the file again, or export it again with numclip-export.")
     except Exception as error:  # a kernel that this machine lacks, no memory
-        check.problems.append(f"{path}: opened, but it does not run ({error}).")
+        check.problems.append(f"{path}: opened, but it does not run ({first_line(error)}).")
     return check
 
 
 def check_plan(
     check: ModelCheck, info: PlanInfo, packages: Mapping[str, str | None], driver: CudaDriver
 ) -> None:
-    """Compare what a plan needs with what is here, without touching TensorRT."""
+    """Compare the needs of a plan with this machine, without TensorRT."""
     facts, name = info.engine, NAMES[info.builder]
     found = packages.get(choose_module(info))
     later = " or later" if "version-compatible" in facts.flags else ""
@@ -118,7 +118,7 @@ def backend_command(driver: CudaDriver) -> str:
 
 
 def is_x86() -> bool:
-    """Tell whether packages for GPUs are on the package index: those for ARM are JetPack's."""
+    """Return whether the package index has GPU packages: those for ARM come with JetPack."""
     return platform.machine() in ("x86_64", "AMD64")
 
 

@@ -1,4 +1,4 @@
-"""Versions of the installed packages that matter, without importing any of them."""
+"""Versions of the relevant installed packages, without importing them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import metadata
 
 from PIL import features
 
-# shown name -> distributions that provide it, the first one found counts
+# displayed name -> distributions that provide it; the first one found counts
 PACKAGES: dict[str, tuple[str, ...]] = {
     "numclip": ("numclip",),
     "numpy": ("numpy",),
@@ -23,12 +23,12 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 
 
 def installed_packages() -> dict[str, str | None]:
-    """Return the version of each of PACKAGES, None where it is not installed."""
+    """Return the version of each of PACKAGES; None: not installed."""
     return {name: _version(candidates) for name, candidates in PACKAGES.items()}
 
 
 def libjpeg_turbo() -> str | None:
-    """Return the version of Pillow's libjpeg-turbo; None: a plain libjpeg, 2 to 6 times slower."""
+    """Return the version of Pillow's libjpeg-turbo; None: a plain libjpeg, 2x to 6x slower."""
     found = features.version_feature("libjpeg_turbo")
     return None if found is None else str(found)
 

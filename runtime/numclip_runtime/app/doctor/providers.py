@@ -1,7 +1,7 @@
-"""Which of onnxruntime's providers really load, each tried in a process of its own.
+"""Try which of onnxruntime's providers load, each in a process of its own.
 
-`get_available_providers` lists what a build was compiled with. Whether the libraries of CUDA are
-there shows only in a session: onnxruntime falls back to the CPU without raising an error.
+`get_available_providers` lists the providers that a build was compiled with. Missing libraries of
+CUDA show only in a session: onnxruntime falls back to the CPU without raising an error.
 """
 
 from __future__ import annotations
@@ -12,33 +12,26 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from numclip_runtime.backends.onnxruntime_providers import load_cuda_packages
+from numclip_runtime.backends.onnxruntime import load_cuda_packages
+from numclip_runtime.onnx_file import message
 
 TIMEOUT_S = 60.0  # TensorRT's provider loads in 5 to 20 s on a cold disk
 
-# The smallest ONNX model: y = Relu(x), one float. Written by hand, since onnx is not installed;
-# a field is (number << 3 | kind), kind 0 an integer, kind 2 a length and so many bytes.
-_NODE = b"\x0a\x01x" + b"\x12\x01y" + b"\x22\x04Relu"  # input 1, output 2, op_type 4
-_FLOAT_1 = (  # TypeProto: tensor_type 1 {elem_type 1 = FLOAT, shape 2 {dim 1 {dim_value 1 = 1}}}
-    b"\x0a\x08" + b"\x08\x01" + b"\x12\x04" + b"\x0a\x02" + b"\x08\x01"
+# The smallest ONNX model, y = Relu(x) of one float, written without the onnx package
+_FLOAT = message(1, b"\x08\x01", message(2, message(1, b"\x08\x01")))  # TypeProto: float32, (1,)
+_NODE = message(1, message(1, b"x"), message(2, b"y"), message(4, b"Relu"))
+_X, _Y = (
+    message(number, message(1, name), message(2, _FLOAT))
+    for number, name in ((11, b"x"), (12, b"y"))
 )
-_X, _Y = (b"\x0a\x01" + name + b"\x12\x0a" + _FLOAT_1 for name in (b"x", b"y"))  # name 1, type 2
-_GRAPH = (
-    b"\x0a" + bytes([len(_NODE)]) + _NODE  # node 1
-    + b"\x12\x01g"  # name 2
-    + b"\x5a" + bytes([len(_X)]) + _X  # input 11
-    + b"\x62" + bytes([len(_Y)]) + _Y  # output 12
-)  # fmt: skip
-TINY_MODEL = (
-    b"\x08\x08"  # ir_version 1 = 8
-    + b"\x3a" + bytes([len(_GRAPH)]) + _GRAPH  # graph 7
-    + b"\x42\x02\x10\x0d"  # opset_import 8 {version 2 = 13}
-)  # fmt: skip
+TINY_MODEL = b"".join(
+    (b"\x08\x08", message(7, _NODE, message(2, b"g"), _X, _Y), message(8, b"\x10\x0d"))
+)  # ir_version 8, graph, opset 13
 
 
 @dataclass(frozen=True)
 class ProviderCheck:
-    """What came of trying one provider."""
+    """The result of trying one provider."""
 
     name: str  # "CUDAExecutionProvider"
     problem: str | None  # None: it loads and computes
@@ -48,18 +41,18 @@ def check_providers() -> tuple[list[ProviderCheck], str | None]:
     """Try all providers of the installed onnxruntime.
 
     Returns:
-        The checks, and why there is none (None if there are some).
+        The checks, and the reason if there is none.
     """
     names, problem = _in_process("")
     if names is None:
         return [], problem
-    # Azure's sends inputs to a server, and "works" anywhere
+    # Azure's sends inputs to a server, and "works" everywhere
     here = [name for name in names if name != "AzureExecutionProvider"]
     return [ProviderCheck(name, _in_process(name)[1]) for name in here], None
 
 
 def _in_process(provider: str) -> tuple[list[str] | None, str | None]:
-    """Return the list that a process like `main` prints, or why it did not."""
+    """Return the list that a process of `print_providers` prints, or why it did not."""
     command = [sys.executable, "-m", __name__, provider]
     try:
         done = subprocess.run(
@@ -79,14 +72,14 @@ def _in_process(provider: str) -> tuple[list[str] | None, str | None]:
 
 
 def _last_words(stderr: str) -> str:
-    """Return the sentence of a process's errors that says most, without colours and places."""
+    """Return the most informative line of a process's errors, without colours and places."""
     lines = re.sub(r"\x1b\[[\d;]*m", "", stderr).strip().splitlines()
     missing = [line for line in lines if "cannot open shared object" in line or "No such" in line]
     line = (missing or lines or ["it gave no reason"])[-1]
     return line.rpartition("with error: ")[2].removeprefix("FAIL : ").strip()[:300]
 
 
-def main(provider: str) -> None:
+def print_providers(provider: str) -> None:
     """Print the names of all providers, or of those that a session with one of them has.
 
     Args:
@@ -98,7 +91,7 @@ def main(provider: str) -> None:
     if not provider:
         print(json.dumps(ort.get_available_providers()))
         return
-    load_cuda_packages(ort)  # as the backend does: they may be pip's
+    load_cuda_packages(ort)  # as the backend does: pip may have installed them
     session = ort.InferenceSession(TINY_MODEL, providers=[provider])
     (output,) = session.run(None, {"x": np.array([-1.0], np.float32)})
     assert output.tolist() == [0.0]
@@ -106,4 +99,4 @@ def main(provider: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    print_providers(sys.argv[1])

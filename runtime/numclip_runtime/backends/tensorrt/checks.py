@@ -1,7 +1,7 @@
-"""Whether a plan may and can run here: checked before TensorRT is loaded or sees a byte of it.
+"""Checks whether a plan may and can run here, before TensorRT is loaded or gets a byte of it.
 
-TensorRT itself answers a plan that does not fit with None or a crash, and a plan holds code for the
-GPU and, where it is version-compatible, for the CPU. So its checksum comes first.
+Given a plan that does not fit, TensorRT returns None or crashes, and a plan contains code for the
+GPU and, if it is version-compatible, for the CPU. So its checksum comes first.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ import hashlib
 import re
 from pathlib import Path
 
-from numclip_runtime.backends.checksum import check_sha256, pin_beside
 from numclip_runtime.backends.tensorrt.module import Module, installed
 from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
 from numclip_runtime.errors import GpuRequiredError, ModelError
+from numclip_runtime.model_file import check_sha256, pin_beside
 from numclip_runtime.plan import Builder, PlanInfo
 
 AMPERE = 80
-# What TensorRT-RTX builds for; a GPU with another one needs TensorRT (1.4 to 1.7).
+# Targets of TensorRT-RTX 1.4 to 1.7; a GPU with another one needs TensorRT.
 RTX_COMPUTE_CAPABILITIES = (75, 80, 86, 89, 120, 121)
 NAMES: dict[Builder, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 
 def check_plan_sha256(path: Path, plan: bytes, pinned: str | None) -> None:
-    """Compare a plan's SHA-256 with the pinned one, or with `<path>.sha256` where that exists.
+    """Compare a plan's SHA-256 with the pinned one, or with `<path>.sha256` if that exists.
 
     Raises:
-        UsageError: if the pin is no SHA-256.
+        UsageError: if the pin is not a SHA-256.
         ModelError: if they differ.
     """
     given = pinned is not None
@@ -58,7 +58,7 @@ def check_gpu(path: Path, info: PlanInfo, driver: CudaDriver) -> CudaDevice:
 
 
 def fits_gpu(info: PlanInfo, capability: int) -> bool:
-    """Tell whether a plan was built for GPUs of this compute capability, 86 means 8.6."""
+    """Return whether a plan was built for GPUs of this compute capability, 86 means 8.6."""
     named = None if _any_ampere(info) else info.engine.compute_capabilities
     return capability >= AMPERE if named is None else capability in named
 
@@ -69,14 +69,14 @@ def _any_ampere(info: PlanInfo) -> bool:
 
 
 def targets(info: PlanInfo) -> str:
-    """Return the compute capabilities that a plan is for, for people."""
+    """Return the compute capabilities of a plan's target GPUs, for people."""
     if _any_ampere(info):
         return f"{_point(AMPERE)} or later"
     return " or ".join(map(_point, info.engine.compute_capabilities or ()))
 
 
 def choose_module(info: PlanInfo) -> Module:
-    """Return the package that runs the plan; where none is installed, the one to install."""
+    """Return the package that runs the plan; if none is installed, the one to install."""
     if info.builder == "tensorrt-rtx":
         return "tensorrt_rtx"
     lean = "version-compatible" in info.engine.flags and not installed("tensorrt")
@@ -84,14 +84,14 @@ def choose_module(info: PlanInfo) -> Module:
 
 
 def check_version(path: Path, info: PlanInfo, version: str, device: CudaDevice) -> None:
-    """Refuse a plan of another TensorRT.
+    """Refuse a plan of another TensorRT version.
 
-    TensorRT runs plans of its own version only, and later ones version-compatible plans;
+    TensorRT runs plans of its own version, and version-compatible plans of earlier ones;
     TensorRT-RTX runs those of its own release only.
 
     Args:
         path: Named in errors.
-        info: What the plan says.
+        info: Metadata of the plan.
         version: Of the installed package, such as "10.3.0" or "1.7.1.116".
         device: The GPU that will run it.
 
@@ -110,9 +110,9 @@ def check_version(path: Path, info: PlanInfo, version: str, device: CudaDevice) 
 
 
 def fits_version(info: PlanInfo, version: str) -> bool:
-    """Tell whether TensorRT of this version runs a plan; see `check_version`."""
+    """Return whether TensorRT of this version runs a plan; see `check_version`."""
     here, there = (tuple(map(int, re.findall(r"\d+", v))) for v in (version, built_by(info)))
-    length = min(len(here), len(there))  # JetPack's package leaves the fourth number out
+    length = min(len(here), len(there))  # JetPack's package omits the fourth number
     older = "version-compatible" in info.engine.flags
     return here[:length] == there[:length] or (older and here[:length] > there[:length])
 

@@ -1,4 +1,4 @@
-"""A plan that TensorRT has deserialised: what all lanes share."""
+"""A plan that TensorRT has deserialised; all lanes share it."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from typing import Any
 
 import numpy as np
 
-from numclip_runtime.backends.tensorrt.log import collecting_logger, reason_of
+from numclip_runtime.backends.tensorrt.module import collecting_logger, reason_of
 from numclip_runtime.backends.tensorrt.rtx import eager_execution
-from numclip_runtime.cuda import CudaContext, Stream
+from numclip_runtime.cuda.context import CudaContext
+from numclip_runtime.cuda.resources import Stream
 from numclip_runtime.errors import GpuError, ModelError
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.plan import PlanInfo
 
-# Called with a lane's stream and what was just enqueued there: "start", then each of STAGES.
+# Called with a lane's stream and the stage that was just enqueued there: "start", then STAGES.
 Mark = Callable[[Stream, str], None]
 STAGES = ("upload", "compute", "download")
 
 
 class LoadedPlan:
-    """A plan, deserialised and checked; use it inside `with cuda.current()`.
+    """A plan, deserialised and checked; use it inside `with cuda.current()`, except for `close`.
 
-    `lock` must be held around all that calls TensorRT, for three reasons. What runs for the first
-    time may load kernels or allocate, which can synchronise the whole device, and that breaks the
-    capture of a graph in any thread, whatever its mode (NVIDIA/TensorRT#2888; CUDA's guide, "Lazy
-    Loading"). TensorRT promises thread safety for different execution contexts, not for making
-    them. And what the logger collects belongs to the call that failed. Launching a captured graph
-    calls no TensorRT, so lanes at work do not meet here.
+    `lock` must be held around every call of TensorRT, for three reasons. A first run may load
+    kernels or allocate, which can synchronise the whole device, and that breaks the capture of a
+    graph in any thread, in every mode (NVIDIA/TensorRT#2888; CUDA's guide, "Lazy Loading").
+    TensorRT promises thread safety for different execution contexts, not for making them. And the
+    logger's messages belong to the call that failed. Launching a captured graph does not call
+    TensorRT, so running lanes do not wait here.
 
     Args:
-        cuda: Where it lives.
+        cuda: The context of the plan's memory.
         trt: The TensorRT package.
         plan: The serialised engine.
-        info: What the plan says about itself.
+        info: Metadata of the plan.
         source: File named in errors.
 
     Raises:
-        ModelError: if TensorRT refuses the plan, or it is not what its metadata say.
+        ModelError: if TensorRT refuses the plan, or it does not match its metadata.
         GpuError: if TensorRT cannot start.
     """
 
@@ -47,7 +48,7 @@ class LoadedPlan:
     ) -> None:
         self.cuda, self.source = cuda, source
         self.lock = threading.Lock()
-        self.sizes: set[int] = set()  # batch sizes that ran, in whatever lane
+        self.sizes: set[int] = set()  # batch sizes that ran, in any lane
         self.graphs = True  # whether CUDA graphs are made; False once a capture has failed
         self.mark: Mark | None = None  # for a timeline
         self.notes: list[str] = []
@@ -58,7 +59,7 @@ class LoadedPlan:
         self.sample = (crop, crop, 3) if pixels else (3, crop, crop)  # one image
         self.num_bins = info.metadata.task.num_bins
         self._trt, self._rtx = trt, info.builder == "tensorrt-rtx"
-        self._errors: list[str] = []  # what TensorRT's logger said
+        self._errors: list[str] = []  # messages of TensorRT's logger
         self._runtime: Any = None
         self._engine: Any = None
         try:
@@ -72,7 +73,7 @@ class LoadedPlan:
         """Return an execution context that reads and writes at these addresses on the GPU.
 
         Raises:
-            GpuError: if there is no memory for one more.
+            GpuError: if memory runs out.
         """
         if for_graph and self._rtx:
             execution = eager_execution(self._trt, self._engine)
@@ -86,23 +87,24 @@ class LoadedPlan:
         return execution
 
     def without_graphs(self, error: GpuError) -> bool:
-        """Go on without CUDA graphs, which are a matter of speed only; return False."""
+        """Continue without CUDA graphs, which matter for speed only; return False."""
         if self.graphs:
             self.notes.append(f"CUDA graphs are not used: {error}")
         self.graphs = False
         return False
 
     def failed(self, what: str) -> GpuError:
-        """Return an error with what TensorRT said since the last one."""
-        said, self._errors[:] = list(self._errors), []
-        return GpuError(f"{self.source}: {self._trt.__name__} {what} ({reason_of(said)}).")
+        """Return an error with TensorRT's messages since the last one."""
+        messages, self._errors[:] = list(self._errors), []
+        return GpuError(f"{self.source}: {self._trt.__name__} {what} ({reason_of(messages)}).")
 
     def close(self) -> None:
-        """Free it, after all that was made of it."""
-        self._engine = self._runtime = None
+        """Free it, after everything that was made from it."""
+        with self.cuda.current():
+            self._engine = self._runtime = None
 
     def _open(self, plan: bytes, *, host_code: bool) -> None:
-        """Deserialise; `None` from TensorRT becomes an error with what its logger said."""
+        """Deserialise; `None` from TensorRT becomes an error with its logger's messages."""
         trt = self._trt
         self._logger = collecting_logger(trt, self._errors)  # TensorRT keeps no reference to it
         try:
@@ -111,7 +113,7 @@ class LoadedPlan:
             reason = reason_of(self._errors or [str(error)])
             raise GpuError(f"{trt.__name__} {trt.__version__} cannot start ({reason}).") from None
         if host_code:
-            runtime.engine_host_code_allowed = True  # such a plan brings a runtime of its own
+            runtime.engine_host_code_allowed = True  # such a plan contains a runtime
         engine = self._engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise ModelError(
@@ -120,7 +122,7 @@ class LoadedPlan:
             )
 
     def _check(self, outputs: dict[str, tuple[int, ...]]) -> None:
-        """Refuse an engine whose tensors are not those that its metadata promise."""
+        """Refuse an engine whose tensors do not match its metadata."""
         trt, engine = self._trt, self._engine
         types = {trt.DataType.FLOAT: "float32", trt.DataType.UINT8: "uint8"}
         found, expected = {}, {}
@@ -139,6 +141,6 @@ class LoadedPlan:
                 n: found.get(n) for n in {*found, *expected} if found.get(n) != expected.get(n)
             }
             raise ModelError(
-                f"{self.source}: its engine does not have what its metadata say (found {wrong}); "
+                f"{self.source}: its engine does not match its metadata (found {wrong}); "
                 "build it again from the ONNX file."
             )

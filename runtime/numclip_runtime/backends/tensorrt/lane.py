@@ -1,4 +1,4 @@
-"""A lane: all that one inference needs to itself while others run beside it."""
+"""A lane: the resources of one inference while others run beside it."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from typing import Any
 import numpy as np
 
 from numclip_runtime.backends.tensorrt.engine import STAGES, LoadedPlan
-from numclip_runtime.cuda import CudaError, DeviceBuffer, Graph, PinnedBuffer, Stream
+from numclip_runtime.cuda.api import CudaError
+from numclip_runtime.cuda.resources import DeviceBuffer, Graph, PinnedBuffer, Stream
 from numclip_runtime.errors import GpuError
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.preprocess import FloatArray, InputArray
 
-# Each holds an execution context with scratch memory for the largest batch. Two sizes are what a
-# folder needs, whole batches and the rest; and single images beside batches are two as well.
+# Each holds an execution context with scratch memory for the largest batch. A folder needs two
+# sizes, full batches and the rest; so do single images beside batches.
 MOST_GRAPHS = 2
-_ALIGNMENT = 256  # bytes: what TensorRT wants of an address
+_ALIGNMENT = 256  # bytes, of addresses for TensorRT
 
 
 class Lane:
     """A stream with its buffers, execution contexts and CUDA graphs; for one thread at a time.
 
-    It owns all that it makes, and frees it on `close`. The buffers are made once, for the largest
+    It owns its resources, and frees them on `close`. The buffers are made once, for the largest
     batch: pinned memory and memory on the GPU for the images, and both once more for the outputs.
     These lie side by side, so that one copy brings both.
 
     Make it inside `with cuda.current()`, with the plan's lock held.
 
     Args:
-        loaded: What it runs; not owned.
+        loaded: The plan to run; not owned.
 
     Raises:
         GpuError: if memory runs out.
@@ -39,7 +40,7 @@ class Lane:
     def __init__(self, loaded: LoadedPlan) -> None:
         self._loaded = loaded
         self._graphs: dict[int, Graph] = {}  # by batch size
-        self._executions: list[Any] = []  # the first is for any size, each other one for its graph
+        self._executions: list[Any] = []  # the first is for any size, each other for one graph
         self._opened = ExitStack()  # closes in reverse: contexts, then buffers, then the stream
         most, cuda = loaded.max_batch, loaded.cuda
         split = -(-4 * most // _ALIGNMENT) * _ALIGNMENT  # bytes before bin_probs
@@ -64,11 +65,11 @@ class Lane:
             raise
 
     def run(self, images: InputArray | Sequence[InputArray]) -> tuple[FloatArray, FloatArray]:
-        """Run one batch, and copy its results out of the pinned buffers.
+        """Run one batch, and copy its results from the pinned buffers.
 
         Args:
-            images: (B, ...) of the engine's type, or a list of B; at most `max_batch`. Where B is
-                less than `min_batch`, zeros are added.
+            images: (B, ...) of the engine's type, or a list of B; at most `max_batch`. If B is less
+                than `min_batch`, zeros are added.
 
         Returns:
             values (B,) and bin_probs (B, K) float32, the caller's own.
@@ -92,14 +93,14 @@ class Lane:
                 else:
                     self._stream.launch(graph)
                     self._stream.synchronize()
-            except BaseException:  # what is still under way must not meet the next batch
+            except BaseException:  # pending work must not overlap the next batch
                 with suppress(CudaError):
                     self._stream.synchronize()
                 raise
             return self._values[:count].copy(), self._bin_probs[:count].copy()
 
     def close(self) -> None:
-        """Free all of it; no run may be under way. A second time is fine."""
+        """Free everything; no run may be under way. Idempotent."""
         self._opened.close()
 
     def _memory(
@@ -116,7 +117,7 @@ class Lane:
         loaded, execution = self._loaded, self._executions[0]
         with loaded.lock:
             # A size that comes a second time will come again. The second run is an ordinary one in
-            # the context to be captured: TensorRT needs one before, which allocates and compiles.
+            # the context of the graph: TensorRT allocates and compiles in the first run of each.
             again = loaded.graphs and size in loaded.sizes and len(self._graphs) < MOST_GRAPHS
             if again:
                 try:
@@ -136,7 +137,7 @@ class Lane:
                     loaded.without_graphs(error)
                     return
             self._graphs[size] = graph
-            self._executions.append(execution)  # with its state, it belongs to the graph
+            self._executions.append(execution)  # its state belongs to the graph
 
     def _enqueue(self, execution: Any, size: int) -> None:
         stream, mark = self._stream, self._loaded.mark or _no_mark

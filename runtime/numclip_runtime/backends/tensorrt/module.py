@@ -1,12 +1,14 @@
-"""The Python packages of TensorRT: which there are, how they are installed, and loading one."""
+"""The Python packages of TensorRT: how they are installed, loaded, and report errors."""
 
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from numclip_runtime.errors import MissingDependencyError
+from numclip_runtime.errors import MissingDependencyError, first_line
 
 # tensorrt_lean runs version-compatible engines only, and builds none.
 Module = Literal["tensorrt", "tensorrt_rtx", "tensorrt_lean"]
@@ -22,7 +24,7 @@ INSTALL: dict[Module, str] = {
 
 
 def installed(module: Module) -> bool:
-    """Tell whether a package is there, without loading it."""
+    """Return whether a package is installed, without loading it."""
     try:
         return find_spec(module) is not None
     except ValueError:  # a module that is None in sys.modules
@@ -51,5 +53,47 @@ def load_module(module: Module) -> Any:
 
 def _broken(module: Module, error: Exception) -> MissingDependencyError:
     return MissingDependencyError(
-        f"{module} is installed but does not load ({error}); install it again {INSTALL[module]}."
+        f"{module} is installed but does not load ({first_line(error)}); install it again "
+        f"{INSTALL[module]}."
     )
+
+
+def collecting_logger(trt: Any, errors: list[str]) -> Any:
+    """Return a TensorRT logger that appends error messages to a list and drops the rest."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                errors.append(message)
+
+    return Logger()
+
+
+def reason_of(errors: list[str], advice: Mapping[str, str] | None = None) -> str:
+    """Return TensorRT's errors as part of a sentence.
+
+    Args:
+        errors: Messages that the logger collected.
+        advice: Part of a message -> remedy; the first that occurs is appended.
+    """
+    if not errors:
+        return "TensorRT gave no reason"
+    telling = [error for error in errors if not _is_echo(error)] or errors
+    text = "; ".join(dict.fromkeys(map(_short, telling)))
+    joined = " ".join(telling)
+    hint = next((hint for sign, hint in (advice or {}).items() if sign in joined), None)
+    return f"{text}; {hint}" if hint else text
+
+
+def _is_echo(message: str) -> bool:
+    """Return whether it is the CUDA error that follows every other one without a driver."""
+    return "catchCudaError" in message and "out of memory" not in message
+
+
+def _short(message: str) -> str:
+    """Leave out the place in TensorRT's own source."""
+    message = re.sub(r"\[\w+\.(cpp|h):[^]]*\] ?|[.\s]*\bIn \S+ at /\S+:\d+", "", message)
+    return " ".join(message.split()).rstrip(". ")

@@ -1,4 +1,4 @@
-"""What TensorRT-RTX alone has."""
+"""The part of TensorRT-RTX that TensorRT lacks; a test compares its names with the packages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def eager_execution(trt: Any, engine: Any) -> Any:
     """Return an execution context that compiles kernels for a shape before it runs it.
 
     By default TensorRT-RTX compiles them in the background and meanwhile runs slower ones; a CUDA
-    graph captured then would repeat the slower ones for ever.
+    graph captured then would always repeat the slower ones.
     """
     runtime_config = engine.create_runtime_config()
     eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER

@@ -1,4 +1,4 @@
-"""Work on the GPU: streams that order it, events that time it, graphs that repeat it."""
+"""Resources of a context: memory, streams that order work, events that time it, graphs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,55 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from numclip_runtime.cuda.api import HANDLE, CudaError
-from numclip_runtime.cuda.buffers import DeviceBuffer
+from numclip_runtime.cuda.api import HANDLE, POINTER_ON_DEVICE, CudaError
 from numclip_runtime.cuda.context import CudaContext, Resource, make
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile
+
+
+class DeviceBuffer(Resource):
+    """Memory on the GPU, uninitialised.
+
+    Args:
+        context: Where to allocate.
+        nbytes: Size, at least 1 byte.
+
+    Raises:
+        CudaError: if memory runs out.
+    """
+
+    def __init__(self, context: CudaContext, nbytes: int) -> None:
+        pointer = make(context, "cuMemAlloc_v2", POINTER_ON_DEVICE, nbytes)
+        super().__init__(context, pointer, "cuMemFree_v2")
+        self.nbytes = nbytes
+
+
+class PinnedBuffer(Resource):
+    """Host memory that cannot be paged out, so that copies from and to it run asynchronously.
+
+    `array` is a view of it, not a copy. It and every view of it keep the memory when this object
+    is collected without `close`; after `close` they must not be touched any more.
+
+    Args:
+        context: Where to allocate.
+        shape: Of `array`.
+        dtype: Of `array`.
+
+    Raises:
+        CudaError: if memory runs out.
+    """
+
+    def __init__(self, context: CudaContext, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        pointer = make(context, "cuMemHostAlloc", ctypes.c_void_p, nbytes, 0)
+        memory = (ctypes.c_char * nbytes).from_address(pointer)
+        super().__init__(context, pointer, "cuMemFreeHost", holder=memory)
+        # numpy's views refer to `memory`, whose end frees it
+        self.array: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer=memory)  # type: ignore[arg-type]
 
 
 class Stream(Resource):
@@ -43,16 +84,16 @@ class Stream(Resource):
         """Wait until all work is done.
 
         Raises:
-            CudaError: what went wrong in it, such as an illegal address in a kernel.
+            CudaError: if the work failed, such as by an illegal address in a kernel.
         """
         self.context.api.call("cuStreamSynchronize", self.handle)
 
     def capture(self, work: Callable[[], object]) -> Graph:
-        """Record what `work` enqueues on this stream, without running it.
+        """Record the work that `work` enqueues on this stream, without running it.
 
         Raises:
-            CudaError: if something in it cannot be captured. The stream works on.
-            Exception: what `work` raises.
+            CudaError: if a part cannot be captured. The stream remains usable.
+            Exception: of `work`.
         """
         api = self.context.api
         api.call("cuStreamBeginCapture_v2", self.handle, _THREAD_LOCAL)
@@ -60,7 +101,7 @@ class Stream(Resource):
         try:
             work()
         except BaseException:
-            # ends it in any case: a capturing stream is of no use to anybody
+            # ends the capture in any case: a capturing stream cannot be used
             with suppress(CudaError):
                 api.call("cuStreamEndCapture", self.handle, ctypes.byref(graph))
                 api.call("cuGraphDestroy", graph)
@@ -72,7 +113,7 @@ class Stream(Resource):
             api.call("cuGraphDestroy", graph)
 
     def launch(self, graph: Graph) -> None:
-        """Enqueue all that was captured, with the addresses it was captured with."""
+        """Enqueue the captured work, with the addresses at the time of the capture."""
         self.context.api.call("cuGraphLaunch", graph.handle, self.handle)
 
 

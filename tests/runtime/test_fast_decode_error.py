@@ -1,4 +1,4 @@
-"""The drift of fast decoding: measured on scaled JPEGs only, right, and said once at the end."""
+"""The error of fast decoding: measured on scaled JPEGs only, right, and printed once at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import Predictor, Preprocessing, load
-from numclip_runtime.app.fast_decode_error import Drift, Sample, decode_drift, is_scaled
+from numclip_runtime.app.fast_decode_error import (
+    Deviation,
+    ScaledSample,
+    is_scaled,
+    measure_deviation,
+)
 from tests.runtime.conftest import invoke, records
 
 RNG = np.random.default_rng(0)
@@ -50,56 +55,56 @@ def test_only_scaled_jpegs_change(
 ) -> None:
     for path in large:
         assert 0 < abs(predictor.predict(path).value - fast.predict(path).value) < 1
-        with Image.open(path) as image:  # the caller's image is no file
+        with Image.open(path) as image:  # the caller's image is not a file
             assert fast.predict(image).value == predictor.predict(path).value
     for path in others[:2]:
         assert fast.predict(path) == predictor.predict(path)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_drift(
+def test_deviation(
     predictor: Predictor, fast: Predictor, large: list[Path], others: list[Path], workers: int
 ) -> None:
     changes = [abs(predictor.predict(p).value - fast.predict(p).value) for p in large]
     for one in (predictor, fast):  # what it decodes by itself plays no part
-        got = decode_drift(one, others + large, workers=workers)
+        got = measure_deviation(one, others + large, workers=workers)
         assert got.mean == pytest.approx(sum(changes) / 3)
-        assert replace(got, mean=0.0) == Drift(3, 0.0, max(changes), 30.0, "points")
+        assert replace(got, mean=0.0) == Deviation(3, 0.0, max(changes), 30.0, "points")
 
 
-def test_drift_of_nothing(predictor: Predictor, others: list[Path]) -> None:
-    assert decode_drift(predictor, others) == Drift(0, 0.0, 0.0, 30.0, "points")
+def test_deviation_of_nothing(predictor: Predictor, others: list[Path]) -> None:
+    assert measure_deviation(predictor, others) == Deviation(0, 0.0, 0.0, 30.0, "points")
 
 
 def test_a_damaged_image_is_left_out(predictor: Predictor, large: list[Path]) -> None:
     large[1].write_bytes(large[1].read_bytes()[:-300])  # its header is fine
-    assert decode_drift(predictor, large).compared == 2
+    assert measure_deviation(predictor, large).compared == 2
 
 
 @pytest.mark.parametrize(
-    ("drift", "text"),
+    ("deviation", "text"),
     [
         (
-            Drift(16, 0.01234, 0.0567, 80.0, "years"),
+            Deviation(16, 0.01234, 0.0567, 80.0, "years"),
             "moved the value by 0.012 years on average and by 0.057 years at most "
             "(0.02% and 0.07% of the label range), in 16 JPEGs decoded both ways.",
         ),
         (
-            Drift(1, 1234.0, 1234.0, 1e5, ""),
+            Deviation(1, 1234.0, 1234.0, 1e5, ""),
             "moved the value by 1200 on average and by 1200 at most "
             "(1.23% and 1.23% of the label range), in 1 JPEG decoded both ways.",
         ),
     ],
 )
-def test_the_sentence(drift: Drift, text: str) -> None:
-    assert str(drift) == f"--fast-decode {text}"
+def test_the_sentence(deviation: Deviation, text: str) -> None:
+    assert str(deviation) == f"--fast-decode {text}"
 
 
 def test_sample_holds_scaled_images_from_the_whole_run(
     predictor: Predictor, large: list[Path], others: list[Path]
 ) -> None:
     """Names of one file, told apart by a number of slashes."""
-    sample = Sample(predictor.metadata.preprocessing)
+    sample = ScaledSample(predictor.metadata.preprocessing)
     names = [f"{large[0].parent}{'/' * (i + 1)}{large[0].name}" for i in range(3000)]
     for i, name in enumerate(names):
         sample.offer(str(others[i % 4]))
@@ -124,7 +129,7 @@ def test_most_images_are_not_opened_again(
         return is_scaled(path, spec)
 
     monkeypatch.setattr("numclip_runtime.app.fast_decode_error.is_scaled", counted)
-    sample = Sample(predictor.metadata.preprocessing)
+    sample = ScaledSample(predictor.metadata.preprocessing)
     for _ in range(5000):
         sample.offer(str(large[0]))
     assert len(opened) < 200  # 16 (1 + ln(5000 / 16)) = 108 are expected
@@ -133,10 +138,10 @@ def test_most_images_are_not_opened_again(
 def test_interrupted_while_comparing(
     tiny: Path, large: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object, **__: object) -> Drift:
+    def interrupt(*_: object, **__: object) -> Deviation:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("numclip_runtime.app.run.decode_drift", interrupt)
+    monkeypatch.setattr("numclip_runtime.app.run.measure_deviation", interrupt)
     result = invoke(tiny, *large, "--fast-decode")
     assert (result.exit_code, len(records(result))) == (130, 3)
     assert result.stderr == "Interrupted: 3 of 3 images done and kept.\n"

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from numclip_runtime import ModelError, read_metadata
-from numclip_runtime.onnx_file import metadata_of, metadata_props
+from numclip_runtime.onnx_file import metadata_props
 
 
 def test_equals_what_onnxruntime_reads(tiny: Path) -> None:
@@ -23,7 +23,6 @@ def test_no_metadata(foreign: Path) -> None:
 
 
 def assert_not_ours(model: Path) -> None:
-    assert metadata_of(model) is None  # the backend that opens the file says what is wrong with it
     with pytest.raises(ModelError, match=r"a\.onnx: (not an ONNX model|holds no numclip)"):
         read_metadata(model)
 
@@ -44,7 +43,7 @@ def test_truncated(tiny: Path, tmp_path: Path, end: int) -> None:
         b"\x70\x01",  # metadata_props as a number: not ours
         b"\x72\x02\x08\x01",  # an entry whose key is a number
         b"\x72\x03\x0a\x01k",  # an entry without a value
-        b"\x72\x06\x0a\x01\xff\x12\x01v",  # a key that is no text
+        b"\x72\x06\x0a\x01\xff\x12\x01v",  # a key that is not text
     ],
 )
 def test_not_an_onnx_file(tmp_path: Path, content: bytes) -> None:

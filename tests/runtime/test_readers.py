@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import UsageError
-from numclip_runtime.app.background_reader import Feed
-from numclip_runtime.app.path_list import BLOCK, read_paths
+from numclip_runtime.app.readers import BLOCK, BackgroundReader, read_paths
 from tests.runtime.conftest import invoke, records
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "numclip-run"
@@ -124,7 +123,7 @@ def test_memory_stays_flat(tiny: Path, tmp_path: Path) -> None:
         "sys.stdin = type('S', (), {'closed': False, 'buffer': type('B', (), {'raw': Long()})})\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
-        "count = sum(1 for burst in open_inputs(['-']).bursts for _ in burst)\n"
+        "count = sum(1 for group in open_inputs(['-']).ready for _ in group)\n"
         "print(count, (peak() - before) // 1024)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -133,19 +132,19 @@ def test_memory_stays_flat(tiny: Path, tmp_path: Path) -> None:
     assert grown < 40
 
 
-def test_feed_raises_what_its_source_raised_after_the_items_before() -> None:
+def test_reader_raises_what_its_source_raised_after_the_items_before() -> None:
     def source() -> Iterator[int]:
         yield from range(3)
         raise OSError("unplugged")
 
     taken: list[int] = []
-    items = (item for burst in Feed(source()).bursts() for item in burst)
+    items = (item for group in BackgroundReader(source()).ready() for item in group)
     with pytest.raises(OSError, match="unplugged"):
         taken.extend(items)
     assert taken == [0, 1, 2]
 
 
-def test_feed_of_a_camera_drops_old_items() -> None:
+def test_reader_of_a_camera_drops_old_items() -> None:
     import threading
 
     shown = threading.Event()
@@ -155,8 +154,8 @@ def test_feed_of_a_camera_drops_old_items() -> None:
         shown.set()
         yield 50
 
-    feed = Feed(source(), capacity=1, newest_only=True)
+    reader = BackgroundReader(source(), capacity=1, newest_only=True)
     assert shown.wait(10)
-    got = [item for burst in feed.bursts() for item in burst]
+    got = [item for group in reader.ready() for item in group]
     assert got[-1] == 50
     assert len(got) <= 2

@@ -1,4 +1,4 @@
-"""Moving a model's memory to large pages: of real memory, where this kernel can."""
+"""Moving a model's memory to huge pages: of real memory, where this kernel can."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from numclip_runtime import load
-from numclip_runtime.backends import huge_pages as large_pages
-from numclip_runtime.backends.huge_pages import AFTER, MADV_COLLAPSE, LargePages
+from numclip_runtime.backends import huge_pages
+from numclip_runtime.backends.huge_pages import AFTER, MADV_COLLAPSE, HugePages
 
 SIZE = 48 << 20  # bytes
 
@@ -28,15 +28,15 @@ def memory() -> mmap.mmap:
     return found
 
 
-def large_mib() -> float:
+def huge_mib() -> float:
     text = Path("/proc/self/smaps_rollup").read_text()
     return int(re.findall(r"AnonHugePages:\s+(\d+)", text)[0]) / 1024
 
 
 def can_move() -> bool:
-    if sys.platform != "linux" or not large_pages.PAGE_SIZE.exists():
+    if sys.platform != "linux" or not huge_pages.PAGE_SIZE.exists():
         return False
-    size = int(large_pages.PAGE_SIZE.read_text())
+    size = int(huge_pages.PAGE_SIZE.read_text())
     block = mmap.mmap(-1, 3 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     numbers = np.frombuffer(block, np.uint8)
     numbers[:] = 1
@@ -46,12 +46,12 @@ def can_move() -> bool:
     return bool(madvise(start, size, MADV_COLLAPSE) == 0)
 
 
-needs_kernel = pytest.mark.skipif(not can_move(), reason="this kernel cannot move to large pages")
+needs_kernel = pytest.mark.skipif(not can_move(), reason="this kernel cannot move to huge pages")
 
 
 @pytest.fixture
-def pages() -> Iterator[tuple[LargePages, mmap.mmap]]:
-    found = LargePages()
+def pages() -> Iterator[tuple[HugePages, mmap.mmap]]:
+    found = HugePages()
     block = memory()
     found.opened()
     yield found, block
@@ -66,33 +66,33 @@ def wait() -> None:
 
 
 @needs_kernel
-def test_memory_moves_once_the_model_is_used(pages: tuple[LargePages, mmap.mmap]) -> None:
+def test_memory_moves_once_the_model_is_used(pages: tuple[HugePages, mmap.mmap]) -> None:
     found, block = pages
-    before = large_mib()
+    before = huge_mib()
     found.ran(AFTER - 1)
     wait()
-    assert large_mib() <= before + 4
+    assert huge_mib() <= before + 4
     found.ran(1)
     wait()
-    assert large_mib() >= before + 0.8 * SIZE / 2**20
+    assert huge_mib() >= before + 0.8 * SIZE / 2**20
     assert (np.frombuffer(block, np.uint8) == 7).all()
     found.ran(AFTER)  # not a second time
     assert not [t for t in threading.enumerate() if t.name == "numclip-pages"]
 
 
 @needs_kernel
-def test_a_closed_model_is_left_alone(pages: tuple[LargePages, mmap.mmap]) -> None:
+def test_a_closed_model_is_left_alone(pages: tuple[HugePages, mmap.mmap]) -> None:
     found, _ = pages
-    before = large_mib()
+    before = huge_mib()
     found.close()
     found.ran(AFTER)
     wait()
-    assert large_mib() <= before + 4
+    assert huge_mib() <= before + 4
 
 
 @pytest.mark.parametrize("text", [None, "much\n"])
-def test_a_kernel_without_large_pages(
-    pages: tuple[LargePages, mmap.mmap],
+def test_a_kernel_without_huge_pages(
+    pages: tuple[HugePages, mmap.mmap],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     text: str | None,
@@ -100,7 +100,7 @@ def test_a_kernel_without_large_pages(
     path = tmp_path / "hpage_pmd_size"
     if text is not None:
         path.write_text(text)
-    monkeypatch.setattr(large_pages, "PAGE_SIZE", path)
+    monkeypatch.setattr(huge_pages, "PAGE_SIZE", path)
     pages[0].ran(AFTER)
     wait()
 
@@ -108,7 +108,7 @@ def test_a_kernel_without_large_pages(
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux' list of mappings")
 def test_what_was_there_before_is_left_alone() -> None:
     block = memory()
-    pages = LargePages()
+    pages = HugePages()
     pages.opened()
     start = np.frombuffer(block, np.uint8).ctypes.data
     for first, end in pages._ranges:
@@ -117,12 +117,12 @@ def test_what_was_there_before_is_left_alone() -> None:
 
 def test_elsewhere_nothing_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
-    assert large_pages._writable() == []
+    assert huge_pages._writable() == []
 
 
 def test_without_proc_nothing_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large_pages, "MAPS", tmp_path / "maps")
-    pages = LargePages()
+    monkeypatch.setattr(huge_pages, "MAPS", tmp_path / "maps")
+    pages = HugePages()
     pages.opened()
     assert pages._ranges == []
 
