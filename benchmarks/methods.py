@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.tiny_clip import CLIP
+from numclip.model.model_config import PLAIN, PromptConfig
 from numclip.model.numclip import ModelConfig, NumClip, Output, RegressorForm
-from numclip.model.prompt_config import PLAIN, PromptConfig
 from numclip.training.config import LearningRates, TrainConfig
 from numclip.training.lightning_module import losses
 from numclip.training.losses import LossMode, plain_image_to_text, plain_text_to_image

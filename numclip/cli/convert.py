@@ -9,7 +9,7 @@ import click
 
 from numclip.cli.prompt_options import prompt_import_options
 from numclip.evaluation.calibrated import calibrated_on, calibration_options
-from numclip.model.prompt_config import PromptKind, RankInterpolation
+from numclip.model.model_config import PromptKind, RankInterpolation
 from numclip_runtime import UsageError, __version__
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import require

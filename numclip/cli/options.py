@@ -81,7 +81,7 @@ def task_options(command: F) -> F:
 
 def data_config(options: dict[str, Any]) -> DataConfig:
     """Return the `DataConfig` of a command's options."""
-    from numclip.data.image_check import ImageCheck
+    from numclip.data.checks import ImageCheck
     from numclip.data.prepare import DataConfig
 
     checks: dict[bool | None, ImageCheck] = {None: "header", True: "decode", False: "none"}

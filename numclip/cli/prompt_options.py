@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from numclip.model.prompt_config import PhrasePosition, PromptConfig, PromptKind, RankInterpolation
+from numclip.model.model_config import PhrasePosition, PromptConfig, PromptKind, RankInterpolation
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -138,7 +138,7 @@ def run(options: dict[str, Any]) -> None:
     from numclip.evaluation.calibrated import calibrated
     from numclip.model.backbone import build_clip, clip_config, pretrained_clip
     from numclip.model.numclip import ModelConfig, NumClip
-    from numclip.training.run import LearningRates, TrainConfig, fit, seed_everything
+    from numclip.training.fit import LearningRates, TrainConfig, fit, seed_everything
 
     if options["restart"] and first_process:  # no earlier: unreadable data leave the old run alone
         finish(run_dir)

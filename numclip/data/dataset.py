@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from numclip.data.readers import read_csv as read_csv
 from numclip.data.samples import Sample as Sample
-from numclip.data.tables import read_csv as read_csv
 from numclip.torchvision_compat import import_torchvision
 from numclip_runtime import Preprocessing, Task
 from numclip_runtime.preprocess import load_rgb

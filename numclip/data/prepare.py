@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 from numclip.data.balance import balance_table, bar_character, empty_bins, summary
-from numclip.data.image_check import ImageCheck, broken_images, without_broken
+from numclip.data.checks import ImageCheck, broken_images, without_broken
 from numclip.data.leakage import overlap
 from numclip.data.samples import Sample
 from numclip.data.sources import read_samples

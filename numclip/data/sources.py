@@ -6,8 +6,8 @@ from pathlib import Path
 
 from numclip.data.folders import read_folder
 from numclip.data.lists import read_list
+from numclip.data.readers import read_csv, read_parquet
 from numclip.data.samples import Sample
-from numclip.data.tables import read_csv, read_parquet
 from numclip_runtime import Task, UsageError
 
 KINDS = "a CSV file (.csv), a text list (.txt), a Parquet file (.parquet) or a folder per bin"

@@ -20,8 +20,8 @@ from numclip.importers.architecture import Shapes, config_from_shapes
 from numclip.importers.released_keys import Kind, own_names
 from numclip.importers.template import template_from_base
 from numclip.model.backbone import ClipConfig
+from numclip.model.model_config import PLAIN, PromptConfig, PromptKind, RankInterpolation
 from numclip.model.numclip import ModelConfig, NumClip
-from numclip.model.prompt_config import PLAIN, PromptConfig, PromptKind, RankInterpolation
 from numclip.model.prompts import token_ids
 from numclip.weights.reading import check_fit, state_of
 from numclip_runtime import ModelError, Preprocessing, Task, UsageError

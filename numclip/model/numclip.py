@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from numclip.model.backbone import ClipConfig, build_clip
-from numclip.model.prompt_config import PLAIN, PromptConfig
+from numclip.model.model_config import PLAIN, PromptConfig
 from numclip.model.prompts import PromptLearner, TextEncoder
 from numclip.model.rank_prompts import RankPromptLearner
 from numclip.model.readout import headline

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from numclip.model.prompt_config import PLAIN, PromptConfig
+from numclip.model.model_config import PLAIN, PromptConfig
 from numclip.model.sentences import RANDOM_NAME, Sentences, initial_words
 from numclip.model.text_encoder import TextEncoder
 from numclip.model.tokens import EOT, FULL_STOP, PAD, SOT, TEMPLATE_IDS, token_ids

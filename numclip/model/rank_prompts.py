@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from numclip.model.prompt_config import RANK, PromptConfig, RankInterpolation
+from numclip.model.model_config import RANK, PromptConfig, RankInterpolation
 from numclip.model.sentences import RANDOM_NAME, Sentences, initial_words
 from numclip.model.tokens import token_ids
 from numclip_runtime import UsageError

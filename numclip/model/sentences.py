@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from numclip.model.prompt_config import PromptConfig
+from numclip.model.model_config import PromptConfig
 from numclip.model.tokens import PAD, TEMPLATE_IDS, token_ids
 from numclip_runtime import UsageError
 

@@ -11,8 +11,8 @@ import torch
 from numclip.model.numclip import ModelConfig, NumClip
 from numclip.model.readout import headline
 from numclip.tasks import load_task
+from numclip.training.fit import TrainConfig
 from numclip.training.lightning_module import losses
-from numclip.training.run import TrainConfig
 from numclip_export.fold import FoldedModel
 from numclip_export.graph.onnx_model import onnx_from_folded, operators
 from numclip_runtime.task import PredictionKind, Task

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from numclip.checkpoint import load_checkpoint
 from numclip.cli.convert import convert, main
-from numclip.model.prompt_config import PLAIN
+from numclip.model.model_config import PLAIN
 from numclip_export.export import export
 from numclip_runtime import load
 from tests.numclip.foreign_files import (

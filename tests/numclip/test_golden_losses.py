@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from numclip.model.numclip import Output
+from numclip.training.fit import TrainConfig
 from numclip.training.lightning_module import losses
 from numclip.training.losses import TARGET_GAIN, fcrc_image_to_text, fcrc_text_to_image
-from numclip.training.run import TrainConfig
 from tests.numclip.golden import DIGITS, case, tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from numclip.data.image_check import broken_images, without_broken
+from numclip.data.checks import broken_images, without_broken
 from numclip.data.samples import Sample
 from numclip_runtime import UsageError
 

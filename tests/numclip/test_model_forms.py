@@ -15,8 +15,8 @@ from torch import nn
 from numclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from numclip.cli.train import main
 from numclip.model.backbone import build_clip, clip_config, open_clip
+from numclip.model.model_config import PromptConfig
 from numclip.model.numclip import Adapter, ModelConfig, NumClip
-from numclip.model.prompt_config import PromptConfig
 from numclip.training.config import LearningRates, TrainConfig, make_optimizer
 from numclip.training.lightning_module import losses
 from numclip.training.losses import LossMode, fcrc_image_to_text, fcrc_text_to_image

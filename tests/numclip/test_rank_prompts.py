@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from numclip.model.backbone import build_clip, open_clip
+from numclip.model.model_config import PhrasePosition, PromptConfig, RankInterpolation
 from numclip.model.numclip import ModelConfig, NumClip
-from numclip.model.prompt_config import PhrasePosition, PromptConfig, RankInterpolation
 from numclip.model.prompts import EOT, FULL_STOP, PAD, SOT, PromptLearner, token_ids
 from numclip.model.rank_prompts import RankPromptLearner, interpolation_weights
 from numclip_runtime import UsageError

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from numclip.data.dataset import ImageDataset, Sample, evaluation_transform
 from numclip.evaluation.evaluate import evaluate
+from numclip.training.fit import LearningRates, TrainConfig, fit
 from numclip.training.lightning_module import losses
-from numclip.training.run import LearningRates, TrainConfig, fit
 from numclip_runtime import ImageError, UsageError
 from tests.numclip.tiny import TASK, TOWERS, spec_of, tiny_model, write_photos
 
