@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip
 from numclip.weights.reading import (
     CHECKPOINT_FORMAT,
     SAFETENSORS,
@@ -78,6 +79,16 @@ class Checkpoint:
 def package_versions(*names: str) -> dict[str, str]:
     """Return the versions of installed packages."""
     return {name: version(name) for name in ("numclip", *names)}
+
+
+def check_output(path: Path) -> None:
+    """Check that a checkpoint's name ends in .pt or .safetensors.
+
+    Raises:
+        UsageError: if it ends otherwise.
+    """
+    if path.suffix not in (".pt", SAFETENSORS):
+        raise UsageError(f"{path}: the name must end in .pt or .safetensors.")
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -1,52 +1,102 @@
-"""Options of `numclip-train` that describe the task and the data; importing it loads no torch."""
+"""Options of the commands, with the defaults of the dataclasses they fill; needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import click
 
+from numclip.data.prepare import DataConfig
+from numclip.model.model_config import PhrasePosition, PromptConfig, PromptKind, RankInterpolation
 from numclip_runtime import Task
 from numclip_runtime.console import FILE
 from numclip_runtime.task import PredictionKind
 
-if TYPE_CHECKING:
-    from numclip.data.prepare import DataConfig
-
-F = TypeVar("F", bound=Callable[..., Any])
+Config = TypeVar("Config")
+Function = Callable[..., Any]
+Decorator = Callable[[Function], Function]
 COUNT = click.IntRange(1)
+NUMBER = click.IntRange(0)
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 # Given without --task, these describe a task by themselves; with it, they change it.
 TASK_FLAGS = ("name", "unit", "bin_edges", "phrases", "context", "label_offset", "prediction")
 
-_DATA = (
+
+def option(config: type, field: str, *flags: str, prefix: str = "", **attributes: Any) -> Decorator:
+    """Return an option whose name and default are those of a dataclass field.
+
+    Args:
+        config: Dataclass that `config_of` builds.
+        field: Its field.
+        *flags: In place of --field-name.
+        prefix: Before the field's name, such as "lr_" for --lr-image.
+        **attributes: Other arguments of `click.option`.
+    """
+    name = f"{prefix}{field}"
+    default = getattr(config, field)
+    flags = flags or (f"--{name}".replace("_", "-"),)
+    return click.option(*flags, name, default=default, **attributes)
+
+
+def add(*options: Decorator) -> Decorator:
+    """Return a decorator that adds options to a command, in this order."""
+
+    def decorate(command: Function) -> Function:
+        for each in reversed(options):
+            command = each(command)
+        return command
+
+    return decorate
+
+
+def config_of(
+    config: type[Config], given: Mapping[str, Any], *, prefix: str = "", **fixed: Any
+) -> Config:
+    """Build a dataclass from the values of a command's options.
+
+    Args:
+        config: Dataclass; fields without an option keep their default.
+        given: Values by name, see `option`.
+        prefix: As in `option`.
+        **fixed: Fields that no option holds as it is.
+    """
+    names = [field.name for field in fields(config)]  # type: ignore[arg-type]
+    values = {name: given[prefix + name] for name in names if prefix + name in given}
+    return config(**{**values, **fixed})
+
+
+DATA_OPTIONS = add(
     click.option("--train", type=FILE, required=True, help=".csv, .txt, .parquet, or folder."),
-    click.option("--val", type=FILE, help="The same, of other people, photos or places."),
-    click.option("--test", type=FILE, help="The same, measured once at the end."),
-    click.option(
-        "--root", type=FILE, help="Where image paths start.  [default: the file's folder]"
+    option(DataConfig, "val", type=FILE, help="The same, of other people, photos or places."),
+    option(DataConfig, "test", type=FILE, help="The same, measured once at the end."),
+    option(
+        DataConfig, "root", type=FILE, help="Where image paths start.  [default: the file's folder]"
     ),
-    click.option("--val-share", type=SHARE, help="Keep this share of --train in place of --val."),
-    click.option("--group-column", help="Column, such as person, that no two sets may share."),
-    click.option("--shots", type=COUNT, help="Train on so many images of each distinct label."),
-    click.option("--shift-top", type=COUNT, help="Thin out so many of the most frequent labels."),
-    click.option(
-        "--shift-keep",
+    option(
+        DataConfig, "val_share", type=SHARE, help="Keep this share of --train in place of --val."
+    ),
+    option(DataConfig, "group_column", help="Column, such as person, that no two sets may share."),
+    option(DataConfig, "shots", type=COUNT, help="Train on so many images of each distinct label."),
+    option(
+        DataConfig, "shift_top", type=COUNT, help="Thin out so many of the most frequent labels."
+    ),
+    option(
+        DataConfig,
+        "shift_keep",
         type=click.FloatRange(0, 1, min_open=True),
-        default=0.1,
         help="Share of their training images that --shift-top keeps.",
     ),
-    click.option("--val-min-label", type=float, help="Validate and test on a long tail only."),
+    option(DataConfig, "val_min_label", type=float, help="Validate and test on a long tail only."),
     click.option(
         "--check-images/--no-check-images",
         default=None,
         help="Decode every image before training, or check none.  [default: file headers]",
     ),
-    click.option("--skip-broken", is_flag=True, help="Leave broken images out."),
+    option(DataConfig, "skip_broken", is_flag=True, help="Leave broken images out."),
 )
-_TASK = (
+TASK_OPTIONS = add(
     click.option(
         "--task",
         help="Preset (adience, aesthetics, age, count, historical, quality) or a .toml file.",
@@ -60,41 +110,79 @@ _TASK = (
     click.option(
         "--prediction",
         type=click.Choice(get_args(PredictionKind)),
-        help="Headline number: the fine one, the bin's, or the bins' mean.  [default: the task's]",
+        help="Predicted number: the regressor's, the bin's, or the bins' mean.  "
+        "[default: the task's]",
+    ),
+)
+PROMPT_OPTIONS = add(
+    option(
+        PromptConfig,
+        "kind",
+        "--prompt",
+        type=click.Choice(get_args(PromptKind)),
+        help="plain: words per bin, as in NumCLIP; rank: interpolated, as in OrdinalCLIP.",
+    ),
+    option(
+        PromptConfig,
+        "phrase_position",
+        type=click.Choice(get_args(PhrasePosition)),
+        help="Where the phrase stands in the context.",
+    ),
+    option(
+        PromptConfig,
+        "rank_specific_context",
+        "--rank-specific-context/--shared-context",
+        help="A context per bin, or one.",
+    ),
+    option(
+        PromptConfig,
+        "random_context_tokens",
+        type=NUMBER,
+        help="This many random words in place of the task's context.",
+    ),
+    option(
+        PromptConfig,
+        "random_rank_tokens",
+        type=NUMBER,
+        help="This many random words per bin or base rank in place of the phrases.",
+    ),
+    option(PromptConfig, "num_base_ranks", type=COUNT, help="Of --prompt rank."),
+    option(
+        PromptConfig,
+        "base_phrases",
+        "--base-phrase",
+        multiple=True,
+        help="Name of a base rank of --prompt rank, lowest first; repeat.  [default: random words]",
+    ),
+    option(
+        PromptConfig,
+        "rank_interpolation",
+        type=click.Choice(get_args(RankInterpolation)),
+        help="Of --prompt rank.",
+    ),
+)
+CALIBRATION_OPTIONS = add(
+    click.option(
+        "--val",
+        type=FILE,
+        help="Labelled images to calibrate on, as for numclip-train: gives every number an "
+        "interval, and export real images to compare on.  [default: no intervals]",
+    ),
+    click.option(
+        "--root", type=FILE, help="Where --val's image paths start.  [default: its folder]"
     ),
 )
 
 
-def data_options(command: F) -> F:
-    """Add the options that `data_config` reads."""
-    for option in reversed(_DATA):
-        command = option(command)
-    return command
+def data_config(given: Mapping[str, Any]) -> DataConfig:
+    """Return the data that the options of `DATA_OPTIONS` name."""
+    check = {None: DataConfig.image_check, True: "decode", False: "none"}[given["check_images"]]
+    return config_of(DataConfig, given, image_check=check)
 
 
-def task_options(command: F) -> F:
-    """Add the options that `task_of` reads."""
-    for option in reversed(_TASK):
-        command = option(command)
-    return command
+def task_of(given: Mapping[str, Any]) -> Task:
+    """Return the task that the options of `TASK_OPTIONS` describe."""
+    from numclip.tasks import described_task  # needs tomli on Python 3.10
 
-
-def data_config(options: dict[str, Any]) -> DataConfig:
-    """Return the `DataConfig` of a command's options."""
-    from numclip.data.checks import ImageCheck
-    from numclip.data.prepare import DataConfig
-
-    checks: dict[bool | None, ImageCheck] = {None: "header", True: "decode", False: "none"}
-    names = {field.name for field in fields(DataConfig)} - {"image_check"}
-    return DataConfig(
-        **{name: options[name] for name in names},
-        image_check=checks[options["check_images"]],
-    )
-
-
-def task_of(options: dict[str, Any]) -> Task:
-    """Return the task of a command's options."""
-    from numclip.tasks import described_task
-
-    flags = {name: options[name] for name in TASK_FLAGS if options[name] is not None}
-    return described_task(options["task"], flags)
+    flags = {name: given[name] for name in TASK_FLAGS if given[name] is not None}
+    return described_task(given["task"], flags)

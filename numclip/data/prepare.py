@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from numclip.data.balance import balance_table, bar_character, empty_bins, summary
-from numclip.data.checks import ImageCheck, broken_images, without_broken
-from numclip.data.leakage import overlap
+from numclip.data.checks import (
+    ImageCheck,
+    balance_table,
+    bar_character,
+    broken_images,
+    empty_bins,
+    overlap,
+    summary,
+    without_broken,
+)
+from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
-from numclip.data.sources import read_samples
-from numclip.data.splits import split_samples
-from numclip.data.subsets import few_shot, from_label, shift_labels
+from numclip.data.subsets import few_shot, from_label, shift_labels, split_samples
 from numclip_runtime import Task, UsageError
 
 

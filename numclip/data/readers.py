@@ -1,15 +1,52 @@
-"""Labelled images from tables: CSV and Parquet files with the columns `path` and `label`."""
+"""Read labelled images: from CSV and Parquet tables, text lists, or a folder per bin."""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from numclip.data.samples import Sample, existing, sample_of
+from numclip.data.samples import Sample, existing, number, sample_of
 from numclip_runtime import Task, UsageError
 from numclip_runtime.errors import require
+from numclip_runtime.files import IMAGE_SUFFIXES, find_images
+
+KINDS = "a CSV file (.csv), a text list (.txt), a Parquet file (.parquet) or a folder per bin"
+# The labels are the numbers that a line ends in, so a path may hold spaces.
+_LINE = re.compile(r"(?P<path>\S.*?)(?P<labels>(?:\s+[-+]?[\d.]+(?:[eE][-+]?\d+)?)+)")
+
+
+def read_samples(
+    source: Path, task: Task, root: Path | None = None, *, group_column: str | None = None
+) -> list[Sample]:
+    """Read labelled images from a file or folder, by what it is.
+
+    Args:
+        source: See `read_csv`, `read_list`, `read_parquet` and `read_folder`.
+        task: Labels that are not of this task are refused.
+        root: Folder that relative image paths start from; None: the file's own folder. A source
+            that is a folder holds its images itself.
+        group_column: Column of `Sample.group`, for CSV and Parquet.
+
+    Raises:
+        UsageError: naming file and line, if a column, a number or an image file is missing.
+        MissingDependencyError: if the source is a Parquet file, and pyarrow is not installed.
+    """
+    suffix = source.suffix.lower()
+    if group_column and (source.is_dir() or suffix == ".txt"):
+        raise UsageError(f"{source}: --group-column needs a CSV or Parquet file with that column.")
+    if source.is_dir():
+        return read_folder(source, task)
+    if suffix == ".csv":
+        return read_csv(source, task, root=root, group_column=group_column)
+    if suffix == ".txt":
+        return read_list(source, task, root=root)
+    if suffix in (".parquet", ".pq"):
+        return read_parquet(source, task, root=root, group_column=group_column)
+    reason = "not a known kind of data" if source.exists() else "no such file or folder"
+    raise UsageError(f"{source}: {reason}; give {KINDS}.")
 
 
 def read_csv(
@@ -105,3 +142,93 @@ def _sample(
     if group_column is not None and group in (None, ""):
         raise UsageError(f"{where}: the column {group_column!r} of --group-column is empty.")
     return sample_of(base / row["path"], labels, task, where, group=str(group))
+
+
+def read_list(path: Path, task: Task, *, root: Path | None = None) -> list[Sample]:
+    """Read a text file of lines `relative/path label [label ...]`, one image each.
+
+    Args:
+        path: Text file, UTF-8, no header; empty lines are skipped. Several labels are those of
+            several annotators, see `Sample`.
+        task: Labels that are not of this task are refused.
+        root: Folder that relative image paths start from; None: the list's own folder.
+
+    Raises:
+        UsageError: naming file and line, if a line is malformed or an image file is missing.
+    """
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot read this list ({error}).") from None
+    base = path.parent if root is None else root
+    samples = []
+    for index, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path} line {index}"
+        match = _LINE.fullmatch(line.strip())
+        if match is None:
+            raise UsageError(f"{where}: expected 'path label [label ...]', got {line[:80]!r}.")
+        samples.append(sample_of(base / match["path"], match["labels"].split(), task, where))
+    return existing(samples, path)
+
+
+def read_folder(folder: Path, task: Task) -> list[Sample]:
+    """Read a folder whose subfolders are named by a number or by the phrase of a bin.
+
+    A number ("34") is the label of the images inside. A phrase ("young adult", "Young_Adult")
+    tells the bin only; the label is then the number that stands for it (`Task.bin_values`): the
+    class where labels are classes, else the bin's centre, off by half a bin at most.
+
+    Args:
+        folder: Folder; images may lie at any depth in its subfolders. Hidden entries are ignored.
+        task: Gives the phrases; labels that are not of this task are refused.
+
+    Raises:
+        UsageError: if a subfolder is named otherwise, or an image lies beside the subfolders.
+    """
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    for entry in entries:
+        if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES:
+            raise UsageError(
+                f"{entry}: lies beside the folders of the bins; move it into the one it belongs "
+                "to, or give a CSV file with the columns 'path' and 'label'."
+            )
+    samples = []
+    for subfolder in filter(Path.is_dir, entries):
+        label = _folder_label(subfolder, task)
+        if any(subfolder.iterdir()):  # an empty one is a bin without images; the report says so
+            paths = find_images([str(subfolder)])
+            samples += [sample_of(Path(path), [label], task, str(subfolder)) for path in paths]
+    if not samples:
+        raise UsageError(f"{folder}: holds no images; {_expected(task)}.")
+    return samples
+
+
+def _folder_label(subfolder: Path, task: Task) -> float:
+    given = number(subfolder.name)
+    phrases = [_simple(phrase) for phrase in task.phrases]
+    named = phrases.index(_simple(subfolder.name)) if _simple(subfolder.name) in phrases else None
+    if named is None and given is None:
+        raise UsageError(
+            f"{subfolder}: neither a number nor a phrase of the task; {_expected(task)}."
+        )
+    if named is None:
+        assert given is not None
+        return given
+    if given is not None and task.bin_of(given) != named:
+        raise UsageError(
+            f"{subfolder}: is a number of bin {task.phrases[task.bin_of(given)]!r} and the phrase "
+            f"of another; give a CSV file with the columns 'path' and 'label'."
+        )
+    return task.bin_values[named] + task.label_offset if given is None else given
+
+
+def _simple(text: str) -> str:
+    """Return a phrase as it may appear in a folder's name: case, "_" and "-" do not matter."""
+    return " ".join(text.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _expected(task: Task) -> str:
+    names = ", ".join(repr(phrase) for phrase in task.phrases)
+    return f"name the subfolders by labels, or by the phrases of task {task.name!r}: {names}"

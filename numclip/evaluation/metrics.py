@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from numclip.evaluation.calibration import log_softmax
-from numclip.evaluation.predictions import Predictions
+from numclip.evaluation.predictions import Predictions, log_softmax
 from numclip_runtime.calibration import DEFAULT_COVERAGE, Array, bin_centres
 
 RELIABILITY_BINS = 10  # of equal width, over the probability of the chosen bin
@@ -31,6 +30,20 @@ def evaluate_predictions(found: Predictions) -> dict[str, Any]:
     }
 
 
+def validation_metrics(found: Predictions) -> dict[str, float]:
+    """Return the metrics that training shows and a checkpoint keeps.
+
+    Returns:
+        mae (label units), rmse (label units), bin_accuracy (share of right coarse bins, 0 to 1).
+    """
+    error = found.values - found.labels
+    return {
+        "mae": _mean(np.abs(error)),
+        "rmse": float(np.sqrt(np.square(error).mean())),
+        "bin_accuracy": _mean(found.bin_probs.argmax(1) == found.bins),
+    }
+
+
 def value_metrics(found: Predictions) -> dict[str, float]:
     """Return errors of three readings of the same outputs, and of a constant.
 
@@ -39,11 +52,11 @@ def value_metrics(found: Predictions) -> dict[str, float]:
     constant reaches on these labels: their median's.
     """
     labels, centres = found.labels, bin_centres(found.task)
-    error = found.values - labels
+    own = validation_metrics(found)
     return {
-        "mae": _mean(np.abs(error)),
-        "rmse": float(np.sqrt(np.square(error).mean())),
-        "bias": _mean(error),
+        "mae": own["mae"],
+        "rmse": own["rmse"],
+        "bias": _mean(found.values - labels),
         "mae_exp": _mean(np.abs(found.bin_probs @ centres - labels)),
         "mae_max": _mean(np.abs(centres[found.bin_probs.argmax(1)] - labels)),
         "mae_constant": _mean(np.abs(labels - np.median(labels))),
@@ -63,7 +76,7 @@ def bin_metrics(found: Predictions) -> dict[str, float]:
     bins, chosen = found.bins, found.bin_probs.argmax(1)
     expected = found.bin_probs @ np.arange(found.task.num_bins)
     return {
-        "acc_max": _mean(chosen == bins),
+        "acc_max": validation_metrics(found)["bin_accuracy"],
         "acc_exp": _mean(np.rint(expected) == bins),
         "mae_max_index": _mean(np.abs(chosen - bins)),
         "mae_exp_index": _mean(np.abs(expected - bins)),

@@ -1,4 +1,4 @@
-"""What a model reads off labelled images, from a checkpoint (torch) or an exported file (no torch).
+"""Predictions on labelled images, by a checkpoint (torch) or an exported file (no torch).
 
 Both kinds give the same `Predictions`, so that one set of metrics judges them.
 """
@@ -7,14 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
-from numclip_runtime import Calibration, ImageError, Predictor, Preprocessing, Task
+from numclip_runtime import (
+    Calibration,
+    ImageError,
+    Predictor,
+    Preprocessing,
+    Task,
+    UsageError,
+    load,
+)
 from numclip_runtime.calibration import Array
+from numclip_runtime.errors import require
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint
@@ -42,6 +53,59 @@ class Predictions:
         ends = self.calibration.intervals(self.values, self.bin_probs, self.task, coverage)
         assert ends is not None, "ask for one of calibration.coverages"
         return ends
+
+
+@dataclass(frozen=True)
+class EvaluationSource:
+    """A model file and the labelled images to judge it on.
+
+    Raises:
+        UsageError: unless exactly one of `ckpt` and `model` is given.
+    """
+
+    data: Path  # see `read_samples`
+    ckpt: Path | None = None  # checkpoint of numclip-train; needs torch
+    model: Path | None = None  # exported model
+    root: Path | None = None  # where relative image paths start; None: beside `data`
+    batch_size: int = 32
+    workers: int = 1  # that load images, in parallel
+    fast_decode: bool = False  # of an exported model, see `numclip_runtime.load`
+
+    def __post_init__(self) -> None:
+        if (self.ckpt is None) == (self.model is None):
+            raise UsageError("give either --ckpt (a checkpoint) or --model (an exported model).")
+        if self.fast_decode and self.model is None:
+            raise UsageError("--fast-decode is about exported models; give one with --model.")
+
+    @property
+    def file(self) -> Path:
+        """The model file."""
+        file = self.ckpt or self.model
+        assert file is not None
+        return file
+
+    def predictions(self) -> Predictions:
+        """Run the model on the images.
+
+        Raises:
+            ModelError: if the model file cannot be read.
+            UsageError: if the data cannot be read.
+            ImageError: if an image cannot be read.
+        """
+        size, workers = self.batch_size, self.workers
+        if self.ckpt is not None:
+            require("train", "torch", "torchvision", "open_clip")
+            from numclip.checkpoint import load_checkpoint
+
+            checkpoint = load_checkpoint(self.ckpt)
+            samples = read_samples(self.data, checkpoint.task, self.root)
+            processes = workers if workers > 1 else 0
+            return predictions_of_checkpoint(
+                checkpoint, samples, batch_size=size, workers=processes
+            )
+        with load(self.file, fast_decode=self.fast_decode) as predictor:
+            samples = read_samples(self.data, predictor.metadata.task, self.root)
+            return predictions_of_model(predictor, samples, batch_size=size, workers=workers)
 
 
 def raw_outputs(
@@ -85,8 +149,6 @@ def predictions_of_checkpoint(
     checkpoint: Checkpoint, samples: Sequence[Sample], *, batch_size: int = 64, workers: int = 0
 ) -> Predictions:
     """Run a checkpoint with torch; see `raw_outputs`."""
-    from numclip.evaluation.calibration import log_softmax
-
     values, logits = raw_outputs(
         checkpoint.model,
         samples,
@@ -129,3 +191,10 @@ def predictions_of_model(
 def labels_of(samples: Sequence[Sample]) -> Array:
     """Return the labels, (N,), label units."""
     return np.array([sample.label for sample in samples], np.float64)
+
+
+def log_softmax(logits: Array) -> Array:
+    """Return log probabilities of (N, K) logits."""
+    shifted: Array = logits - logits.max(1, keepdims=True)
+    log_probs: Array = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return log_probs

@@ -7,31 +7,52 @@ and the phrase follows the context (their position "tail"; no weight tells "fron
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from numclip.checkpoint import Checkpoint
-from numclip.importers.architecture import Shapes, config_from_shapes
-from numclip.importers.released_keys import Kind, own_names
-from numclip.importers.template import template_from_base
-from numclip.model.backbone import ClipConfig
-from numclip.model.model_config import PLAIN, PromptConfig, PromptKind, RankInterpolation
-from numclip.model.numclip import ModelConfig, NumClip
-from numclip.model.prompts import token_ids
-from numclip.weights.reading import check_fit, state_of
-from numclip_runtime import ModelError, Preprocessing, Task, UsageError
+from numclip.importers.architecture import Shapes, config_from_shapes, template_from_base
+from numclip.model.model_config import (
+    PLAIN,
+    ClipConfig,
+    ModelConfig,
+    PromptConfig,
+    PromptKind,
+    RankInterpolation,
+)
+from numclip.model.numclip import NumClip
+from numclip.model.preprocessing import PAPER_PREPROCESSING
+from numclip.model.text_encoder import token_ids
+from numclip.weights.reading import check_fit, state_of, without_prefix
+from numclip_runtime import ModelError, Task, UsageError
 
 CONTEXT, RANKS = "prompt_learner.context_embeds", "prompt_learner.rank_embeds"
 PADDING = 0.999  # cosine to PAD's vector, from which no training moves the unused slots
 NUMCLIP_OFFSET = 1.0  # NumCLIP's code trains on label - 1, for every task
+Kind = Literal["numclip", "ordinalclip"]  # ordinalclip: CoOp's too, without adapter and regressor
+_ROOTS = ("image_encoder.", "text_encoder.", "prompt_learner.", "last_project.")
+RENAMED = {
+    "regressor.stage1_FC_after_PB.0.": "regressor.fc.",
+    "regressor.stage1_delta_k.0.": "regressor.delta.",
+}
+# 24 keys of SSR-Net's stages that NumCLIP's forward pass never reaches; "funsion" is theirs.
+DEAD = re.compile(
+    r"regressor\.("
+    r"stage1_(prob|index_offsets)\.0\.(weight|bias)"
+    r"|stage2_(FC_after_PB|prob|index_offsets|delta_k)\.0\.(weight|bias)"
+    r"|stream[12]_stage2\.fc\.[02]\.weight"
+    r"|funsion_block_stream[12]_stage_[12]_prediction_block\.(weight|bias)"
+    r")"
+)
 
 
-def foreign_checkpoint(
+def released_checkpoint(
     content: Mapping[str, Any],
     path: Path,
     task: Task,
@@ -82,8 +103,49 @@ def foreign_checkpoint(
     if prompts.kind == "plain":  # base ranks have no padding: all their slots are learned and read
         check_padding(state[RANKS], template[-1], task, path)
     model.load_state_dict(state)
-    crop = config["vision_cfg"]["image_size"]
-    return Checkpoint(model.eval(), Preprocessing(crop=crop, resize=round(crop * 8 / 7)))
+    return Checkpoint(model.eval(), PAPER_PREPROCESSING.of(config))
+
+
+def own_names(state: Mapping[str, Tensor], path: Path) -> tuple[Kind, dict[str, Tensor]]:
+    """Tell what wrote a state dict, and name its live weights as `NumClip` does.
+
+    Args:
+        state: As in the file, any prefix included.
+        path: File named in errors.
+
+    Raises:
+        ModelError: if it is nothing that can be converted; says what it is instead.
+    """
+    state = without_prefix(state, _ROOTS)
+    if any(key.startswith("image_encoder.features.") for key in state):
+        raise ModelError(f"{path}: its image tower is a VGG16; only CLIP's image towers are read.")
+    if "image_encoder.fc.weight" in state:
+        raise ModelError(
+            f"{path}: its image tower is a plain ResNet; only CLIP's image towers are read."
+        )
+    if "last_project.weight" in state:
+        raise ModelError(
+            f"{path}: the plain classifier (baseline), which has no text tower to convert."
+        )
+    if not any(key.startswith("prompt_learner.") for key in state):
+        if any("visual." in key for key in state):
+            raise ModelError(
+                f"{path}: weights of a plain CLIP model; give them to `numclip-train --pretrained`."
+            )
+        raise ModelError(
+            f"{path}: not a trained model of NumCLIP, OrdinalCLIP or CoOp: no key starts with "
+            "prompt_learner., with or without module. before it."
+        )
+    parts = ("regressor.", "image_adapter.")
+    kind: Kind = "numclip" if any(key.startswith(parts) for key in state) else "ordinalclip"
+    return kind, {_own(k): v for k, v in state.items() if not DEAD.fullmatch(k)}
+
+
+def _own(key: str) -> str:
+    for theirs, ours in RENAMED.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key
 
 
 def model_config(shapes: Shapes, kind: Kind, config: ClipConfig) -> ModelConfig:
@@ -95,7 +157,7 @@ def model_config(shapes: Shapes, kind: Kind, config: ClipConfig) -> ModelConfig:
 
 
 def with_labels(task: Task, kind: Kind, label_offset: float | None) -> Task:
-    """Return the task with the labels that the authors' code trains on, see foreign_checkpoint."""
+    """Return the task with the labels that the authors' code trains on, see released_checkpoint."""
     edges = task.bin_edges
     if kind == "numclip":
         offset = (task.label_offset or NUMCLIP_OFFSET) if label_offset is None else label_offset

@@ -6,10 +6,10 @@ import contextlib
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
+from numclip.model.model_config import ClipConfig
 from numclip.torchvision_compat import import_torchvision
 from numclip.weights.clip import read_clip_weights, with_text_prefix
 from numclip.weights.reading import check_fit
@@ -19,11 +19,10 @@ from numclip_runtime.errors import first_line
 import_torchvision()
 import open_clip  # noqa: E402
 
-__all__ = ["ClipConfig", "build_clip", "clip_config", "open_clip", "pretrained_clip"]
+__all__ = ["build_clip", "clip_config", "load_backbone", "open_clip", "pretrained_clip"]
 
 VOCABULARY = 49408  # CLIP's byte-pair vocabulary
 READOUTS = ("argmax", "first", "last")  # positions; argmax is that of EOT, the largest id
-ClipConfig = dict[str, Any]  # open_clip's JSON: embed_dim, vision_cfg, text_cfg, quick_gelu
 
 
 def clip_config(name_or_path: str) -> ClipConfig:
@@ -93,6 +92,21 @@ def _check_text_tower(config: ClipConfig) -> None:
             "backbones whose text tower has a class token, a padding mask or another read-out than "
             f"{', '.join(READOUTS)} are not supported (this one's pool_type is {readout!r})."
         )
+
+
+def load_backbone(
+    name: str, pretrained: str | None = None, *, quick_gelu: bool | None = None
+) -> tuple[nn.Module, ClipConfig]:
+    """Return an open_clip model, with random weights where `pretrained` is None.
+
+    For the arguments, the result and the errors see `pretrained_clip`.
+    """
+    if pretrained:
+        return pretrained_clip(name, pretrained, quick_gelu=quick_gelu)
+    config = clip_config(name)
+    if quick_gelu is not None:
+        config["quick_gelu"] = quick_gelu
+    return build_clip(config), config
 
 
 def pretrained_clip(

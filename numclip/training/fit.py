@@ -1,4 +1,4 @@
-"""Training on Lightning: run folder, best weights, resume, one process or many."""
+"""Training on Lightning: best weights, early stop, resume, one process or many."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
-from numclip.data.dataset import ImageDataset, Sample, evaluation_transform, training_transform
+from numclip.data.dataset import ImageDataset, evaluation_transform, training_transform
+from numclip.data.samples import Sample
 from numclip.model.numclip import NumClip
 from numclip.torchvision_compat import import_torchvision
-from numclip.training.config import LearningRates, TrainConfig
+from numclip.training.config import TrainConfig
 from numclip.training.lightning_module import NumClipModule
 from numclip.training.run_folder import BEST_FILE, RESUME_FILE, unfinished
 from numclip_runtime import ImageError, ModelError, Preprocessing, UsageError
@@ -28,8 +29,6 @@ from numclip_runtime.errors import first_line
 
 import_torchvision()
 import pytorch_lightning as pl  # noqa: E402
-
-__all__ = ["LearningRates", "TrainConfig", "fit", "seed_everything"]
 
 BROKEN_FILE = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
 
@@ -137,10 +136,10 @@ def fit(
         train: Training samples.
         val: Validation samples, of other people, photos, places than `train`.
         preprocessing: Geometry and normalisation of the images.
-        config: Recipe.
+        config: How to train.
         run_dir: Where logs and what `resume` needs are kept; None keeps nothing.
         resume: Go on from the last finished epoch in `run_dir`.
-        tensorboard: Write TensorBoard logs, too.
+        tensorboard: Write TensorBoard logs as well.
 
     Returns:
         The best validation metrics.

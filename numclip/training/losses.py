@@ -21,9 +21,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LossMode = Literal["released", "corrected", "plain"]
+from numclip.model.numclip import Output
+from numclip.training.config import LossMode, TrainConfig
+
 Normalization = Literal["released", "num_negatives"]
 TARGET_GAIN = 10.0  # sharpness of the text-to-image target distribution
+
+
+def batch_losses(
+    out: Output, labels: Tensor, bins: Tensor, config: TrainConfig
+) -> dict[str, Tensor]:
+    """Return the three losses of a batch and their weighted sum, "loss".
+
+    Args:
+        out: The model's output for B images.
+        labels: (B,) float32, label units.
+        bins: (B,) int64.
+        config: Gives the weights.
+    """
+    parts = {
+        "image_to_text": fcrc_image_to_text(out.logits, bins, config.loss_mode),
+        "text_to_image": fcrc_text_to_image(out.logits, bins, config.loss_mode),
+        "l1": F.l1_loss(out.fine, labels),
+    }
+    total = parts["image_to_text"] + parts["text_to_image"]
+    return parts | {"loss": total + config.regression_weight * parts["l1"]}
 
 
 def image_to_text_weights(labels: Tensor, num_bins: int) -> Tensor:

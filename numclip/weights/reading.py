@@ -16,6 +16,7 @@ from torch import Tensor
 
 from numclip.weights.torchscript import is_torchscript, read_torchscript
 from numclip_runtime import ModelError
+from numclip_runtime.errors import first_line
 
 SAFETENSORS = ".safetensors"
 CHECKPOINT_FORMAT = "numclip-checkpoint"  # what numclip's own files say under "format"
@@ -45,7 +46,7 @@ def read_content(path: Path) -> dict[str, Any]:
             f"{path}: refused, not plain weights and settings ({_refusal(error)})."
         ) from None
     except Exception as error:  # damaged archives, pickles and headers share no error type
-        raise ModelError(f"{path}: not a readable checkpoint ({_first_line(error)}).") from None
+        raise ModelError(f"{path}: not a readable checkpoint ({_reason(error)}).") from None
     return content if isinstance(content, dict) else {}
 
 
@@ -61,8 +62,8 @@ def is_checkpoint(content: Mapping[str, Any]) -> bool:
     return content.get("format") == CHECKPOINT_FORMAT
 
 
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or [""])[0]
+def _reason(error: Exception) -> str:
+    line = first_line(error)
     # some errors only hold the key or byte that a damaged file led to
     return line[:300] if " " in line else "damaged, or no weights file"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from numclip.data.balance import balance_table, bar_character, empty_bins, summary
+from numclip.data.checks import balance_table, bar_character, empty_bins, summary
 from numclip.data.samples import Sample
 from numclip.tasks import load_task
 

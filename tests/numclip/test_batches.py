@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from numclip.data.dataset import ImageDataset, training_transform
-from numclip.data.loader import SeededDataset
+from numclip.data.dataset import ImageDataset, SeededDataset, training_transform
 from tests.numclip.tiny import TASK, spec_of, write_photos
 
 

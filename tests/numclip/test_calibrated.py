@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from numclip.checkpoint import load_checkpoint, save_checkpoint
 from numclip.cli import convert, zeroshot
-from numclip.data.sources import read_samples
+from numclip.data.readers import read_samples
 from numclip.evaluation.predictions import predictions_of_checkpoint
 from numclip.model.backbone import build_clip
 from numclip_export.export import export

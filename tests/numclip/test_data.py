@@ -9,13 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from numclip.data.dataset import (
-    ImageDataset,
-    Sample,
-    evaluation_transform,
-    read_csv,
-    training_transform,
-)
+from numclip.data.dataset import ImageDataset, evaluation_transform, training_transform
+from numclip.data.readers import read_csv
+from numclip.data.samples import Sample
 from numclip_runtime import ImageError, Preprocessing, UsageError
 from tests.numclip.tiny import TASK, write_photos
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from numclip.evaluation.evaluate import Batch
-from numclip.training.fit import LearningRates, TrainConfig, fit
+from numclip.data.dataset import Batch
+from numclip.training.config import LearningRates, TrainConfig
+from numclip.training.fit import fit
 from numclip.training.lightning_module import NumClipModule
 from tests.numclip.tiny import spec_of, tiny_model, write_photos
 
@@ -21,6 +22,7 @@ CONFIG = TrainConfig(
     batch_size=6,  # of 16 images: the last batch of 4 must weigh less
     rates=LearningRates(image=1e-3, rank=1e-3),
     optimizer="adamw",
+    workers=0,
 )
 
 

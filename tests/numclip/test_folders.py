@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from numclip.data.sources import read_samples
+from numclip.data.readers import read_samples
 from numclip.tasks import load_task
 from numclip_runtime import Task, UsageError
 

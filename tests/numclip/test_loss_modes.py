@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from numclip.training.config import LossMode
 from numclip.training.losses import (
-    LossMode,
     fcrc_image_to_text,
     fcrc_text_to_image,
     plain_image_to_text,

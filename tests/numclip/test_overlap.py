@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from numclip.data.leakage import Overlap, overlap
+from numclip.data.checks import Overlap, overlap
 from numclip.data.samples import Sample
 
 

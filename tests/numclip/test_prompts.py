@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from numclip.model.backbone import build_clip, open_clip
-from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip
 from numclip.model.prompts import PromptLearner
 from numclip_runtime import UsageError
 from tests.numclip.tiny import TASK, TEXT, TOWERS, tiny_model

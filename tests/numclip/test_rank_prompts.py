@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from numclip.model.backbone import build_clip, open_clip
-from numclip.model.model_config import PhrasePosition, PromptConfig, RankInterpolation
-from numclip.model.numclip import ModelConfig, NumClip
-from numclip.model.prompts import EOT, FULL_STOP, PAD, SOT, PromptLearner, token_ids
-from numclip.model.rank_prompts import RankPromptLearner, interpolation_weights
+from numclip.model.model_config import ModelConfig, PhrasePosition, PromptConfig, RankInterpolation
+from numclip.model.numclip import NumClip
+from numclip.model.prompts import PromptLearner, RankPromptLearner, interpolation_weights
+from numclip.model.text_encoder import EOT, FULL_STOP, PAD, SOT, token_ids
 from numclip_runtime import UsageError
 from tests.numclip.golden import DIGITS, case, tensor
 from tests.numclip.tiny import TASK, TOWERS

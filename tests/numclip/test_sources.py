@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
-from numclip.data.sources import read_samples
 from numclip.tasks import load_task
 from numclip_runtime import MissingDependencyError, UsageError
 

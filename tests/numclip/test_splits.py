@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from numclip.data.samples import Sample
-from numclip.data.splits import split_samples
+from numclip.data.subsets import split_samples
 from numclip.tasks import load_task
 from numclip_runtime import UsageError
 

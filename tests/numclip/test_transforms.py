@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from numclip.cli.train import STATISTICS
 from numclip.data.dataset import evaluation_transform
+from numclip.model.preprocessing import STATISTICS
 from numclip_runtime import Preprocessing
 from numclip_runtime.metadata import Interpolation, ResizeMode
 from numclip_runtime.preprocess import load_rgb, preprocess

@@ -1,0 +1,147 @@
+"""A whole training: data, backbone, fit, calibration, checkpoint; importing it loads no torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from numclip.data.prepare import DataConfig, data_report, prepare_data
+from numclip.data.samples import write_csv
+from numclip.model.model_config import (
+    DEFAULT_BACKBONE,
+    PLAIN,
+    ModelConfig,
+    PromptConfig,
+    RegressorForm,
+)
+from numclip.model.preprocessing import PAPER_PREPROCESSING, PreprocessingConfig
+from numclip.training.config import PAPER_TRAINING, TrainConfig
+from numclip.training.run_folder import check_run_folder, finish
+from numclip_runtime import Task, UsageError
+
+if TYPE_CHECKING:
+    from numclip.checkpoint import Checkpoint
+    from numclip.model.numclip import NumClip
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What to train, on which data, and where to write it."""
+
+    task: Task
+    data: DataConfig
+    output: Path = Path("checkpoint.pt")
+    backbone: str = DEFAULT_BACKBONE  # open_clip architecture or configuration file (.json)
+    pretrained: str | None = None  # open_clip tag or weights file; None: random weights
+    quick_gelu: bool | None = None  # None: the backbone's
+    regressor: RegressorForm = ModelConfig.regressor
+    adapter_width: int | None = ModelConfig.adapter_width
+    prompts: PromptConfig = PLAIN
+    logit_scale: float | None = None  # initial scale of the cosine similarities; None: backbone's
+    preprocessing: PreprocessingConfig = PAPER_PREPROCESSING
+    training: TrainConfig = PAPER_TRAINING
+    run_dir: Path | None = None  # logs and resume files; None: `output` with the suffix .run
+    resume: bool = False  # go on from the last finished epoch of the run
+    restart: bool = False  # discard an unfinished run and start anew
+    tensorboard: bool = False  # write TensorBoard logs as well
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training."""
+
+    checkpoint: Checkpoint  # as written, with its validation metrics
+    calibration: str  # line about the calibration, for people
+    test: dict[str, float] | None  # metrics of the test data; None where there is none
+
+
+def train(options: TrainOptions) -> TrainResult | None:
+    """Train a model, calibrate it, and write its checkpoint; prints a report on the data.
+
+    Under torchrun, each process calls this.
+
+    Returns:
+        The result; None in all processes but the first.
+
+    Raises:
+        UsageError: if an option, the task or a data source cannot be used, or training diverges.
+        ImageError: if an image cannot be read.
+    """
+    # Wrong use is refused first: before images are checked, files written, or torch imported.
+    output = options.output
+    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK) or output.is_dir():
+        raise UsageError(f"{output}: cannot write there; the folder must exist and be writable.")
+    run_dir = options.run_dir or output.with_suffix(".run")
+    first_process = os.environ.get("RANK", "0") == "0"
+    if first_process:  # under torchrun, the others may start after it has begun to write
+        check_run_folder(run_dir, resume=options.resume, restart=options.restart)
+    data, warnings = prepare_data(options.data, options.task)
+    val_source = options.data.val or output.with_suffix(".val.csv")
+    if first_process:
+        click.echo(data_report(data, options.task))
+        for warning in warnings:
+            click.echo(f"Warning: {warning}", err=True)
+        if options.data.val is None:  # the split is a file, for export and for comparisons
+            write_csv(val_source, data.val)
+        if options.restart:  # no earlier: unreadable data leave the old run alone
+            finish(run_dir)
+
+    from numclip.checkpoint import Checkpoint, save_checkpoint
+    from numclip.evaluation.calibration import calibrate
+    from numclip.evaluation.metrics import validation_metrics
+    from numclip.evaluation.predictions import predictions_of_checkpoint
+    from numclip.training.fit import fit
+
+    config = options.training
+    model = initial_model(options)
+    preprocessing = options.preprocessing.of(model.config.clip)
+    best = fit(
+        model,
+        data.train,
+        data.val,
+        preprocessing,
+        config,
+        run_dir=run_dir,
+        resume=options.resume,
+        tensorboard=options.tensorboard,
+    )
+    if not first_process:
+        return None
+    root = options.data.root if options.data.val else None
+    place = None if root is None else str(root)
+    checkpoint, line = calibrate(
+        Checkpoint(model, preprocessing, best, str(val_source), place),
+        data.val,
+        batch_size=config.batch_size,
+        workers=config.workers,
+    )
+    save_checkpoint(output, checkpoint)
+    finish(run_dir)
+    test = None
+    if data.test:
+        found = predictions_of_checkpoint(checkpoint, data.test, batch_size=config.batch_size)
+        test = validation_metrics(found)
+    return TrainResult(checkpoint, line, test)
+
+
+def initial_model(options: TrainOptions) -> NumClip:
+    """Return the model before the first step, drawn by the seed where it is random."""
+    from numclip.model.backbone import load_backbone
+    from numclip.model.numclip import NumClip
+    from numclip.training.fit import seed_everything
+
+    seed_everything(options.training.seed)
+    clip, clip_config = load_backbone(
+        options.backbone, options.pretrained, quick_gelu=options.quick_gelu
+    )
+    config = ModelConfig(
+        clip_config,
+        regressor=options.regressor,
+        adapter_width=options.adapter_width,
+        prompts=options.prompts,
+    )
+    return NumClip(config, options.task, clip, logit_scale=options.logit_scale)
