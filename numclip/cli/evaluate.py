@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from numclip.cli.options import COUNT, add, config_of, option
+from numclip.cli.options import COUNT, add, config_of, options_of
 from numclip.evaluation.metrics import evaluate_predictions
 from numclip.evaluation.predictions import EvaluationSource
 from numclip.evaluation.report import make_folder, table, write_report
@@ -16,26 +16,20 @@ from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import require
 
 OPTIONS = add(
-    option(EvaluationSource, "ckpt", type=FILE, help="Checkpoint of numclip-train; needs torch."),
-    option(
-        EvaluationSource, "model", type=FILE, help="Exported model; needs what numclip-run needs."
+    options_of(
+        EvaluationSource,
+        ckpt="Checkpoint of numclip-train; needs torch.",
+        model="Exported model; needs what numclip-run needs.",
     ),
     click.option("--data", type=FILE, required=True, help="Labelled images, as for numclip-train."),
-    option(
-        EvaluationSource,
-        "root",
-        type=FILE,
-        help="Where image paths start.  [default: the CSV's folder]",
-    ),
+    options_of(EvaluationSource, root="Where image paths start.  [default: the CSV's folder]"),
     click.option("-o", "--output", type=FILE, help="Folder for metrics.json."),
     click.option("--plot", is_flag=True, help="Also draw evaluation.png there."),
-    option(EvaluationSource, "batch_size", type=COUNT),
-    option(EvaluationSource, "workers", type=COUNT, help="Image loading, in parallel."),
-    option(
+    options_of(
         EvaluationSource,
-        "fast_decode",
-        is_flag=True,
-        help="With --model: as numclip-run --fast-decode.",
+        batch_size=(COUNT, ""),
+        workers=(COUNT, "Image loading, in parallel."),
+        fast_decode="With --model: as numclip-run --fast-decode.",
     ),
 )
 

@@ -1,15 +1,16 @@
-"""Options of the commands, with the defaults of the dataclasses they fill; needs no torch."""
+"""Options of the commands, made from the dataclasses that they fill; needs no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, TypeVar, get_args
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
 from numclip.data.prepare import DataConfig
-from numclip.model.model_config import PhrasePosition, PromptConfig, PromptKind, RankInterpolation
+from numclip.model.model_config import PromptConfig
 from numclip_runtime import Task
 from numclip_runtime.console import FILE
 from numclip_runtime.task import PredictionKind
@@ -19,33 +20,49 @@ Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
 COUNT = click.IntRange(1)
 NUMBER = click.IntRange(0)
+RATE = click.FloatRange(0)
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 # Given without --task, these describe a task by themselves; with it, they change it.
 TASK_FLAGS = ("name", "unit", "bin_edges", "phrases", "context", "label_offset", "prediction")
 
 
-def option(config: type, field: str, *flags: str, prefix: str = "", **attributes: Any) -> Decorator:
-    """Return an option whose name and default are those of a dataclass field.
+def options_of(config: type, prefix: str = "", **given: str | tuple[Any, str]) -> Decorator:
+    """Return a decorator that adds an option for each given field of a dataclass, in this order.
+
+    Name, default and, unless given, type are the field's: a Literal becomes a choice, bool a flag.
 
     Args:
         config: Dataclass that `config_of` builds.
-        field: Its field.
-        *flags: In place of --field-name.
         prefix: Before the field's name, such as "lr_" for --lr-image.
-        **attributes: Other arguments of `click.option`.
+        **given: By field: help ("" for none), or type and help.
     """
-    name = f"{prefix}{field}"
-    default = getattr(config, field)
-    flags = flags or (f"--{name}".replace("_", "-"),)
-    return click.option(*flags, name, default=default, **attributes)
+    hints = get_type_hints(config)
+    added = []
+    for field, value in given.items():
+        kind, help_text = (_type_of(hints[field]), value) if isinstance(value, str) else value
+        flag = f"--{prefix}{field}".replace("_", "-")
+        default = getattr(config, field)
+        more = {"is_flag": True} if hints[field] is bool else {"type": kind}
+        added.append(
+            click.option(flag, prefix + field, default=default, help=help_text or None, **more)
+        )
+    return add(*added)
+
+
+def _type_of(hint: Any) -> Any:
+    """Return click's type of a field annotated `hint`, `hint | None` included."""
+    if get_origin(hint) is Literal:
+        return click.Choice(get_args(hint))
+    (plain,) = {*(get_args(hint) or (hint,))} - {type(None)}
+    return FILE if plain is Path else plain
 
 
 def add(*options: Decorator) -> Decorator:
     """Return a decorator that adds options to a command, in this order."""
 
     def decorate(command: Function) -> Function:
-        for each in reversed(options):
-            command = each(command)
+        for option in reversed(options):
+            command = option(command)
         return command
 
     return decorate
@@ -58,8 +75,8 @@ def config_of(
 
     Args:
         config: Dataclass; fields without an option keep their default.
-        given: Values by name, see `option`.
-        prefix: As in `option`.
+        given: Values by name, see `options_of`.
+        prefix: As of `options_of`.
         **fixed: Fields that no option holds as it is.
     """
     names = [field.name for field in fields(config)]  # type: ignore[arg-type]
@@ -69,32 +86,27 @@ def config_of(
 
 DATA_OPTIONS = add(
     click.option("--train", type=FILE, required=True, help=".csv, .txt, .parquet, or folder."),
-    option(DataConfig, "val", type=FILE, help="The same, of other people, photos or places."),
-    option(DataConfig, "test", type=FILE, help="The same, measured once at the end."),
-    option(
-        DataConfig, "root", type=FILE, help="Where image paths start.  [default: the file's folder]"
-    ),
-    option(
-        DataConfig, "val_share", type=SHARE, help="Keep this share of --train in place of --val."
-    ),
-    option(DataConfig, "group_column", help="Column, such as person, that no two sets may share."),
-    option(DataConfig, "shots", type=COUNT, help="Train on so many images of each distinct label."),
-    option(
-        DataConfig, "shift_top", type=COUNT, help="Thin out so many of the most frequent labels."
-    ),
-    option(
+    options_of(
         DataConfig,
-        "shift_keep",
-        type=click.FloatRange(0, 1, min_open=True),
-        help="Share of their training images that --shift-top keeps.",
+        val="The same, of other people, photos or places.",
+        test="The same, measured once at the end.",
+        root="Where image paths start.  [default: the file's folder]",
+        val_share=(SHARE, "Keep this share of --train in place of --val."),
+        group_column="Column, such as person, that no two sets may share.",
+        shots=(COUNT, "Train on so many images of each distinct label."),
+        shift_top=(COUNT, "Thin out so many of the most frequent labels."),
+        shift_keep=(
+            click.FloatRange(0, 1, min_open=True),
+            "Share of their training images that --shift-top keeps.",
+        ),
+        val_min_label="Validate and test on a long tail only.",
     ),
-    option(DataConfig, "val_min_label", type=float, help="Validate and test on a long tail only."),
     click.option(
         "--check-images/--no-check-images",
         default=None,
         help="Decode every image before training, or check none.  [default: file headers]",
     ),
-    option(DataConfig, "skip_broken", is_flag=True, help="Leave broken images out."),
+    options_of(DataConfig, skip_broken="Leave broken images out."),
 )
 TASK_OPTIONS = add(
     click.option(
@@ -115,51 +127,41 @@ TASK_OPTIONS = add(
     ),
 )
 PROMPT_OPTIONS = add(
-    option(
-        PromptConfig,
-        "kind",
+    click.option(
         "--prompt",
-        type=click.Choice(get_args(PromptKind)),
+        "kind",
+        type=_type_of(get_type_hints(PromptConfig)["kind"]),
+        default=PromptConfig.kind,
         help="plain: words per bin, as in NumCLIP; rank: interpolated, as in OrdinalCLIP.",
     ),
-    option(
-        PromptConfig,
-        "phrase_position",
-        type=click.Choice(get_args(PhrasePosition)),
-        help="Where the phrase stands in the context.",
-    ),
-    option(
-        PromptConfig,
-        "rank_specific_context",
+    options_of(PromptConfig, phrase_position="Where the phrase stands in the context."),
+    click.option(
         "--rank-specific-context/--shared-context",
+        default=PromptConfig.rank_specific_context,
         help="A context per bin, or one.",
     ),
-    option(
+    options_of(
         PromptConfig,
-        "random_context_tokens",
-        type=NUMBER,
-        help="This many random words in place of the task's context.",
+        random_context_tokens=(
+            NUMBER,
+            "This many random words in place of the task's context.",
+        ),
+        random_rank_tokens=(
+            NUMBER,
+            "This many random words per bin or base rank in place of the phrases.",
+        ),
+        num_base_ranks=(COUNT, "Of --prompt rank."),
     ),
-    option(
-        PromptConfig,
-        "random_rank_tokens",
-        type=NUMBER,
-        help="This many random words per bin or base rank in place of the phrases.",
-    ),
-    option(PromptConfig, "num_base_ranks", type=COUNT, help="Of --prompt rank."),
-    option(
-        PromptConfig,
-        "base_phrases",
+    click.option(
         "--base-phrase",
+        "base_phrases",
         multiple=True,
         help="Name of a base rank of --prompt rank, lowest first; repeat.  [default: random words]",
     ),
-    option(
-        PromptConfig,
-        "rank_interpolation",
-        type=click.Choice(get_args(RankInterpolation)),
-        help="Of --prompt rank.",
-    ),
+    options_of(PromptConfig, rank_interpolation="Of --prompt rank."),
+)
+QUICK_GELU_OPTION = click.option(
+    "--quickgelu/--gelu", "quick_gelu", default=None, help="[default: the backbone's]"
 )
 CALIBRATION_OPTIONS = add(
     click.option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 import click
 
@@ -12,113 +12,94 @@ from numclip.cli.options import (
     DATA_OPTIONS,
     NUMBER,
     PROMPT_OPTIONS,
+    RATE,
     TASK_OPTIONS,
     add,
     config_of,
     data_config,
-    option,
+    options_of,
     task_of,
 )
 from numclip.model.model_config import PromptConfig
-from numclip.model.preprocessing import STATISTICS, PreprocessingConfig
-from numclip.training.config import (
-    LearningRates,
-    LossMode,
-    Optimizer,
-    Schedule,
-    TrainConfig,
-    TrainPrecision,
-)
+from numclip.model.preprocessing import PreprocessingConfig
+from numclip.training.config import LearningRates, TrainConfig
 from numclip.training.run import TrainOptions, train
 from numclip_runtime import __version__
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import require
-from numclip_runtime.metadata import Interpolation, ResizeMode
 
-RATE = click.FloatRange(0)
 MODEL_OPTIONS = add(
     click.option("-o", "--output", type=FILE, default=TrainOptions.output),
-    option(TrainOptions, "backbone", help="open_clip architecture or config (.json)."),
-    option(
-        TrainOptions, "pretrained", help="open_clip tag or weights file.  [default: random weights]"
-    ),
-    option(TrainOptions, "quick_gelu", "--quickgelu/--gelu", help="[default: the backbone's]"),
-    option(
+    options_of(
         TrainOptions,
-        "regressor",
-        type=click.Choice(["released", "bounded"]),
-        help="Fine regressor: as in the released code, or kept inside each bin.",
+        backbone="open_clip architecture or config (.json).",
+        pretrained="open_clip tag or weights file.  [default: random weights]",
     ),
-    option(TrainOptions, "adapter_width", type=COUNT, help="[default: a quarter of the features']"),
+    click.option(
+        "--quickgelu/--gelu", "quick_gelu", default=None, help="[default: the backbone's]"
+    ),
+    options_of(
+        TrainOptions,
+        regressor=(
+            click.Choice(["released", "bounded"]),
+            "Fine regressor: as in the released code, or kept inside each bin.",
+        ),
+        adapter_width=(COUNT, "[default: a quarter of the features']"),
+    ),
     PROMPT_OPTIONS,
-    option(
+    options_of(
         TrainOptions,
-        "logit_scale",
-        type=click.FloatRange(0, min_open=True),
-        help="[default: backbone's]",
-    ),
-)
-RATE_OPTIONS = add(
-    option(LearningRates, "image", prefix="lr_", type=RATE, help="Learning rate; 0 freezes."),
-    *(
-        option(LearningRates, part, prefix="lr_", type=RATE)
-        for part in ("text", "context", "rank", "adapter", "regressor")
+        logit_scale=(click.FloatRange(0, min_open=True), "[default: backbone's]"),
     ),
 )
 TRAINING_OPTIONS = add(
-    option(TrainConfig, "epochs", type=COUNT),
-    option(TrainConfig, "batch_size", type=COUNT),
-    option(TrainConfig, "optimizer", type=click.Choice(get_args(Optimizer))),
-    option(
+    options_of(
         TrainConfig,
-        "schedule",
-        type=click.Choice(get_args(Schedule)),
-        help="multistep: x0.1 after 30 % of the epochs.",
+        epochs=(COUNT, ""),
+        batch_size=(COUNT, ""),
+        optimizer="",
+        schedule="multistep: x0.1 after 30 % of the epochs.",
+        warmup_steps=(NUMBER, ""),
+        weight_decay=(RATE, ""),
     ),
-    option(TrainConfig, "warmup_steps", type=NUMBER),
-    option(TrainConfig, "weight_decay", type=RATE),
-    RATE_OPTIONS,
-    option(
+    options_of(
+        LearningRates,
+        "lr_",
+        image=(RATE, "Learning rate; 0 freezes."),
+        text=(RATE, ""),
+        context=(RATE, ""),
+        rank=(RATE, ""),
+        adapter=(RATE, ""),
+        regressor=(RATE, ""),
+    ),
+    options_of(
         TrainConfig,
-        "loss_mode",
-        type=click.Choice(get_args(LossMode)),
-        help="Ranking losses: as in the released code, right for any sign and batch, or "
+        loss_mode="Ranking losses: as in the released code, right for any sign and batch, or "
         "unweighted.",
+        regression_weight=(RATE, "Weight of the L1 loss (label units)."),
     ),
-    option(
-        TrainConfig, "regression_weight", type=RATE, help="Weight of the L1 loss (label units)."
-    ),
-    option(
-        PreprocessingConfig, "resize", type=COUNT, help="Before the crop.  [default: 8/7 of it]"
-    ),
-    option(PreprocessingConfig, "resize_mode", type=click.Choice(get_args(ResizeMode))),
-    option(PreprocessingConfig, "interpolation", type=click.Choice(get_args(Interpolation))),
-    option(
+    options_of(
         PreprocessingConfig,
-        "normalize",
-        type=click.Choice(sorted(STATISTICS)),
-        help="Pixel statistics: ImageNet's as in the paper, or those CLIP was trained with.",
+        resize=(COUNT, "Before the crop.  [default: 8/7 of it]"),
+        resize_mode="",
+        interpolation="",
+        normalize="Pixel statistics: ImageNet's as in the paper, or those CLIP was trained with.",
     ),
-    option(TrainConfig, "workers", type=NUMBER, help="Image loading processes."),
-    option(TrainConfig, "seed", type=int),
-    option(TrainConfig, "accumulate", type=COUNT, help="Batches per update."),
-    option(
+    options_of(
         TrainConfig,
-        "precision",
-        type=click.Choice(get_args(TrainPrecision)),
-        help="The paper used 16-mixed, which needs a GPU.",
+        workers=(NUMBER, "Image loading processes."),
+        seed="",
+        accumulate=(COUNT, "Batches per update."),
+        precision="The paper used 16-mixed, which needs a GPU.",
+        patience=(NUMBER, "Epochs; 0: no early stop."),
     ),
-    option(TrainConfig, "patience", type=NUMBER, help="Epochs; 0: no early stop."),
 )
-RUN_OPTIONS = add(
-    option(
-        TrainOptions, "run_dir", type=FILE, help="Logs and resume files.  [default: OUTPUT's .run]"
-    ),
-    option(
-        TrainOptions, "resume", is_flag=True, help="Go on from the last finished epoch of the run."
-    ),
-    option(TrainOptions, "restart", is_flag=True, help="Discard an unfinished run and start anew."),
-    option(TrainOptions, "tensorboard", is_flag=True, help="Write TensorBoard logs as well."),
+RUN_OPTIONS = options_of(
+    TrainOptions,
+    run_dir="Logs and resume files.  [default: OUTPUT's .run]",
+    resume="Go on from the last finished epoch of the run.",
+    restart="Discard an unfinished run and start anew.",
+    tensorboard="Write TensorBoard logs as well.",
 )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from numclip.cli.options import CALIBRATION_OPTIONS
+from numclip.cli.options import CALIBRATION_OPTIONS, QUICK_GELU_OPTION
 from numclip.model.model_config import DEFAULT_BACKBONE
 from numclip_runtime import __version__
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
@@ -19,7 +19,7 @@ from numclip_runtime.errors import require
     "--backbone", default=DEFAULT_BACKBONE, help="open_clip architecture or config (.json)."
 )
 @click.option("--pretrained", required=True, help="open_clip tag (openai) or a weights file.")
-@click.option("--quickgelu/--gelu", "quick_gelu", default=None, help="[default: the backbone's]")
+@QUICK_GELU_OPTION
 @click.option("-o", "--output", type=FILE, default=Path("zeroshot.pt"))
 @CALIBRATION_OPTIONS
 @click.version_option(__version__)
