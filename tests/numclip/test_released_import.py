@@ -14,7 +14,7 @@ from numclip.tasks import load_task
 from numclip_export.export import export
 from numclip_export.fold import FoldedModel
 from numclip_runtime import load
-from tests.numclip.foreign_files import (
+from tests.numclip.released_files import (
     AGE_PHRASES,
     TINY,
     TINY_RESNET,

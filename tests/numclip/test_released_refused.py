@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from numclip.cli.convert import main
 from numclip_runtime import ModelError, NumclipError, UsageError
-from tests.numclip.foreign_files import (
+from tests.numclip.released_files import (
     AGE_PHRASES,
     State,
     convert_file,

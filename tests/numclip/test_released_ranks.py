@@ -16,7 +16,7 @@ from numclip.cli.convert import main
 from numclip.model.model_config import PLAIN
 from numclip_export.export import export
 from numclip_runtime import load
-from tests.numclip.foreign_files import (
+from tests.numclip.released_files import (
     AGE_PHRASES,
     State,
     convert_file,

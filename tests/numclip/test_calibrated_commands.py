@@ -18,7 +18,7 @@ from numclip.evaluation.predictions import predictions_of_checkpoint
 from numclip.model.backbone import build_clip
 from numclip_export.export import export
 from numclip_runtime import load
-from tests.numclip.foreign_files import State, lightning, official_state, write
+from tests.numclip.released_files import State, lightning, official_state, write
 from tests.numclip.tiny import TASK, TOWERS, write_photos
 
 COUNT = 60  # images; 55 of them, ceil(61 * 0.9), are what a 90 % interval must hold

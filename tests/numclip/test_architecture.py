@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from numclip.importers.architecture import Shapes, architectures_like, config_from_shapes
 from numclip.model.backbone import build_clip, clip_config, open_clip, pretrained_clip
 from numclip_runtime import ModelError, UsageError
-from tests.numclip.foreign_files import TINY, State, lightning, official_state
+from tests.numclip.released_files import TINY, State, lightning, official_state
 
 
 @pytest.fixture
