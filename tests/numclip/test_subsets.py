@@ -1,14 +1,16 @@
-"""Few-shot, label shift and long tail against the counts of the papers' code."""
+"""Splits by group, and the papers' protocols with less data."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from numclip.data.samples import Sample
-from numclip.data.subsets import few_shot, from_label, shift_labels
+from numclip.data.subsets import few_shot, from_label, shift_labels, split_samples
+from numclip.tasks import load_task
 from numclip_runtime import UsageError
 from tests.numclip.golden import case
 
@@ -75,3 +77,86 @@ def test_wrong_numbers() -> None:
     for top, keep in ((0, 0.1), (10, 0.0), (10, 1.5)):
         with pytest.raises(UsageError, match=rf"--shift-top .* got {top} and {keep:g}"):
             shift_labels(SAMPLES, top, keep, seed=0)
+
+
+TASK = load_task("historical")
+
+
+def samples(*per_bin: int, group: str = "") -> list[Sample]:
+    return [
+        Sample(Path(f"{k}-{i}.png"), float(k), (), group)
+        for k, count in enumerate(per_bin)
+        for i in range(count)
+    ]
+
+
+def bins(part: list[Sample]) -> list[int]:
+    counts = Counter(int(sample.label) for sample in part)
+    return [counts[k] for k in range(5)]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_stratified(seed: int) -> None:
+    everything = samples(100, 10, 5, 2, 1)
+    train, val = split_samples(everything, (0.8, 0.2), TASK, seed=seed)
+    assert (bins(train), bins(val)) == ([80, 8, 4, 1, 1], [20, 2, 1, 1, 0])
+    assert sorted(train + val, key=everything.index) == everything
+    assert train == sorted(train, key=everything.index)
+
+
+def test_three_parts() -> None:
+    parts = split_samples(samples(20, 20, 20, 20, 20), (0.5, 0.3, 0.2), TASK, seed=0)
+    assert [bins(part) for part in parts] == [[10] * 5, [6] * 5, [4] * 5]
+
+
+def test_seed_decides() -> None:
+    def val(seed: int) -> list[Sample]:
+        return split_samples(samples(50), (0.8, 0.2), TASK, seed=seed)[1]
+
+    assert val(3) == val(3)
+    assert val(3) != val(4)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_groups_stay_whole_and_balanced(seed: int) -> None:
+    chance = random.Random(seed)
+    everything = [
+        Sample(Path(f"{i}.png"), float(chance.randrange(5)), (), f"p{chance.randrange(60)}")
+        for i in range(500)
+    ]
+    train, val = split_samples(everything, (0.8, 0.2), TASK, seed=seed)
+    assert not {s.group for s in train} & {s.group for s in val}
+    for all_of, held in zip(bins(everything), bins(val), strict=True):
+        assert held / all_of == pytest.approx(0.2, abs=0.05)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rare_bin_counts_as_much_as_a_frequent_one(seed: int) -> None:
+    """Twenty of fifty people have one image of the rare bin, beside 1 to 19 frequent ones."""
+    chance = random.Random(seed)
+    everything = [
+        Sample(Path(f"{person}-{i}.png"), float(i == 0), (), f"p{person}")
+        for person in range(50)
+        for i in range(0 if person < 20 else 1, chance.randrange(2, 21))
+    ]
+    _, val = split_samples(everything, (0.8, 0.2), TASK, seed=seed)
+    assert bins(val)[1] == 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_larger_groups_are_placed_first(seed: int) -> None:
+    everything = samples(30, group="large") + samples(70)
+    train, val = split_samples(everything, (0.8, 0.2), TASK, seed=seed)
+    assert (len(train), len(val)) == (80, 20)
+    assert {s.group for s in val} == {""}
+
+
+def test_too_few_groups() -> None:
+    with pytest.raises(UsageError, match=r"9 samples in 1 groups are too few .* 80%, 20%; give"):
+        split_samples(samples(9, group="one"), (0.8, 0.2), TASK, seed=0)
+
+
+@pytest.mark.parametrize("fractions", [(0.8, 0.3), (1.0, 0.0), (1.2, -0.2)])
+def test_fractions_must_be_shares(fractions: tuple[float, float]) -> None:
+    with pytest.raises(UsageError, match="fractions must be above 0 and sum to 1, got"):
+        split_samples(samples(9), fractions, TASK, seed=0)
