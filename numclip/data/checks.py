@@ -37,7 +37,7 @@ def broken_images(paths: Sequence[Path], check: ImageCheck) -> dict[Path, str]:
         check: How thoroughly.
 
     Returns:
-        What is wrong with each broken file, in the order of `paths`.
+        The fault of each broken file, in the order of `paths`.
     """
     if check == "none":
         return {}
@@ -85,7 +85,7 @@ def without_broken(
 
     Args:
         samples: Samples of one set.
-        broken: What `broken_images` found.
+        broken: Return value of `broken_images`.
         skip: Drop broken ones; False refuses them.
         name: The set in errors, such as "training".
 
@@ -109,7 +109,7 @@ def without_broken(
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a set has in common with a set it must be independent of."""
+    """Images and groups that a set shares with a set it must be independent of."""
 
     same_path: tuple[Path, ...]  # files that are in both
     same_content: tuple[Path, ...]  # other files that equal one of the other set, byte by byte
@@ -120,9 +120,9 @@ def overlap(held_out: Sequence[Sample], train: Sequence[Sample], *, contents: bo
     """Compare two sets.
 
     Args:
-        held_out: Set to judge, such as validation; its paths are reported.
+        held_out: Set to check, such as validation; its paths are reported.
         train: Set that the model learns from.
-        contents: Compare contents, too. Only files of equal size are read.
+        contents: Compare contents as well; only files of equal size are read.
     """
     seen = {sample.path.resolve() for sample in train}
     paths = list(dict.fromkeys(sample.path for sample in held_out))

@@ -48,11 +48,11 @@ class ImageDataset(Dataset[Batch]):
     """Samples as (image (3, H, W) float32, label () float32, bin () int64).
 
     Args:
-        samples: What `read_samples` returned.
+        samples: Return value of `read_samples`.
         task: Gives the bin of a label.
         transform: RGB image -> (3, H, W).
-        draw: Where an image has several annotations, take one at random at each access, as the
-            papers train; False takes their median.
+        draw: Draw one of several annotations at each access, as the papers do; False: their
+            median.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ImageDataset(Dataset[Batch]):
 class EpochSampler(DistributedSampler[int]):
     """Yield `epoch * N + i` over a shuffled, evenly sharded data set of N samples.
 
-    The epoch travels inside the index, so that loading processes, which outlive an epoch, know it.
+    The index contains the epoch, because loading processes outlive an epoch.
     """
 
     def __iter__(self) -> Iterator[int]:
@@ -105,8 +105,8 @@ class SeededDataset(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: it reseeds GPUs, too, and formats the whole call stack for each
-            # kind of them: 0.4 ms per image in a plain loop, 0.6 ms under Lightning's deep one.
+            # Not torch.manual_seed: it also reseeds GPUs, and formats the call stack for each kind
+            # of GPU: 0.4 ms per image in a plain loop, 0.6 ms under Lightning's deeper stack.
             torch.default_generator.manual_seed((self.seed << 40) + index)
             return self.data[index % len(self.data)]
 

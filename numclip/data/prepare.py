@@ -1,4 +1,4 @@
-"""From the data that a user names to checked sets of samples."""
+"""From named data sources to checked sets of samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from numclip_runtime import Task, UsageError
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data, and which part of it. Sources: see `read_samples`."""
+    """Data sources (see `read_samples`), and the part of them to use."""
 
     train: Path
     val: Path | None = None
@@ -53,7 +53,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Data:
-    """Samples that training may rely on."""
+    """Checked samples."""
 
     train: list[Sample]
     val: list[Sample]
@@ -61,7 +61,7 @@ class Data:
 
     @property
     def sets(self) -> dict[str, list[Sample]]:
-        """The sets that are there, by name."""
+        """The sets that are not empty, by name."""
         sets = {"train": self.train, "val": self.val, "test": self.test}
         return {name: samples for name, samples in sets.items() if samples}
 
@@ -131,6 +131,6 @@ def overlap_warnings(sets: dict[str, list[Sample]], *, contents: bool) -> Iterat
 
 
 def data_report(data: Data, task: Task) -> str:
-    """Return what a user should see before training: a line per set, and the class balance."""
+    """Return a report for the user before training: a line per set, and the class balance."""
     lines = [summary(name, samples, task) for name, samples in data.sets.items()]
     return "\n".join((*lines, balance_table(data.sets, task, bar=bar_character())))

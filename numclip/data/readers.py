@@ -21,7 +21,7 @@ _LINE = re.compile(r"(?P<path>\S.*?)(?P<labels>(?:\s+[-+]?[\d.]+(?:[eE][-+]?\d+)
 def read_samples(
     source: Path, task: Task, root: Path | None = None, *, group_column: str | None = None
 ) -> list[Sample]:
-    """Read labelled images from a file or folder, by what it is.
+    """Read labelled images from a file or folder of any supported kind.
 
     Args:
         source: See `read_csv`, `read_list`, `read_parquet` and `read_folder`.
@@ -177,8 +177,8 @@ def read_folder(folder: Path, task: Task) -> list[Sample]:
     """Read a folder whose subfolders are named by a number or by the phrase of a bin.
 
     A number ("34") is the label of the images inside. A phrase ("young adult", "Young_Adult")
-    tells the bin only; the label is then the number that stands for it (`Task.bin_values`): the
-    class where labels are classes, else the bin's centre, off by half a bin at most.
+    names only the bin; the label is then its number in `Task.bin_values`: the class where labels
+    are classes, else the bin's centre, off by half a bin at most.
 
     Args:
         folder: Folder; images may lie at any depth in its subfolders. Hidden entries are ignored.
@@ -197,7 +197,7 @@ def read_folder(folder: Path, task: Task) -> list[Sample]:
     samples = []
     for subfolder in filter(Path.is_dir, entries):
         label = _folder_label(subfolder, task)
-        if any(subfolder.iterdir()):  # an empty one is a bin without images; the report says so
+        if any(subfolder.iterdir()):  # an empty folder is a bin without images; the report names it
             paths = find_images([str(subfolder)])
             samples += [sample_of(Path(path), [label], task, str(subfolder)) for path in paths]
     if not samples:
@@ -225,7 +225,7 @@ def _folder_label(subfolder: Path, task: Task) -> float:
 
 
 def _simple(text: str) -> str:
-    """Return a phrase as it may appear in a folder's name: case, "_" and "-" do not matter."""
+    """Return a phrase without regard to case, "_" and "-", which differ in names of folders."""
     return " ".join(text.casefold().replace("_", " ").replace("-", " ").split())
 
 

@@ -21,12 +21,12 @@ def split_samples(
 ) -> list[list[Sample]]:
     """Cut samples into parts that each have about the same share of every bin.
 
-    Samples of one group (see `Sample`) stay together, in one part; a sample without group is one
-    of its own. Groups are taken at random, larger ones first, and each goes to the part that lacks
-    most of its bins. A bin of two samples is so in two parts, however small the fraction.
+    Samples of one group (see `Sample`) stay together, in one part; a sample without group is a
+    group of its own. Groups are taken at random, larger ones first, and each goes to the part that
+    lacks most of its bins. A bin of two samples thus reaches two parts, however small the fraction.
 
     Args:
-        samples: What to split.
+        samples: Samples to split.
         fractions: Share of each part; they sum to 1.
         task: Gives the bins.
         seed: The same seed gives the same split.
@@ -69,7 +69,7 @@ def split_samples(
 def _need(
     counts: Mapping[int, int], have: Mapping[int, int], totals: Mapping[int, int], fraction: float
 ) -> float:
-    """Return how much of its wanted share a part still lacks, averaged over a group's bins."""
+    """Return the share of its target that a part still lacks, averaged over a group's bins."""
     return sum(n * (1 - have.get(b, 0) / (fraction * totals[b])) for b, n in counts.items())
 
 

@@ -6,9 +6,9 @@ Two stages on the same labelled images, of which training has seen none:
 2. Split-conformal factors of |label - value| / scale; see `numclip_runtime.calibration`.
 
 The factors promise their coverage for images drawn like the calibration images, whatever the model.
-Strictly, that asks for images that nothing else was chosen by; here the temperature (1 number),
-the floor (1 of 5) and the epoch were. Simulated, floor and temperature together cost less than 1 %
-of coverage at 480 images and 1.4 % at 40.
+Strictly, that requires images that selected nothing else; here they also selected the temperature
+(1 number), the floor (1 of 5) and the epoch. Simulated, floor and temperature together cost less
+than 1 % of coverage at 480 images and 1.4 % at 40.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COVERAGES = (0.5, 0.8, 0.9, 0.95)
 # Searched between; below 0.1, bin_probs would show the float32 rounding of the logits.
 TEMPERATURES = (0.1, 100.0)
 # Floors of the scale, in mean absolute errors. Small: the interval follows the bins' spread. The
-# largest: nearly one width for all, the better choice where the bins know nothing of the error.
+# largest: nearly one width for all, better where the bins do not predict the error.
 FLOORS = (0.25, 0.5, 1.0, 2.0, 16.0)
 
 
@@ -75,7 +75,7 @@ def calibrate_on(
 ) -> tuple[Checkpoint, str | None]:
     """Make the images of `val` the checkpoint's validation data, and calibrate on them.
 
-    Its metrics, which are those of other images then, if of any, are left out.
+    Its metrics, which are of other images, are dropped.
 
     Args:
         checkpoint: Checkpoint that was not trained here.
@@ -91,7 +91,7 @@ def calibrate_on(
     """
     if val is None:
         if root is not None:
-            raise UsageError("--root says where the image paths of --val start; give --val.")
+            raise UsageError("--root is where the image paths of --val start; give --val.")
         return checkpoint, None
     samples = read_samples(val, checkpoint.task, root)
     place = None if root is None else str(root)
@@ -143,7 +143,7 @@ def fit_temperature(logits: Array, bins: npt.NDArray[np.integer]) -> float:
     """Return the temperature that makes the true bins most likely.
 
     One image of unknown bin is added, as in Laplace's rule: without it, bins that are all right
-    would ask for a temperature of 0.
+    would yield a temperature of 0.
 
     Args:
         logits: (N, K).
@@ -177,7 +177,8 @@ def choose_floor(values: Array, bin_probs: Array, labels: Array, task: Task) -> 
     """Return the floor of the scale, label units, whose 90 % intervals have the best score.
 
     The interval score (Gneiting and Raftery, 2007, section 6.2) is the mean width plus 2 / (1 - c)
-    times the distance of each label that lies outside; it rewards narrow and honest alike.
+    times the distance of each label that lies outside; it rewards both narrow intervals and
+    coverage.
     """
     error = max(float(np.abs(labels - values).mean()), 1e-6 * task.label_range)
 

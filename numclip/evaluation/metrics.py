@@ -1,6 +1,6 @@
-"""How good predictions are: errors, bins, probabilities and intervals, over all and in each bin.
+"""Metrics of predictions: errors, bins, probabilities and intervals, over all and in each bin.
 
-Everything is a plain number, list or dict, so that it goes to JSON as it is. Numbers are in label
+Everything is a plain number, list or dict, ready for JSON. Numbers are in label
 units, shares between 0 and 1.
 """
 
@@ -15,11 +15,11 @@ from numclip.evaluation.predictions import Predictions, log_softmax
 from numclip_runtime.calibration import DEFAULT_COVERAGE, Array, bin_centres
 
 RELIABILITY_BINS = 10  # of equal width, over the probability of the chosen bin
-SMALLEST_PROB = 1e-38  # float32's; a probability that has become 0 counts as this
+SMALLEST_PROB = 1e-38  # float32's; a probability that underflowed to 0 counts as this
 
 
 def evaluate_predictions(found: Predictions) -> dict[str, Any]:
-    """Return all metrics of labelled predictions, nested by what they judge."""
+    """Return all metrics of labelled predictions, grouped as in metrics.json."""
     return {
         "images": len(found.labels),
         "value": value_metrics(found),
@@ -84,7 +84,7 @@ def bin_metrics(found: Predictions) -> dict[str, float]:
 
 
 def probability_metrics(found: Predictions) -> dict[str, Any]:
-    """Return how honest the bin probabilities are, before and after the temperature.
+    """Return the calibration of the bin probabilities, before and after the temperature.
 
     nll is the mean negative log-likelihood of the true bin, nats; ece the expected calibration
     error: the mean distance of accuracy and confidence over `reliability`'s rows, weighted by n.

@@ -1,6 +1,6 @@
 """Predictions on labelled images, by a checkpoint (torch) or an exported file (no torch).
 
-Both kinds give the same `Predictions`, so that one set of metrics judges them.
+Both kinds give the same `Predictions`, so that one set of metrics serves both.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Predictions:
     calibration: Calibration | None  # already applied to bin_probs
     labels: Array  # (N,) true numbers, label units
     values: Array  # (N,) predicted numbers, label units
-    bin_probs: Array  # (N, K), as the model delivers them
+    bin_probs: Array  # (N, K), calibrated
 
     @property
     def bins(self) -> npt.NDArray[np.int64]:
@@ -51,13 +51,13 @@ class Predictions:
         """Return the (N, 2) intervals of a fitted coverage, label units."""
         assert self.calibration is not None
         ends = self.calibration.intervals(self.values, self.bin_probs, self.task, coverage)
-        assert ends is not None, "ask for one of calibration.coverages"
+        assert ends is not None, "coverage must be one of calibration.coverages"
         return ends
 
 
 @dataclass(frozen=True)
 class EvaluationSource:
-    """A model file and the labelled images to judge it on.
+    """A model file and the labelled images to evaluate it on.
 
     Raises:
         UsageError: unless exactly one of `ckpt` and `model` is given.
@@ -75,7 +75,7 @@ class EvaluationSource:
         if (self.ckpt is None) == (self.model is None):
             raise UsageError("give either --ckpt (a checkpoint) or --model (an exported model).")
         if self.fast_decode and self.model is None:
-            raise UsageError("--fast-decode is about exported models; give one with --model.")
+            raise UsageError("--fast-decode applies to exported models; give one with --model.")
 
     @property
     def file(self) -> Path:
@@ -116,7 +116,7 @@ def raw_outputs(
     batch_size: int = 64,
     workers: int = 0,
 ) -> tuple[Array, Array]:
-    """Run a model of torch, where it lies; leaves it in eval mode.
+    """Run a torch model on its device; leaves it in eval mode.
 
     Args:
         model: On any device.
@@ -168,8 +168,8 @@ def predictions_of_model(
     """Run an exported model as `numclip-run` does.
 
     Raises:
-        ImageError: at the first image that cannot be read: metrics of the rest would not be those
-            of the data.
+        ImageError: at the first image that cannot be read, because metrics of the others would
+            not describe the data.
     """
     values, bin_probs = [], []
     paths = [sample.path for sample in samples]

@@ -22,12 +22,13 @@ from numclip.weights.clip import read_clip_weights, with_text_prefix
 from numclip_runtime import ModelError, UsageError
 
 HEAD_WIDTH = 64  # of attention, in every CLIP that OpenAI released; not in the shapes
-RELATED = 0.9  # cosine; every recipe freezes the text tower (1.0), and 1e-5 steps move it little
+# Cosine. Published configurations freeze the text tower (1.0), and steps of 1e-5 move it little.
+RELATED = 0.9
 BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.")
 
 
 class Shapes:
-    """The shapes under one prefix of a state dict; asks for them by key.
+    """The shapes under one prefix of a state dict, by key.
 
     Args:
         state: State dict.
@@ -49,7 +50,7 @@ class Shapes:
         tensor = self._state.get(self._prefix + key)
         if tensor is None:
             raise ModelError(
-                f"{self.path}: lacks {self._prefix}{key}, which says what architecture this is."
+                f"{self.path}: lacks {self._prefix}{key}, which determines the architecture."
             )
         if tensor.ndim != dims or 0 in tensor.shape:
             raise ModelError(
@@ -79,10 +80,10 @@ def config_from_shapes(image: Shapes, text: Shapes, *, quick_gelu: bool) -> Clip
     Args:
         image: Keys as in open_clip's `visual`: a ViT, or a CLIP ResNet.
         text: Keys as in open_clip's text tower.
-        quick_gelu: Activation, which no shape tells.
+        quick_gelu: Activation, which shapes do not reveal.
 
     Raises:
-        ModelError: if a tensor is missing that tells, or the image tower is of neither kind.
+        ModelError: if a tensor that determines it is missing, or the image tower is another.
     """
     length, width = text.of("positional_embedding", 2)
     _, embed_dim = text.of("text_projection", 2)
@@ -146,8 +147,8 @@ def template_from_base(base: str, config: ClipConfig, positions: Tensor, path: P
     Args:
         base: open_clip tag, or path of a CLIP weights file.
         config: Architecture of the trained model.
-        positions: The trained model's text position embeddings (L, Wt), to tell whether `base` is
-            what it was trained from.
+        positions: The trained model's text position embeddings (L, Wt), to check that training
+            started from `base`.
         path: The trained model's file, named in errors.
 
     Returns:

@@ -1,8 +1,8 @@
 """Trained models of the authors' code (NumCLIP, OrdinalCLIP, CoOp) as numclip checkpoints.
 
-Their Lightning files hold weights only. The rest is the user's to say (the task with its phrases,
-the base CLIP weights, how rank prompts are interpolated) or fixed: image statistics are ImageNet's,
-and the phrase follows the context (their position "tail"; no weight tells "front" or "middle").
+Their Lightning files hold weights only. The user supplies the task with its phrases, the base CLIP
+weights, and how rank prompts are interpolated. The rest is fixed: image statistics are ImageNet's,
+and the phrase follows the context (position "tail"; weights do not reveal "front" or "middle").
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def released_checkpoint(
         quick_gelu: Activation, which is in no file. OpenAI's weights and all that were trained
             from them have QuickGELU.
         label_offset: Label in files = model's number + offset. None: the task's own; where that
-            is 0, NumCLIP's models get the 1 that their code takes away.
+            is 0, NumCLIP's models get the 1 that their code subtracts.
         prompt: Whether each bin has words of its own or is interpolated from base ranks; None: see
             `prompts_of`.
-        rank_interpolation: Of prompt "rank", which it implies; no file tells. None: "linear".
+        rank_interpolation: Of prompt "rank", which it implies; in no file. None: "linear".
 
     Raises:
-        ModelError: if the file is of no known kind, or does not fit together.
+        ModelError: if the file is of no known kind, or its parts do not fit together.
         UsageError: if the task or the base weights are not those of the file.
     """
     kind, state = own_names(state_of(content, path), path)
@@ -99,7 +99,7 @@ def released_checkpoint(
     state["prompt_learner.template"] = template
     form = replace(model_config(shapes, kind, config), prompts=prompts)
     model = NumClip(form, with_labels(task, kind, label_offset))
-    check_fit(model.state_dict(), state, path, "the architecture that its shapes tell")
+    check_fit(model.state_dict(), state, path, "the architecture of its shapes")
     if prompts.kind == "plain":  # base ranks have no padding: all their slots are learned and read
         check_padding(state[RANKS], template[-1], task, path)
     model.load_state_dict(state)
@@ -107,14 +107,14 @@ def released_checkpoint(
 
 
 def own_names(state: Mapping[str, Tensor], path: Path) -> tuple[Kind, dict[str, Tensor]]:
-    """Tell what wrote a state dict, and name its live weights as `NumClip` does.
+    """Return which code wrote a state dict, and its live weights named as in `NumClip`.
 
     Args:
         state: As in the file, any prefix included.
         path: File named in errors.
 
     Raises:
-        ModelError: if it is nothing that can be converted; says what it is instead.
+        ModelError: if it cannot be converted; names what it is.
     """
     state = without_prefix(state, _ROOTS)
     if any(key.startswith("image_encoder.features.") for key in state):
@@ -174,14 +174,14 @@ def prompts_of(
     prompt: PromptKind | None,
     interpolation: RankInterpolation | None,
 ) -> PromptConfig:
-    """Return how the file's prompts are made, from what its shapes and the user say.
+    """Return how the file's prompts are made, from its shapes and the user's options.
 
-    NumCLIP's regressor tells the number of bins, so fewer ranks than bins are base ranks. Nothing
-    in OrdinalCLIP's files does: fewer ranks may as well mean that the task is another, and the user
-    must say "rank". As many ranks as bins are words of the bins' own, unless the user says "rank".
+    NumCLIP's regressor has the number of bins, so fewer ranks than bins are base ranks. Nothing in
+    OrdinalCLIP's files has it: fewer ranks may mean a wrong task, so the user must give "rank". As
+    many ranks as bins are words of the bins' own, unless the user gives "rank".
 
     Raises:
-        UsageError: if the task is another, or what the user says does not fit the file.
+        UsageError: if the task is another, or an option does not fit the file.
     """
     path, bins = shapes.path, task.num_bins
     ranks, tokens, _ = shapes.of(RANKS, 3)
@@ -194,7 +194,7 @@ def prompts_of(
     if prompt is None and (interpolation or (its_bins and ranks != bins)):
         prompt = "rank"
     if prompt == "plain" and interpolation:
-        raise UsageError("--rank-interpolation is of --prompt rank; leave one of the two out.")
+        raise UsageError("--rank-interpolation belongs to --prompt rank; leave out one of the two.")
     if prompt == "rank" and ranks <= bins:
         return PromptConfig(
             "rank",

@@ -1,4 +1,4 @@
-"""The CLIP backbone, from open_clip: a named architecture or one's own configuration."""
+"""The CLIP backbone, from open_clip: a named architecture or a configuration file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import open_clip  # noqa: E402
 __all__ = ["build_clip", "clip_config", "load_backbone", "open_clip", "pretrained_clip"]
 
 VOCABULARY = 49408  # CLIP's byte-pair vocabulary
-READOUTS = ("argmax", "first", "last")  # positions; argmax is that of EOT, the largest id
+POOLING = ("argmax", "first", "last")  # positions; argmax is that of EOT, the largest id
 
 
 def clip_config(name_or_path: str) -> ClipConfig:
@@ -83,14 +83,14 @@ def _check_text_tower(config: ClipConfig) -> None:
         name = f"the tokenizer {tokenizer}" if tokenizer else "another tokenizer"
         raise UsageError(
             f"backbones whose text tower has another tokenizer are not supported: this one has "
-            f"{name} with {vocabulary} tokens, while prompts are written with CLIP's byte-pair "
-            f"vocabulary of {VOCABULARY}; choose a backbone such as ViT-B-16."
+            f"{name} with {vocabulary} tokens, while prompts use CLIP's byte-pair vocabulary of "
+            f"{VOCABULARY}; choose a backbone such as ViT-B-16."
         )
-    readout = text.get("pool_type", "argmax")
-    if readout not in READOUTS or text.get("embed_cls") or text.get("use_pad_mask"):
+    pooling = text.get("pool_type", "argmax")
+    if pooling not in POOLING or text.get("embed_cls") or text.get("use_pad_mask"):
         raise UsageError(
-            "backbones whose text tower has a class token, a padding mask or another read-out than "
-            f"{', '.join(READOUTS)} are not supported (this one's pool_type is {readout!r})."
+            "backbones whose text tower has a class token, a padding mask or another pooling than "
+            f"{', '.join(POOLING)} are not supported (pool_type is {pooling!r})."
         )
 
 
@@ -118,8 +118,8 @@ def pretrained_clip(
         name: Architecture ("ViT-B-16") or configuration file (.json).
         pretrained: open_clip tag ("openai", "laion2b_s34b_b88k") or path of a local weights file:
             open_clip's .pt, .bin or .safetensors, or OpenAI's .pt. It is read as data, not run.
-        quick_gelu: Activation of the weights; it is not in any file. None: what open_clip knows of
-            the tag, or the configuration's own for a local file.
+        quick_gelu: Activation of the weights; no file contains it. None: open_clip's record of the
+            tag, or the configuration's own for a local file.
 
     Returns:
         The model, and the configuration that rebuilds it.
@@ -158,8 +158,7 @@ def weights_file(name: str, pretrained: str) -> Path:
     if not file:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise UsageError(
-            f"{pretrained!r} is neither a file nor a tag that open_clip knows for {name} "
-            f"(tags: {tags})."
+            f"{pretrained!r} is neither a file nor a tag of open_clip for {name} (tags: {tags})."
         )
     return Path(file)
 
@@ -177,7 +176,7 @@ def load_clip_weights(model: nn.Module, file: Path) -> None:
     own = model.state_dict()
     if "logit_scale" in state and state["logit_scale"].numel() == own["logit_scale"].numel():
         state["logit_scale"] = state["logit_scale"].reshape(own["logit_scale"].shape)
-    with contextlib.suppress(RuntimeError, ValueError, IndexError):  # named below, if so odd
+    with contextlib.suppress(RuntimeError, ValueError, IndexError):  # check_fit names the keys
         open_clip.model.resize_pos_embed(state, model)
     check_fit(own, state, file, "this architecture")
     model.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""What rebuilds a model, weights aside: its architecture and prompts; needs no torch."""
+"""The configuration that rebuilds a model, weights aside; needs no torch."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ class PromptConfig:
         if self.base_phrases and self.random_rank_tokens:
             raise UsageError(
                 "prompt: base ranks start either from base_phrases or from random_rank_tokens; "
-                "give one of the two."
+                "give one of them."
             )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PromptConfig:
-        """Build from plain data, as `dataclasses.asdict` or JSON gives it.
+        """Build from plain data, as from `dataclasses.asdict` or JSON.
 
         Raises:
-            UsageError: if a field is unknown, or has a value that it cannot have.
+            UsageError: if a field is unknown, or a value is invalid.
         """
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(data) - set(known)):
@@ -82,7 +82,7 @@ RANK = PromptConfig(kind="rank")  # OrdinalCLIP: 3 base ranks of 1 random word e
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What rebuilds the model, weights aside."""
+    """Everything that rebuilds the model except its weights."""
 
     clip: ClipConfig  # open_clip configuration, quick_gelu explicit
     adapter_ratio: float = 0.8  # share of the adapter's branch; 0 bypasses the adapter
@@ -93,10 +93,10 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
-        """Build from plain data, as `dataclasses.asdict` gives it; newer fields may be missing.
+        """Build from plain data, as from `dataclasses.asdict`; newer fields may be missing.
 
         Raises:
-            UsageError: if a prompt field is unknown or has a value that it cannot have.
+            UsageError: if a prompt field is unknown or a value is invalid.
             TypeError: if another field is unknown.
         """
         return cls(**{**data, "prompts": PromptConfig.from_dict(data.get("prompts", {}))})

@@ -18,7 +18,7 @@ MIN_DIVISOR = 1e-3  # tanh saturates to -1 in float32; the released form then di
 
 
 class Output(NamedTuple):
-    """What the model computes for B images."""
+    """Outputs of the model for B images."""
 
     values: Tensor  # (B,) label units, label offset included
     bin_probs: Tensor  # (B, K)

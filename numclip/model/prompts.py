@@ -26,7 +26,7 @@ class Sentences(nn.Module):
     Args:
         context: Words of the context.
         num_tokens: Number of rank words of each of the K bins.
-        names: What the rank words say in each bin, for errors.
+        names: The rank words of each bin as text, for errors.
         token_embedding: Embedding table (V, Wt) float of the text tower.
         context_length: Text positions L.
         config: Layout and initialisation.
@@ -60,7 +60,7 @@ class Sentences(nn.Module):
             length = words.shape[1] + count + 3
             if count == 0 or length > context_length:
                 raise UsageError(
-                    f'the sentence "{shown} {name}." takes {length} tokens, the text tower '
+                    f'the sentence "{shown} {name}." has {length} tokens, the text tower '
                     f"has {context_length} positions; shorten the context or the phrase."
                 )
         # (n_ctx, Wt); rank-specific (K, n_ctx, Wt)
@@ -230,8 +230,8 @@ def interpolation_weights(
     bins, shares are proportional to 1 - d / (K - 1) ("linear"), 1 / (d + 1e-5) ("inverse") or
     exp(-d^2) ("normal").
 
-    "linear" mixes all base ranks everywhere: with more than two, a base rank is not what its own
-    bin gets (5 bins, 3 base ranks: bin 0 is 2/3, 1/3, 0). "inverse" gives base ranks back.
+    "linear" mixes all base ranks everywhere: with more than two, a base rank differs
+    from its own bin (5 bins, 3 base ranks: bin 0 is 2/3, 1/3, 0). "inverse" reproduces base ranks.
 
     Args:
         num_bins: K, at least 2.

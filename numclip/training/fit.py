@@ -53,11 +53,11 @@ class _EpochLines(pl.Callback):
 
 
 class _RunFolder(pl.Callback):
-    """Keep the best weights and all that a resume needs, once per epoch.
+    """Save the best weights, and the state for a resume, once per epoch.
 
     Args:
         folder: Run folder.
-        settings: What the run was started with; a resume with something else is refused.
+        settings: Settings of the run; a resume with others is refused.
         patience: Epochs without a better validation MAE before stopping; 0: never stop.
     """
 
@@ -69,11 +69,11 @@ class _RunFolder(pl.Callback):
         self.best_epoch = -1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resume must know."""
+        """Return the state that a resume needs."""
         return {"settings": self.settings, "best": self.best, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore the return value of `state_dict`."""
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -103,7 +103,7 @@ class _RunFolder(pl.Callback):
         if differing:
             raise UsageError(
                 f"{file}: belongs to a run with other settings ({', '.join(differing)[:300]}); "
-                "give the same ones, or start anew with --restart."
+                "give the same settings, or start anew with --restart."
             )
 
 
@@ -137,8 +137,8 @@ def fit(
         val: Validation samples, of other people, photos, places than `train`.
         preprocessing: Geometry and normalisation of the images.
         config: How to train.
-        run_dir: Where logs and what `resume` needs are kept; None keeps nothing.
-        resume: Go on from the last finished epoch in `run_dir`.
+        run_dir: Folder of logs and resume files; None keeps nothing.
+        resume: Continue from the last finished epoch in `run_dir`.
         tensorboard: Write TensorBoard logs as well.
 
     Returns:
@@ -174,12 +174,14 @@ def fit(
         with _quiet():
             try:
                 trainer.fit(module, ckpt_path=last if resume else None, weights_only=True)
-            except ImageError as error:  # a loading process sends its whole traceback
+            except ImageError as error:  # from a loading process with its whole traceback
                 raise ImageError(str(error).strip().rpartition("ImageError: ")[2]) from None
         if not run.best:
-            raise UsageError("training diverged, no epoch gave a number; lower the learning rates.")
+            raise UsageError(
+                "training diverged, no epoch has a finite MAE; lower the learning rates."
+            )
         best = torch.load(run.folder / BEST_FILE, map_location="cpu", weights_only=True)
-        trainer.strategy.barrier()  # every process has read before any file is deleted
+        trainer.strategy.barrier()  # every process reads before any file is deleted
     state = best["state_dict"]
     model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
     model.eval()
@@ -197,7 +199,7 @@ def _loggers(run_dir: Path | None, tensorboard: bool) -> list[pl.loggers.Logger]
 
 def _trainer(config: TrainConfig, run: _RunFolder, loggers: list[pl.loggers.Logger]) -> pl.Trainer:
     interactive = sys.stderr.isatty()
-    # torchrun tells how many processes run here and in all
+    # set by torchrun: the number of processes on this machine and in all
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     world = int(os.environ.get("WORLD_SIZE", "1"))
     return pl.Trainer(
@@ -207,7 +209,7 @@ def _trainer(config: TrainConfig, run: _RunFolder, loggers: list[pl.loggers.Logg
         devices=local,
         num_nodes=world // local,
         strategy="ddp" if world > 1 else "auto",
-        use_distributed_sampler=False,  # ours shards as well, and knows the epoch
+        use_distributed_sampler=False,  # EpochSampler shards by itself
         logger=loggers or False,
         callbacks=[run] if interactive else [run, _EpochLines()],
         enable_checkpointing=False,
@@ -221,7 +223,7 @@ def _trainer(config: TrainConfig, run: _RunFolder, loggers: list[pl.loggers.Logg
 def _quiet() -> Iterator[None]:
     """Silence Lightning's advice; its errors and other warnings stay."""
     with warnings.catch_warnings():
-        # The number of loading processes is the caller's choice, and logs are per epoch.
+        # The caller chose the number of loading processes, and logs are per epoch.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*number of training batches.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a newer torch

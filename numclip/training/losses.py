@@ -1,7 +1,7 @@
 """Losses of NumCLIP: cross-modal ranking (FCRC) both ways, and the plain losses they refine.
 
-A negative pair of image and text weighs by the distance between its bins. What that means is a
-choice, `mode`:
+A negative pair of image and text weighs by the distance between its bins, in one of three ways,
+`mode`:
 
 - "released": the weight multiplies the *logit*, as in the released code. With a negative logit the
   effect is reversed: the farther the pair, the *less* it costs.
@@ -91,7 +91,7 @@ def plain_image_to_text(logits: Tensor, labels: Tensor) -> Tensor:
 def plain_text_to_image(logits: Tensor, labels: Tensor) -> Tensor:
     """Choose the images of each text among the batch's: KL divergence from a sharp target.
 
-    The target of a bin is softmax(10 * one-hot) over the batch; bins without an image count not.
+    The target of a bin is softmax(10 * one-hot) over the batch; bins without an image do not count.
 
     Args:
         logits: (B, K) float.
@@ -116,7 +116,7 @@ def fcrc_image_to_text(logits: Tensor, labels: Tensor, mode: LossMode = "release
     Args:
         logits: (B, K) float.
         labels: (B,) int64 bin indices in [0, K).
-        mode: What a weight does, see the module.
+        mode: How a weight acts, see the module.
 
     Returns:
         Scalar, mean over the batch.
@@ -140,7 +140,7 @@ def fcrc_text_to_image(
     Args:
         logits: (B, K) float.
         labels: (B,) int64 bin indices in [0, K).
-        mode: What a weight does, see the module.
+        mode: How a weight acts, see the module.
         norm: Scale of the weights, see `text_to_image_weights`; None: "released" in the released
             mode, "num_negatives" in the corrected one.
 

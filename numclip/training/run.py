@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What to train, on which data, and where to write it."""
+    """The model to train, its data, and the output."""
 
     task: Task
     data: DataConfig

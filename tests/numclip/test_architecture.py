@@ -174,5 +174,7 @@ def test_architecture_is_told_by_shapes(name: str) -> None:
 
 
 def test_shapes_name_the_file() -> None:
-    with pytest.raises(ModelError, match=r"^a\.ckpt: lacks x\.y, which says what architecture"):
+    with pytest.raises(
+        ModelError, match=r"^a\.ckpt: lacks x\.y, which determines the architecture"
+    ):
         Shapes({}, "x.", Path("a.ckpt")).of("y", 2)

@@ -105,5 +105,5 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         pretrained_clip(name, str(weights))
     with pytest.raises(UsageError, match=r"'opneai' is neither a file nor a tag .*tags: none"):
         pretrained_clip(name, "opneai")
-    with pytest.raises(UsageError, match=r"tag that open_clip knows for RN50 \(tags: openai, "):
+    with pytest.raises(UsageError, match=r"tag of open_clip for RN50 \(tags: openai, "):
         pretrained_clip("RN50", "opneai")

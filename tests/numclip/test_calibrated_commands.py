@@ -123,7 +123,7 @@ def test_rewriting_keeps_what_was_calibrated(folder: Path) -> None:
         ("--val far.csv", "far.csv line 2: the label 300 is outside the task's range"),
         ("--val broken.csv", "broken.png: not an image that Pillow can read"),
         ("--val val.csv --root nowhere", f"{COUNT} of {COUNT} images do not exist"),
-        ("--root .", "--root says where the image paths of --val start; give --val"),
+        ("--root .", "--root is where the image paths of --val start; give --val"),
     ],
 )
 @pytest.mark.parametrize("name", ["zeroshot", "convert"])

@@ -206,7 +206,7 @@ def wrong_uses(home: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]
         ),
         "fast checkpoint": (
             ["--ckpt", home / "checkpoint.pt", *data, "--fast-decode"],
-            "--fast-decode is about exported models; give one with --model.",
+            "--fast-decode applies to exported models; give one with --model.",
         ),
         "no such data": (
             [*model, "--data", tmp_path / "gone.csv"],

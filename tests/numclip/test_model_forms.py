@@ -124,7 +124,7 @@ def test_text_tower_without_projection() -> None:
     ("name", "reason"),
     [
         ("ViT-B-16-SigLIP", "has the tokenizer timm/ViT-B-16-SigLIP with 32000 tokens, while"),
-        ("ViT-B-16-SigLIP2", "with 256000 tokens, while prompts are written with CLIP's byte-pair"),
+        ("ViT-B-16-SigLIP2", "with 256000 tokens, while prompts use CLIP's byte-pair"),
         ("ViT-H-14-CLIPA", "the tokenizer bert-base-uncased with 32000 tokens"),
     ],
 )
@@ -135,7 +135,7 @@ def test_other_tokenizer_is_named(name: str, reason: str) -> None:
 
 @pytest.mark.parametrize("change", [{"pool_type": "eos"}, {"embed_cls": True}])
 def test_other_readout_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="another read-out than argmax, first, last are not supp"):
+    with pytest.raises(UsageError, match="another pooling than argmax, first, last are not supp"):
         build_clip(TOWERS["vit"] | {"text_cfg": TEXT | change})
 
 

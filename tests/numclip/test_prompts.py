@@ -68,8 +68,8 @@ def test_longest_sentence() -> None:
     context = " ".join(["photo"] * 72)
     assert PromptLearner(context, ["dark", "dim"], table, 77)().shape == (2, 77, 1)
     with pytest.raises(
-        UsageError, match=r'photo very dark\." takes 77 tokens, the text tower has 76.*; shorten'
+        UsageError, match=r'photo very dark\." has 77 tokens, the text tower has 76.*; shorten'
     ):
         PromptLearner(context, ["dark", "very dark"], table, 76)
-    with pytest.raises(UsageError, match="takes 78 tokens, the text tower has 77"):
+    with pytest.raises(UsageError, match="has 78 tokens, the text tower has 77"):
         NumClip(ModelConfig(PLAIN), replace(TASK, context=f"{context} photo photo"))

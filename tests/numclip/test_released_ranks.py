@@ -170,7 +170,12 @@ def test_command_to_onnx(
             "has 7 base ranks, task 'level' has 5 bins; give the task that it was trained with.",
         ),
         (7, "numclip", "", "has 7 base ranks, task 'level' has 5 bins"),
-        (5, "ordinalclip", "--prompt plain --rank-interpolation normal", "is of --prompt rank"),
+        (
+            5,
+            "ordinalclip",
+            "--prompt plain --rank-interpolation normal",
+            "belongs to --prompt",
+        ),
         (3, "ordinalclip", "--prompt rank --rank-interpolation cubic", "'cubic' is not one of"),
     ],
 )

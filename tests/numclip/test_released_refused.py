@@ -141,7 +141,11 @@ def other_base(state: State) -> None:
         ),
         (integers, ModelError, "regressor.delta.bias torch.int8 for torch.float32"),
         (narrow_ranks, ModelError, "prompt_learner.rank_embeds [5, 2, 32] for [5, 2, 64]"),
-        (drop_conv, ModelError, "lacks image_encoder.conv1.weight, which says what architecture"),
+        (
+            drop_conv,
+            ModelError,
+            "lacks image_encoder.conv1.weight, which determines",
+        ),
         (flat_conv, ModelError, "image_encoder.conv1.weight has shape [128, 3], expected 4"),
         (odd_grid, ModelError, "7 image positions are not 1 + a square number"),
         (odd_width, ModelError, "a transformer 65 wide has no whole number of 64-wide heads"),
