@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
@@ -40,18 +40,7 @@ from numclip_runtime.errors import require
 )
 @CALIBRATION_OPTIONS
 @click.version_option(__version__)
-def main(
-    source: Path,
-    output: Path,
-    task: str | None,
-    base: str | None,
-    quick_gelu: bool,
-    label_offset: float | None,
-    prompt: PromptKind | None,
-    rank_interpolation: RankInterpolation | None,
-    val: Path | None,
-    root: Path | None,
-) -> None:
+def main(source: Path, output: Path, val: Path | None, root: Path | None, **given: Any) -> None:
     """Convert SOURCE, a trained model of NumCLIP, OrdinalCLIP or CoOp, to a numclip checkpoint.
 
     Or rewrite a numclip checkpoint under another suffix. Nothing in SOURCE is executed.
@@ -65,16 +54,7 @@ def main(
         from numclip.importers.conversion import convert
 
         check_output(output)
-        converted = convert(
-            source,
-            task=task,
-            base=base,
-            quick_gelu=quick_gelu,
-            label_offset=label_offset,
-            prompt=prompt,
-            rank_interpolation=rank_interpolation,
-        )
-        checkpoint, line = calibrate_on(converted, val, root)
+        checkpoint, line = calibrate_on(convert(source, **given), val, root)
         save_checkpoint(output, checkpoint)
     if line is not None:
         click.echo(line)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from numclip.data.samples import Sample, existing, number, sample_of
 from numclip_runtime import Task, UsageError
@@ -18,13 +18,24 @@ KINDS = "a CSV file (.csv), a text list (.txt), a Parquet file (.parquet) or a f
 _LINE = re.compile(r"(?P<path>\S.*?)(?P<labels>(?:\s+[-+]?[\d.]+(?:[eE][-+]?\d+)?)+)")
 
 
+class _Row(NamedTuple):
+    """One image of a table or list, not yet checked."""
+
+    where: str  # file and line, for errors
+    path: Any  # as in the file
+    labels: Sequence[object]  # one per annotator
+    group: Any = ""
+
+
 def read_samples(
     source: Path, task: Task, root: Path | None = None, *, group_column: str | None = None
 ) -> list[Sample]:
-    """Read labelled images from a file or folder of any supported kind.
+    """Read labelled images from a file or folder.
 
     Args:
-        source: See `read_csv`, `read_list`, `read_parquet` and `read_folder`.
+        source: CSV (.csv) or Parquet (.parquet, .pq) file with the columns `path` and `label`, text
+            list (.txt), or folder, see `read_folder`. Images may have labels of several annotators:
+            numbers separated by spaces, or a list in Parquet.
         task: Labels that are not of this task are refused.
         root: Folder that relative image paths start from; None: the file's own folder. A source
             that is a folder holds its images itself.
@@ -40,128 +51,78 @@ def read_samples(
     if source.is_dir():
         return read_folder(source, task)
     if suffix == ".csv":
-        return read_csv(source, task, root=root, group_column=group_column)
-    if suffix == ".txt":
-        return read_list(source, task, root=root)
-    if suffix in (".parquet", ".pq"):
-        return read_parquet(source, task, root=root, group_column=group_column)
-    reason = "not a known kind of data" if source.exists() else "no such file or folder"
-    raise UsageError(f"{source}: {reason}; give {KINDS}.")
+        rows = _csv_rows(source, group_column)
+    elif suffix == ".txt":
+        rows = _list_rows(source)
+    elif suffix in (".parquet", ".pq"):
+        rows = _parquet_rows(source, group_column)
+    else:
+        reason = "not a known kind of data" if source.exists() else "no such file or folder"
+        raise UsageError(f"{source}: {reason}; give {KINDS}.")
+    base = source.parent if root is None else root
+    samples = []
+    for where, path, labels, group in rows:
+        if not isinstance(path, str) or not path:
+            raise UsageError(f"{where}: the path is empty.")
+        if group in (None, "") and group_column is not None:
+            raise UsageError(f"{where}: the column {group_column!r} of --group-column is empty.")
+        samples.append(sample_of(base / path, labels, task, where, group=str(group)))
+    return existing(samples, source)
 
 
-def read_csv(
-    path: Path, task: Task, *, root: Path | None = None, group_column: str | None = None
-) -> list[Sample]:
-    """Read a CSV file with the columns `path` and `label`.
-
-    Args:
-        path: CSV file, UTF-8, with a header line; other columns are ignored. Labels of several
-            annotators are separated by spaces.
-        task: Labels that are not of this task are refused.
-        root: Folder that relative image paths start from; None: the CSV file's own folder.
-        group_column: Column of `Sample.group`.
-
-    Raises:
-        UsageError: naming file and line, if a column, a number or an image file is missing.
-    """
-    base = path.parent if root is None else root
+def _csv_rows(path: Path, group_column: str | None) -> Iterator[_Row]:
+    """Yield the rows of a UTF-8 file with a header line; other columns are ignored."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
-            _require_columns(path, rows.fieldnames or (), group_column)
-            samples = [
-                _sample(
-                    row,
-                    (row["label"] or "").split(),
-                    base,
-                    task,
-                    f"{path} line {rows.line_num}",
-                    group_column,
-                )
-                for row in rows
-            ]
+            _columns(path, rows.fieldnames or (), group_column)
+            for row in rows:
+                labels = (row["label"] or "").split()
+                group = row[group_column] if group_column else ""
+                yield _Row(f"{path} line {rows.line_num}", row["path"], labels, group)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot read this CSV file ({error}).") from None
-    return existing(samples, path)
 
 
-def read_parquet(
-    path: Path, task: Task, *, root: Path | None = None, group_column: str | None = None
-) -> list[Sample]:
-    """Read a Parquet file with the columns `path` (text) and `label` (a number, or a list of them).
-
-    Args:
-        path: Parquet file; other columns are not read.
-        task: Labels that are not of this task are refused.
-        root: Folder that relative image paths start from; None: the file's own folder.
-        group_column: Column of `Sample.group`.
-
-    Raises:
-        UsageError: naming file and row, if a column, a number or an image file is missing.
-        MissingDependencyError: if pyarrow is not installed.
-    """
+def _parquet_rows(path: Path, group_column: str | None) -> Iterator[_Row]:
+    """Yield the rows of a file whose labels are numbers or lists; other columns are not read."""
     require("parquet", "pyarrow")
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            _require_columns(path, file.schema_arrow.names, group_column)
-            columns = ["path", "label", *([group_column] if group_column else [])]
-            rows = file.read(columns=columns).to_pylist()
+            needed = _columns(path, file.schema_arrow.names, group_column)
+            rows = file.read(columns=needed).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise UsageError(f"{path}: cannot read this Parquet file ({error}).") from None
-    base = path.parent if root is None else root
-    samples = []
     for index, row in enumerate(rows, 1):
         labels = row["label"] if isinstance(row["label"], list) else [row["label"]]
-        samples.append(_sample(row, labels, base, task, f"{path} row {index}", group_column))
-    return existing(samples, path)
+        group = row[group_column] if group_column else ""
+        yield _Row(f"{path} row {index}", row["path"], labels, group)
 
 
-def _require_columns(path: Path, found: Sequence[str], group_column: str | None) -> None:
+def _columns(path: Path, found: Sequence[str], group_column: str | None) -> list[str]:
+    """Return the columns to read.
+
+    Raises:
+        UsageError: if one of them is missing.
+    """
     needed = ["path", "label", *([group_column] if group_column else [])]
     if missing := sorted(set(needed) - set(found)):
         raise UsageError(
             f"{path}: lacks the column(s) {missing}; it must name 'path' and 'label', and the one "
             f"of --group-column where that is given (found {list(found)})."
         )
+    return needed
 
 
-def _sample(
-    row: Mapping[str, Any],
-    labels: Sequence[object],
-    base: Path,
-    task: Task,
-    where: str,
-    group_column: str | None,
-) -> Sample:
-    if not isinstance(row["path"], str) or not row["path"]:
-        raise UsageError(f"{where}: the path is empty.")
-    group = "" if group_column is None else row[group_column]
-    if group_column is not None and group in (None, ""):
-        raise UsageError(f"{where}: the column {group_column!r} of --group-column is empty.")
-    return sample_of(base / row["path"], labels, task, where, group=str(group))
-
-
-def read_list(path: Path, task: Task, *, root: Path | None = None) -> list[Sample]:
-    """Read a text file of lines `relative/path label [label ...]`, one image each.
-
-    Args:
-        path: Text file, UTF-8, no header; empty lines are skipped. Several labels are those of
-            several annotators, see `Sample`.
-        task: Labels that are not of this task are refused.
-        root: Folder that relative image paths start from; None: the list's own folder.
-
-    Raises:
-        UsageError: naming file and line, if a line is malformed or an image file is missing.
-    """
+def _list_rows(path: Path) -> Iterator[_Row]:
+    """Yield the lines `relative/path label [label ...]` of a UTF-8 file, except empty ones."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot read this list ({error}).") from None
-    base = path.parent if root is None else root
-    samples = []
     for index, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -169,8 +130,7 @@ def read_list(path: Path, task: Task, *, root: Path | None = None) -> list[Sampl
         match = _LINE.fullmatch(line.strip())
         if match is None:
             raise UsageError(f"{where}: expected 'path label [label ...]', got {line[:80]!r}.")
-        samples.append(sample_of(base / match["path"], match["labels"].split(), task, where))
-    return existing(samples, path)
+        yield _Row(where, match["path"], match["labels"].split())
 
 
 def read_folder(folder: Path, task: Task) -> list[Sample]:

@@ -84,7 +84,7 @@ def _label(text: object, task: Task, where: str) -> float:
 
 
 def write_csv(path: Path, samples: Iterable[Sample]) -> None:
-    """Write samples as a CSV file that `read_csv` reads from anywhere: paths become absolute."""
+    """Write samples as a CSV file for `read_samples`; its paths are absolute."""
     with atomic_text(path) as file:
         rows = csv.writer(file)
         rows.writerow(("path", "label", "group"))

@@ -58,13 +58,7 @@ def calibrate(
         UsageError: if the model's outputs are not finite.
     """
     task = checkpoint.task
-    values, logits = raw_outputs(
-        checkpoint.model,
-        samples,
-        checkpoint.preprocessing,
-        batch_size=batch_size,
-        workers=workers,
-    )
+    values, logits = raw_outputs(checkpoint, samples, batch_size=batch_size, workers=workers)
     calibration = fit_calibration(values, logits, labels_of(samples), task)
     line = describe_calibration(calibration, values, logits, task)
     return replace(checkpoint, calibration=calibration), line

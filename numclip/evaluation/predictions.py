@@ -19,7 +19,6 @@ from numclip_runtime import (
     Calibration,
     ImageError,
     Predictor,
-    Preprocessing,
     Task,
     UsageError,
     load,
@@ -29,7 +28,6 @@ from numclip_runtime.errors import require
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint
-    from numclip.model.numclip import NumClip
 
 
 @dataclass(frozen=True)
@@ -109,19 +107,13 @@ class EvaluationSource:
 
 
 def raw_outputs(
-    model: NumClip,
-    samples: Sequence[Sample],
-    preprocessing: Preprocessing,
-    *,
-    batch_size: int = 64,
-    workers: int = 0,
+    checkpoint: Checkpoint, samples: Sequence[Sample], *, batch_size: int = 64, workers: int = 0
 ) -> tuple[Array, Array]:
-    """Run a torch model on its device; leaves it in eval mode.
+    """Run a checkpoint with torch, on its device; leaves it in eval mode.
 
     Args:
-        model: On any device.
+        checkpoint: Model to run.
         samples: Images to read.
-        preprocessing: Of the evaluation, without random parts.
         batch_size: Images per run.
         workers: Processes that load images.
 
@@ -133,9 +125,10 @@ def raw_outputs(
 
     from numclip.data.dataset import ImageDataset, evaluation_transform
 
-    data = ImageDataset(samples, model.task, evaluation_transform(preprocessing))
+    model = checkpoint.model.eval()
+    transform = evaluation_transform(checkpoint.preprocessing)
+    data = ImageDataset(samples, checkpoint.task, transform)
     values, logits = [], []
-    model.eval()
     with torch.inference_mode():
         text_features = model.text_features()
         for images, _, _ in DataLoader(data, batch_size, num_workers=workers):
@@ -149,13 +142,7 @@ def predictions_of_checkpoint(
     checkpoint: Checkpoint, samples: Sequence[Sample], *, batch_size: int = 64, workers: int = 0
 ) -> Predictions:
     """Run a checkpoint with torch; see `raw_outputs`."""
-    values, logits = raw_outputs(
-        checkpoint.model,
-        samples,
-        checkpoint.preprocessing,
-        batch_size=batch_size,
-        workers=workers,
-    )
+    values, logits = raw_outputs(checkpoint, samples, batch_size=batch_size, workers=workers)
     bin_probs = np.exp(log_softmax(logits / checkpoint.temperature))
     return Predictions(
         checkpoint.task, checkpoint.calibration, labels_of(samples), values, bin_probs

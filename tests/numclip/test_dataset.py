@@ -17,7 +17,7 @@ from numclip.data.dataset import (
     evaluation_transform,
     training_transform,
 )
-from numclip.data.readers import read_csv
+from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
 from numclip.model.preprocessing import STATISTICS
 from numclip_runtime import ImageError, Preprocessing, UsageError
@@ -44,17 +44,17 @@ def csv_of(folder: Path, content: str | bytes) -> Path:
 def test_good_file(folder: Path) -> None:
     content = "\ufeffwho,label,path\nx, 3.5,a.png\n\ny,30,a.png\n"  # as Excel writes it
     expected = [Sample(folder / "a.png", 3.5), Sample(folder / "a.png", 30.0)]
-    assert read_csv(csv_of(folder, content), TASK) == expected
+    assert read_samples(csv_of(folder, content), TASK) == expected
 
 
 def test_root(folder: Path) -> None:
     (folder / "lists").mkdir()
     path = csv_of(folder / "lists", "path,label\na.png,1\n")
-    assert read_csv(path, TASK, root=folder) == [Sample(folder / "a.png", 1.0)]
+    assert read_samples(path, TASK, root=folder) == [Sample(folder / "a.png", 1.0)]
     with pytest.raises(UsageError, match="1 of 1 images do not exist"):
-        read_csv(path, TASK)
+        read_samples(path, TASK)
     path = csv_of(folder / "lists", f"path,label\n{folder / 'a.png'},1\n")  # absolute
-    assert read_csv(path, TASK) == [Sample(folder / "a.png", 1.0)]
+    assert read_samples(path, TASK) == [Sample(folder / "a.png", 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -80,24 +80,25 @@ def test_root(folder: Path) -> None:
 )
 def test_bad_file(folder: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(UsageError, match=rf"labels\.csv:? .*{message}"):
-        read_csv(csv_of(folder, content), TASK)
+        read_samples(csv_of(folder, content), TASK)
 
 
 def test_no_file(tmp_path: Path) -> None:
-    for path in (tmp_path / "gone.csv", tmp_path):
-        with pytest.raises(UsageError, match=r"cannot read this CSV file"):
-            read_csv(path, TASK)
+    with pytest.raises(UsageError, match=r"cannot read this CSV file"):
+        read_samples(tmp_path / "gone.csv", TASK)
+    with pytest.raises(UsageError, match=r"holds no images; name the subfolders"):
+        read_samples(tmp_path, TASK)
 
 
 def test_range_in_the_message_is_that_of_the_labels(folder: Path) -> None:
     task = replace(TASK, label_offset=100)
     with pytest.raises(UsageError, match="the label 30 is outside the task's range 100 to 130"):
-        read_csv(csv_of(folder, "path,label\na.png,30\n"), task)
+        read_samples(csv_of(folder, "path,label\na.png,30\n"), task)
 
 
 def test_dataset(tmp_path: Path) -> None:
     samples = write_photos(tmp_path, "train", 4)
-    assert read_csv(tmp_path / "train.csv", TASK) == samples
+    assert read_samples(tmp_path / "train.csv", TASK) == samples
     data = ImageDataset(samples, TASK, evaluation_transform(SPEC))
     assert len(data) == 4
     image, label, bin_index = data[2]
