@@ -1,4 +1,4 @@
-"""`numclip-eval`: judge a checkpoint or an exported model on labelled images."""
+"""`numclip-eval`: evaluate a checkpoint or an exported model on labelled images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OPTIONS = add(
 def main(output: Path | None, plot: bool, **given: Any) -> None:
     """Measure errors, right bins, calibration of the probabilities and coverage of the intervals.
 
-    Take images that neither training nor validation has seen. Exit codes: 0 measured, 2 wrong use
+    Use images that neither training nor validation has seen. Exit codes: 0 measured, 2 wrong use
     or bad data.
     """
     with exit_on_error():

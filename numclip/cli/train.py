@@ -12,6 +12,7 @@ from numclip.cli.options import (
     DATA_OPTIONS,
     NUMBER,
     PROMPT_OPTIONS,
+    QUICK_GELU_OPTION,
     RATE,
     TASK_OPTIONS,
     add,
@@ -35,9 +36,7 @@ MODEL_OPTIONS = add(
         backbone="open_clip architecture or config (.json).",
         pretrained="open_clip tag or weights file.  [default: random weights]",
     ),
-    click.option(
-        "--quickgelu/--gelu", "quick_gelu", default=None, help="[default: the backbone's]"
-    ),
+    QUICK_GELU_OPTION,
     options_of(
         TrainOptions,
         regressor=(

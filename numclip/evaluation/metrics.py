@@ -1,7 +1,7 @@
 """Metrics of predictions: errors, bins, probabilities and intervals, over all and in each bin.
 
-Everything is a plain number, list or dict, ready for JSON. Numbers are in label
-units, shares between 0 and 1.
+Everything is a plain number, list or dict, ready for JSON. Numbers are in label units, shares
+between 0 and 1.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def per_bin(found: Predictions) -> list[dict[str, Any]]:
 
 
 def covered(ends: Array, labels: Array) -> npt.NDArray[np.bool_]:
-    """Tell for each of N labels whether it lies in its closed interval of `ends` (N, 2)."""
+    """Return whether each of N labels lies in its closed interval of `ends` (N, 2)."""
     inside: npt.NDArray[np.bool_] = (ends[:, 0] <= labels) & (labels <= ends[:, 1])
     return inside
 

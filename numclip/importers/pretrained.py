@@ -19,7 +19,7 @@ def zero_shot(
         task: Bins and phrases.
         backbone: open_clip architecture or configuration file.
         pretrained: open_clip tag or local weights file.
-        quick_gelu: Activation of the weights; None: as open_clip knows them.
+        quick_gelu: Activation of the weights; None: open_clip's record of them.
 
     Raises:
         UsageError: if the backbone or the weights are unknown or do not fit.

@@ -1,4 +1,4 @@
-"""Optimizers: what learns, how fast at each step, and RAdam as in the released training code."""
+"""Optimizer: frozen parts, learning rates, schedule, and RAdam as in the released code."""
 
 from __future__ import annotations
 
