@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numclip.evaluation.calibration import calibrate
     from numclip.evaluation.metrics import evaluate_predictions
     from numclip.evaluation.predictions import EvaluationSource, Predictions
-    from numclip.importers.conversion import convert
     from numclip.importers.pretrained import zero_shot
+    from numclip.importers.released import convert
     from numclip.model.model_config import ModelConfig, PromptConfig
     from numclip.model.numclip import NumClip
     from numclip.model.preprocessing import PreprocessingConfig
@@ -64,8 +64,8 @@ _HOMES = {
     "numclip.evaluation.calibration": ("calibrate",),
     "numclip.evaluation.metrics": ("evaluate_predictions",),
     "numclip.evaluation.predictions": ("EvaluationSource", "Predictions"),
-    "numclip.importers.conversion": ("convert",),
     "numclip.importers.pretrained": ("zero_shot",),
+    "numclip.importers.released": ("convert",),
     "numclip.model.model_config": ("ModelConfig", "PromptConfig"),
     "numclip.model.numclip": ("NumClip",),
     "numclip.model.preprocessing": ("PreprocessingConfig",),

@@ -51,7 +51,7 @@ def main(source: Path, output: Path, val: Path | None, root: Path | None, **give
         require("train", "torch", "torchvision", "open_clip", "safetensors")
         from numclip.checkpoint import check_output, save_checkpoint
         from numclip.evaluation.calibration import calibrate_on
-        from numclip.importers.conversion import convert
+        from numclip.importers.released import convert
 
         check_output(output)
         checkpoint, line = calibrate_on(convert(source, **given), val, root)

@@ -11,12 +11,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from numclip.checkpoint import Checkpoint
+from numclip.checkpoint import Checkpoint, checkpoint_from_content
 from numclip.importers.architecture import Shapes, config_from_shapes, template_from_base
 from numclip.model.model_config import (
     PLAIN,
@@ -29,7 +29,14 @@ from numclip.model.model_config import (
 from numclip.model.numclip import NumClip
 from numclip.model.preprocessing import PAPER_PREPROCESSING
 from numclip.model.text_encoder import token_ids
-from numclip.weights.reading import check_fit, state_of, without_prefix
+from numclip.tasks import load_task
+from numclip.weights.reading import (
+    check_fit,
+    is_checkpoint,
+    read_content,
+    state_of,
+    without_prefix,
+)
 from numclip_runtime import ModelError, Task, UsageError
 
 CONTEXT, RANKS = "prompt_learner.context_embeds", "prompt_learner.rank_embeds"
@@ -52,26 +59,25 @@ DEAD = re.compile(
 )
 
 
-def released_checkpoint(
-    content: Mapping[str, Any],
-    path: Path,
-    task: Task,
-    base: str,
+def convert(
+    source: Path,
     *,
+    task: str | None = None,
+    base: str | None = None,
     quick_gelu: bool = True,
     label_offset: float | None = None,
     prompt: PromptKind | None = None,
     rank_interpolation: RankInterpolation | None = None,
 ) -> Checkpoint:
-    """Make a numclip checkpoint from a trained model of NumCLIP, OrdinalCLIP or CoOp.
+    """Read a trained model of NumCLIP, OrdinalCLIP or CoOp, or a numclip checkpoint.
 
-    NumCLIP's keep their regressor. The others predict the expectation over the bins' midpoints;
-    bins of one whole label each (edges 0, 1, 2, ...) are first centred on their labels.
+    NumCLIP's models keep their regressor. The others predict the expectation over the bins'
+    midpoints; bins of one whole label each (edges 0, 1, 2, ...) are first centred on their labels.
 
     Args:
-        content: What `read_content` returned.
-        path: File it came from, named in errors.
-        task: Bins, phrases and context that the model was trained with.
+        source: Lightning `.ckpt` of the authors' code; or a numclip checkpoint, for which all but
+            `quick_gelu` is refused. Nothing in it is executed.
+        task: Preset or task file with the bins, phrases and context of the training.
         base: Weights of the CLIP model that training started from: open_clip tag or local file.
         quick_gelu: Activation, which is in no file. OpenAI's weights and all that were trained
             from them have QuickGELU.
@@ -82,26 +88,40 @@ def released_checkpoint(
         rank_interpolation: Of prompt "rank", which it implies; in no file. None: "linear".
 
     Raises:
-        ModelError: if the file is of no known kind, or its parts do not fit together.
-        UsageError: if the task or the base weights are not those of the file.
+        ModelError: if the file cannot be read, is of no known kind, or its parts do not fit.
+        UsageError: if the task or the base weights are missing, or are not those of the file.
     """
-    kind, state = own_names(state_of(content, path), path)
-    shapes = Shapes(state, "", path)
+    content = read_content(source)
+    if is_checkpoint(content):
+        if {task, base, label_offset, prompt, rank_interpolation} != {None}:
+            raise UsageError(
+                f"{source}: a numclip checkpoint, which holds its task and prompts; leave out "
+                "--task, --base, --label-offset, --prompt and --rank-interpolation."
+            )
+        return checkpoint_from_content(content, source)
+    if task is None or base is None:
+        raise UsageError(
+            f"{source}: not a numclip checkpoint; to convert one of others, give --task (its bins "
+            "and phrases) and --base (the CLIP weights it was trained from, such as openai)."
+        )
+    given = load_task(task)
+    kind, state = own_names(state_of(content, source), source)
+    shapes = Shapes(state, "", source)
     config = config_from_shapes(
-        Shapes(state, "image_encoder.", path),
-        Shapes(state, "text_encoder.", path),
+        Shapes(state, "image_encoder.", source),
+        Shapes(state, "text_encoder.", source),
         quick_gelu=quick_gelu,
     )
-    prompts = prompts_of(shapes, kind, task, prompt, rank_interpolation)
-    check_lengths(shapes, task, prompts)
+    prompts = prompts_of(shapes, kind, given, prompt, rank_interpolation)
+    check_lengths(shapes, given, prompts)
     positions = state["text_encoder.positional_embedding"]
-    template = template_from_base(base, config, positions, path)
+    template = template_from_base(base, config, positions, source)
     state["prompt_learner.template"] = template
     form = replace(model_config(shapes, kind, config), prompts=prompts)
-    model = NumClip(form, with_labels(task, kind, label_offset))
-    check_fit(model.state_dict(), state, path, "the architecture of its shapes")
+    model = NumClip(form, with_labels(given, kind, label_offset))
+    check_fit(model.state_dict(), state, source, "the architecture of its shapes")
     if prompts.kind == "plain":  # base ranks have no padding: all their slots are learned and read
-        check_padding(state[RANKS], template[-1], task, path)
+        check_padding(state[RANKS], template[-1], given, source)
     model.load_state_dict(state)
     return Checkpoint(model.eval(), PAPER_PREPROCESSING.of(config))
 
@@ -157,7 +177,7 @@ def model_config(shapes: Shapes, kind: Kind, config: ClipConfig) -> ModelConfig:
 
 
 def with_labels(task: Task, kind: Kind, label_offset: float | None) -> Task:
-    """Return the task with the labels that the authors' code trains on, see released_checkpoint."""
+    """Return the task with the labels that the authors' code trains on, see `convert`."""
     edges = task.bin_edges
     if kind == "numclip":
         offset = (task.label_offset or NUMCLIP_OFFSET) if label_offset is None else label_offset

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from numclip.checkpoint import Checkpoint, save_checkpoint
-from numclip.importers.conversion import convert
+from numclip.importers.released import convert
 from numclip.torchvision_compat import import_torchvision
 
 import_torchvision()
