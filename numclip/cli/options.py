@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
 
@@ -26,35 +27,44 @@ SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 TASK_FLAGS = ("name", "unit", "bin_edges", "phrases", "context", "label_offset", "prediction")
 
 
-def options_of(config: type, prefix: str = "", **given: str | tuple[Any, str]) -> Decorator:
+def options_of(
+    config: type,
+    prefix: str = "",
+    flags: Mapping[str, str] | None = None,
+    **given: str | tuple[Any, str],
+) -> Decorator:
     """Return a decorator that adds an option for each given field of a dataclass, in this order.
 
-    Name, default and, unless given, type are the field's: a Literal becomes a choice, bool a flag.
+    Name, default and, unless given, type are the field's: a Literal becomes a choice, bool a flag,
+    a tuple an option that may be repeated.
 
     Args:
         config: Dataclass that `config_of` builds.
         prefix: Before the field's name, such as "lr_" for --lr-image.
+        flags: By field, in place of --field-name.
         **given: By field: help ("" for none), or type and help.
     """
     hints = get_type_hints(config)
     added = []
     for field, value in given.items():
-        kind, help_text = (_type_of(hints[field]), value) if isinstance(value, str) else value
-        flag = f"--{prefix}{field}".replace("_", "-")
+        name = prefix + field
+        flag = (flags or {}).get(field) or f"--{name}".replace("_", "-")
+        text = value if isinstance(value, str) else value[1]
+        more = _kind_of(hints[field]) if isinstance(value, str) else {"type": value[0]}
         default = getattr(config, field)
-        more = {"is_flag": True} if hints[field] is bool else {"type": kind}
-        added.append(
-            click.option(flag, prefix + field, default=default, help=help_text or None, **more)
-        )
+        added.append(click.option(flag, name, default=default, help=text or None, **more))
     return add(*added)
 
 
-def _type_of(hint: Any) -> Any:
-    """Return click's type of a field annotated `hint`, `hint | None` included."""
+def _kind_of(hint: Any) -> dict[str, Any]:
+    """Return click's arguments for a field annotated `hint`, `hint | None` included."""
+    if get_origin(hint) in (Union, UnionType):
+        (hint,) = set(get_args(hint)) - {type(None)}
     if get_origin(hint) is Literal:
-        return click.Choice(get_args(hint))
-    (plain,) = {*(get_args(hint) or (hint,))} - {type(None)}
-    return FILE if plain is Path else plain
+        return {"type": click.Choice(get_args(hint))}
+    if get_origin(hint) is tuple:
+        return {"multiple": True}
+    return {"is_flag": True} if hint is bool else {"type": FILE if hint is Path else hint}
 
 
 def add(*options: Decorator) -> Decorator:
@@ -126,39 +136,25 @@ TASK_OPTIONS = add(
         "[default: the task's]",
     ),
 )
-PROMPT_OPTIONS = add(
-    click.option(
-        "--prompt",
-        "kind",
-        type=_type_of(get_type_hints(PromptConfig)["kind"]),
-        default=PromptConfig.kind,
-        help="plain: words per bin, as in NumCLIP; rank: interpolated, as in OrdinalCLIP.",
+PROMPT_OPTIONS = options_of(
+    PromptConfig,
+    flags={
+        "kind": "--prompt",
+        "rank_specific_context": "--rank-specific-context/--shared-context",
+        "base_phrases": "--base-phrase",
+    },
+    kind="plain: words per bin, as in NumCLIP; rank: interpolated, as in OrdinalCLIP.",
+    phrase_position="Where the phrase stands in the context.",
+    rank_specific_context="A context per bin, or one.",
+    random_context_tokens=(NUMBER, "This many random words in place of the task's context."),
+    random_rank_tokens=(
+        NUMBER,
+        "This many random words per bin or base rank in place of the phrases.",
     ),
-    options_of(PromptConfig, phrase_position="Where the phrase stands in the context."),
-    click.option(
-        "--rank-specific-context/--shared-context",
-        default=PromptConfig.rank_specific_context,
-        help="A context per bin, or one.",
-    ),
-    options_of(
-        PromptConfig,
-        random_context_tokens=(
-            NUMBER,
-            "This many random words in place of the task's context.",
-        ),
-        random_rank_tokens=(
-            NUMBER,
-            "This many random words per bin or base rank in place of the phrases.",
-        ),
-        num_base_ranks=(COUNT, "Of --prompt rank."),
-    ),
-    click.option(
-        "--base-phrase",
-        "base_phrases",
-        multiple=True,
-        help="Name of a base rank of --prompt rank, lowest first; repeat.  [default: random words]",
-    ),
-    options_of(PromptConfig, rank_interpolation="Of --prompt rank."),
+    num_base_ranks=(COUNT, "Of --prompt rank."),
+    base_phrases="Name of a base rank of --prompt rank, lowest first; repeat.  "
+    "[default: random words]",
+    rank_interpolation="Of --prompt rank.",
 )
 QUICK_GELU_OPTION = click.option(
     "--quickgelu/--gelu", "quick_gelu", default=None, help="[default: the backbone's]"

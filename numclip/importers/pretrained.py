@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numclip.checkpoint import Checkpoint
-from numclip.model.backbone import pretrained_clip
+from numclip.model.backbone import load_backbone
 from numclip.model.model_config import ModelConfig
 from numclip.model.numclip import NumClip
 from numclip.model.preprocessing import STATISTICS, image_size
@@ -24,7 +24,7 @@ def zero_shot(
     Raises:
         UsageError: if the backbone or the weights are unknown or do not fit.
     """
-    clip, config = pretrained_clip(backbone, pretrained, quick_gelu=quick_gelu)
+    clip, config = load_backbone(backbone, pretrained, quick_gelu=quick_gelu)
     form = ModelConfig(config, adapter_ratio=0.0, regressor="expected")
     side = image_size(config)
     # CLIP's own statistics and geometry: nothing was trained

@@ -19,7 +19,7 @@ from numclip_runtime.errors import first_line
 import_torchvision()
 import open_clip  # noqa: E402
 
-__all__ = ["build_clip", "clip_config", "load_backbone", "open_clip", "pretrained_clip"]
+__all__ = ["build_clip", "clip_config", "load_backbone", "open_clip", "weights_file"]
 
 VOCABULARY = 49408  # CLIP's byte-pair vocabulary
 POOLING = ("argmax", "first", "last")  # positions; argmax is that of EOT, the largest id
@@ -97,41 +97,31 @@ def _check_text_tower(config: ClipConfig) -> None:
 def load_backbone(
     name: str, pretrained: str | None = None, *, quick_gelu: bool | None = None
 ) -> tuple[nn.Module, ClipConfig]:
-    """Return an open_clip model, with random weights where `pretrained` is None.
-
-    For the arguments, the result and the errors see `pretrained_clip`.
-    """
-    if pretrained:
-        return pretrained_clip(name, pretrained, quick_gelu=quick_gelu)
-    config = clip_config(name)
-    if quick_gelu is not None:
-        config["quick_gelu"] = quick_gelu
-    return build_clip(config), config
-
-
-def pretrained_clip(
-    name: str, pretrained: str, *, quick_gelu: bool | None = None
-) -> tuple[nn.Module, ClipConfig]:
-    """Load an open_clip model with weights.
+    """Load an open_clip model.
 
     Args:
         name: Architecture ("ViT-B-16") or configuration file (.json).
         pretrained: open_clip tag ("openai", "laion2b_s34b_b88k") or path of a local weights file:
             open_clip's .pt, .bin or .safetensors, or OpenAI's .pt. It is read as data, not run.
+            None: random weights.
         quick_gelu: Activation of the weights; no file contains it. None: open_clip's record of the
-            tag, or the configuration's own for a local file.
+            tag, or the configuration's own.
 
     Returns:
         The model, and the configuration that rebuilds it.
 
     Raises:
-        UsageError: if the tag or file is unknown or does not fit.
+        UsageError: if the name, tag or file is unknown or does not fit.
     """
     config = clip_config(name)
+    if not pretrained:
+        if quick_gelu is not None:
+            config["quick_gelu"] = quick_gelu
+        return build_clip(config), config
     tag = {} if name.endswith(".json") else open_clip.get_pretrained_cfg(name, pretrained)
     if quick_gelu is None:
         quick_gelu = bool(tag.get("quick_gelu", config.get("quick_gelu", False)))
-    config = config | {"quick_gelu": quick_gelu}
+    config["quick_gelu"] = quick_gelu
     model = build_clip(config)
     file = weights_file(name, pretrained)
     try:

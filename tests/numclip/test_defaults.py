@@ -37,7 +37,8 @@ def shown_defaults(command: click.Command) -> dict[str, str]:
     """Return the defaults that --help takes from the options, by option; not those in words."""
     context = click.Context(command, show_default=True)
     records = {option.name: option.get_help_record(context) for option in command.params}
-    own = {option.name for option in command.params if option.to_info_dict()["default"] is not None}
+    infos = {option.name: option.to_info_dict() for option in command.params}
+    own = {name for name, info in infos.items() if info["default"] not in (None, (), [])}
     found = {
         name: re.search(r"\[default: ([^;\]]+)(; [^\]]+)?\]$", record[1])
         for name, record in records.items()
