@@ -108,7 +108,7 @@ def without_broken(
 
 
 @dataclass(frozen=True)
-class Overlap:
+class Leakage:
     """Images and groups that a set shares with a set it must be independent of."""
 
     same_path: tuple[Path, ...]  # files that are in both
@@ -116,7 +116,7 @@ class Overlap:
     groups: tuple[str, ...]  # groups that have images in both, sorted
 
 
-def overlap(held_out: Sequence[Sample], train: Sequence[Sample], *, contents: bool) -> Overlap:
+def find_leakage(held_out: Sequence[Sample], train: Sequence[Sample], *, contents: bool) -> Leakage:
     """Compare two sets.
 
     Args:
@@ -130,7 +130,7 @@ def overlap(held_out: Sequence[Sample], train: Sequence[Sample], *, contents: bo
     others = sorted(set(paths) - set(same_path))
     same_content = _equal_files(others, seen) if contents else []
     groups = ({s.group for s in held_out} & {s.group for s in train}) - {""}
-    return Overlap(tuple(same_path), tuple(same_content), tuple(sorted(groups)))
+    return Leakage(tuple(same_path), tuple(same_content), tuple(sorted(groups)))
 
 
 def _equal_files(paths: Iterable[Path], others: Iterable[Path]) -> list[Path]:

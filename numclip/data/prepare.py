@@ -13,7 +13,7 @@ from numclip.data.checks import (
     bar_character,
     broken_images,
     empty_bins,
-    overlap,
+    find_leakage,
     summary,
     without_broken,
 )
@@ -70,7 +70,7 @@ def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
     """Read, check, split and subsample data, in this order.
 
     Returns:
-        The data, and warnings: broken images left out, overlaps, bins without training image.
+        The data, and warnings: broken images left out, leakage, bins without training image.
 
     Raises:
         UsageError: if a source cannot be read, images are broken, or nothing is left of a set.
@@ -93,7 +93,7 @@ def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
         sets["train"], sets["val"] = split_samples(
             sets["train"], (1 - config.val_share, config.val_share), task, seed=config.seed
         )
-    warnings += overlap_warnings(sets, contents=config.image_check != "none")
+    warnings += leakage_warnings(sets, contents=config.image_check != "none")
     if config.shots is not None:
         sets["train"] = few_shot(sets["train"], config.shots, seed=config.seed)
     if config.shift_top is not None:
@@ -111,11 +111,11 @@ def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
     return Data(sets["train"], sets["val"], sets.get("test", [])), warnings
 
 
-def overlap_warnings(sets: dict[str, list[Sample]], *, contents: bool) -> Iterator[str]:
+def leakage_warnings(sets: dict[str, list[Sample]], *, contents: bool) -> Iterator[str]:
     """Yield a warning for each two sets that share images or groups."""
     names = [name for name in ("train", "val", "test") if name in sets]
     for first, second in combinations(names, 2):
-        found = overlap(sets[second], sets[first], contents=contents)
+        found = find_leakage(sets[second], sets[first], contents=contents)
         by_path, by_content = len(found.same_path), len(found.same_content)
         if by_path + by_content:
             yield (

@@ -42,7 +42,7 @@ from numclip_runtime import ModelError, Task, UsageError
 CONTEXT, RANKS = "prompt_learner.context_embeds", "prompt_learner.rank_embeds"
 PADDING = 0.999  # cosine to PAD's vector, from which no training moves the unused slots
 NUMCLIP_OFFSET = 1.0  # NumCLIP's code trains on label - 1, for every task
-Kind = Literal["numclip", "ordinalclip"]  # ordinalclip: CoOp's too, without adapter and regressor
+_Kind = Literal["numclip", "ordinalclip"]  # ordinalclip: CoOp's too, without adapter and regressor
 _ROOTS = ("image_encoder.", "text_encoder.", "prompt_learner.", "last_project.")
 RENAMED = {
     "regressor.stage1_FC_after_PB.0.": "regressor.fc.",
@@ -126,7 +126,7 @@ def convert(
     return Checkpoint(model.eval(), PAPER_PREPROCESSING.of(config))
 
 
-def own_names(state: Mapping[str, Tensor], path: Path) -> tuple[Kind, dict[str, Tensor]]:
+def own_names(state: Mapping[str, Tensor], path: Path) -> tuple[_Kind, dict[str, Tensor]]:
     """Return which code wrote a state dict, and its live weights named as in `NumClip`.
 
     Args:
@@ -157,7 +157,7 @@ def own_names(state: Mapping[str, Tensor], path: Path) -> tuple[Kind, dict[str, 
             "prompt_learner., with or without module. before it."
         )
     parts = ("regressor.", "image_adapter.")
-    kind: Kind = "numclip" if any(key.startswith(parts) for key in state) else "ordinalclip"
+    kind: _Kind = "numclip" if any(key.startswith(parts) for key in state) else "ordinalclip"
     return kind, {_own(k): v for k, v in state.items() if not DEAD.fullmatch(k)}
 
 
@@ -168,7 +168,7 @@ def _own(key: str) -> str:
     return key
 
 
-def model_config(shapes: Shapes, kind: Kind, config: ClipConfig) -> ModelConfig:
+def model_config(shapes: Shapes, kind: _Kind, config: ClipConfig) -> ModelConfig:
     """Return the architecture around the CLIP model."""
     if kind == "ordinalclip":
         return ModelConfig(config, adapter_ratio=0.0, regressor="expected")
@@ -176,7 +176,7 @@ def model_config(shapes: Shapes, kind: Kind, config: ClipConfig) -> ModelConfig:
     return ModelConfig(config, adapter_reduction=max(1, width // hidden))
 
 
-def with_labels(task: Task, kind: Kind, label_offset: float | None) -> Task:
+def with_labels(task: Task, kind: _Kind, label_offset: float | None) -> Task:
     """Return the task with the labels that the authors' code trains on, see `convert`."""
     edges = task.bin_edges
     if kind == "numclip":
@@ -189,7 +189,7 @@ def with_labels(task: Task, kind: Kind, label_offset: float | None) -> Task:
 
 def prompts_of(
     shapes: Shapes,
-    kind: Kind,
+    kind: _Kind,
     task: Task,
     prompt: PromptKind | None,
     interpolation: RankInterpolation | None,

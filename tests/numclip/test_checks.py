@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from numclip.data.checks import (
-    Overlap,
+    Leakage,
     balance_table,
     bar_character,
     broken_images,
     empty_bins,
-    overlap,
+    find_leakage,
     summary,
     without_broken,
 )
@@ -103,14 +103,16 @@ def test_overlap(tmp_path: Path) -> None:
         *(Sample(tmp_path / name, 0.0, (), "y") for name in ("copy", "same-size", "other")),
         Sample(tmp_path / "other", 0.0),
     ]
-    assert overlap(val, train, contents=True) == Overlap((again,), (tmp_path / "copy",), ("y",))
-    assert overlap(val, train, contents=False) == Overlap((again,), (), ("y",))
-    assert overlap(val[2:3], train[:1], contents=True) == Overlap((), (), ())
+    assert find_leakage(val, train, contents=True) == Leakage(
+        (again,), (tmp_path / "copy",), ("y",)
+    )
+    assert find_leakage(val, train, contents=False) == Leakage((again,), (), ("y",))
+    assert find_leakage(val[2:3], train[:1], contents=True) == Leakage((), (), ())
 
 
 def test_unknown_groups_are_not_shared(tmp_path: Path) -> None:
     train, val = [Sample(tmp_path / "a", 0.0)], [Sample(tmp_path / "b", 0.0)]
-    assert overlap(val, train, contents=False).groups == ()
+    assert find_leakage(val, train, contents=False).groups == ()
 
 
 def samples(*labels: float) -> list[Sample]:
