@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from benchmarks.methods import METHODS, parameter_groups
 from benchmarks.rendered import TASKS, Picture, draw_pictures
 from benchmarks.tiny_clip import CLIP, pixels
-from numclip.evaluation.calibration import fit_calibration, log_softmax
+from numclip.evaluation.calibration import fit_calibration
+from numclip.evaluation.predictions import log_softmax
 from numclip.model.backbone import build_clip
 from numclip_runtime import Task
 from numclip_runtime.calibration import Array

@@ -25,7 +25,7 @@ class Labelled:
         Raises:
             UsageError: naming file and line, if a label or an image file is missing.
         """
-        from numclip.data.sources import read_samples
+        from numclip.data.readers import read_samples
 
         samples = read_samples(source, task)
         return cls([str(sample.path) for sample in samples], [s.label for s in samples])

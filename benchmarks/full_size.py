@@ -93,7 +93,8 @@ def write(name: str, folder: str) -> None:
     from benchmarks.images import CALIBRATION_SEED, open_images
     from numclip.checkpoint import Checkpoint, save_checkpoint
     from numclip.model.backbone import open_clip
-    from numclip.model.numclip import ModelConfig, NumClip
+    from numclip.model.model_config import ModelConfig
+    from numclip.model.numclip import NumClip
     from numclip.tasks import load_task
     from numclip_export.export import Options, export
     from numclip_runtime import NumclipError, Preprocessing

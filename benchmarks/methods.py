@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.tiny_clip import CLIP
-from numclip.model.numclip import ModelConfig, NumClip, Output, RegressorForm
-from numclip.model.prompt_config import PLAIN, PromptConfig
-from numclip.training.config import LearningRates, TrainConfig
-from numclip.training.lightning_module import losses
-from numclip.training.losses import LossMode, plain_image_to_text, plain_text_to_image
+from numclip.model.model_config import PLAIN, ModelConfig, PromptConfig, RegressorForm
+from numclip.model.numclip import NumClip, Output
+from numclip.training import optim
+from numclip.training.config import LearningRates, LossMode, TrainConfig
+from numclip.training.losses import batch_losses, plain_image_to_text, plain_text_to_image
 from numclip_runtime import Task
 
 Loss = Callable[[Output, Tensor, Tensor], Tensor]  # outputs, labels (B,), bins (B,) -> scalar
@@ -87,7 +87,8 @@ def parameter_groups(model: nn.Module, image: float, head: float) -> list[dict[s
             adapter=head,
             regressor=head,
         )
-        return [group for group in rates.groups(model) if group["params"]]
+        optim.freeze(model, rates)
+        return [group for group in optim.parameter_groups(model, rates) if group["params"]]
     assert isinstance(model, Head)
     return [
         {"params": list(model.image_encoder.parameters()), "lr": image},
@@ -107,7 +108,7 @@ def _numclip(form: RegressorForm = "released") -> Callable[[nn.Module, Task], Nu
 
 def _numclip_loss(mode: LossMode) -> Loss:
     config = TrainConfig(loss_mode=mode)  # L1 weight 1, as in the paper
-    return lambda out, labels, bins: losses(out, labels, bins, config)["loss"]
+    return lambda out, labels, bins: batch_losses(out, labels, bins, config)["loss"]
 
 
 def _l1(out: Output, labels: Tensor, bins: Tensor) -> Tensor:

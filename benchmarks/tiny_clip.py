@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.rendered import SIDE, Picture, caption, draw_pictures
-from numclip.model.backbone import ClipConfig, build_clip, open_clip
+from numclip.model.backbone import build_clip, open_clip
+from numclip.model.model_config import ClipConfig
 
 CONTEXT_LENGTH = 24  # tokens: the longest caption has 17
 CLIP: ClipConfig = {

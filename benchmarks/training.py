@@ -69,17 +69,18 @@ def lightning_steps(model: Any, data: Any, config: Any, steps: int) -> list[floa
 
 def plain_steps(model: Any, data: Any, config: Any, steps: int) -> list[float]:
     """Return the seconds of each step of a plain PyTorch loop, data loading included."""
-    from numclip.data.loader import training_batches
-    from numclip.training.config import make_optimizer
-    from numclip.training.lightning_module import losses
+    from numclip.data.dataset import training_batches
+    from numclip.training.losses import batch_losses
+    from numclip.training.optim import freeze, make_optimizer
 
+    freeze(model, config.rates)
     optimizer = make_optimizer(model, config)
     batches: Iterable[Any] = training_batches(data, config.batch_size, config.seed, 0, 0, 1)
     seconds = []
     model.train()
     start = time.perf_counter()
     for images, labels, bins in islice(batches, steps):
-        loss = losses(model(images), labels, bins, config)["loss"]
+        loss = batch_losses(model(images), labels, bins, config)["loss"]
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -92,18 +93,20 @@ def measure(backbone: str, batch: int, steps: int, turns: int) -> dict[str, Any]
     """Measure one backbone in this process; `peak_rss_mb` is the process's whole peak."""
     import torch
 
-    from numclip.cli.train import image_size
-    from numclip.data.dataset import ImageDataset, Sample, training_transform
+    from numclip.data.dataset import ImageDataset, training_transform
+    from numclip.data.samples import Sample
     from numclip.model.backbone import clip_config
-    from numclip.model.numclip import ModelConfig, NumClip
-    from numclip.training.config import LearningRates, TrainConfig
+    from numclip.model.model_config import ModelConfig
+    from numclip.model.numclip import NumClip
+    from numclip.model.preprocessing import image_size
+    from numclip.training.config import TrainConfig
     from numclip_runtime import Preprocessing
 
     torch.manual_seed(0)
     clip = clip_config(backbone)
     side = image_size(clip)
     model = NumClip(ModelConfig(clip), TASK)
-    config = TrainConfig(batch_size=batch, rates=LearningRates(), optimizer="adamw")
+    config = TrainConfig(batch_size=batch, optimizer="adamw", workers=0)
     with tempfile.TemporaryDirectory() as folder:
         photos = [Path(path) for path in write_synthetic(Path(folder))]
         count = batch * (steps + WARMUP)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip
 from numclip.weights.reading import (
     CHECKPOINT_FORMAT,
     SAFETENSORS,
@@ -36,7 +37,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model and what is known about it."""
+    """A trained model with its task, preprocessing, calibration and metrics."""
 
     model: NumClip  # on the CPU, in eval mode after loading
     preprocessing: Preprocessing
@@ -55,21 +56,21 @@ class Checkpoint:
 
     @property
     def metadata(self) -> ModelMetadata:
-        """What a model file made from this checkpoint says about itself."""
+        """The metadata of a model file made from this checkpoint."""
         return ModelMetadata(
             self.task, self.preprocessing, versions=self.versions, calibration=self.calibration
         )
 
     @property
     def temperature(self) -> float:
-        """What the logits are divided by before they become bin_probs; 1 if not calibrated."""
+        """Divisor of the logits before they become bin_probs; 1 if not calibrated."""
         return 1.0 if self.calibration is None else self.calibration.temperature
 
     def outputs(self, images: Tensor, text_features: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return values (B,) and calibrated bin_probs (B, K): what every artefact must equal.
+        """Return values (B,) and calibrated bin_probs (B, K), which every exported file must equal.
 
-        The values do not feel the temperature: the regressor sees the probabilities it was trained
-        with. For the arguments, see `NumClip.forward`.
+        The temperature does not change the values: the regressor uses the probabilities that it
+        was trained with. For the arguments, see `NumClip.forward`.
         """
         out = self.model(images, text_features)
         return out.values, (out.logits / self.temperature).softmax(-1)
@@ -80,15 +81,25 @@ def package_versions(*names: str) -> dict[str, str]:
     return {name: version(name) for name in ("numclip", *names)}
 
 
+def check_output(path: Path) -> None:
+    """Check that a checkpoint's name ends in .pt or .safetensors.
+
+    Raises:
+        UsageError: if it ends otherwise.
+    """
+    if path.suffix not in (".pt", SAFETENSORS):
+        raise UsageError(f"{path}: the name must end in .pt or .safetensors.")
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; it appears under its name only when complete.
 
     Args:
-        path: A name ending in .safetensors holds the same as safetensors, all else in its metadata.
-        checkpoint: What to write.
+        path: A name ending in .safetensors selects that format; all but weights is in its metadata.
+        checkpoint: Content.
 
     Raises:
-        UsageError: if the place cannot be written.
+        UsageError: if the file cannot be written.
     """
     content = {
         "format": FORMAT,
@@ -111,7 +122,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def _beside(place: str | None, checkpoint: Path) -> str | None:
-    """Return a path relative to the checkpoint's folder: no user's folders in published files."""
+    """Return a path relative to the checkpoint's folder: published files reveal no user's path."""
     return None if place is None else os.path.relpath(place, checkpoint.parent)
 
 
@@ -123,7 +134,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Load a checkpoint of `numclip-train` or `numclip-convert`; executes nothing in it.
 
     Raises:
-        ModelError: if the file is missing, no numclip checkpoint, or does not fit its own config.
+        ModelError: if the file is missing, not a numclip checkpoint, or does not fit its config.
     """
     content = read_content(path)
     if not is_checkpoint(content):
@@ -135,10 +146,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def checkpoint_from_content(content: Mapping[str, Any], path: Path) -> Checkpoint:
-    """Rebuild a checkpoint from what `read_content` returned for the file `path`.
+    """Rebuild a checkpoint from the return value of `read_content` for the file `path`.
 
     Raises:
-        ModelError: if it is of another schema or does not fit its own config.
+        ModelError: if its schema is unknown or it does not fit its own config.
     """
     if (schema := content.get("schema_version")) != SCHEMA_VERSION:
         raise ModelError(

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from numclip.model.numclip import NumClip
-from numclip.model.readout import headline
+from numclip.model.numclip import NumClip, point_estimate
 from numclip_export.vision import explicit_tower
 
 EPS = 1e-12
@@ -61,7 +60,7 @@ class FoldedModel(nn.Module):
         norm = features.square().sum(-1, keepdim=True).sqrt().clamp_min(EPS)
         logits = features @ self.bin_embeddings.T / norm  # (B, K)
         bin_probs = logits.softmax(-1)
-        values = headline(self.task, self.regressor(logits, bin_probs), bin_probs)
+        values = point_estimate(self.task, self.regressor(logits, bin_probs), bin_probs)
         if self.temperature != 1:
             bin_probs = (logits / self.temperature).softmax(-1)
         return values, bin_probs

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from numclip.checkpoint import Checkpoint
-from numclip.data.sources import read_samples
+from numclip.data.readers import read_samples
 from numclip_runtime import NumclipError
 from numclip_runtime.files import find_images
 from numclip_runtime.metadata import InputKind, Preprocessing

@@ -1,52 +1,124 @@
-"""Options of `numclip-train` that describe the task and the data; importing it loads no torch."""
+"""Options of the commands, made from the dataclasses that they fill; needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
 
+from numclip.data.prepare import DataConfig
+from numclip.model.model_config import PromptConfig
 from numclip_runtime import Task
 from numclip_runtime.console import FILE
 from numclip_runtime.task import PredictionKind
 
-if TYPE_CHECKING:
-    from numclip.data.prepare import DataConfig
-
-F = TypeVar("F", bound=Callable[..., Any])
+Config = TypeVar("Config")
+Function = Callable[..., Any]
+Decorator = Callable[[Function], Function]
 COUNT = click.IntRange(1)
+NUMBER = click.IntRange(0)
+RATE = click.FloatRange(0)
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 # Given without --task, these describe a task by themselves; with it, they change it.
 TASK_FLAGS = ("name", "unit", "bin_edges", "phrases", "context", "label_offset", "prediction")
 
-_DATA = (
+
+def options_of(
+    config: type,
+    prefix: str = "",
+    flags: Mapping[str, str] | None = None,
+    **given: str | tuple[Any, str],
+) -> Decorator:
+    """Return a decorator that adds an option for each given field of a dataclass, in this order.
+
+    Name, default and, unless given, type are the field's: a Literal becomes a choice, bool a flag,
+    a tuple an option that may be repeated.
+
+    Args:
+        config: Dataclass that `config_of` builds.
+        prefix: Before the field's name, such as "lr_" for --lr-image.
+        flags: By field, in place of --field-name.
+        **given: By field: help ("" for none), or type and help.
+    """
+    hints = get_type_hints(config)
+    added = []
+    for field, value in given.items():
+        name = prefix + field
+        flag = (flags or {}).get(field) or f"--{name}".replace("_", "-")
+        text = value if isinstance(value, str) else value[1]
+        more = _kind_of(hints[field]) if isinstance(value, str) else {"type": value[0]}
+        default = getattr(config, field)
+        added.append(click.option(flag, name, default=default, help=text or None, **more))
+    return add(*added)
+
+
+def _kind_of(hint: Any) -> dict[str, Any]:
+    """Return click's arguments for a field annotated `hint`, `hint | None` included."""
+    if get_origin(hint) in (Union, UnionType):
+        (hint,) = set(get_args(hint)) - {type(None)}
+    if get_origin(hint) is Literal:
+        return {"type": click.Choice(get_args(hint))}
+    if get_origin(hint) is tuple:
+        return {"multiple": True}
+    return {"is_flag": True} if hint is bool else {"type": FILE if hint is Path else hint}
+
+
+def add(*options: Decorator) -> Decorator:
+    """Return a decorator that adds options to a command, in this order."""
+
+    def decorate(command: Function) -> Function:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def config_of(
+    config: type[Config], given: Mapping[str, Any], *, prefix: str = "", **fixed: Any
+) -> Config:
+    """Build a dataclass from the values of a command's options.
+
+    Args:
+        config: Dataclass; fields without an option keep their default.
+        given: Values by name, see `options_of`.
+        prefix: As of `options_of`.
+        **fixed: Fields that no option holds as it is.
+    """
+    names = [field.name for field in fields(config)]  # type: ignore[arg-type]
+    values = {name: given[prefix + name] for name in names if prefix + name in given}
+    return config(**{**values, **fixed})
+
+
+DATA_OPTIONS = add(
     click.option("--train", type=FILE, required=True, help=".csv, .txt, .parquet, or folder."),
-    click.option("--val", type=FILE, help="The same, of other people, photos or places."),
-    click.option("--test", type=FILE, help="The same, measured once at the end."),
-    click.option(
-        "--root", type=FILE, help="Where image paths start.  [default: the file's folder]"
+    options_of(
+        DataConfig,
+        val="The same, of other people, photos or places.",
+        test="The same, measured once at the end.",
+        root="Where image paths start.  [default: the file's folder]",
+        val_share=(SHARE, "Keep this share of --train in place of --val."),
+        group_column="Column, such as person, that no two sets may share.",
+        shots=(COUNT, "Train on so many images of each distinct label."),
+        shift_top=(COUNT, "Thin out so many of the most frequent labels."),
+        shift_keep=(
+            click.FloatRange(0, 1, min_open=True),
+            "Share of their training images that --shift-top keeps.",
+        ),
+        val_min_label="Validate and test on a long tail only.",
     ),
-    click.option("--val-share", type=SHARE, help="Keep this share of --train in place of --val."),
-    click.option("--group-column", help="Column, such as person, that no two sets may share."),
-    click.option("--shots", type=COUNT, help="Train on so many images of each distinct label."),
-    click.option("--shift-top", type=COUNT, help="Thin out so many of the most frequent labels."),
-    click.option(
-        "--shift-keep",
-        type=click.FloatRange(0, 1, min_open=True),
-        default=0.1,
-        help="Share of their training images that --shift-top keeps.",
-    ),
-    click.option("--val-min-label", type=float, help="Validate and test on a long tail only."),
     click.option(
         "--check-images/--no-check-images",
         default=None,
         help="Decode every image before training, or check none.  [default: file headers]",
     ),
-    click.option("--skip-broken", is_flag=True, help="Leave broken images out."),
+    options_of(DataConfig, skip_broken="Leave broken images out."),
 )
-_TASK = (
+TASK_OPTIONS = add(
     click.option(
         "--task",
         help="Preset (adience, aesthetics, age, count, historical, quality) or a .toml file.",
@@ -60,41 +132,55 @@ _TASK = (
     click.option(
         "--prediction",
         type=click.Choice(get_args(PredictionKind)),
-        help="Headline number: the fine one, the bin's, or the bins' mean.  [default: the task's]",
+        help="Predicted number: the regressor's, the bin's, or the bins' mean.  "
+        "[default: the task's]",
+    ),
+)
+PROMPT_OPTIONS = options_of(
+    PromptConfig,
+    flags={
+        "kind": "--prompt",
+        "rank_specific_context": "--rank-specific-context/--shared-context",
+        "base_phrases": "--base-phrase",
+    },
+    kind="plain: words per bin, as in NumCLIP; rank: interpolated, as in OrdinalCLIP.",
+    phrase_position="Where the phrase stands in the context.",
+    rank_specific_context="A context per bin, or one.",
+    random_context_tokens=(NUMBER, "This many random words in place of the task's context."),
+    random_rank_tokens=(
+        NUMBER,
+        "This many random words per bin or base rank in place of the phrases.",
+    ),
+    num_base_ranks=(COUNT, "Of --prompt rank."),
+    base_phrases="Name of a base rank of --prompt rank, lowest first; repeat.  "
+    "[default: random words]",
+    rank_interpolation="Of --prompt rank.",
+)
+QUICK_GELU_OPTION = click.option(
+    "--quickgelu/--gelu", "quick_gelu", default=None, help="[default: the backbone's]"
+)
+CALIBRATION_OPTIONS = add(
+    click.option(
+        "--val",
+        type=FILE,
+        help="Labelled images to calibrate on, as for numclip-train: gives every number an "
+        "interval, and export real images to compare on.  [default: no intervals]",
+    ),
+    click.option(
+        "--root", type=FILE, help="Where --val's image paths start.  [default: its folder]"
     ),
 )
 
 
-def data_options(command: F) -> F:
-    """Add the options that `data_config` reads."""
-    for option in reversed(_DATA):
-        command = option(command)
-    return command
+def data_config(given: Mapping[str, Any]) -> DataConfig:
+    """Return the data that the options of `DATA_OPTIONS` name."""
+    check = {None: DataConfig.image_check, True: "decode", False: "none"}[given["check_images"]]
+    return config_of(DataConfig, given, image_check=check)
 
 
-def task_options(command: F) -> F:
-    """Add the options that `task_of` reads."""
-    for option in reversed(_TASK):
-        command = option(command)
-    return command
+def task_of(given: Mapping[str, Any]) -> Task:
+    """Return the task that the options of `TASK_OPTIONS` describe."""
+    from numclip.tasks import described_task  # needs tomli on Python 3.10
 
-
-def data_config(options: dict[str, Any]) -> DataConfig:
-    """Return the `DataConfig` of a command's options."""
-    from numclip.data.image_check import ImageCheck
-    from numclip.data.prepare import DataConfig
-
-    checks: dict[bool | None, ImageCheck] = {None: "header", True: "decode", False: "none"}
-    names = {field.name for field in fields(DataConfig)} - {"image_check"}
-    return DataConfig(
-        **{name: options[name] for name in names},
-        image_check=checks[options["check_images"]],
-    )
-
-
-def task_of(options: dict[str, Any]) -> Task:
-    """Return the task of a command's options."""
-    from numclip.tasks import described_task
-
-    flags = {name: options[name] for name in TASK_FLAGS if options[name] is not None}
-    return described_task(options["task"], flags)
+    flags = {name: given[name] for name in TASK_FLAGS if given[name] is not None}
+    return described_task(given["task"], flags)

@@ -1,16 +1,20 @@
-"""Samples as batches of tensors, and the transforms of training and evaluation."""
+"""Samples as batches of tensors: transforms, data sets, and loaders.
+
+Batches depend only on (seed, epoch, index): they are the same in one process or many, and after a
+resume.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from numclip.data.samples import Sample as Sample
-from numclip.data.tables import read_csv as read_csv
+from numclip.data.samples import Sample
 from numclip.torchvision_compat import import_torchvision
 from numclip_runtime import Preprocessing, Task
 from numclip_runtime.preprocess import load_rgb
@@ -18,15 +22,9 @@ from numclip_runtime.preprocess import load_rgb
 import_torchvision()
 from torchvision import transforms as T  # noqa: E402
 
-__all__ = [
-    "ImageDataset",
-    "Sample",
-    "evaluation_transform",
-    "read_csv",
-    "training_transform",
-]
-
 Transform = Callable[[Image.Image], Tensor]
+# Images (B, 3, H, W) float32, labels (B,) float32, bins (B,) int64; of one image, without B.
+Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 def evaluation_transform(spec: Preprocessing) -> Transform:
@@ -46,15 +44,15 @@ def _transform(spec: Preprocessing, *between: Transform) -> Transform:
     return T.Compose(steps)  # type: ignore[no-any-return]
 
 
-class ImageDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
+class ImageDataset(Dataset[Batch]):
     """Samples as (image (3, H, W) float32, label () float32, bin () int64).
 
     Args:
-        samples: What `read_samples` returned.
+        samples: Return value of `read_samples`.
         task: Gives the bin of a label.
         transform: RGB image -> (3, H, W).
-        draw: Where an image has several annotations, take one at random at each access, as the
-            papers train; False takes their median.
+        draw: Draw one of several annotations at each access, as the papers do; False: their
+            median.
     """
 
     def __init__(
@@ -70,10 +68,74 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Batch:
         image = self.transform(load_rgb(self.samples[index].path))
         annotations = self.samples[index].annotations
         if self.draw and annotations:
             label = annotations[int(torch.randint(len(annotations), ()))]
             return image, torch.tensor(label), torch.tensor(self.task.bin_of(label))
         return image, self.labels[index], self.bins[index]
+
+
+class EpochSampler(DistributedSampler[int]):
+    """Yield `epoch * N + i` over a shuffled, evenly sharded data set of N samples.
+
+    The index contains the epoch, because loading processes outlive an epoch.
+    """
+
+    def __iter__(self) -> Iterator[int]:
+        size = len(self.dataset)  # type: ignore[arg-type]
+        return (self.epoch * size + index for index in super().__iter__())
+
+
+class SeededDataset(Dataset[Batch]):
+    """An ImageDataset whose augmentation is seeded by (seed, epoch, index).
+
+    Args:
+        data: Data set with a random transform (torch's global generator).
+        seed: Seed of the run.
+    """
+
+    def __init__(self, data: ImageDataset, seed: int) -> None:
+        self.data = data
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Batch:
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed: it also reseeds GPUs, and formats the call stack for each kind
+            # of GPU: 0.4 ms per image in a plain loop, 0.6 ms under Lightning's deeper stack.
+            torch.default_generator.manual_seed((self.seed << 40) + index)
+            return self.data[index % len(self.data)]
+
+
+def training_batches(
+    data: ImageDataset, batch_size: int, seed: int, workers: int, rank: int, world_size: int
+) -> DataLoader[Batch]:
+    """Return this process's shuffled share of every global batch."""
+    seeded = SeededDataset(data, seed)
+    sampler = EpochSampler(seeded, world_size, rank, shuffle=True, seed=seed)
+    return _loader(seeded, batch_size, sampler, workers)
+
+
+def validation_batches(
+    data: ImageDataset, batch_size: int, workers: int, rank: int, world_size: int
+) -> DataLoader[Batch]:
+    """Return every `world_size`-th sample from `rank` on, padded to equal numbers of batches."""
+    sampler: DistributedSampler[int] = DistributedSampler(data, world_size, rank, shuffle=False)
+    return _loader(data, batch_size, sampler, workers)
+
+
+def _loader(
+    data: Dataset[Batch], batch_size: int, sampler: DistributedSampler[int], workers: int
+) -> DataLoader[Batch]:
+    return DataLoader(
+        data,
+        batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )

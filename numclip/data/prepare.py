@@ -1,4 +1,4 @@
-"""From the data that a user names to checked sets of samples."""
+"""From named data sources to checked sets of samples."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from numclip.data.balance import balance_table, bar_character, empty_bins, summary
-from numclip.data.image_check import ImageCheck, broken_images, without_broken
-from numclip.data.leakage import overlap
+from numclip.data.checks import (
+    ImageCheck,
+    balance_table,
+    bar_character,
+    broken_images,
+    empty_bins,
+    find_leakage,
+    summary,
+    without_broken,
+)
+from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
-from numclip.data.sources import read_samples
-from numclip.data.splits import split_samples
-from numclip.data.subsets import few_shot, from_label, shift_labels
+from numclip.data.subsets import few_shot, from_label, shift_labels, split_samples
 from numclip_runtime import Task, UsageError
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data, and which part of it. Sources: see `read_samples`."""
+    """Data sources (see `read_samples`), and the part of them to use."""
 
     train: Path
     val: Path | None = None
@@ -47,7 +53,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Data:
-    """Samples that training may rely on."""
+    """Checked samples."""
 
     train: list[Sample]
     val: list[Sample]
@@ -55,7 +61,7 @@ class Data:
 
     @property
     def sets(self) -> dict[str, list[Sample]]:
-        """The sets that are there, by name."""
+        """The sets that are not empty, by name."""
         sets = {"train": self.train, "val": self.val, "test": self.test}
         return {name: samples for name, samples in sets.items() if samples}
 
@@ -64,7 +70,7 @@ def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
     """Read, check, split and subsample data, in this order.
 
     Returns:
-        The data, and warnings: broken images left out, overlaps, bins without training image.
+        The data, and warnings: broken images left out, leakage, bins without training image.
 
     Raises:
         UsageError: if a source cannot be read, images are broken, or nothing is left of a set.
@@ -87,7 +93,7 @@ def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
         sets["train"], sets["val"] = split_samples(
             sets["train"], (1 - config.val_share, config.val_share), task, seed=config.seed
         )
-    warnings += overlap_warnings(sets, contents=config.image_check != "none")
+    warnings += leakage_warnings(sets, contents=config.image_check != "none")
     if config.shots is not None:
         sets["train"] = few_shot(sets["train"], config.shots, seed=config.seed)
     if config.shift_top is not None:
@@ -105,11 +111,11 @@ def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
     return Data(sets["train"], sets["val"], sets.get("test", [])), warnings
 
 
-def overlap_warnings(sets: dict[str, list[Sample]], *, contents: bool) -> Iterator[str]:
+def leakage_warnings(sets: dict[str, list[Sample]], *, contents: bool) -> Iterator[str]:
     """Yield a warning for each two sets that share images or groups."""
     names = [name for name in ("train", "val", "test") if name in sets]
     for first, second in combinations(names, 2):
-        found = overlap(sets[second], sets[first], contents=contents)
+        found = find_leakage(sets[second], sets[first], contents=contents)
         by_path, by_content = len(found.same_path), len(found.same_content)
         if by_path + by_content:
             yield (
@@ -125,6 +131,6 @@ def overlap_warnings(sets: dict[str, list[Sample]], *, contents: bool) -> Iterat
 
 
 def data_report(data: Data, task: Task) -> str:
-    """Return what a user should see before training: a line per set, and the class balance."""
+    """Return a report for the user before training: a line per set, and the class balance."""
     lines = [summary(name, samples, task) for name, samples in data.sets.items()]
     return "\n".join((*lines, balance_table(data.sets, task, bar=bar_character())))

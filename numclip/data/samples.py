@@ -1,4 +1,4 @@
-"""A labelled image, and what makes a label valid for a task."""
+"""A labelled image, and the check of its label against a task."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from numclip_runtime.files import atomic_text
 class Sample:
     """One labelled image."""
 
-    path: Path  # where the image lies
+    path: Path  # image file
     label: float  # label units, as in the file; the median of several annotations
     annotations: tuple[float, ...] = ()  # several annotators' labels, in file order; else empty
-    group: str = ""  # what training and validation must not share, such as a person; "": unknown
+    group: str = ""  # such as a person, whom training and validation must not share; "": unknown
 
 
 def sample_of(
@@ -28,14 +28,14 @@ def sample_of(
     """Validate the labels of one image.
 
     Args:
-        path: Where the image lies.
+        path: Image file.
         labels: One label, or one per annotator, as texts or numbers.
         task: Labels outside its bin_edges are refused.
         where: File and line named in errors.
         group: See `Sample`.
 
     Raises:
-        UsageError: if a label is no number, or not one of the task.
+        UsageError: if a label is not a number, or outside the task.
     """
     if not labels:
         raise UsageError(f"{where}: the label is empty.")
@@ -44,10 +44,10 @@ def sample_of(
 
 
 def median(annotations: Sequence[float]) -> float:
-    """Return element n // 2 of n sorted annotations: a label that someone really gave.
+    """Return element n // 2 of n sorted annotations, which is one of them.
 
     The released code takes that element of the unsorted line, which is the median only where the
-    file is sorted. Of an even number it is the upper one of the two in the middle.
+    file is sorted. Of an even number it is the upper of the two in the middle.
     """
     return sorted(annotations)[len(annotations) // 2]
 
@@ -84,7 +84,7 @@ def _label(text: object, task: Task, where: str) -> float:
 
 
 def write_csv(path: Path, samples: Iterable[Sample]) -> None:
-    """Write samples as a CSV file that `read_csv` reads from anywhere: paths become absolute."""
+    """Write samples as a CSV file for `read_samples`; its paths are absolute."""
     with atomic_text(path) as file:
         rows = csv.writer(file)
         rows.writerow(("path", "label", "group"))

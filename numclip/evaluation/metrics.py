@@ -1,7 +1,7 @@
-"""How good predictions are: errors, bins, probabilities and intervals, over all and in each bin.
+"""Metrics of predictions: errors, bins, probabilities and intervals, over all and in each bin.
 
-Everything is a plain number, list or dict, so that it goes to JSON as it is. Numbers are in label
-units, shares between 0 and 1.
+Everything is a plain number, list or dict, ready for JSON. Numbers are in label units, shares
+between 0 and 1.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from numclip.evaluation.calibration import log_softmax
-from numclip.evaluation.predictions import Predictions
+from numclip.evaluation.predictions import Predictions, log_softmax
 from numclip_runtime.calibration import DEFAULT_COVERAGE, Array, bin_centres
 
 RELIABILITY_BINS = 10  # of equal width, over the probability of the chosen bin
-SMALLEST_PROB = 1e-38  # float32's; a probability that has become 0 counts as this
+SMALLEST_PROB = 1e-38  # float32's; a probability that underflowed to 0 counts as this
 
 
 def evaluate_predictions(found: Predictions) -> dict[str, Any]:
-    """Return all metrics of labelled predictions, nested by what they judge."""
+    """Return all metrics of labelled predictions, grouped as in metrics.json."""
     return {
         "images": len(found.labels),
         "value": value_metrics(found),
@@ -28,6 +27,20 @@ def evaluate_predictions(found: Predictions) -> dict[str, Any]:
         "probability": probability_metrics(found),
         "intervals": interval_metrics(found),
         "per_bin": per_bin(found),
+    }
+
+
+def validation_metrics(found: Predictions) -> dict[str, float]:
+    """Return the metrics that training shows and a checkpoint keeps.
+
+    Returns:
+        mae (label units), rmse (label units), bin_accuracy (share of right coarse bins, 0 to 1).
+    """
+    error = found.values - found.labels
+    return {
+        "mae": _mean(np.abs(error)),
+        "rmse": float(np.sqrt(np.square(error).mean())),
+        "bin_accuracy": _mean(found.bin_probs.argmax(1) == found.bins),
     }
 
 
@@ -39,11 +52,11 @@ def value_metrics(found: Predictions) -> dict[str, float]:
     constant reaches on these labels: their median's.
     """
     labels, centres = found.labels, bin_centres(found.task)
-    error = found.values - labels
+    own = validation_metrics(found)
     return {
-        "mae": _mean(np.abs(error)),
-        "rmse": float(np.sqrt(np.square(error).mean())),
-        "bias": _mean(error),
+        "mae": own["mae"],
+        "rmse": own["rmse"],
+        "bias": _mean(found.values - labels),
         "mae_exp": _mean(np.abs(found.bin_probs @ centres - labels)),
         "mae_max": _mean(np.abs(centres[found.bin_probs.argmax(1)] - labels)),
         "mae_constant": _mean(np.abs(labels - np.median(labels))),
@@ -63,7 +76,7 @@ def bin_metrics(found: Predictions) -> dict[str, float]:
     bins, chosen = found.bins, found.bin_probs.argmax(1)
     expected = found.bin_probs @ np.arange(found.task.num_bins)
     return {
-        "acc_max": _mean(chosen == bins),
+        "acc_max": validation_metrics(found)["bin_accuracy"],
         "acc_exp": _mean(np.rint(expected) == bins),
         "mae_max_index": _mean(np.abs(chosen - bins)),
         "mae_exp_index": _mean(np.abs(expected - bins)),
@@ -71,7 +84,7 @@ def bin_metrics(found: Predictions) -> dict[str, float]:
 
 
 def probability_metrics(found: Predictions) -> dict[str, Any]:
-    """Return how honest the bin probabilities are, before and after the temperature.
+    """Return the calibration of the bin probabilities, before and after the temperature.
 
     nll is the mean negative log-likelihood of the true bin, nats; ece the expected calibration
     error: the mean distance of accuracy and confidence over `reliability`'s rows, weighted by n.
@@ -155,7 +168,7 @@ def per_bin(found: Predictions) -> list[dict[str, Any]]:
 
 
 def covered(ends: Array, labels: Array) -> npt.NDArray[np.bool_]:
-    """Tell for each of N labels whether it lies in its closed interval of `ends` (N, 2)."""
+    """Return whether each of N labels lies in its closed interval of `ends` (N, 2)."""
     inside: npt.NDArray[np.bool_] = (ends[:, 0] <= labels) & (labels <= ends[:, 1])
     return inside
 

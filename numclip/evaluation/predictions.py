@@ -1,24 +1,33 @@
-"""What a model reads off labelled images, from a checkpoint (torch) or an exported file (no torch).
+"""Predictions on labelled images, by a checkpoint (torch) or an exported file (no torch).
 
-Both kinds give the same `Predictions`, so that one set of metrics judges them.
+Both kinds give the same `Predictions`, so that one set of metrics serves both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
-from numclip_runtime import Calibration, ImageError, Predictor, Preprocessing, Task
+from numclip_runtime import (
+    Calibration,
+    ImageError,
+    Predictor,
+    Task,
+    UsageError,
+    load,
+)
 from numclip_runtime.calibration import Array
+from numclip_runtime.errors import require
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint
-    from numclip.model.numclip import NumClip
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Predictions:
     calibration: Calibration | None  # already applied to bin_probs
     labels: Array  # (N,) true numbers, label units
     values: Array  # (N,) predicted numbers, label units
-    bin_probs: Array  # (N, K), as the model delivers them
+    bin_probs: Array  # (N, K), calibrated
 
     @property
     def bins(self) -> npt.NDArray[np.int64]:
@@ -40,24 +49,71 @@ class Predictions:
         """Return the (N, 2) intervals of a fitted coverage, label units."""
         assert self.calibration is not None
         ends = self.calibration.intervals(self.values, self.bin_probs, self.task, coverage)
-        assert ends is not None, "ask for one of calibration.coverages"
+        assert ends is not None, "coverage must be one of calibration.coverages"
         return ends
 
 
+@dataclass(frozen=True)
+class EvaluationSource:
+    """A model file and the labelled images to evaluate it on.
+
+    Raises:
+        UsageError: unless exactly one of `ckpt` and `model` is given.
+    """
+
+    data: Path  # see `read_samples`
+    ckpt: Path | None = None  # checkpoint of numclip-train; needs torch
+    model: Path | None = None  # exported model
+    root: Path | None = None  # where relative image paths start; None: beside `data`
+    batch_size: int = 32
+    workers: int = 1  # that load images, in parallel
+    fast_decode: bool = False  # of an exported model, see `numclip_runtime.load`
+
+    def __post_init__(self) -> None:
+        if (self.ckpt is None) == (self.model is None):
+            raise UsageError("give either --ckpt (a checkpoint) or --model (an exported model).")
+        if self.fast_decode and self.model is None:
+            raise UsageError("--fast-decode applies to exported models; give one with --model.")
+
+    @property
+    def file(self) -> Path:
+        """The model file."""
+        file = self.ckpt or self.model
+        assert file is not None
+        return file
+
+    def predictions(self) -> Predictions:
+        """Run the model on the images.
+
+        Raises:
+            ModelError: if the model file cannot be read.
+            UsageError: if the data cannot be read.
+            ImageError: if an image cannot be read.
+        """
+        size, workers = self.batch_size, self.workers
+        if self.ckpt is not None:
+            require("train", "torch", "torchvision", "open_clip")
+            from numclip.checkpoint import load_checkpoint
+
+            checkpoint = load_checkpoint(self.ckpt)
+            samples = read_samples(self.data, checkpoint.task, self.root)
+            processes = workers if workers > 1 else 0
+            return predictions_of_checkpoint(
+                checkpoint, samples, batch_size=size, workers=processes
+            )
+        with load(self.file, fast_decode=self.fast_decode) as predictor:
+            samples = read_samples(self.data, predictor.metadata.task, self.root)
+            return predictions_of_model(predictor, samples, batch_size=size, workers=workers)
+
+
 def raw_outputs(
-    model: NumClip,
-    samples: Sequence[Sample],
-    preprocessing: Preprocessing,
-    *,
-    batch_size: int = 64,
-    workers: int = 0,
+    checkpoint: Checkpoint, samples: Sequence[Sample], *, batch_size: int = 64, workers: int = 0
 ) -> tuple[Array, Array]:
-    """Run a model of torch, where it lies; leaves it in eval mode.
+    """Run a checkpoint with torch, on its device; leaves it in eval mode.
 
     Args:
-        model: On any device.
+        checkpoint: Model to run.
         samples: Images to read.
-        preprocessing: Of the evaluation, without random parts.
         batch_size: Images per run.
         workers: Processes that load images.
 
@@ -69,9 +125,10 @@ def raw_outputs(
 
     from numclip.data.dataset import ImageDataset, evaluation_transform
 
-    data = ImageDataset(samples, model.task, evaluation_transform(preprocessing))
+    model = checkpoint.model.eval()
+    transform = evaluation_transform(checkpoint.preprocessing)
+    data = ImageDataset(samples, checkpoint.task, transform)
     values, logits = [], []
-    model.eval()
     with torch.inference_mode():
         text_features = model.text_features()
         for images, _, _ in DataLoader(data, batch_size, num_workers=workers):
@@ -85,15 +142,7 @@ def predictions_of_checkpoint(
     checkpoint: Checkpoint, samples: Sequence[Sample], *, batch_size: int = 64, workers: int = 0
 ) -> Predictions:
     """Run a checkpoint with torch; see `raw_outputs`."""
-    from numclip.evaluation.calibration import log_softmax
-
-    values, logits = raw_outputs(
-        checkpoint.model,
-        samples,
-        checkpoint.preprocessing,
-        batch_size=batch_size,
-        workers=workers,
-    )
+    values, logits = raw_outputs(checkpoint, samples, batch_size=batch_size, workers=workers)
     bin_probs = np.exp(log_softmax(logits / checkpoint.temperature))
     return Predictions(
         checkpoint.task, checkpoint.calibration, labels_of(samples), values, bin_probs
@@ -106,8 +155,8 @@ def predictions_of_model(
     """Run an exported model as `numclip-run` does.
 
     Raises:
-        ImageError: at the first image that cannot be read: metrics of the rest would not be those
-            of the data.
+        ImageError: at the first image that cannot be read, because metrics of the others would
+            not describe the data.
     """
     values, bin_probs = [], []
     paths = [sample.path for sample in samples]
@@ -129,3 +178,10 @@ def predictions_of_model(
 def labels_of(samples: Sequence[Sample]) -> Array:
     """Return the labels, (N,), label units."""
     return np.array([sample.label for sample in samples], np.float64)
+
+
+def log_softmax(logits: Array) -> Array:
+    """Return log probabilities of (N, K) logits."""
+    shifted: Array = logits - logits.max(1, keepdims=True)
+    log_probs: Array = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return log_probs

@@ -1,21 +1,76 @@
-"""The metrics of `numclip-eval` as text for people."""
+"""The metrics of `numclip-eval`: a table for people, metrics.json, and a picture."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from numclip_runtime import Task
+from numclip.evaluation.predictions import EvaluationSource, Predictions
+from numclip_runtime import Task, UsageError
 from numclip_runtime.calibration import DEFAULT_COVERAGE
+from numclip_runtime.files import atomic_text
 
 WIDTH = 46  # of the words before a number
+
+
+def make_folder(path: Path) -> None:
+    """Create the output folder.
+
+    Raises:
+        UsageError: if something else is in its place, or it cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot create this folder ({error.strerror}).") from None
+    if not os.access(path, os.W_OK):
+        raise UsageError(f"{path}: cannot write into this folder.")
+
+
+def write_report(
+    folder: Path,
+    metrics: dict[str, Any],
+    found: Predictions,
+    source: EvaluationSource,
+    *,
+    plot: bool,
+) -> list[Path]:
+    """Write metrics.json, and evaluation.png if asked for.
+
+    Args:
+        folder: Folder that exists.
+        metrics: Return value of `evaluate_predictions`.
+        found: The predictions they are of.
+        source: Names the model and the data.
+        plot: Draw the picture; needs matplotlib.
+
+    Returns:
+        The files written.
+    """
+    artefact, data = source.file.name, source.data.name
+    written = [folder / "metrics.json"]
+    about: dict[str, Any] = {"artefact": artefact, "data": data}
+    if source.fast_decode:
+        about["fast_decode"] = True
+    with atomic_text(written[0]) as file:
+        json.dump(about | metrics, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+    if plot:
+        from numclip.evaluation.plots import save_plot
+
+        written.append(folder / "evaluation.png")
+        save_plot(written[1], found, title=f"{artefact} on {data}")
+    return written
 
 
 def table(metrics: dict[str, Any], task: Task) -> str:
     """Return the metrics as lines of text.
 
     Args:
-        metrics: What `evaluate_predictions` returned.
+        metrics: Return value of `evaluate_predictions`.
         task: Gives the unit.
     """
     unit = f" {task.unit}" if task.unit else ""

@@ -1,4 +1,8 @@
-"""What a CLIP state dict says about its architecture, read from its shapes."""
+"""The CLIP model in a trained file: its architecture from shapes, and its base weights.
+
+Trained files of the authors' code lack the sentence template's vectors; the base weights, from
+which training started, hold them.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
-from numclip.model.backbone import VOCABULARY, ClipConfig, clip_config, open_clip
-from numclip_runtime import ModelError
+from numclip.model.backbone import VOCABULARY, clip_config, open_clip, weights_file
+from numclip.model.model_config import ClipConfig
+from numclip.model.text_encoder import TEMPLATE_IDS
+from numclip.weights.clip import read_clip_weights, with_text_prefix
+from numclip_runtime import ModelError, UsageError
 
 HEAD_WIDTH = 64  # of attention, in every CLIP that OpenAI released; not in the shapes
+# Cosine. Published configurations freeze the text tower (1.0), and steps of 1e-5 move it little.
+RELATED = 0.9
 BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.")
 
 
 class Shapes:
-    """The shapes under one prefix of a state dict; asks for them by key.
+    """The shapes under one prefix of a state dict, by key.
 
     Args:
         state: State dict.
@@ -40,7 +50,7 @@ class Shapes:
         tensor = self._state.get(self._prefix + key)
         if tensor is None:
             raise ModelError(
-                f"{self.path}: lacks {self._prefix}{key}, which says what architecture this is."
+                f"{self.path}: lacks {self._prefix}{key}, which determines the architecture."
             )
         if tensor.ndim != dims or 0 in tensor.shape:
             raise ModelError(
@@ -70,10 +80,10 @@ def config_from_shapes(image: Shapes, text: Shapes, *, quick_gelu: bool) -> Clip
     Args:
         image: Keys as in open_clip's `visual`: a ViT, or a CLIP ResNet.
         text: Keys as in open_clip's text tower.
-        quick_gelu: Activation, which no shape tells.
+        quick_gelu: Activation, which shapes do not reveal.
 
     Raises:
-        ModelError: if a tensor is missing that tells, or the image tower is of neither kind.
+        ModelError: if a tensor that determines it is missing, or the image tower is another.
     """
     length, width = text.of("positional_embedding", 2)
     _, embed_dim = text.of("text_projection", 2)
@@ -129,6 +139,62 @@ def _heads(tower: Shapes, width: int) -> int:
             f"a transformer {width} wide has no whole number of {HEAD_WIDTH}-wide heads"
         )
     return width // HEAD_WIDTH
+
+
+def template_from_base(base: str, config: ClipConfig, positions: Tensor, path: Path) -> Tensor:
+    """Return the embeddings of SOT, EOT, ".", PAD from the weights that training started from.
+
+    Args:
+        base: open_clip tag, or path of a CLIP weights file.
+        config: Architecture of the trained model.
+        positions: The trained model's text position embeddings (L, Wt), to check that training
+            started from `base`.
+        path: The trained model's file, named in errors.
+
+    Returns:
+        (4, Wt) float32.
+
+    Raises:
+        UsageError: if there are no such weights, or the model was not trained from them.
+        ModelError: if the file of weights cannot be read.
+    """
+    file = base_file(base, config, path)
+    state = with_text_prefix(read_clip_weights(file), custom_text=False)
+    table, ours = state.get("token_embedding.weight"), state.get("positional_embedding")
+    if table is None or ours is None:
+        raise UsageError(f"{file}: lacks the token or position embeddings of a CLIP text tower.")
+    width = positions.shape[1]
+    if table.shape != (VOCABULARY, width) or ours.shape != positions.shape:
+        raise UsageError(
+            f"{file}: embeds {list(table.shape)} tokens at {list(ours.shape)} positions, {path} "
+            f"{[VOCABULARY, width]} at {list(positions.shape)}; --base must be the CLIP model that "
+            "training started from."
+        )
+    related = F.cosine_similarity(ours.flatten(), positions.flatten(), dim=0).item()
+    if not related > RELATED:
+        raise UsageError(
+            f"{file}: {path} was not trained from these weights (cosine of their text position "
+            f"embeddings {related:.2f}); --base must be the CLIP model that training started from."
+        )
+    return table[list(TEMPLATE_IDS)].clone()
+
+
+def base_file(base: str, config: ClipConfig, path: Path) -> Path:
+    """Return the local file of the base weights, downloading those of a tag.
+
+    Raises:
+        UsageError: if there is neither such a file nor such weights for this architecture.
+    """
+    if Path(base).is_file():
+        return Path(base)
+    names = architectures_like(config, base)
+    if not names:
+        raise UsageError(
+            f"--base {base!r} is neither a file nor a tag under which open_clip has weights of "
+            f"{path}'s architecture; give openai, or a local file of the CLIP model that training "
+            "started from."
+        )
+    return weights_file(names[0], base)
 
 
 def architectures_like(config: ClipConfig, tag: str) -> list[str]:

@@ -1,92 +1,174 @@
 """Trained models of the authors' code (NumCLIP, OrdinalCLIP, CoOp) as numclip checkpoints.
 
-Their Lightning files hold weights only. The rest is the user's to say (the task with its phrases,
-the base CLIP weights, how rank prompts are interpolated) or fixed: image statistics are ImageNet's,
-and the phrase follows the context (their position "tail"; no weight tells "front" or "middle").
+Their Lightning files hold weights only. The user supplies the task with its phrases, the base CLIP
+weights, and how rank prompts are interpolated. The rest is fixed: image statistics are ImageNet's,
+and the phrase follows the context (position "tail"; weights do not reveal "front" or "middle").
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from numclip.checkpoint import Checkpoint
-from numclip.importers.architecture import Shapes, config_from_shapes
-from numclip.importers.released_keys import Kind, own_names
-from numclip.importers.template import template_from_base
-from numclip.model.backbone import ClipConfig
-from numclip.model.numclip import ModelConfig, NumClip
-from numclip.model.prompt_config import PLAIN, PromptConfig, PromptKind, RankInterpolation
-from numclip.model.prompts import token_ids
-from numclip.weights.reading import check_fit, state_of
-from numclip_runtime import ModelError, Preprocessing, Task, UsageError
+from numclip.checkpoint import Checkpoint, checkpoint_from_content
+from numclip.importers.architecture import Shapes, config_from_shapes, template_from_base
+from numclip.model.model_config import (
+    PLAIN,
+    ClipConfig,
+    ModelConfig,
+    PromptConfig,
+    PromptKind,
+    RankInterpolation,
+)
+from numclip.model.numclip import NumClip
+from numclip.model.preprocessing import PAPER_PREPROCESSING
+from numclip.model.text_encoder import token_ids
+from numclip.tasks import load_task
+from numclip.weights.reading import (
+    check_fit,
+    is_checkpoint,
+    read_content,
+    state_of,
+    without_prefix,
+)
+from numclip_runtime import ModelError, Task, UsageError
 
 CONTEXT, RANKS = "prompt_learner.context_embeds", "prompt_learner.rank_embeds"
 PADDING = 0.999  # cosine to PAD's vector, from which no training moves the unused slots
 NUMCLIP_OFFSET = 1.0  # NumCLIP's code trains on label - 1, for every task
+_Kind = Literal["numclip", "ordinalclip"]  # ordinalclip: CoOp's too, without adapter and regressor
+_ROOTS = ("image_encoder.", "text_encoder.", "prompt_learner.", "last_project.")
+RENAMED = {
+    "regressor.stage1_FC_after_PB.0.": "regressor.fc.",
+    "regressor.stage1_delta_k.0.": "regressor.delta.",
+}
+# 24 keys of SSR-Net's stages that NumCLIP's forward pass never reaches; "funsion" is theirs.
+DEAD = re.compile(
+    r"regressor\.("
+    r"stage1_(prob|index_offsets)\.0\.(weight|bias)"
+    r"|stage2_(FC_after_PB|prob|index_offsets|delta_k)\.0\.(weight|bias)"
+    r"|stream[12]_stage2\.fc\.[02]\.weight"
+    r"|funsion_block_stream[12]_stage_[12]_prediction_block\.(weight|bias)"
+    r")"
+)
 
 
-def foreign_checkpoint(
-    content: Mapping[str, Any],
-    path: Path,
-    task: Task,
-    base: str,
+def convert(
+    source: Path,
     *,
+    task: str | None = None,
+    base: str | None = None,
     quick_gelu: bool = True,
     label_offset: float | None = None,
     prompt: PromptKind | None = None,
     rank_interpolation: RankInterpolation | None = None,
 ) -> Checkpoint:
-    """Make a numclip checkpoint from a trained model of NumCLIP, OrdinalCLIP or CoOp.
+    """Read a trained model of NumCLIP, OrdinalCLIP or CoOp, or a numclip checkpoint.
 
-    NumCLIP's keep their regressor. The others predict the expectation over the bins' midpoints;
-    bins of one whole label each (edges 0, 1, 2, ...) are first centred on their labels.
+    NumCLIP's models keep their regressor. The others predict the expectation over the bins'
+    midpoints; bins of one whole label each (edges 0, 1, 2, ...) are first centred on their labels.
 
     Args:
-        content: What `read_content` returned.
-        path: File it came from, named in errors.
-        task: Bins, phrases and context that the model was trained with.
+        source: Lightning `.ckpt` of the authors' code; or a numclip checkpoint, for which all but
+            `quick_gelu` is refused. Nothing in it is executed.
+        task: Preset or task file with the bins, phrases and context of the training.
         base: Weights of the CLIP model that training started from: open_clip tag or local file.
         quick_gelu: Activation, which is in no file. OpenAI's weights and all that were trained
             from them have QuickGELU.
         label_offset: Label in files = model's number + offset. None: the task's own; where that
-            is 0, NumCLIP's models get the 1 that their code takes away.
+            is 0, NumCLIP's models get the 1 that their code subtracts.
         prompt: Whether each bin has words of its own or is interpolated from base ranks; None: see
             `prompts_of`.
-        rank_interpolation: Of prompt "rank", which it implies; no file tells. None: "linear".
+        rank_interpolation: Of prompt "rank", which it implies; in no file. None: "linear".
 
     Raises:
-        ModelError: if the file is of no known kind, or does not fit together.
-        UsageError: if the task or the base weights are not those of the file.
+        ModelError: if the file cannot be read, is of no known kind, or its parts do not fit.
+        UsageError: if the task or the base weights are missing, or are not those of the file.
     """
-    kind, state = own_names(state_of(content, path), path)
-    shapes = Shapes(state, "", path)
+    content = read_content(source)
+    if is_checkpoint(content):
+        if {task, base, label_offset, prompt, rank_interpolation} != {None}:
+            raise UsageError(
+                f"{source}: a numclip checkpoint, which holds its task and prompts; leave out "
+                "--task, --base, --label-offset, --prompt and --rank-interpolation."
+            )
+        return checkpoint_from_content(content, source)
+    if task is None or base is None:
+        raise UsageError(
+            f"{source}: not a numclip checkpoint; to convert one of others, give --task (its bins "
+            "and phrases) and --base (the CLIP weights it was trained from, such as openai)."
+        )
+    given = load_task(task)
+    kind, state = own_names(state_of(content, source), source)
+    shapes = Shapes(state, "", source)
     config = config_from_shapes(
-        Shapes(state, "image_encoder.", path),
-        Shapes(state, "text_encoder.", path),
+        Shapes(state, "image_encoder.", source),
+        Shapes(state, "text_encoder.", source),
         quick_gelu=quick_gelu,
     )
-    prompts = prompts_of(shapes, kind, task, prompt, rank_interpolation)
-    check_lengths(shapes, task, prompts)
+    prompts = prompts_of(shapes, kind, given, prompt, rank_interpolation)
+    check_lengths(shapes, given, prompts)
     positions = state["text_encoder.positional_embedding"]
-    template = template_from_base(base, config, positions, path)
+    template = template_from_base(base, config, positions, source)
     state["prompt_learner.template"] = template
     form = replace(model_config(shapes, kind, config), prompts=prompts)
-    model = NumClip(form, with_labels(task, kind, label_offset))
-    check_fit(model.state_dict(), state, path, "the architecture that its shapes tell")
+    model = NumClip(form, with_labels(given, kind, label_offset))
+    check_fit(model.state_dict(), state, source, "the architecture of its shapes")
     if prompts.kind == "plain":  # base ranks have no padding: all their slots are learned and read
-        check_padding(state[RANKS], template[-1], task, path)
+        check_padding(state[RANKS], template[-1], given, source)
     model.load_state_dict(state)
-    crop = config["vision_cfg"]["image_size"]
-    return Checkpoint(model.eval(), Preprocessing(crop=crop, resize=round(crop * 8 / 7)))
+    return Checkpoint(model.eval(), PAPER_PREPROCESSING.of(config))
 
 
-def model_config(shapes: Shapes, kind: Kind, config: ClipConfig) -> ModelConfig:
+def own_names(state: Mapping[str, Tensor], path: Path) -> tuple[_Kind, dict[str, Tensor]]:
+    """Return which code wrote a state dict, and its live weights named as in `NumClip`.
+
+    Args:
+        state: As in the file, any prefix included.
+        path: File named in errors.
+
+    Raises:
+        ModelError: if it cannot be converted; names what it is.
+    """
+    state = without_prefix(state, _ROOTS)
+    if any(key.startswith("image_encoder.features.") for key in state):
+        raise ModelError(f"{path}: its image tower is a VGG16; only CLIP's image towers are read.")
+    if "image_encoder.fc.weight" in state:
+        raise ModelError(
+            f"{path}: its image tower is a plain ResNet; only CLIP's image towers are read."
+        )
+    if "last_project.weight" in state:
+        raise ModelError(
+            f"{path}: the plain classifier (baseline), which has no text tower to convert."
+        )
+    if not any(key.startswith("prompt_learner.") for key in state):
+        if any("visual." in key for key in state):
+            raise ModelError(
+                f"{path}: weights of a plain CLIP model; give them to `numclip-train --pretrained`."
+            )
+        raise ModelError(
+            f"{path}: not a trained model of NumCLIP, OrdinalCLIP or CoOp: no key starts with "
+            "prompt_learner., with or without module. before it."
+        )
+    parts = ("regressor.", "image_adapter.")
+    kind: _Kind = "numclip" if any(key.startswith(parts) for key in state) else "ordinalclip"
+    return kind, {_own(k): v for k, v in state.items() if not DEAD.fullmatch(k)}
+
+
+def _own(key: str) -> str:
+    for theirs, ours in RENAMED.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key
+
+
+def model_config(shapes: Shapes, kind: _Kind, config: ClipConfig) -> ModelConfig:
     """Return the architecture around the CLIP model."""
     if kind == "ordinalclip":
         return ModelConfig(config, adapter_ratio=0.0, regressor="expected")
@@ -94,8 +176,8 @@ def model_config(shapes: Shapes, kind: Kind, config: ClipConfig) -> ModelConfig:
     return ModelConfig(config, adapter_reduction=max(1, width // hidden))
 
 
-def with_labels(task: Task, kind: Kind, label_offset: float | None) -> Task:
-    """Return the task with the labels that the authors' code trains on, see foreign_checkpoint."""
+def with_labels(task: Task, kind: _Kind, label_offset: float | None) -> Task:
+    """Return the task with the labels that the authors' code trains on, see `convert`."""
     edges = task.bin_edges
     if kind == "numclip":
         offset = (task.label_offset or NUMCLIP_OFFSET) if label_offset is None else label_offset
@@ -107,19 +189,19 @@ def with_labels(task: Task, kind: Kind, label_offset: float | None) -> Task:
 
 def prompts_of(
     shapes: Shapes,
-    kind: Kind,
+    kind: _Kind,
     task: Task,
     prompt: PromptKind | None,
     interpolation: RankInterpolation | None,
 ) -> PromptConfig:
-    """Return how the file's prompts are made, from what its shapes and the user say.
+    """Return how the file's prompts are made, from its shapes and the user's options.
 
-    NumCLIP's regressor tells the number of bins, so fewer ranks than bins are base ranks. Nothing
-    in OrdinalCLIP's files does: fewer ranks may as well mean that the task is another, and the user
-    must say "rank". As many ranks as bins are words of the bins' own, unless the user says "rank".
+    NumCLIP's regressor has the number of bins, so fewer ranks than bins are base ranks. Nothing in
+    OrdinalCLIP's files has it: fewer ranks may mean a wrong task, so the user must give "rank". As
+    many ranks as bins are words of the bins' own, unless the user gives "rank".
 
     Raises:
-        UsageError: if the task is another, or what the user says does not fit the file.
+        UsageError: if the task is another, or an option does not fit the file.
     """
     path, bins = shapes.path, task.num_bins
     ranks, tokens, _ = shapes.of(RANKS, 3)
@@ -132,7 +214,7 @@ def prompts_of(
     if prompt is None and (interpolation or (its_bins and ranks != bins)):
         prompt = "rank"
     if prompt == "plain" and interpolation:
-        raise UsageError("--rank-interpolation is of --prompt rank; leave one of the two out.")
+        raise UsageError("--rank-interpolation belongs to --prompt rank; leave out one of the two.")
     if prompt == "rank" and ranks <= bins:
         return PromptConfig(
             "rank",

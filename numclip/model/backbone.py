@@ -1,4 +1,4 @@
-"""The CLIP backbone, from open_clip: a named architecture or one's own configuration."""
+"""The CLIP backbone, from open_clip: a named architecture or a configuration file."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
+from numclip.model.model_config import ClipConfig
 from numclip.torchvision_compat import import_torchvision
 from numclip.weights.clip import read_clip_weights, with_text_prefix
 from numclip.weights.reading import check_fit
@@ -19,11 +19,10 @@ from numclip_runtime.errors import first_line
 import_torchvision()
 import open_clip  # noqa: E402
 
-__all__ = ["ClipConfig", "build_clip", "clip_config", "open_clip", "pretrained_clip"]
+__all__ = ["build_clip", "clip_config", "load_backbone", "open_clip", "weights_file"]
 
 VOCABULARY = 49408  # CLIP's byte-pair vocabulary
-READOUTS = ("argmax", "first", "last")  # positions; argmax is that of EOT, the largest id
-ClipConfig = dict[str, Any]  # open_clip's JSON: embed_dim, vision_cfg, text_cfg, quick_gelu
+POOLING = ("argmax", "first", "last")  # positions; argmax is that of EOT, the largest id
 
 
 def clip_config(name_or_path: str) -> ClipConfig:
@@ -84,40 +83,45 @@ def _check_text_tower(config: ClipConfig) -> None:
         name = f"the tokenizer {tokenizer}" if tokenizer else "another tokenizer"
         raise UsageError(
             f"backbones whose text tower has another tokenizer are not supported: this one has "
-            f"{name} with {vocabulary} tokens, while prompts are written with CLIP's byte-pair "
-            f"vocabulary of {VOCABULARY}; choose a backbone such as ViT-B-16."
+            f"{name} with {vocabulary} tokens, while prompts use CLIP's byte-pair vocabulary of "
+            f"{VOCABULARY}; choose a backbone such as ViT-B-16."
         )
-    readout = text.get("pool_type", "argmax")
-    if readout not in READOUTS or text.get("embed_cls") or text.get("use_pad_mask"):
+    pooling = text.get("pool_type", "argmax")
+    if pooling not in POOLING or text.get("embed_cls") or text.get("use_pad_mask"):
         raise UsageError(
-            "backbones whose text tower has a class token, a padding mask or another read-out than "
-            f"{', '.join(READOUTS)} are not supported (this one's pool_type is {readout!r})."
+            "backbones whose text tower has a class token, a padding mask or another pooling than "
+            f"{', '.join(POOLING)} are not supported (pool_type is {pooling!r})."
         )
 
 
-def pretrained_clip(
-    name: str, pretrained: str, *, quick_gelu: bool | None = None
+def load_backbone(
+    name: str, pretrained: str | None = None, *, quick_gelu: bool | None = None
 ) -> tuple[nn.Module, ClipConfig]:
-    """Load an open_clip model with weights.
+    """Load an open_clip model.
 
     Args:
         name: Architecture ("ViT-B-16") or configuration file (.json).
         pretrained: open_clip tag ("openai", "laion2b_s34b_b88k") or path of a local weights file:
             open_clip's .pt, .bin or .safetensors, or OpenAI's .pt. It is read as data, not run.
-        quick_gelu: Activation of the weights; it is not in any file. None: what open_clip knows of
-            the tag, or the configuration's own for a local file.
+            None: random weights.
+        quick_gelu: Activation of the weights; no file contains it. None: open_clip's record of the
+            tag, or the configuration's own.
 
     Returns:
         The model, and the configuration that rebuilds it.
 
     Raises:
-        UsageError: if the tag or file is unknown or does not fit.
+        UsageError: if the name, tag or file is unknown or does not fit.
     """
     config = clip_config(name)
+    if not pretrained:
+        if quick_gelu is not None:
+            config["quick_gelu"] = quick_gelu
+        return build_clip(config), config
     tag = {} if name.endswith(".json") else open_clip.get_pretrained_cfg(name, pretrained)
     if quick_gelu is None:
         quick_gelu = bool(tag.get("quick_gelu", config.get("quick_gelu", False)))
-    config = config | {"quick_gelu": quick_gelu}
+    config["quick_gelu"] = quick_gelu
     model = build_clip(config)
     file = weights_file(name, pretrained)
     try:
@@ -144,8 +148,7 @@ def weights_file(name: str, pretrained: str) -> Path:
     if not file:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise UsageError(
-            f"{pretrained!r} is neither a file nor a tag that open_clip knows for {name} "
-            f"(tags: {tags})."
+            f"{pretrained!r} is neither a file nor a tag of open_clip for {name} (tags: {tags})."
         )
     return Path(file)
 
@@ -163,7 +166,7 @@ def load_clip_weights(model: nn.Module, file: Path) -> None:
     own = model.state_dict()
     if "logit_scale" in state and state["logit_scale"].numel() == own["logit_scale"].numel():
         state["logit_scale"] = state["logit_scale"].reshape(own["logit_scale"].shape)
-    with contextlib.suppress(RuntimeError, ValueError, IndexError):  # named below, if so odd
+    with contextlib.suppress(RuntimeError, ValueError, IndexError):  # check_fit names the keys
         open_clip.model.resize_pos_embed(state, model)
     check_fit(own, state, file, "this architecture")
     model.load_state_dict(state)

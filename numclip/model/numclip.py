@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from numclip.model.backbone import ClipConfig, build_clip
-from numclip.model.prompt_config import PLAIN, PromptConfig
-from numclip.model.prompts import PromptLearner, TextEncoder
-from numclip.model.rank_prompts import RankPromptLearner
-from numclip.model.readout import headline
+from numclip.model.backbone import build_clip
+from numclip.model.model_config import ModelConfig, RegressorForm
+from numclip.model.prompts import PromptLearner, RankPromptLearner
+from numclip.model.text_encoder import TextEncoder
 from numclip_runtime import Task, UsageError
 
-RegressorForm = Literal["released", "bounded", "expected"]
 MIN_DIVISOR = 1e-3  # tanh saturates to -1 in float32; the released form then divides by zero
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """What rebuilds the model, weights aside."""
-
-    clip: ClipConfig  # open_clip configuration, quick_gelu explicit
-    adapter_ratio: float = 0.8  # share of the adapter's branch; 0 bypasses the adapter
-    adapter_reduction: int = 4  # adapter width = D / reduction
-    regressor: RegressorForm = "released"  # see FineRegressor
-    adapter_width: int | None = None  # of the bottleneck; None: D / reduction
-    prompts: PromptConfig = PLAIN  # how the bins' sentences are made
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
-        """Build from plain data, as `dataclasses.asdict` gives it; newer fields may be missing.
-
-        Raises:
-            UsageError: if a prompt field is unknown or has a value that it cannot have.
-            TypeError: if another field is unknown.
-        """
-        return cls(**{**data, "prompts": PromptConfig.from_dict(data.get("prompts", {}))})
-
-
 class Output(NamedTuple):
-    """What the model computes for B images."""
+    """Outputs of the model for B images."""
 
     values: Tensor  # (B,) label units, label offset included
     bin_probs: Tensor  # (B, K)
@@ -143,6 +117,29 @@ class FineRegressor(nn.Module):
         return (bin_probs * lower / (1 + delta).clamp_min(MIN_DIVISOR)).sum(1)
 
 
+def point_estimate(task: Task, fine: Tensor, bin_probs: Tensor) -> Tensor:
+    """Return the number that a prediction stands for, of the kind `task.prediction`.
+
+    The model and its folded form share it.
+
+    Args:
+        task: Gives the kind of prediction, the bins' numbers and the label offset.
+        fine: (B,) the fine regressor's numbers, label units without offset.
+        bin_probs: (B, K) probabilities of the bins.
+
+    Returns:
+        (B,) label units, offset included. "class" has no gradient, so train on `fine`.
+    """
+    if task.prediction == "regressor":
+        values = fine
+    else:
+        numbers = torch.tensor(task.bin_values, dtype=bin_probs.dtype, device=bin_probs.device)
+        expected = task.prediction == "expected"
+        most = bin_probs.argmax(1)  # (B,)
+        values = (bin_probs * numbers).sum(1) if expected else numbers.index_select(0, most)
+    return values + task.label_offset if task.label_offset else values
+
+
 class NumClip(nn.Module):
     """NumCLIP: classify the image against phrases of bins, then refine to a number.
 
@@ -150,12 +147,20 @@ class NumClip(nn.Module):
         config: Architecture.
         task: Bins and phrases.
         clip: open_clip model to take over; None builds one with random weights.
+        logit_scale: Initial scale of the cosine similarities; None: the open_clip model's own.
 
     Source:
         NumCLIP (arXiv 2408.03574), section 3.
     """
 
-    def __init__(self, config: ModelConfig, task: Task, clip: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        task: Task,
+        clip: nn.Module | None = None,
+        *,
+        logit_scale: float | None = None,
+    ) -> None:
         super().__init__()
         source: Any = build_clip(config.clip) if clip is None else clip
         text: Any = getattr(source, "text", source)
@@ -174,7 +179,10 @@ class NumClip(nn.Module):
             width, config.adapter_reduction, config.adapter_ratio, config.adapter_width
         )
         self.regressor = FineRegressor(task.bin_edges, config.regressor)
-        self.logit_scale = nn.Parameter(source.logit_scale.detach().clone())
+        log_scale: Tensor = source.logit_scale.detach().clone()
+        if logit_scale is not None:
+            log_scale.fill_(logit_scale).log_()
+        self.logit_scale = nn.Parameter(log_scale)  # the scale's logarithm
 
     def text_features(self) -> Tensor:
         """Encode the bins' sentences, (K, D), not normalised."""
@@ -197,5 +205,5 @@ class NumClip(nn.Module):
         )  # (B, K)
         bin_probs = logits.softmax(-1)
         fine = self.regressor(logits, bin_probs)  # (B,)
-        values = headline(self.task, fine, bin_probs)
+        values = point_estimate(self.task, fine, bin_probs)
         return Output(values, bin_probs, logits, fine + self.task.label_offset)

@@ -1,11 +1,27 @@
-"""The text tower of CLIP, fed with embeddings."""
+"""The text tower of CLIP: byte-pair tokens of words, and the encoder of sentence embeddings."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from numclip.model.backbone import open_clip
+
+SOT, EOT, FULL_STOP, PAD = 49406, 49407, 269, 0
+TEMPLATE_IDS = (SOT, EOT, FULL_STOP, PAD)
+
+
+@functools.cache
+def _tokenizer() -> Any:
+    return open_clip.tokenizer.SimpleTokenizer()  # reads its vocabulary: 0.2 s
+
+
+def token_ids(text: str) -> list[int]:
+    """Tokenise with CLIP's byte-pair vocabulary, without start and end tokens."""
+    return list(_tokenizer().encode(text.replace("_", " ")))
 
 
 class TextEncoder(nn.Module):

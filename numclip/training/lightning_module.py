@@ -7,41 +7,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from numclip.data.dataset import ImageDataset
-from numclip.data.loader import training_batches, validation_batches
-from numclip.evaluation.evaluate import Batch, metrics
-from numclip.model.numclip import NumClip, Output
+from numclip.data.dataset import Batch, ImageDataset, training_batches, validation_batches
+from numclip.evaluation.metrics import validation_metrics
+from numclip.evaluation.predictions import Predictions, labels_of
+from numclip.model.numclip import NumClip
 from numclip.torchvision_compat import import_torchvision
-from numclip.training.config import TrainConfig, make_optimizer
-from numclip.training.losses import fcrc_image_to_text, fcrc_text_to_image
+from numclip.training.config import TrainConfig
+from numclip.training.losses import batch_losses
+from numclip.training.optim import freeze, make_optimizer, rate_factor
 
 import_torchvision()
 import pytorch_lightning as pl  # noqa: E402
 
 # Lightning announces devices and tips as "info"; its warnings and errors stay.
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-
-
-def losses(out: Output, labels: Tensor, bins: Tensor, config: TrainConfig) -> dict[str, Tensor]:
-    """Return the three losses of a batch and their weighted sum, "loss".
-
-    Args:
-        out: The model's output for B images.
-        labels: (B,) float32, label units.
-        bins: (B,) int64.
-        config: Gives the weights.
-    """
-    parts = {
-        "image_to_text": fcrc_image_to_text(out.logits, bins, config.loss_mode),
-        "text_to_image": fcrc_text_to_image(out.logits, bins, config.loss_mode),
-        "l1": F.l1_loss(out.fine, labels),
-    }
-    total = parts["image_to_text"] + parts["text_to_image"]
-    return parts | {"loss": total + config.regression_weight * parts["l1"]}
 
 
 class NumClipModule(pl.LightningModule):
@@ -51,7 +33,7 @@ class NumClipModule(pl.LightningModule):
         model: Model to train, changed in place.
         train: Training data, randomly transformed.
         val: Validation data.
-        config: Recipe.
+        config: How to train.
     """
 
     def __init__(
@@ -60,13 +42,11 @@ class NumClipModule(pl.LightningModule):
         super().__init__()
         self.model = model
         self.config = config
-        # Freezes parts now: DDP looks at the parameters before the optimizer is made.
-        list(config.rates.groups(model))
+        freeze(model, config.rates)  # now: DDP reads requires_grad before the optimizer is made
         self._data = {"train": train, "val": val}
         self._text: Tensor | None = None  # (K, D) of the validation run under way
-        self._outputs: list[Sequence[Tensor]] = []
-        self._sums: Tensor | float = 0.0  # (4,) of the epoch so far: losses times images
-        self._images = 0  # of the epoch so far
+        self._outputs: list[tuple[Tensor, Tensor]] = []  # its values (B,) and bin_probs (B, K)
+        self._sums: Tensor | float = 0.0  # (5,) of the epoch so far: losses times images, images
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return this process's training batches."""
@@ -87,10 +67,10 @@ class NumClipModule(pl.LightningModule):
         images, labels, bins = batch
         out = self.model(images)
         logits, fine, labels, bins = self._gather(out.logits, out.fine, labels, bins)
-        return losses(out._replace(logits=logits, fine=fine), labels, bins, self.config)
+        return batch_losses(out._replace(logits=logits, fine=fine), labels, bins, self.config)
 
     def _gather(self, *tensors: Tensor) -> Sequence[Tensor]:
-        """Join each tensor over all processes: the text-to-image loss is one of the whole batch.
+        """Join each tensor over all processes: the text-to-image loss needs the whole batch.
 
         Every process then computes the same loss. The backward pass of the gathering sums the
         processes' equal gradients, and averaging over processes undoes it: exactly the gradient
@@ -110,24 +90,24 @@ class NumClipModule(pl.LightningModule):
         return gathered
 
     def on_train_epoch_start(self) -> None:
-        """Hold the running statistics of a frozen image tower still, too (ResNet has them)."""
+        """Freeze the running statistics of a frozen image tower as well (a ResNet has them)."""
         if self.config.rates.image == 0:
             self.model.image_encoder.eval()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Return the loss of one batch; at the epoch's last, log the means over its images."""
         parts = self.global_losses(batch)
-        size = len(batch[0])
-        self._sums = self._sums + size * torch.stack([*parts.values()]).detach().float()
-        self._images += size
-        # Lightning would take the same means from a log of every batch, at 2 ms each; logged in
+        loss = parts["loss"]
+        row = torch.stack([*parts.values(), torch.ones_like(loss)]).detach().float()
+        self._sums = self._sums + len(batch[0]) * row
+        # A log of every batch would give the same means at 2 ms each; logged in
         # on_train_epoch_end, they would come after the callbacks that print and save.
         if self.trainer.is_last_batch:
-            for name, mean in zip(parts, self._sums / self._images, strict=True):
+            for name, mean in zip(parts, self._sums[:-1] / self._sums[-1], strict=True):
                 show = name == "l1"
                 self.log(name, mean, prog_bar=show, on_step=False, on_epoch=True, batch_size=1)
-            self._sums, self._images = 0.0, 0
-        return parts["loss"]
+            self._sums = 0.0
+        return loss
 
     def on_validation_epoch_start(self) -> None:
         """Encode the bins' sentences once for the whole validation run."""
@@ -137,16 +117,18 @@ class NumClipModule(pl.LightningModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         """Collect the predictions of one batch."""
         out = self.model(batch[0], self._text)
-        self._outputs.append((out.values, out.bin_probs, batch[1], batch[2]))
+        self._outputs.append((out.values, out.bin_probs))
 
     def on_validation_epoch_end(self) -> None:
         """Compute the metrics over all samples of all processes."""
+        samples = self._data["val"].samples
         columns = [torch.cat(column) for column in zip(*self._outputs, strict=True)]
         if self.trainer.world_size > 1:
             # (W, n, ...) -> (n * W, ...) in the order of the data, padding cut off
-            size = len(self._data["val"])
-            columns = [self._all(c).transpose(0, 1).flatten(0, 1)[:size] for c in columns]
-        result = metrics(*columns)
+            columns = [self._all(c).transpose(0, 1).flatten(0, 1)[: len(samples)] for c in columns]
+        values, bin_probs = (column.double().cpu().numpy() for column in columns)
+        found = Predictions(self.model.task, None, labels_of(samples), values, bin_probs)
+        result = validation_metrics(found)
         self.log_dict({f"val_{name}": value for name, value in result.items()}, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
@@ -154,6 +136,6 @@ class NumClipModule(pl.LightningModule):
         optimizer = make_optimizer(self.model, self.config)
         updates = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.config.rate_factor(step, updates)
+            optimizer, lambda step: rate_factor(self.config, step, updates)
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]

@@ -1,7 +1,7 @@
 """Losses of NumCLIP: cross-modal ranking (FCRC) both ways, and the plain losses they refine.
 
-A negative pair of image and text weighs by the distance between its bins. What that means is a
-choice, `mode`:
+A negative pair of image and text weighs by the distance between its bins, in one of three ways,
+`mode`:
 
 - "released": the weight multiplies the *logit*, as in the released code. With a negative logit the
   effect is reversed: the farther the pair, the *less* it costs.
@@ -21,9 +21,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LossMode = Literal["released", "corrected", "plain"]
+from numclip.model.numclip import Output
+from numclip.training.config import LossMode, TrainConfig
+
 Normalization = Literal["released", "num_negatives"]
 TARGET_GAIN = 10.0  # sharpness of the text-to-image target distribution
+
+
+def batch_losses(
+    out: Output, labels: Tensor, bins: Tensor, config: TrainConfig
+) -> dict[str, Tensor]:
+    """Return the three losses of a batch and their weighted sum, "loss".
+
+    Args:
+        out: The model's output for B images.
+        labels: (B,) float32, label units.
+        bins: (B,) int64.
+        config: Gives the weights.
+    """
+    parts = {
+        "image_to_text": fcrc_image_to_text(out.logits, bins, config.loss_mode),
+        "text_to_image": fcrc_text_to_image(out.logits, bins, config.loss_mode),
+        "l1": F.l1_loss(out.fine, labels),
+    }
+    total = parts["image_to_text"] + parts["text_to_image"]
+    return parts | {"loss": total + config.regression_weight * parts["l1"]}
 
 
 def image_to_text_weights(labels: Tensor, num_bins: int) -> Tensor:
@@ -69,7 +91,7 @@ def plain_image_to_text(logits: Tensor, labels: Tensor) -> Tensor:
 def plain_text_to_image(logits: Tensor, labels: Tensor) -> Tensor:
     """Choose the images of each text among the batch's: KL divergence from a sharp target.
 
-    The target of a bin is softmax(10 * one-hot) over the batch; bins without an image count not.
+    The target of a bin is softmax(10 * one-hot) over the batch; bins without an image do not count.
 
     Args:
         logits: (B, K) float.
@@ -94,7 +116,7 @@ def fcrc_image_to_text(logits: Tensor, labels: Tensor, mode: LossMode = "release
     Args:
         logits: (B, K) float.
         labels: (B,) int64 bin indices in [0, K).
-        mode: What a weight does, see the module.
+        mode: How a weight acts, see the module.
 
     Returns:
         Scalar, mean over the batch.
@@ -118,7 +140,7 @@ def fcrc_text_to_image(
     Args:
         logits: (B, K) float.
         labels: (B,) int64 bin indices in [0, K).
-        mode: What a weight does, see the module.
+        mode: How a weight acts, see the module.
         norm: Scale of the weights, see `text_to_image_weights`; None: "released" in the released
             mode, "num_negatives" in the corrected one.
 

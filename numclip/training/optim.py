@@ -1,4 +1,4 @@
-"""RAdam as the released training code has it."""
+"""Optimizer: frozen parts, learning rates, schedule, and RAdam as in the released code."""
 
 from __future__ import annotations
 
@@ -7,19 +7,71 @@ from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
-from torch.optim import Optimizer
+from torch import nn
 
+from numclip.model.numclip import NumClip
+from numclip.training.config import LearningRates, TrainConfig
 from numclip_runtime import UsageError
 
 MIN_SMA = 5.0  # length of the approximated moving average from which on a step is taken
 
 
-class RAdamReleased(Optimizer):
+def freeze(model: NumClip, rates: LearningRates) -> None:
+    """Set requires_grad of every parameter: whether its part has a learning rate above 0."""
+    for rate, parameters in _parts(model, rates):
+        for parameter in parameters:
+            parameter.requires_grad_(rate > 0)
+
+
+def parameter_groups(model: NumClip, rates: LearningRates) -> list[dict[str, Any]]:
+    """Return optimizer groups of the parts with a learning rate above 0."""
+    return [{"params": parts, "lr": rate} for rate, parts in _parts(model, rates) if rate > 0]
+
+
+def _parts(model: NumClip, rates: LearningRates) -> list[tuple[float, list[nn.Parameter]]]:
+    prompts = model.prompt_learner
+    return [
+        (rates.image, list(model.image_encoder.parameters())),
+        (rates.text, list(model.text_encoder.parameters())),
+        (rates.context, [prompts.context_embeds]),
+        (rates.rank, [prompts.rank_embeds]),
+        (rates.adapter, list(model.image_adapter.parameters())),
+        (rates.regressor, list(model.regressor.parameters())),
+        (rates.logit_scale, [model.logit_scale]),
+    ]
+
+
+def make_optimizer(model: NumClip, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return the optimizer over the parts with a learning rate above 0.
+
+    Raises:
+        UsageError: if every learning rate is 0.
+    """
+    groups = parameter_groups(model, config.rates)
+    if not groups:
+        raise UsageError("all learning rates are 0; raise one, or there is nothing to train.")
+    decay = config.weight_decay
+    if config.optimizer == "radam":
+        return torch.optim.RAdam(groups, weight_decay=decay, decoupled_weight_decay=True)
+    make = RAdamReleased if config.optimizer == "radam-released" else torch.optim.AdamW
+    return make(groups, weight_decay=decay)
+
+
+def rate_factor(config: TrainConfig, step: int, updates: int) -> float:
+    """Return the factor on the learning rates at an update (0, 1, ...) of a run of `updates`."""
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    done = min(1.0, step / max(1, updates))
+    if config.schedule == "cosine":
+        return warm * (1 + math.cos(math.pi * done)) / 2
+    return warm * (0.1 if config.schedule == "multistep" and done >= 0.3 else 1.0)
+
+
+class RAdamReleased(torch.optim.Optimizer):
     """Rectified Adam that takes no step while its variance estimate is too short.
 
     It differs from `torch.optim.RAdam` in three ways: the first steps (5 at beta2 = 0.999) change
     nothing, where torch follows the momentum; eps is added to the root of the second moment
-    without bias correction; weight decay is decoupled (lr * weight_decay * p) and waits, too.
+    without bias correction; weight decay is decoupled (lr * weight_decay * p) and waits as well.
 
     Args:
         params: Parameters or groups.

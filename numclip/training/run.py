@@ -1,229 +1,147 @@
-"""Training on Lightning: run folder, best weights, resume, one process or many."""
+"""A whole training: data, backbone, fit, calibration, checkpoint; importing it loads no torch."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import pickle
-import sys
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
+import click
 
-from numclip.data.dataset import ImageDataset, Sample, evaluation_transform, training_transform
-from numclip.model.numclip import NumClip
-from numclip.torchvision_compat import import_torchvision
-from numclip.training.config import LearningRates, TrainConfig
-from numclip.training.lightning_module import NumClipModule
-from numclip.training.run_folder import BEST_FILE, RESUME_FILE, unfinished
-from numclip_runtime import ImageError, ModelError, Preprocessing, UsageError
-from numclip_runtime.errors import first_line
+from numclip.data.prepare import DataConfig, data_report, prepare_data
+from numclip.data.samples import write_csv
+from numclip.model.model_config import (
+    DEFAULT_BACKBONE,
+    PLAIN,
+    ModelConfig,
+    PromptConfig,
+    RegressorForm,
+)
+from numclip.model.preprocessing import PAPER_PREPROCESSING, PreprocessingConfig
+from numclip.training.config import PAPER_TRAINING, TrainConfig
+from numclip.training.run_folder import check_run_folder, finish
+from numclip_runtime import Task, UsageError
 
-import_torchvision()
-import pytorch_lightning as pl  # noqa: E402
-
-__all__ = ["LearningRates", "TrainConfig", "fit", "seed_everything"]
-
-BROKEN_FILE = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch, data loading processes included."""
-    pl.seed_everything(seed, workers=True, verbose=False)
+if TYPE_CHECKING:
+    from numclip.checkpoint import Checkpoint
+    from numclip.model.numclip import NumClip
 
 
-class _EpochLines(pl.Callback):
-    """One line per epoch, for logs and pipes."""
+@dataclass(frozen=True)
+class TrainOptions:
+    """The model to train, its data, and the output."""
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        got = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        if trainer.is_global_zero:
-            print(
-                f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  "
-                f"loss {got['loss']:.3f}  val MAE {got['val_mae']:.3f}  "
-                f"bin accuracy {got['val_bin_accuracy']:.1%}",
-                flush=True,
-            )
-
-
-class _RunFolder(pl.Callback):
-    """Keep the best weights and all that a resume needs, once per epoch.
-
-    Args:
-        folder: Run folder.
-        settings: What the run was started with; a resume with something else is refused.
-        patience: Epochs without a better validation MAE before stopping; 0: never stop.
-    """
-
-    def __init__(self, folder: Path, settings: dict[str, Any], patience: int) -> None:
-        self.folder = folder
-        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
-        self.patience = patience
-        self.best: dict[str, float] = {}
-        self.best_epoch = -1
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resume must know."""
-        return {"settings": self.settings, "best": self.best, "best_epoch": self.best_epoch}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save after the epoch's validation; Lightning writes each file atomically."""
-        got = trainer.callback_metrics
-        metrics = {k.removeprefix("val_"): v.item() for k, v in got.items() if k[:4] == "val_"}
-        if metrics["mae"] < self.best.get("mae", math.inf):
-            self.best, self.best_epoch = metrics, trainer.current_epoch
-            trainer.save_checkpoint(self.folder / BEST_FILE, weights_only=True)
-        trainer.save_checkpoint(self.folder / RESUME_FILE)
-        if self.patience and trainer.current_epoch - self.best_epoch >= self.patience:
-            trainer.should_stop = True
-
-    def check(self, file: Path) -> None:
-        """Compare with the settings of the run that wrote a file.
-
-        Raises:
-            UsageError: naming the settings that differ.
-            ModelError: if the file cannot be read.
-        """
-        try:
-            stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            before = stored["callbacks"][self.state_key]["settings"]
-        except (*BROKEN_FILE, KeyError, TypeError) as error:
-            raise ModelError(f"{file}: cannot be resumed from ({first_line(error)}).") from None
-        differing = sorted(k for k, v in flat(self.settings).items() if flat(before).get(k) != v)
-        if differing:
-            raise UsageError(
-                f"{file}: belongs to a run with other settings ({', '.join(differing)[:300]}); "
-                "give the same ones, or start anew with --restart."
-            )
+    task: Task
+    data: DataConfig
+    output: Path = Path("checkpoint.pt")
+    backbone: str = DEFAULT_BACKBONE  # open_clip architecture or configuration file (.json)
+    pretrained: str | None = None  # open_clip tag or weights file; None: random weights
+    quick_gelu: bool | None = None  # None: the backbone's
+    regressor: RegressorForm = ModelConfig.regressor
+    adapter_width: int | None = ModelConfig.adapter_width
+    prompts: PromptConfig = PLAIN
+    logit_scale: float | None = None  # initial scale of the cosine similarities; None: backbone's
+    preprocessing: PreprocessingConfig = PAPER_PREPROCESSING
+    training: TrainConfig = PAPER_TRAINING
+    run_dir: Path | None = None  # logs and resume files; None: `output` with the suffix .run
+    resume: bool = False  # go on from the last finished epoch of the run
+    restart: bool = False  # discard an unfinished run and start anew
+    tensorboard: bool = False  # write TensorBoard logs as well
 
 
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to {"recipe.epochs": 3, ...}."""
-    out: dict[str, Any] = {}
-    for key, value in settings.items():
-        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-        out.update({f"{prefix}{key}": value} if inner is None else inner)
-    return out
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training."""
+
+    checkpoint: Checkpoint  # as written, with its validation metrics
+    calibration: str  # line about the calibration, for people
+    test: dict[str, float] | None  # metrics of the test data; None where there is none
 
 
-def fit(
-    model: NumClip,
-    train: list[Sample],
-    val: list[Sample],
-    preprocessing: Preprocessing,
-    config: TrainConfig,
-    *,
-    run_dir: Path | None = None,
-    resume: bool = False,
-    tensorboard: bool = False,
-) -> dict[str, float]:
-    """Train a model in place; it ends with the weights of the best validation MAE.
+def train(options: TrainOptions) -> TrainResult | None:
+    """Train a model, calibrate it, and write its checkpoint; prints a report on the data.
 
-    Under torchrun, each process calls this and gets the same result.
-
-    Args:
-        model: Model to train.
-        train: Training samples.
-        val: Validation samples, of other people, photos, places than `train`.
-        preprocessing: Geometry and normalisation of the images.
-        config: Recipe.
-        run_dir: Where logs and what `resume` needs are kept; None keeps nothing.
-        resume: Go on from the last finished epoch in `run_dir`.
-        tensorboard: Write TensorBoard logs, too.
+    Under torchrun, each process calls this.
 
     Returns:
-        The best validation metrics.
+        The result; None in all processes but the first.
 
     Raises:
-        UsageError: if every learning rate is 0, training diverges, or there is nothing to resume.
+        UsageError: if an option, the task or a data source cannot be used, or training diverges.
         ImageError: if an image cannot be read.
     """
-    if resume and (run_dir is None or not unfinished(run_dir)):
-        raise UsageError(f"{run_dir}: nothing to resume; start without --resume.")
-    seed_everything(config.seed)
-    model.train()  # `fit` and `load_checkpoint` leave a model in eval mode
-    module = NumClipModule(
+    # Wrong use is refused first: before images are checked, files written, or torch imported.
+    output = options.output
+    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK) or output.is_dir():
+        raise UsageError(f"{output}: cannot write there; the folder must exist and be writable.")
+    run_dir = options.run_dir or output.with_suffix(".run")
+    first_process = os.environ.get("RANK", "0") == "0"
+    if first_process:  # under torchrun, the others may start after it has begun to write
+        check_run_folder(run_dir, resume=options.resume, restart=options.restart)
+    data, warnings = prepare_data(options.data, options.task)
+    val_source = options.data.val or output.with_suffix(".val.csv")
+    if first_process:
+        click.echo(data_report(data, options.task))
+        for warning in warnings:
+            click.echo(f"Warning: {warning}", err=True)
+        if options.data.val is None:  # the split is a file, for export and for comparisons
+            write_csv(val_source, data.val)
+        if options.restart:  # no earlier: unreadable data leave the old run alone
+            finish(run_dir)
+
+    from numclip.checkpoint import Checkpoint, save_checkpoint
+    from numclip.evaluation.calibration import calibrate
+    from numclip.evaluation.metrics import validation_metrics
+    from numclip.evaluation.predictions import predictions_of_checkpoint
+    from numclip.training.fit import fit
+
+    config = options.training
+    model = initial_model(options)
+    preprocessing = options.preprocessing.of(model.config.clip)
+    best = fit(
         model,
-        ImageDataset(train, model.task, training_transform(preprocessing), draw=True),
-        ImageDataset(val, model.task, evaluation_transform(preprocessing)),
+        data.train,
+        data.val,
+        preprocessing,
         config,
+        run_dir=run_dir,
+        resume=options.resume,
+        tensorboard=options.tensorboard,
     )
-    settings = {
-        "recipe": asdict(config) | {"workers": None},  # loading processes change nothing
-        "model": asdict(model.config),
-        "task": model.task.to_dict(),
-        "preprocessing": asdict(preprocessing),
-        "samples": [len(train), len(val)],
-    }
-    with nullcontext(run_dir) if run_dir else tempfile.TemporaryDirectory() as folder:
-        run = _RunFolder(Path(folder), settings, config.patience)
-        last = run.folder / RESUME_FILE
-        if resume:
-            run.check(last)
-        trainer = _trainer(config, run, _loggers(run_dir, tensorboard))
-        with _quiet():
-            try:
-                trainer.fit(module, ckpt_path=last if resume else None, weights_only=True)
-            except ImageError as error:  # a loading process sends its whole traceback
-                raise ImageError(str(error).strip().rpartition("ImageError: ")[2]) from None
-        if not run.best:
-            raise UsageError("training diverged, no epoch gave a number; lower the learning rates.")
-        best = torch.load(run.folder / BEST_FILE, map_location="cpu", weights_only=True)
-        trainer.strategy.barrier()  # every process has read before any file is deleted
-    state = best["state_dict"]
-    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
-    model.eval()
-    return run.best
-
-
-def _loggers(run_dir: Path | None, tensorboard: bool) -> list[pl.loggers.Logger]:
-    if run_dir is None:
-        return []
-    loggers: list[pl.loggers.Logger] = [pl.loggers.CSVLogger(run_dir, name="logs")]
-    if tensorboard:
-        loggers.append(pl.loggers.TensorBoardLogger(run_dir, name="tensorboard"))
-    return loggers
-
-
-def _trainer(config: TrainConfig, run: _RunFolder, loggers: list[pl.loggers.Logger]) -> pl.Trainer:
-    interactive = sys.stderr.isatty()
-    # torchrun tells how many processes run here and in all
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return pl.Trainer(
-        max_epochs=config.epochs,
-        precision=config.precision,
-        accumulate_grad_batches=config.accumulate,
-        devices=local,
-        num_nodes=world // local,
-        strategy="ddp" if world > 1 else "auto",
-        use_distributed_sampler=False,  # ours shards as well, and knows the epoch
-        logger=loggers or False,
-        callbacks=[run] if interactive else [run, _EpochLines()],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=interactive,
-        num_sanity_val_steps=0,
+    if not first_process:
+        return None
+    root = options.data.root if options.data.val else None
+    place = None if root is None else str(root)
+    checkpoint, line = calibrate(
+        Checkpoint(model, preprocessing, best, str(val_source), place),
+        data.val,
+        batch_size=config.batch_size,
+        workers=config.workers,
     )
+    save_checkpoint(output, checkpoint)
+    finish(run_dir)
+    test = None
+    if data.test:
+        found = predictions_of_checkpoint(checkpoint, data.test, batch_size=config.batch_size)
+        test = validation_metrics(found)
+    return TrainResult(checkpoint, line, test)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Lightning's advice; its errors and other warnings stay."""
-    with warnings.catch_warnings():
-        # The number of loading processes is the caller's choice, and logs are per epoch.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*number of training batches.*")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on a newer torch
-        yield
+def initial_model(options: TrainOptions) -> NumClip:
+    """Return the model before the first step, drawn by the seed where it is random."""
+    from numclip.model.backbone import load_backbone
+    from numclip.model.numclip import NumClip
+    from numclip.training.fit import seed_everything
+
+    seed_everything(options.training.seed)
+    clip, clip_config = load_backbone(
+        options.backbone, options.pretrained, quick_gelu=options.quick_gelu
+    )
+    config = ModelConfig(
+        clip_config,
+        regressor=options.regressor,
+        adapter_width=options.adapter_width,
+        prompts=options.prompts,
+    )
+    return NumClip(config, options.task, clip, logit_scale=options.logit_scale)

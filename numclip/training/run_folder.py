@@ -1,4 +1,4 @@
-"""The run folder of `numclip-train`: which files tell an interrupted run; needs no torch."""
+"""The run folder of `numclip-train` and its files of an unfinished run; needs no torch."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from pathlib import Path
 
 from numclip_runtime import UsageError
 
-RESUME_FILE = "last.ckpt"  # all that goes on: weights, optimizer, schedule, epoch
+RESUME_FILE = "last.ckpt"  # weights, optimizer, schedule, epoch
 BEST_FILE = "best.ckpt"  # weights of the best validation MAE
 
 
 def unfinished(run_dir: Path) -> bool:
-    """Tell whether a folder holds a run that was interrupted."""
+    """Return whether a folder holds an interrupted run."""
     return (run_dir / RESUME_FILE).is_file()
 
 
 def finish(run_dir: Path) -> None:
-    """Delete what only a resume needs, once the checkpoint is written; logs stay."""
+    """Delete the resume files, once the checkpoint is written; logs stay."""
     for name in (RESUME_FILE, BEST_FILE):
         (run_dir / name).unlink(missing_ok=True)
 
 
 def check_run_folder(run_dir: Path, *, resume: bool, restart: bool) -> None:
-    """Refuse to overwrite an unfinished run by accident, and to resume what is not there.
+    """Refuse to overwrite an unfinished run by accident, or to resume a missing one.
 
     Raises:
-        UsageError: naming the flag that says what is meant.
+        UsageError: naming the flag to give.
     """
     if resume and restart:
         raise UsageError("--resume goes on and --restart begins anew: give one of them.")

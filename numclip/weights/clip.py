@@ -24,7 +24,7 @@ def read_clip_weights(path: Path) -> dict[str, Tensor]:
     """Read the state dict of a CLIP model, named as in open_clip; float32.
 
     Raises:
-        ModelError: if the file cannot be read, or holds something else than a whole CLIP model.
+        ModelError: if the file cannot be read, or does not hold a whole CLIP model.
     """
     content = read_content(path)
     if is_checkpoint(content):
@@ -39,10 +39,10 @@ def read_clip_weights(path: Path) -> dict[str, Tensor]:
         key.startswith("visual.") for key in state
     ):
         raise ModelError(
-            f"{path}: holds only an image tower (visual.*); numclip needs the text tower of the "
-            "same CLIP model too."
+            f"{path}: holds only an image tower (visual.*); numclip also needs the text tower of "
+            "the same CLIP model."
         )
-    # the causal mask is an attribute in OpenAI's archives, and no weight
+    # the causal mask is an attribute in OpenAI's archives, not a weight
     return {k: v for k, v in state.items() if k not in EXTRAS and k.split(".")[-1] != "attn_mask"}
 
 

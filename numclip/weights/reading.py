@@ -16,9 +16,10 @@ from torch import Tensor
 
 from numclip.weights.torchscript import is_torchscript, read_torchscript
 from numclip_runtime import ModelError
+from numclip_runtime.errors import first_line
 
 SAFETENSORS = ".safetensors"
-CHECKPOINT_FORMAT = "numclip-checkpoint"  # what numclip's own files say under "format"
+CHECKPOINT_FORMAT = "numclip-checkpoint"  # value of "format" in numclip's own files
 METADATA_KEY = "numclip"  # key in a safetensors file's metadata, JSON text
 PREFIXES = ("module.", "model.", "_orig_mod.")  # left by DDP, Lightning and torch.compile
 
@@ -45,7 +46,7 @@ def read_content(path: Path) -> dict[str, Any]:
             f"{path}: refused, not plain weights and settings ({_refusal(error)})."
         ) from None
     except Exception as error:  # damaged archives, pickles and headers share no error type
-        raise ModelError(f"{path}: not a readable checkpoint ({_first_line(error)}).") from None
+        raise ModelError(f"{path}: not a readable checkpoint ({_reason(error)}).") from None
     return content if isinstance(content, dict) else {}
 
 
@@ -53,18 +54,18 @@ def _refusal(error: pickle.UnpicklingError) -> str:
     """Return why a file was refused, without torch's advice to load it unsafely after all."""
     if named := re.search(r"(?:GLOBAL|it names) ([\w.]+)", str(error)):
         return f"it names {named[1]}"
-    return "it is no weights file, or holds objects that could run code"
+    return "it is not a weights file, or holds objects that could run code"
 
 
 def is_checkpoint(content: Mapping[str, Any]) -> bool:
-    """Tell whether the content of a file calls itself a numclip checkpoint."""
+    """Return whether the content of a file is marked as a numclip checkpoint."""
     return content.get("format") == CHECKPOINT_FORMAT
 
 
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or [""])[0]
-    # some errors only hold the key or byte that a damaged file led to
-    return line[:300] if " " in line else "damaged, or no weights file"
+def _reason(error: Exception) -> str:
+    line = first_line(error)
+    # some errors hold only a key or byte of the damaged file
+    return line[:300] if " " in line else "damaged, or not a weights file"
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def state_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file's content; floating-point ones as float32.
 
     Raises:
-        ModelError: if there are none, or other things among them.
+        ModelError: if there are none, or other objects among them.
     """
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
@@ -103,7 +104,7 @@ def state_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def _is_plain(value: object) -> bool:
-    """Tell whether this is a tensor that has each of its numbers in memory."""
+    """Return whether this is a tensor with each of its numbers in memory."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -132,7 +133,7 @@ def check_fit(
         expected: State dict of the model to load into.
         found: State dict read.
         path: Named in the error.
-        target: What it does not fit, in words.
+        target: Name of the model, for the error.
 
     Raises:
         ModelError: naming missing and unexpected keys and those of another shape.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MAX_PICKLE = 64 << 20  # bytes; OpenAI's largest takes below 1 MB
+MAX_PICKLE = 64 << 20  # bytes; OpenAI's largest has less than 1 MB
 STORAGES = {
     "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16,
@@ -32,7 +32,7 @@ STORAGES = {
 
 
 def is_torchscript(path: Path) -> bool:
-    """Tell whether a file is a TorchScript archive (torch.save's zip has no constants.pkl)."""
+    """Return whether a file is a TorchScript archive (torch.save's zip has no constants.pkl)."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

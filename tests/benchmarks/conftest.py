@@ -102,7 +102,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a checkpoint of the real model, with random weights and tiny towers."""
     torch = pytest.importorskip("torch")
     from numclip.checkpoint import Checkpoint, save_checkpoint
-    from numclip.model.numclip import ModelConfig, NumClip
+    from numclip.model.model_config import ModelConfig
+    from numclip.model.numclip import NumClip
 
     torch.manual_seed(0)
     tower = {"layers": 1, "width": 64}

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from numclip.checkpoint import Checkpoint, save_checkpoint
-from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip
 from tests.numclip.tiny import TASK, TEXT, VIT, spec_of, write_photos
 
 CLIP = {

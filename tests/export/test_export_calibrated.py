@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from numclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip
 from numclip_export.export import export
 from numclip_export.fold import FoldedModel
 from numclip_export.parity import ParityError

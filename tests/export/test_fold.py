@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from numclip.model.numclip import RegressorForm
+from numclip.model.model_config import RegressorForm
 from numclip_export.fold import FoldedModel, parameter_counts
 from tests.numclip.tiny import TASK, TOWERS, images_of, tiny_model
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip
 from numclip_export.fold import FoldedModel
 from numclip_export.graph.onnx_model import onnx_from_folded, save_with_metadata
 from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes

@@ -8,11 +8,11 @@ from typing import get_args
 import pytest
 import torch
 
-from numclip.model.numclip import ModelConfig, NumClip
-from numclip.model.readout import headline
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip, point_estimate
 from numclip.tasks import load_task
-from numclip.training.lightning_module import losses
-from numclip.training.run import TrainConfig
+from numclip.training.config import TrainConfig
+from numclip.training.losses import batch_losses
 from numclip_export.fold import FoldedModel
 from numclip_export.graph.onnx_model import onnx_from_folded, operators
 from numclip_runtime.task import PredictionKind, Task
@@ -43,7 +43,7 @@ def task(name: str, prediction: PredictionKind) -> Task:
     ],
 )
 def test_headline(name: str, prediction: PredictionKind, expected: list[float]) -> None:
-    values = headline(task(name, prediction), FINE, PROBS)
+    values = point_estimate(task(name, prediction), FINE, PROBS)
     assert values.tolist() == pytest.approx(expected, abs=1e-5)
 
 
@@ -56,7 +56,7 @@ def test_folded_model_agrees(prediction: PredictionKind) -> None:
     with torch.inference_mode():
         out = model(images)
         values, probs = FoldedModel(model)(images)
-    assert torch.allclose(out.values, headline(chosen, out.fine - 1, out.bin_probs))
+    assert torch.allclose(out.values, point_estimate(chosen, out.fine - 1, out.bin_probs))
     assert torch.allclose(values, out.values, atol=1e-5)  # float32 rounding, label units
     assert torch.allclose(probs, out.bin_probs, atol=1e-6)
 
@@ -66,7 +66,7 @@ def test_class_model_trains_its_regressor_and_exports_without_it() -> None:
     images = torch.randn(2, 3, 16, 16)
     assert not model(images).values.requires_grad
     labels, bins = torch.tensor([0.0, 4.0]), torch.tensor([0, 4])
-    parts = losses(model(images), labels, bins, TrainConfig())
+    parts = batch_losses(model(images), labels, bins, TrainConfig())
     parts["l1"].backward()  # type: ignore[no-untyped-call]
     assert model.regressor.fc.weight.grad is not None
     found = operators(onnx_from_folded(FoldedModel(model.eval()), 16))

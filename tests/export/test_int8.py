@@ -13,7 +13,8 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip
 from numclip_export.fold import FoldedModel
 from numclip_export.graph.onnx_model import onnx_from_folded
 from numclip_export.int8.linear import Constants, Linear, linear_layers

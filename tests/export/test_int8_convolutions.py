@@ -14,7 +14,8 @@ import torch
 from click.testing import CliRunner
 
 from numclip.checkpoint import Checkpoint, save_checkpoint
-from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip
 from numclip_export.cli import main
 from numclip_export.cosine import centred_cosines
 from numclip_export.fold import FoldedModel

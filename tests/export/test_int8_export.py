@@ -15,7 +15,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from numclip.checkpoint import Checkpoint, save_checkpoint
-from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip
 from numclip_export.cli import main
 from numclip_runtime import ModelError, Preprocessing, load
 from numclip_runtime.onnx_file import MappedModel

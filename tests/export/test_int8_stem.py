@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip
 from numclip_export.fold import FoldedModel
 from numclip_export.graph.edit import features_name
 from numclip_export.graph.onnx_model import onnx_from_folded

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.numclip.foreign_files import State, base_state
+from tests.numclip.released_files import State, base_state
 
 torch.set_num_threads(1)
 

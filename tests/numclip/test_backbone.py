@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from numclip.model.backbone import build_clip, clip_config, open_clip, pretrained_clip
+from numclip.model.backbone import build_clip, clip_config, load_backbone, open_clip
 from numclip_runtime import UsageError
 from tests.numclip.tiny import TEXT, TOWERS, VIT
 
@@ -84,12 +84,12 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     expected = build_clip(CONFIG).state_dict()
     weights = tmp_path / "weights.pt"
     torch.save(expected, weights)
-    clip, config = pretrained_clip(write(tmp_path, CONFIG), str(weights))
+    clip, config = load_backbone(write(tmp_path, CONFIG), str(weights))
     assert config == CONFIG
     state = clip.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
-    clip, config = pretrained_clip(write(tmp_path, CONFIG), str(weights), quick_gelu=False)
+    clip, config = load_backbone(write(tmp_path, CONFIG), str(weights), quick_gelu=False)
     assert config == CONFIG | {"quick_gelu": False}
     assert any(isinstance(module, torch.nn.GELU) for module in clip.modules())
 
@@ -99,11 +99,11 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     torch.save(build_clip(TOWERS["resnet"]).state_dict(), weights)
     name = write(tmp_path, CONFIG)
     with pytest.raises(UsageError, match=r"cannot load weights '.*weights\.pt' into .*tiny\.json"):
-        pretrained_clip(name, str(weights))
+        load_backbone(name, str(weights))
     weights.write_bytes(b"")
     with pytest.raises(UsageError, match=r"cannot load weights"):
-        pretrained_clip(name, str(weights))
+        load_backbone(name, str(weights))
     with pytest.raises(UsageError, match=r"'opneai' is neither a file nor a tag .*tags: none"):
-        pretrained_clip(name, "opneai")
-    with pytest.raises(UsageError, match=r"tag that open_clip knows for RN50 \(tags: openai, "):
-        pretrained_clip("RN50", "opneai")
+        load_backbone(name, "opneai")
+    with pytest.raises(UsageError, match=r"tag of open_clip for RN50 \(tags: openai, "):
+        load_backbone("RN50", "opneai")

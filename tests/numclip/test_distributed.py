@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from numclip.cli import main
 from tests.numclip.test_resume import ROOT, environment, folder, weights
 
 __all__ = ["folder"]
@@ -25,14 +27,22 @@ def losses(run: Path) -> list[float]:
 def train(folder: Path, processes: int, batch_size: int) -> Path:
     files = {"train": "train.csv", "val": "val.csv", "task": "task.toml", "backbone": "tiny.json"}
     output = folder / f"processes{processes}.pt"
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(processes), "-m", "numclip.cli.train"),
+    words = [
         *(text for name, file in files.items() for text in (f"--{name}", str(folder / file))),
         *(*FLAGS.split(), "--workers", "0", "--batch-size", str(batch_size), "-o", str(output)),
     ]
+    if processes == 1:
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+        return output
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     done = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+        [*torchrun, str(processes), "-m", "numclip.cli", *words],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return output

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from numclip.evaluation.evaluate import Batch
+from numclip.data.dataset import Batch
+from numclip.training.config import LearningRates, TrainConfig
+from numclip.training.fit import fit
 from numclip.training.lightning_module import NumClipModule
-from numclip.training.run import LearningRates, TrainConfig, fit
 from tests.numclip.tiny import spec_of, tiny_model, write_photos
 
 NAMES = ("image_to_text", "text_to_image", "l1", "loss")
@@ -21,6 +22,7 @@ CONFIG = TrainConfig(
     batch_size=6,  # of 16 images: the last batch of 4 must weigh less
     rates=LearningRates(image=1e-3, rank=1e-3),
     optimizer="adamw",
+    workers=0,
 )
 
 
@@ -53,7 +55,7 @@ def test_equal_those_of_a_log_of_every_batch(
             def on_train_end(self) -> None:
                 shown.append(set(self.trainer.progress_bar_metrics))
 
-        monkeypatch.setattr("numclip.training.run.NumClipModule", Spy)
+        monkeypatch.setattr("numclip.training.fit.NumClipModule", Spy)
         model, run_dir = tiny_model(), tmp_path / kind.__name__
         fit(model, train, val, spec_of("vit"), config, run_dir=run_dir)
         (log,) = run_dir.rglob("metrics.csv")

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from numclip.model.numclip import FineRegressor, ModelConfig, NumClip
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import FineRegressor, NumClip
 from numclip_export.fold import FoldedModel
 from tests.numclip.golden import AGE_EDGES, DIGITS, FIVE, LEVELS, case, set_regressor, tensor
 from tests.numclip.tiny import TOWERS

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from numclip.model.numclip import Output
-from numclip.training.lightning_module import losses
-from numclip.training.losses import TARGET_GAIN, fcrc_image_to_text, fcrc_text_to_image
-from numclip.training.run import TrainConfig
+from numclip.training.config import TrainConfig
+from numclip.training.losses import (
+    TARGET_GAIN,
+    batch_losses,
+    fcrc_image_to_text,
+    fcrc_text_to_image,
+)
 from tests.numclip.golden import DIGITS, case, tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -120,8 +124,8 @@ def test_l1_and_the_sum_of_losses() -> None:
     bins = torch.tensor(case("fcrc_ce")[0]["y"])
     fine = tensor(given["pred"])
     output = Output(fine, LOGITS.softmax(1), LOGITS, fine)
-    whole = losses(output, tensor(given["y"]), bins, TrainConfig())
+    whole = batch_losses(output, tensor(given["y"]), bins, TrainConfig())
     assert whole["l1"].item() == pytest.approx(out["l1"], abs=DIGITS)
     assert whole["loss"].item() == pytest.approx(out["total_ce+kl+l1_with_Y"], abs=DIGITS)
-    halved = losses(output, tensor(given["y"]), bins, TrainConfig(regression_weight=0.5))
+    halved = batch_losses(output, tensor(given["y"]), bins, TrainConfig(regression_weight=0.5))
     assert (whole["loss"] - halved["loss"]).item() == pytest.approx(out["l1"] / 2, abs=DIGITS)

@@ -10,16 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from numclip.cli.train import STATISTICS
 from numclip.data.dataset import evaluation_transform
-from numclip.evaluation.evaluate import metrics
+from numclip.evaluation.metrics import validation_metrics
+from numclip.evaluation.predictions import Predictions
 from numclip.model.backbone import build_clip
-from numclip.model.prompts import EOT, FULL_STOP, PAD, SOT, PromptLearner, token_ids
+from numclip.model.preprocessing import STATISTICS, Statistics
+from numclip.model.prompts import PromptLearner
+from numclip.model.text_encoder import EOT, FULL_STOP, PAD, SOT, token_ids
 from numclip.tasks import load_task
-from numclip_runtime import Preprocessing
+from numclip_runtime import Preprocessing, Task
 from numclip_runtime.preprocess import to_input
 from tests.numclip.golden import AGE_EDGES, DIGITS, GOLDEN, case, tensor
 from tests.numclip.tiny import TOWERS
+
+CLASSES = Task("five", "", tuple(range(6)), tuple("abcde"))
 
 
 def test_every_case_is_covered() -> None:
@@ -66,7 +70,8 @@ def test_metrics() -> None:
     probs, labels = tensor(given["prob"]), torch.tensor(given["y"])
     for kind, values in (("exp", probs @ tensor(range(5))), ("max", probs.argmax(1).double())):
         assert values.tolist() == out[f"{kind}_pred"]
-        got = metrics(values, probs, labels.double(), labels)
+        found = Predictions(CLASSES, None, *(a.numpy() for a in (labels.double(), values, probs)))
+        got = validation_metrics(found)
         assert got["mae"] == pytest.approx(out[f"mae_{kind}"])
         assert got["bin_accuracy"] == pytest.approx(out["acc_max"])
     assert got["rmse"] == pytest.approx(np.sqrt((4 + 1 + 0 + 1) / 4))
@@ -84,7 +89,7 @@ def test_activation(quick: bool) -> None:
 
 
 @pytest.mark.parametrize(("name", "key"), [("imagenet", "(used)"), ("clip", "(not used)")])
-def test_pixel_normalisation(name: str, key: str) -> None:
+def test_pixel_normalisation(name: Statistics, key: str) -> None:
     given, out = case("pixel_norm_red_channel")
     pixels = np.zeros((3, 3, 3), np.uint8)
     pixels[0, :, 0] = np.rint(np.array(given["x"]) * 255)

@@ -15,12 +15,11 @@ from torch import nn
 from numclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from numclip.cli.train import main
 from numclip.model.backbone import build_clip, clip_config, open_clip
-from numclip.model.numclip import Adapter, ModelConfig, NumClip
-from numclip.model.prompt_config import PromptConfig
-from numclip.training.config import LearningRates, TrainConfig, make_optimizer
-from numclip.training.lightning_module import losses
-from numclip.training.losses import LossMode, fcrc_image_to_text, fcrc_text_to_image
-from numclip.training.optim import RAdamReleased
+from numclip.model.model_config import ModelConfig, PromptConfig
+from numclip.model.numclip import Adapter, NumClip
+from numclip.training.config import LearningRates, LossMode, TrainConfig
+from numclip.training.losses import batch_losses, fcrc_image_to_text, fcrc_text_to_image
+from numclip.training.optim import RAdamReleased, freeze, make_optimizer
 from numclip_export.fold import FoldedModel
 from numclip_runtime import ModelError, UsageError
 from tests.numclip.tiny import TASK, TEXT, TOWERS, images_of, spec_of, tiny_model, write_photos
@@ -125,7 +124,7 @@ def test_text_tower_without_projection() -> None:
     ("name", "reason"),
     [
         ("ViT-B-16-SigLIP", "has the tokenizer timm/ViT-B-16-SigLIP with 32000 tokens, while"),
-        ("ViT-B-16-SigLIP2", "with 256000 tokens, while prompts are written with CLIP's byte-pair"),
+        ("ViT-B-16-SigLIP2", "with 256000 tokens, while prompts use CLIP's byte-pair"),
         ("ViT-H-14-CLIPA", "the tokenizer bert-base-uncased with 32000 tokens"),
     ],
 )
@@ -136,7 +135,7 @@ def test_other_tokenizer_is_named(name: str, reason: str) -> None:
 
 @pytest.mark.parametrize("change", [{"pool_type": "eos"}, {"embed_cls": True}])
 def test_other_readout_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="another read-out than argmax, first, last are not supp"):
+    with pytest.raises(UsageError, match="another pooling than argmax, first, last are not supp"):
         build_clip(TOWERS["vit"] | {"text_cfg": TEXT | change})
 
 
@@ -163,13 +162,14 @@ def test_words_are_trained(prompts: PromptConfig) -> None:
     model = tiny_model(prompts=prompts)
     rates = LearningRates(image=0, context=1e-2, rank=1e-2)
     config = TrainConfig(rates=rates, loss_mode="corrected")
+    freeze(model, rates)
     optimizer = make_optimizer(model, config)
     before = [p.detach().clone() for p in model.prompt_learner.parameters()]
     images, labels = images_of("vit", 6), torch.linspace(0, 30, 6)
     bins = torch.tensor([0, 0, 1, 1, 2, 2])
     for _ in range(3):
         optimizer.zero_grad()
-        total = losses(model(images), labels, bins, config)["loss"]
+        total = batch_losses(model(images), labels, bins, config)["loss"]
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert len(before) == 2
@@ -183,7 +183,7 @@ def test_loss_mode_and_optimizer_reach_the_training(mode: LossMode) -> None:
     model = tiny_model()
     out = model(images_of("vit", 6))
     config = TrainConfig(loss_mode=mode, optimizer="radam-released", weight_decay=0.5)
-    parts = losses(out, torch.linspace(0, 30, 6), bins, config)
+    parts = batch_losses(out, torch.linspace(0, 30, 6), bins, config)
     assert parts["image_to_text"] == fcrc_image_to_text(out.logits, bins, mode)
     assert parts["text_to_image"] == fcrc_text_to_image(out.logits, bins, mode)
     optimizer = make_optimizer(model, config)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from numclip.model.backbone import build_clip, open_clip
-from numclip.model.numclip import ModelConfig, NumClip
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip
 from numclip.model.prompts import PromptLearner
 from numclip_runtime import UsageError
 from tests.numclip.tiny import TASK, TEXT, TOWERS, tiny_model
@@ -67,8 +68,8 @@ def test_longest_sentence() -> None:
     context = " ".join(["photo"] * 72)
     assert PromptLearner(context, ["dark", "dim"], table, 77)().shape == (2, 77, 1)
     with pytest.raises(
-        UsageError, match=r'photo very dark\." takes 77 tokens, the text tower has 76.*; shorten'
+        UsageError, match=r'photo very dark\." has 77 tokens, the text tower has 76.*; shorten'
     ):
         PromptLearner(context, ["dark", "very dark"], table, 76)
-    with pytest.raises(UsageError, match="takes 78 tokens, the text tower has 77"):
+    with pytest.raises(UsageError, match="has 78 tokens, the text tower has 77"):
         NumClip(ModelConfig(PLAIN), replace(TASK, context=f"{context} photo photo"))

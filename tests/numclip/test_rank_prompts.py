@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from numclip.model.backbone import build_clip, open_clip
-from numclip.model.numclip import ModelConfig, NumClip
-from numclip.model.prompt_config import PhrasePosition, PromptConfig, RankInterpolation
-from numclip.model.prompts import EOT, FULL_STOP, PAD, SOT, PromptLearner, token_ids
-from numclip.model.rank_prompts import RankPromptLearner, interpolation_weights
+from numclip.model.model_config import ModelConfig, PhrasePosition, PromptConfig, RankInterpolation
+from numclip.model.numclip import NumClip
+from numclip.model.prompts import PromptLearner, RankPromptLearner, interpolation_weights
+from numclip.model.text_encoder import EOT, FULL_STOP, PAD, SOT, token_ids
 from numclip_runtime import UsageError
 from tests.numclip.golden import DIGITS, case, tensor
 from tests.numclip.tiny import TASK, TOWERS
@@ -181,12 +181,12 @@ def _plain(config: PromptConfig, table: Tensor = IDS) -> PromptLearner:
 
 def test_sentences_that_do_not_fit() -> None:
     _plain(PromptConfig(random_context_tokens=16))
-    with pytest.raises(UsageError, match=r'"\[random\] child\." takes 21 tokens, the text tower'):
+    with pytest.raises(UsageError, match=r'"\[random\] child\." has 21 tokens, the text tower'):
         _plain(PromptConfig(random_context_tokens=17))
-    with pytest.raises(UsageError, match=r'"a photo of \[random\]\." takes 21 tokens'):
+    with pytest.raises(UsageError, match=r'"a photo of \[random\]\." has 21 tokens'):
         _plain(PromptConfig(random_rank_tokens=15))
     long = PromptConfig("rank", base_phrases=("child", "1930s 1940s"))
-    with pytest.raises(UsageError, match=r'of 1930s 1940s\." takes 16 tokens'):
+    with pytest.raises(UsageError, match=r'of 1930s 1940s\." has 16 tokens'):
         RankPromptLearner("a photo of", 3, IDS, 15, long)
 
 
@@ -213,7 +213,7 @@ def test_base_ranks_that_do_not_fit(config: PromptConfig, message: str) -> None:
         ({"base_phrases": ["a"]}, "base_phrases name the base ranks of kind 'rank'"),
         (
             {"kind": "rank", "base_phrases": ["a"], "random_rank_tokens": 1},
-            "give one of the two",
+            "give one of them",
         ),
         ({"position": "front"}, r"unknown field(s) ['position']; known are ['kind'"),
     ],

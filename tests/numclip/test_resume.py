@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,10 +65,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_killed_run_resumes_to_the_same_weights(folder: Path) -> None:
-    last = folder / "killed.run" / "last.ckpt"
+@pytest.fixture(scope="module")
+def killed(folder: Path) -> Path:
+    """Return the run folder of a run that was killed in the middle of an epoch."""
+    last = folder / "first.run" / "last.ckpt"
     with subprocess.Popen(
-        [*COMMAND, *arguments(folder, "killed.pt")],
+        [*COMMAND, *arguments(folder, "first.pt")],
         cwd=ROOT,
         env=environment(SLOW_MS="100"),
         stdout=subprocess.DEVNULL,
@@ -78,8 +81,12 @@ def test_killed_run_resumes_to_the_same_weights(folder: Path) -> None:
         time.sleep(0.15)  # into the middle of the next epoch
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    assert not (folder / "killed.pt").exists()
+    assert not (folder / "first.pt").exists()
+    return folder / "first.run"
 
+
+def test_killed_run_resumes_to_the_same_weights(folder: Path, killed: Path) -> None:
+    last = shutil.copytree(killed, folder / "killed.run") / "last.ckpt"
     refused = CliRunner().invoke(main, arguments(folder, "killed.pt"))
     assert refused.exit_code == 2
     assert "holds an unfinished run; go on with --resume" in refused.output
@@ -161,21 +168,8 @@ def test_unreadable_data_leave_the_run_that_was_to_be_discarded(folder: Path) ->
     assert (run_dir / "last.ckpt").exists()
 
 
-def unfinished(folder: Path, name: str) -> Path:
-    """Leave a run that was interrupted after its first epoch."""
-    result = subprocess.run(
-        [*COMMAND, *arguments(folder, f"{name}.pt")],
-        cwd=ROOT,
-        env=environment(EXIT_AFTER_EPOCH="1"),
-        stdout=subprocess.DEVNULL,
-        check=False,
-    )
-    assert result.returncode == 9
-    return folder / f"{name}.run" / "last.ckpt"
-
-
-def test_other_settings_are_refused_and_restart_begins_anew(folder: Path) -> None:
-    last = unfinished(folder, "other")
+def test_other_settings_are_refused_and_restart_begins_anew(folder: Path, killed: Path) -> None:
+    last = shutil.copytree(killed, folder / "other.run") / "last.ckpt"
     changed: dict[str, Any] = {"catch_exceptions": False}
     result = CliRunner().invoke(
         main, arguments(folder, "other.pt", "--resume", "--lr-image", "2e-3"), **changed
@@ -188,8 +182,8 @@ def test_other_settings_are_refused_and_restart_begins_anew(folder: Path) -> Non
     assert "epoch   1/6" in result.output
 
 
-def test_broken_resume_file_is_refused(folder: Path) -> None:
-    last = unfinished(folder, "broken")
+def test_broken_resume_file_is_refused(folder: Path, killed: Path) -> None:
+    last = shutil.copytree(killed, folder / "broken.run") / "last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
     result = CliRunner().invoke(main, arguments(folder, "broken.pt", "--resume"))
     assert result.exit_code == 2

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from numclip.data.readers import read_samples
 from numclip.data.samples import Sample, median, number, sample_of, write_csv
-from numclip.data.tables import read_csv
 from numclip.tasks import load_task
 from numclip_runtime import UsageError
 
@@ -64,7 +64,7 @@ def test_written_csv_reads_back_from_anywhere(
         sample.path.touch()
     write_csv(tmp_path / "images" / "val.csv", samples)
     monkeypatch.chdir("/")
-    got = read_csv(tmp_path / "images" / "val.csv", load_task("age"), group_column="group")
+    got = read_samples(tmp_path / "images" / "val.csv", load_task("age"), group_column="group")
     assert [s.path for s in got] == [tmp_path / s.path for s in samples]
     assert [(s.label, s.annotations, s.group) for s in got] == [
         (s.label, s.annotations, s.group) for s in samples

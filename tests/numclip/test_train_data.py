@@ -50,7 +50,7 @@ def test_list_to_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
             draws.append(draw)
             super().__init__(*args, draw=draw)
 
-    monkeypatch.setattr("numclip.training.run.ImageDataset", Spy)
+    monkeypatch.setattr("numclip.training.fit.ImageDataset", Spy)
     test = ("--test", str(folder / "list.txt"))
     result = train(folder, "--task", "aesthetics", "--val-share", "0.2", *test)
     assert result.exit_code == 0, result.output

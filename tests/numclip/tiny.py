@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from numclip.data.dataset import Sample
-from numclip.model.numclip import ModelConfig, NumClip
+from numclip.data.samples import Sample
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip
 from numclip_runtime import Preprocessing, Task
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from numclip.checkpoint import Checkpoint
-from numclip.data.sources import read_samples
+from numclip.data.readers import read_samples
 from numclip_export.images import image_paths
 from numclip_export.int8.ranges import require_cache
 from numclip_runtime import NumclipError, Preprocessing, UsageError

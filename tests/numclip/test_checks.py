@@ -1,15 +1,26 @@
-"""Broken files are found before training, named, and refused or left out."""
+"""Checks before training: broken images, shared images and groups, class balance."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from numclip.data.image_check import broken_images, without_broken
+from numclip.data.checks import (
+    Leakage,
+    balance_table,
+    bar_character,
+    broken_images,
+    empty_bins,
+    find_leakage,
+    summary,
+    without_broken,
+)
 from numclip.data.samples import Sample
+from numclip.tasks import load_task
 from numclip_runtime import UsageError
 
 
@@ -78,3 +89,68 @@ def test_nothing_left() -> None:
     broken = {Path("a.png"): "a.png: the file is empty."}
     with pytest.raises(UsageError, match=r"1 of 1 val images are broken:\n.*\n.*none is left"):
         without_broken([Sample(Path("a.png"), 0.0)], broken, skip=True, name="val")
+
+
+def test_overlap(tmp_path: Path) -> None:
+    contents = {"a": "one", "b": "two", "copy": "one", "same-size": "six", "other": "longer"}
+    for name, text in contents.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "sub").mkdir()
+    train = [Sample(tmp_path / "a", 0.0, (), "x"), Sample(tmp_path / "b", 0.0, (), "y")]
+    again = tmp_path / "sub" / ".." / "b"  # another name of the same file
+    val = [
+        Sample(again, 0.0, (), "z"),
+        *(Sample(tmp_path / name, 0.0, (), "y") for name in ("copy", "same-size", "other")),
+        Sample(tmp_path / "other", 0.0),
+    ]
+    assert find_leakage(val, train, contents=True) == Leakage(
+        (again,), (tmp_path / "copy",), ("y",)
+    )
+    assert find_leakage(val, train, contents=False) == Leakage((again,), (), ("y",))
+    assert find_leakage(val[2:3], train[:1], contents=True) == Leakage((), (), ())
+
+
+def test_unknown_groups_are_not_shared(tmp_path: Path) -> None:
+    train, val = [Sample(tmp_path / "a", 0.0)], [Sample(tmp_path / "b", 0.0)]
+    assert find_leakage(val, train, contents=False).groups == ()
+
+
+def samples(*labels: float) -> list[Sample]:
+    return [Sample(Path("a.png"), label) for label in labels]
+
+
+def test_ranges() -> None:
+    sets = {"train": samples(*[14] * 30, *[70] * 300, 20), "val": samples(3, 70)}
+    assert balance_table(sets, load_task("age")).splitlines() == [
+        "bin           years       train                       val",
+        "child         0 to 13         0   0.0%                  1  50.0% ##########",
+        "teenager      13 to 19       30   9.1% #                0   0.0%",
+        "young adult   19 to 35        1   0.3% #                0   0.0%",
+        "middle adult  35 to 65        0   0.0%                  0   0.0%",
+        "older adult   65 to 101     300  90.6% ##########       1  50.0% ##########",
+    ]
+
+
+def test_classes_with_offset() -> None:
+    table = balance_table({"train": samples(1, 5)}, load_task("aesthetics"), bar="=")
+    assert table.splitlines()[0].split() == ["bin", "label", "train"]
+    assert table.splitlines()[1].split() == ["unacceptable", "1", "1", "50.0%", "=" * 10]
+
+
+def test_summary() -> None:
+    age = load_task("age")
+    assert summary("val", samples(16, 77.5), age) == "val: 2 images, labels 16 to 77.5 years"
+    several = [*samples(1), Sample(Path("b.png"), 2.0, (2.0, 3.0))]
+    assert summary("train", several, load_task("aesthetics")) == (
+        "train: 2 images, labels 1 to 2, 1 with several annotators"
+    )
+
+
+def test_empty_bins() -> None:
+    assert empty_bins(samples(14, 20, 40), load_task("age")) == ["child", "older adult"]
+
+
+@pytest.mark.parametrize(("encoding", "expected"), [("utf-8", "█"), ("ascii", "#")])
+def test_bar_fits_stdout(encoding: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    assert bar_character() == expected

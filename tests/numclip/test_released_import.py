@@ -7,20 +7,21 @@ import pytest
 import torch
 
 from numclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from numclip.cli.convert import convert
-from numclip.importers.released_keys import DEAD, own_names
-from numclip.model.numclip import ModelConfig, NumClip
+from numclip.importers.released import DEAD, own_names
+from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip
 from numclip.tasks import load_task
 from numclip_export.export import export
 from numclip_export.fold import FoldedModel
 from numclip_runtime import load
-from tests.numclip.foreign_files import (
+from tests.numclip.released_files import (
     AGE_PHRASES,
     TINY,
     TINY_RESNET,
     VIT_B_16,
     State,
     base_state,
+    convert_file,
     dead_table,
     lightning,
     official_state,
@@ -78,7 +79,7 @@ def test_numclip_file_predicts_as_its_formulas(
 ) -> None:
     state = official_state(base)
     source = write(tmp_path / "a.ckpt", lightning(state, prefix))
-    checkpoint = convert(source, tmp_path / "a.pt", task="age", base=base_file)
+    checkpoint = convert_file(source, tmp_path / "a.pt", task="age", base=base_file)
     values, bin_probs = predictions(checkpoint, images)
     want_values, want_probs = oracle(state, base, images)
     assert np.ptp(want_probs, axis=0).max() > 0.1, "the pictures must differ"
@@ -95,7 +96,7 @@ def test_resnet(tmp_path: Path) -> None:
     state = official_state(base, TINY_RESNET)
     torch.save(base, tmp_path / "base.pt")
     source = write(tmp_path / "a.ckpt", lightning(state))
-    checkpoint = convert(source, tmp_path / "a.pt", task="age", base=str(tmp_path / "base.pt"))
+    checkpoint = convert_file(source, tmp_path / "a.pt", task="age", base=str(tmp_path / "base.pt"))
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     values, bin_probs = predictions(load_checkpoint(tmp_path / "a.pt"), images)
     want_values, want_probs = oracle(state, base, images, TINY_RESNET)
@@ -109,7 +110,7 @@ def test_activation_is_explicit(
 ) -> None:
     source = write(tmp_path / "a.ckpt", lightning(official_state(base)))
     quick, plain = (
-        convert(source, tmp_path / "a.pt", task="age", base=base_file, quick_gelu=choice)
+        convert_file(source, tmp_path / "a.pt", task="age", base=base_file, quick_gelu=choice)
         for choice in (True, False)
     )
     assert plain.model.config.clip["quick_gelu"] is False
@@ -121,7 +122,7 @@ def test_converted_checkpoint_is_ours(
     base: State, base_file: str, images: torch.Tensor, tmp_path: Path, name: str
 ) -> None:
     source = write(tmp_path / "a.ckpt", lightning(official_state(base)))
-    made = convert(source, tmp_path / name, task="age", base=base_file)
+    made = convert_file(source, tmp_path / name, task="age", base=base_file)
     loaded = load_checkpoint(tmp_path / name)
     assert loaded.task == made.task
     assert loaded.model.config == made.model.config
@@ -139,7 +140,7 @@ def test_numclip_file_to_onnx(
 ) -> None:
     state = official_state(base)
     source = write(tmp_path / "a.ckpt", lightning(state))
-    convert(source, tmp_path / "a.safetensors", task="age", base=base_file)
+    convert_file(source, tmp_path / "a.safetensors", task="age", base=base_file)
     export(tmp_path / "a.safetensors", tmp_path / "a.onnx")
     with load(tmp_path / "a.onnx") as predictor:
         assert predictor.metadata.task.label_offset == 1
@@ -152,7 +153,7 @@ def test_half_precision_becomes_float32(
 ) -> None:
     half = {k: v.half() for k, v in official_state(base).items()}
     source = write(tmp_path / "a.ckpt", lightning(half))
-    checkpoint = convert(source, tmp_path / "a.pt", task="age", base=base_file)
+    checkpoint = convert_file(source, tmp_path / "a.pt", task="age", base=base_file)
     assert {v.dtype for v in checkpoint.model.state_dict().values()} == {torch.float32}
     want, _ = oracle({k: v.float() for k, v in half.items()}, base, images)
     np.testing.assert_allclose(predictions(checkpoint, images)[0], want, rtol=2e-4)
@@ -167,7 +168,7 @@ def test_dead_weights_do_not_matter(
     odd = state | {k: torch.full((7,), torch.nan) for k in dead_table(TINY)}
     results = [
         predictions(
-            convert(
+            convert_file(
                 write(tmp_path / "a.ckpt", lightning(each)),
                 tmp_path / "a.pt",
                 task="age",
@@ -195,7 +196,9 @@ def test_label_offset(
     state = official_state(base, kind=kind)
     source = write(tmp_path / "a.ckpt", lightning(state))
     task = whole_labels(tmp_path) if kind == "ordinalclip" else "age"
-    checkpoint = convert(source, tmp_path / "a.pt", task=task, base=base_file, label_offset=given)
+    checkpoint = convert_file(
+        source, tmp_path / "a.pt", task=task, base=base_file, label_offset=given
+    )
     if kind == "ordinalclip" and given is None:
         offset = 0.0  # their code trains on the label as it is
     assert checkpoint.task.label_offset == offset
@@ -207,7 +210,7 @@ def test_task_that_has_an_offset_keeps_it(base: State, base_file: str, tmp_path:
     task = tmp_path / "own.toml"
     task.write_text(Path(whole_labels(tmp_path)).read_text() + "label_offset = 2\n")
     source = write(tmp_path / "a.ckpt", lightning(official_state(base)))
-    checkpoint = convert(source, tmp_path / "a.pt", task=str(task), base=base_file)
+    checkpoint = convert_file(source, tmp_path / "a.pt", task=str(task), base=base_file)
     assert checkpoint.task.label_offset == 2
 
 
@@ -240,7 +243,7 @@ def test_ordinalclip_predicts_the_expectation(
     state = official_state(base, kind="ordinalclip")
     source = write(tmp_path / "a.ckpt", lightning(state))
     task = whole_labels(tmp_path, edges)
-    checkpoint = convert(source, tmp_path / "a.safetensors", task=task, base=base_file)
+    checkpoint = convert_file(source, tmp_path / "a.safetensors", task=task, base=base_file)
     values, bin_probs = predictions(load_checkpoint(tmp_path / "a.safetensors"), images)
     _, want_probs = oracle(state, base, images)
     np.testing.assert_allclose(bin_probs, want_probs, atol=2e-5)
@@ -258,7 +261,7 @@ def test_interrupted_save_leaves_the_old_file(
 ) -> None:
     source = write(tmp_path / "a.ckpt", lightning(official_state(base)))
     target = tmp_path / "a.safetensors"
-    checkpoint = convert(source, target, task="age", base=base_file)
+    checkpoint = convert_file(source, target, task="age", base=base_file)
     before = target.read_bytes()
 
     def fail(tensors: State, path: Path, metadata: object) -> None:

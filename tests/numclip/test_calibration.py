@@ -15,8 +15,8 @@ from numclip.evaluation.calibration import (
     describe_calibration,
     fit_calibration,
     fit_temperature,
-    log_softmax,
 )
+from numclip.evaluation.predictions import log_softmax
 from numclip_runtime import Calibration, Task, UsageError
 from numclip_runtime.calibration import DEFAULT_COVERAGE, Array
 

@@ -1,4 +1,4 @@
-"""What a prompt is made of and which of its words are learned; needs no torch."""
+"""The configuration that rebuilds a model, weights aside; needs no torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any, Literal, get_args
 
 from numclip_runtime import UsageError
 
+DEFAULT_BACKBONE = "ViT-B-16"  # the paper's
+ClipConfig = dict[str, Any]  # open_clip's JSON: embed_dim, vision_cfg, text_cfg, quick_gelu
 PromptKind = Literal["plain", "rank"]
 PhrasePosition = Literal["front", "middle", "tail"]
 RankInterpolation = Literal["linear", "inverse", "normal"]
+RegressorForm = Literal["released", "bounded", "expected"]
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,15 @@ class PromptConfig:
         if self.base_phrases and self.random_rank_tokens:
             raise UsageError(
                 "prompt: base ranks start either from base_phrases or from random_rank_tokens; "
-                "give one of the two."
+                "give one of them."
             )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PromptConfig:
-        """Build from plain data, as `dataclasses.asdict` or JSON gives it.
+        """Build from plain data, as from `dataclasses.asdict` or JSON.
 
         Raises:
-            UsageError: if a field is unknown, or has a value that it cannot have.
+            UsageError: if a field is unknown, or a value is invalid.
         """
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(data) - set(known)):
@@ -75,3 +78,25 @@ class PromptConfig:
 
 PLAIN = PromptConfig()  # NumCLIP, CoOp
 RANK = PromptConfig(kind="rank")  # OrdinalCLIP: 3 base ranks of 1 random word each
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that rebuilds the model except its weights."""
+
+    clip: ClipConfig  # open_clip configuration, quick_gelu explicit
+    adapter_ratio: float = 0.8  # share of the adapter's branch; 0 bypasses the adapter
+    adapter_reduction: int = 4  # adapter width = D / reduction
+    regressor: RegressorForm = "released"  # see FineRegressor
+    adapter_width: int | None = None  # of the bottleneck; None: D / reduction
+    prompts: PromptConfig = PLAIN  # how the bins' sentences are made
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
+        """Build from plain data, as from `dataclasses.asdict`; newer fields may be missing.
+
+        Raises:
+            UsageError: if a prompt field is unknown or a value is invalid.
+            TypeError: if another field is unknown.
+        """
+        return cls(**{**data, "prompts": PromptConfig.from_dict(data.get("prompts", {}))})

@@ -10,11 +10,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from numclip.cli.convert import convert, main
+from numclip.cli.convert import main
 from numclip_runtime import ModelError, NumclipError, UsageError
-from tests.numclip.foreign_files import (
+from tests.numclip.released_files import (
     AGE_PHRASES,
     State,
+    convert_file,
     lightning,
     official_state,
     write,
@@ -24,7 +25,7 @@ from tests.numclip.foreign_files import (
 def refused(source: Path, base: str, *, task: str = "age") -> NumclipError:
     target = source.with_name("out.pt")
     with pytest.raises((ModelError, UsageError)) as caught:
-        convert(source, target, task=task, base=base)
+        convert_file(source, target, task=task, base=base)
     assert not target.exists()
     assert str(caught.value).count("\n") == 0
     assert isinstance(caught.value, NumclipError)
@@ -140,7 +141,11 @@ def other_base(state: State) -> None:
         ),
         (integers, ModelError, "regressor.delta.bias torch.int8 for torch.float32"),
         (narrow_ranks, ModelError, "prompt_learner.rank_embeds [5, 2, 32] for [5, 2, 64]"),
-        (drop_conv, ModelError, "lacks image_encoder.conv1.weight, which says what architecture"),
+        (
+            drop_conv,
+            ModelError,
+            "lacks image_encoder.conv1.weight, which determines",
+        ),
         (flat_conv, ModelError, "image_encoder.conv1.weight has shape [128, 3], expected 4"),
         (odd_grid, ModelError, "7 image positions are not 1 + a square number"),
         (odd_width, ModelError, "a transformer 65 wide has no whole number of 64-wide heads"),
@@ -254,7 +259,7 @@ def test_command(base: State, base_file: str, tmp_path: Path) -> None:
         ((source, "--task", "age", "-o", again), "give --task"),
         (
             (made, "--task", "age", "-o", again),
-            "needs no --task, --base, --label-offset, --prompt or --r",
+            "leave out --task, --base, --label-offset, --prompt and --r",
         ),
         ((made, "-o", tmp_path / "a.onnx"), "the name must end in .pt or .safetensors"),
         ((tmp_path / "absent.ckpt", "-o", made), "no such file"),

@@ -13,12 +13,13 @@ from click.testing import CliRunner, Result
 
 from numclip.checkpoint import load_checkpoint, save_checkpoint
 from numclip.cli import convert, zeroshot
-from numclip.data.sources import read_samples
+from numclip.data.readers import read_samples
 from numclip.evaluation.predictions import predictions_of_checkpoint
 from numclip.model.backbone import build_clip
 from numclip_export.export import export
+from numclip_export.images import verify_images
 from numclip_runtime import load
-from tests.numclip.foreign_files import State, lightning, official_state, write
+from tests.numclip.released_files import State, lightning, official_state, write
 from tests.numclip.tiny import TASK, TOWERS, write_photos
 
 COUNT = 60  # images; 55 of them, ceil(61 * 0.9), are what a 90 % interval must hold
@@ -50,7 +51,9 @@ def folder(base: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def run(name: str, flags: str) -> Result:
     command: Command
     command, words = COMMANDS[name]
-    if name == "recalibrate":  # a checkpoint of our own, calibrated on other images before
+    if (
+        name == "recalibrate" and not Path("own.pt").exists()
+    ):  # a checkpoint of our own, calibrated on other images before
         write_photos(Path(), "few", 9)
         few = COMMANDS["zeroshot"][1].replace("out.pt", "own.pt") + " --val few.csv"
         assert CliRunner().invoke(zeroshot.main, few.split()).exit_code == 0
@@ -59,32 +62,39 @@ def run(name: str, flags: str) -> Result:
     return CliRunner().invoke(command, [*words.split(), *flags.split()])
 
 
-@pytest.mark.parametrize("rooted", [False, True])
-@pytest.mark.parametrize("name", list(COMMANDS))
-def test_gives_every_number_an_interval(folder: Path, name: str, rooted: bool) -> None:
-    val = Path("val.csv")
-    if rooted:
-        Path("lists").mkdir()
-        val = val.rename("lists/val.csv")
-    result = run(name, f"--val {val}" + " --root ." * rooted)
+def calibrated_file(name: str, val: Path, root: Path | None) -> Path:
+    """Return the checkpoint that a command wrote, once all that the file says is checked."""
+    result = run(name, f"--val {val}" + (f" --root {root}" if root else ""))
     assert result.exit_code == 0, result.output
     assert f"calibrated on {COUNT} images: temperature " in result.output
     assert "90% interval typically ±" in result.output
-
     checkpoint = load_checkpoint(Path("out.pt"))
-    samples = read_samples(val, checkpoint.task, Path() if rooted else None)
-    found = predictions_of_checkpoint(checkpoint, samples)
+    found = predictions_of_checkpoint(checkpoint, read_samples(val, checkpoint.task, root))
     ends = found.intervals(0.9)
     inside = (ends[:, 0] <= found.labels + 1e-9) & (found.labels <= ends[:, 1] + 1e-9)
     assert inside.sum() == 55
     content = torch.load("out.pt", weights_only=True)
     assert content["validation_csv"] == str(val), "relative to the checkpoint"
-    assert content["validation_root"] == ("." if rooted else None)
+    assert content["validation_root"] == (str(root) if root else None)
     assert content["metrics"] == {}, "those of other images"
+    assert verify_images(checkpoint).source == "validation"
+    return Path("out.pt").rename(f"{root is not None}.pt")
 
-    exported = export(Path("out.pt"), Path("out.onnx"))
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_gives_every_number_an_interval(folder: Path, name: str) -> None:
+    beside = load_checkpoint(calibrated_file(name, Path("val.csv"), None))
+    Path("lists").mkdir()
+    val = Path("val.csv").rename("lists/val.csv")
+    rooted = calibrated_file(name, val, Path())
+    checkpoint = load_checkpoint(rooted)
+    assert checkpoint.metadata == beside.metadata, "one export stands for both"
+
+    exported = export(rooted, Path("out.onnx"))
     assert exported.parity is not None
     assert exported.parity.source == "validation"
+    samples = read_samples(val, checkpoint.task, Path())
+    ends = predictions_of_checkpoint(checkpoint, samples).intervals(0.9)
     with load("out.onnx") as predictor:
         interval = predictor.predict(samples[7].path).interval
     assert interval == pytest.approx(ends[7].tolist(), abs=1e-2)
@@ -113,7 +123,7 @@ def test_rewriting_keeps_what_was_calibrated(folder: Path) -> None:
         ("--val far.csv", "far.csv line 2: the label 300 is outside the task's range"),
         ("--val broken.csv", "broken.png: not an image that Pillow can read"),
         ("--val val.csv --root nowhere", f"{COUNT} of {COUNT} images do not exist"),
-        ("--root .", "--root says where the image paths of --val start; give --val"),
+        ("--root .", "--root is where the image paths of --val start; give --val"),
     ],
 )
 @pytest.mark.parametrize("name", ["zeroshot", "convert"])

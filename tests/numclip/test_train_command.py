@@ -12,7 +12,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from numclip.checkpoint import load_checkpoint
-from numclip.cli.train import STATISTICS, main
+from numclip.cli.train import main
+from numclip.model.preprocessing import STATISTICS
 from numclip_runtime import __version__
 from tests.numclip.tiny import TASK, TOWERS, VIT, write_photos
 

@@ -12,13 +12,14 @@ import torch
 from click.testing import CliRunner
 
 from numclip.checkpoint import load_checkpoint
-from numclip.cli.convert import convert, main
-from numclip.model.prompt_config import PLAIN
+from numclip.cli.convert import main
+from numclip.model.model_config import PLAIN
 from numclip_export.export import export
 from numclip_runtime import load
-from tests.numclip.foreign_files import (
+from tests.numclip.released_files import (
     AGE_PHRASES,
     State,
+    convert_file,
     lightning,
     official_state,
     oracle,
@@ -94,7 +95,7 @@ def test_predicts_as_the_formulas(
 ) -> None:
     state = rank_state(base, base_ranks, tokens=tokens)
     source, target = write(tmp_path / "a.ckpt", lightning(state)), tmp_path / "a.safetensors"
-    convert(source, target, task=task, base=base_file, **flags)
+    convert_file(source, target, task=task, base=base_file, **flags)
     with torch.inference_mode():
         out = load_checkpoint(target).model(images)
     want_values, want_probs = oracle(
@@ -115,7 +116,7 @@ def test_regressor_of_numclip_tells_that_ranks_are_base_ranks(
 ) -> None:
     state = rank_state(base, 3, kind="numclip")
     source = write(tmp_path / "a.ckpt", lightning(state))
-    checkpoint = convert(source, tmp_path / "a.pt", task="age", base=base_file)
+    checkpoint = convert_file(source, tmp_path / "a.pt", task="age", base=base_file)
     with torch.inference_mode():
         out = checkpoint.model(images)
     want_values, want_probs = oracle(state, base, images, shares=shares(3, "linear"))
@@ -127,7 +128,7 @@ def test_as_many_ranks_as_bins_are_their_words(
     base: State, base_file: str, task: str, tmp_path: Path
 ) -> None:
     source = write(tmp_path / "a.ckpt", lightning(official_state(base, kind="ordinalclip")))
-    checkpoint = convert(source, tmp_path / "a.pt", task=task, base=base_file)
+    checkpoint = convert_file(source, tmp_path / "a.pt", task=task, base=base_file)
     assert checkpoint.model.config.prompts == PLAIN
 
 
@@ -169,7 +170,12 @@ def test_command_to_onnx(
             "has 7 base ranks, task 'level' has 5 bins; give the task that it was trained with.",
         ),
         (7, "numclip", "", "has 7 base ranks, task 'level' has 5 bins"),
-        (5, "ordinalclip", "--prompt plain --rank-interpolation normal", "is of --prompt rank"),
+        (
+            5,
+            "ordinalclip",
+            "--prompt plain --rank-interpolation normal",
+            "belongs to --prompt",
+        ),
         (3, "ordinalclip", "--prompt rank --rank-interpolation cubic", "'cubic' is not one of"),
     ],
 )

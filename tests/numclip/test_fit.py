@@ -11,15 +11,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from numclip.data.dataset import ImageDataset, Sample, evaluation_transform
-from numclip.evaluation.evaluate import evaluate
-from numclip.training.lightning_module import losses
-from numclip.training.run import LearningRates, TrainConfig, fit
+from numclip.checkpoint import Checkpoint
+from numclip.data.dataset import ImageDataset, evaluation_transform
+from numclip.data.samples import Sample
+from numclip.evaluation.metrics import validation_metrics
+from numclip.evaluation.predictions import predictions_of_checkpoint
+from numclip.model.numclip import NumClip
+from numclip.training.config import LearningRates, TrainConfig
+from numclip.training.fit import fit
+from numclip.training.losses import batch_losses
 from numclip_runtime import ImageError, UsageError
 from tests.numclip.tiny import TASK, TOWERS, spec_of, tiny_model, write_photos
 
 FAST = LearningRates(image=1e-3, rank=1e-3, adapter=1e-3, regressor=1e-2)
-QUICK = TrainConfig(epochs=4, batch_size=8, rates=FAST, optimizer="adamw", schedule="constant")
+QUICK = TrainConfig(
+    epochs=4, batch_size=8, rates=FAST, optimizer="adamw", schedule="constant", workers=0
+)
 FROZEN = LearningRates(image=0, rank=0, adapter=0, regressor=0)
 PARTS = {  # learning rate -> what it moves, by prefix
     "image": "image_encoder.",
@@ -42,6 +49,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Sample], list
 Photos = tuple[list[Sample], list[Sample]]
 
 
+def metrics_of(model: NumClip, samples: list[Sample]) -> dict[str, float]:
+    found = predictions_of_checkpoint(Checkpoint(model, spec_of("vit")), samples)
+    return validation_metrics(found)
+
+
 def state_after(photos: Photos, config: TrainConfig, tower: str = "vit") -> dict[str, Tensor]:
     model = tiny_model(tower)
     fit(model, *photos, spec_of(tower), config)
@@ -56,13 +68,13 @@ def test_learns(photos: Photos) -> None:
     @torch.no_grad()
     def loss() -> float:
         images, labels, bins = next(iter(batches))
-        return losses(model(images), labels, bins, QUICK)["loss"].item()
+        return batch_losses(model(images), labels, bins, QUICK)["loss"].item()
 
-    before, mae_before = loss(), evaluate(model, batches)["mae"]
+    before, mae_before = loss(), metrics_of(model, photos[0])["mae"]
     best = fit(model, *photos, spec_of("vit"), replace(QUICK, epochs=12))
     assert not model.training
     assert loss() < 0.7 * before
-    assert evaluate(model, batches)["mae"] < 0.7 * mae_before
+    assert metrics_of(model, photos[0])["mae"] < 0.7 * mae_before
     assert best["mae"] < 0.7 * mae_before
 
 
@@ -97,9 +109,7 @@ def test_returns_the_weights_of_the_best_epoch(photos: Photos, tmp_path: Path) -
     assert len(maes) == QUICK.epochs
     assert best["mae"] == pytest.approx(min(maes))
     assert maes[-1] > min(maes) + 0.1  # the last weights would not do
-    data = ImageDataset(val, TASK, evaluation_transform(spec_of("vit")))
-    got = evaluate(model, DataLoader(data, 7))
-    assert got == pytest.approx(best, rel=1e-4)
+    assert metrics_of(model, val) == pytest.approx(best, rel=1e-4)
 
 
 def test_divergence_is_an_error(photos: Photos) -> None:

@@ -243,7 +243,10 @@ def test_refusal_never_advises_to_load_unsafely(tmp_path: Path) -> None:
     text, code = tmp_path / "text.pt", tmp_path / "code.pt"
     text.write_text("hello")
     torch.save({"state_dict": print}, code)
-    for path, reason in ((text, "damaged, or no weights file"), (code, r"it names (\w+\.)?print")):
+    for path, reason in (
+        (text, "damaged, or not a weights file"),
+        (code, r"it names (\w+\.)?print"),
+    ):
         with pytest.raises(ModelError, match=reason) as caught:
             read_content(path)
         assert "weights_only" not in str(caught.value)

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from numclip.checkpoint import Checkpoint, save_checkpoint
+from numclip.importers.released import convert
 from numclip.torchvision_compat import import_torchvision
 
 import_torchvision()
@@ -153,7 +155,7 @@ def official_state(
     base: State, size: Size = TINY, *, kind: str = "numclip", seed: int = 1
 ) -> State:
     """A trained model's state dict without prefix: towers of `base`, moved a little."""
-    from numclip.model.prompts import token_ids  # BPE itself is open_clip's
+    from numclip.model.text_encoder import token_ids  # BPE itself is open_clip's
 
     rng = torch.Generator().manual_seed(seed)
     table = official_table(size) if kind == "numclip" else ordinalclip_table(size)
@@ -261,3 +263,10 @@ def part(state: State, prefix: str) -> State:
 def write(path: Path, content: object) -> Path:
     torch.save(content, path)
     return path
+
+
+def convert_file(source: Path, output: Path, **options: Any) -> Checkpoint:
+    """Convert a file into another; options as of `convert`."""
+    checkpoint = convert(source, **options)
+    save_checkpoint(output, checkpoint)
+    return checkpoint

@@ -16,7 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from numclip.cli.evaluate import main, run
+from numclip.cli.evaluate import main
+from numclip.evaluation.metrics import evaluate_predictions
+from numclip.evaluation.predictions import EvaluationSource
 from numclip_runtime import load
 
 pytest.importorskip("torch")
@@ -128,7 +130,7 @@ def test_fast_decode(home: Path, tmp_path: Path) -> None:
 
 def test_runtime_interval_is_that_of_the_checkpoint(home: Path) -> None:
     from numclip.checkpoint import load_checkpoint
-    from numclip.data.sources import read_samples
+    from numclip.data.readers import read_samples
     from numclip.evaluation.predictions import predictions_of_checkpoint
 
     checkpoint = load_checkpoint(home / "checkpoint.pt")
@@ -152,7 +154,8 @@ def test_uncalibrated_models_have_no_intervals(home: Path, tmp_path: Path) -> No
     assert "none: this model is not calibrated" in invoke(
         "--model", tmp_path / "bare.onnx", "--data", home / "test.csv"
     ).output  # fmt: skip
-    metrics = run(ckpt=tmp_path / "bare.pt", data=home / "test.csv")
+    source = EvaluationSource(home / "test.csv", ckpt=tmp_path / "bare.pt")
+    metrics = evaluate_predictions(source.predictions())
     assert metrics["intervals"] == []
     assert metrics["probability"]["nll"] == pytest.approx(
         metrics["probability"]["nll_uncalibrated"]
@@ -172,8 +175,8 @@ def test_plot(home: Path, tmp_path: Path) -> None:
 def test_exported_model_needs_no_torch(home: Path) -> None:
     code = (
         "import sys; sys.modules.update(torch=None, torchvision=None, open_clip=None)\n"
-        "from pathlib import Path; from numclip.cli.evaluate import run\n"
-        "run(model=Path(sys.argv[1]), data=Path(sys.argv[2]))"
+        "from numclip.cli.evaluate import main\n"
+        "main(['--model', sys.argv[1], '--data', sys.argv[2]])"
     )
     command = [sys.executable, "-c", code, str(home / "model.onnx"), str(home / "test.csv")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -203,7 +206,7 @@ def wrong_uses(home: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]
         ),
         "fast checkpoint": (
             ["--ckpt", home / "checkpoint.pt", *data, "--fast-decode"],
-            "--fast-decode is about exported models; give one with --model.",
+            "--fast-decode applies to exported models; give one with --model.",
         ),
         "no such data": (
             [*model, "--data", tmp_path / "gone.csv"],

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from numclip.importers.architecture import Shapes, architectures_like, config_from_shapes
-from numclip.model.backbone import build_clip, clip_config, open_clip, pretrained_clip
+from numclip.model.backbone import build_clip, clip_config, load_backbone, open_clip
 from numclip_runtime import ModelError, UsageError
-from tests.numclip.foreign_files import TINY, State, lightning, official_state
+from tests.numclip.released_files import TINY, State, lightning, official_state
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_forms_of_weights(
     FORMS[name](base, tmp_path / name)
     if custom_text:
         Path(config).write_text(json.dumps(TINY.clip | {"custom_text": True}))
-    model, _ = pretrained_clip(config, str(tmp_path / name))
+    model, _ = load_backbone(config, str(tmp_path / name))
     got = {k.removeprefix("text."): v for k, v in model.state_dict().items()}
     assert set(got) == set(base)
     for key, value in base.items():
@@ -82,7 +82,7 @@ def test_downloaded_openai_archive(
 ) -> None:
     openai(base, tmp_path / "cached.pt")
     monkeypatch.setattr(open_clip, "download_pretrained", lambda _: str(tmp_path / "cached.pt"))
-    model, _ = pretrained_clip(config, "some-tag")
+    model, _ = load_backbone(config, "some-tag")
     torch.testing.assert_close(model.state_dict()["ln_final.weight"], base["ln_final.weight"])
 
 
@@ -90,7 +90,7 @@ def test_other_image_size_is_interpolated(base: State, config: str, tmp_path: Pa
     torch.save(base, tmp_path / "a.pt")
     larger = TINY.clip["vision_cfg"] | {"image_size": 24}
     Path(config).write_text(json.dumps(TINY.clip | {"vision_cfg": larger}))
-    model, _ = pretrained_clip(config, str(tmp_path / "a.pt"))
+    model, _ = load_backbone(config, str(tmp_path / "a.pt"))
     assert model.state_dict()["visual.positional_embedding"].shape == (10, 128)
 
 
@@ -135,7 +135,7 @@ def test_weights_that_do_not_fit(
     path = tmp_path / "a.pt"
     torch.save(change(base), path)
     with pytest.raises(UsageError) as caught:
-        pretrained_clip(config, str(path))
+        load_backbone(config, str(path))
     assert str(caught.value).startswith(f"cannot load weights {str(path)!r} into {config}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -143,14 +143,14 @@ def test_weights_that_do_not_fit(
 
 def test_unknown_tag(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"'nonsense' is neither a file nor a tag .*openai"):
-        pretrained_clip("RN50", "nonsense")
+        load_backbone("RN50", "nonsense")
 
     def offline(_: object) -> None:
         raise OSError("no network\nat all")
 
     monkeypatch.setattr(open_clip, "download_pretrained", offline)
     with pytest.raises(UsageError, match=r"'openai' into RN50: no network$"):
-        pretrained_clip("RN50", "openai")
+        load_backbone("RN50", "openai")
 
 
 LARGEST = {"RN50x16", "RN50x64"}  # as RN50x4, only slower to build
@@ -174,5 +174,7 @@ def test_architecture_is_told_by_shapes(name: str) -> None:
 
 
 def test_shapes_name_the_file() -> None:
-    with pytest.raises(ModelError, match=r"^a\.ckpt: lacks x\.y, which says what architecture"):
+    with pytest.raises(
+        ModelError, match=r"^a\.ckpt: lacks x\.y, which determines the architecture"
+    ):
         Shapes({}, "x.", Path("a.ckpt")).of("y", 2)

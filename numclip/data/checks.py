@@ -1,0 +1,203 @@
+"""Checks before training: broken images, images that two sets share, images of each bin."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from numclip.data.samples import Sample
+from numclip_runtime import ImageError, Task, UsageError
+from numclip_runtime.console import columns
+from numclip_runtime.decode import image_error
+from numclip_runtime.files import sha256
+from numclip_runtime.preprocess import load_rgb
+
+# none; header: Pillow opens and verifies the file (checksums of PNG, the header of JPEG);
+# decode: every pixel, as training does.
+ImageCheck = Literal["none", "header", "decode"]
+NAMED = 5  # broken files that an error names
+BAR = 10  # characters of the longest bar of `balance_table`
+
+
+def broken_images(paths: Sequence[Path], check: ImageCheck) -> dict[Path, str]:
+    """Check images in threads (Pillow decodes outside the interpreter lock).
+
+    A progress bar is drawn where stderr is a terminal.
+
+    Args:
+        paths: Image files; each is checked once.
+        check: How thoroughly.
+
+    Returns:
+        The fault of each broken file, in the order of `paths`.
+    """
+    if check == "none":
+        return {}
+    from tqdm import tqdm
+
+    checks: dict[ImageCheck, Callable[[Path], str | None]] = {"header": _verify, "decode": _decode}
+    distinct = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        results = tqdm(
+            pool.map(checks[check], distinct),
+            desc="checking images",
+            total=len(distinct),
+            unit="",
+            leave=False,
+            disable=None,  # quiet when piped
+        )
+        return {path: fault for path, fault in zip(distinct, results, strict=True) if fault}
+
+
+def _decode(path: Path) -> str | None:
+    try:
+        load_rgb(path)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def _verify(path: Path) -> str | None:
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except Exception as error:  # as many types as Pillow has plugins
+        return str(image_error(path, error))
+    return None
+
+
+def without_broken(
+    samples: Sequence[Sample], broken: dict[Path, str], *, skip: bool, name: str
+) -> list[Sample]:
+    """Return the samples whose files are not broken.
+
+    Args:
+        samples: Samples of one set.
+        broken: Return value of `broken_images`.
+        skip: Drop broken ones; False refuses them.
+        name: The set in errors, such as "training".
+
+    Raises:
+        UsageError: if there are broken files and `skip` is False, or nothing else is left.
+    """
+    faults = {s.path: broken[s.path] for s in samples if s.path in broken}
+    kept = [sample for sample in samples if sample.path not in faults]
+    if faults and (not skip or not kept):
+        lines = [f"  {fault}" for fault in list(faults.values())[:NAMED]]
+        if len(faults) > NAMED:
+            lines.append(f"  and {len(faults) - NAMED} more")
+        way_out = "or leave them out with --skip-broken." if kept else "none is left."
+        raise UsageError(
+            f"{len(faults)} of {len(samples)} {name} images are broken:\n"
+            + "\n".join(lines)
+            + f"\nRepair or remove them, {way_out}"
+        )
+    return kept
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """Images and groups that a set shares with a set it must be independent of."""
+
+    same_path: tuple[Path, ...]  # files that are in both
+    same_content: tuple[Path, ...]  # other files that equal one of the other set, byte by byte
+    groups: tuple[str, ...]  # groups that have images in both, sorted
+
+
+def find_leakage(held_out: Sequence[Sample], train: Sequence[Sample], *, contents: bool) -> Leakage:
+    """Compare two sets.
+
+    Args:
+        held_out: Set to check, such as validation; its paths are reported.
+        train: Set that the model learns from.
+        contents: Compare contents as well; only files of equal size are read.
+    """
+    seen = {sample.path.resolve() for sample in train}
+    paths = list(dict.fromkeys(sample.path for sample in held_out))
+    same_path = [path for path in paths if path.resolve() in seen]
+    others = sorted(set(paths) - set(same_path))
+    same_content = _equal_files(others, seen) if contents else []
+    groups = ({s.group for s in held_out} & {s.group for s in train}) - {""}
+    return Leakage(tuple(same_path), tuple(same_content), tuple(sorted(groups)))
+
+
+def _equal_files(paths: Iterable[Path], others: Iterable[Path]) -> list[Path]:
+    sizes = {path: path.stat().st_size for path in paths}
+    other_sizes = {path: path.stat().st_size for path in others}
+    common = Counter(sizes.values()).keys() & Counter(other_sizes.values()).keys()
+    mine = [path for path, size in sizes.items() if size in common]
+    theirs = [path for path, size in other_sizes.items() if size in common]
+    with ThreadPoolExecutor(4) as pool:  # hashing releases the interpreter lock
+        known = set(pool.map(sha256, theirs))
+        return [
+            path
+            for path, digest in zip(mine, pool.map(sha256, mine), strict=True)
+            if digest in known
+        ]
+
+
+def balance_table(sets: Mapping[str, Sequence[Sample]], task: Task, *, bar: str = "#") -> str:
+    """Return an aligned table: one row per bin, and count, share and bar for each set.
+
+    Args:
+        sets: Samples by the heading of their column.
+        task: Gives the bins; their edges are shown with the label offset, as labels are.
+        bar: Character that bars are made of.
+    """
+    counts = {
+        name: Counter(task.bin_of(sample.label) for sample in samples)
+        for name, samples in sets.items()
+    }
+    table = [("bin", *task.phrases), (task.unit or "label", *label_ranges(task))]
+    table += [
+        (f"{name:>6}", *(_cell(count, k, bar) for k in range(task.num_bins)))
+        for name, count in counts.items()
+    ]
+    return "\n".join(columns(list(zip(*table, strict=True))))
+
+
+def label_ranges(task: Task) -> list[str]:
+    """Return the labels of each bin as text: "13 to 19", or "3" where labels are classes."""
+    edges = [edge + task.label_offset for edge in task.bin_edges]
+    if task.labels_are_classes:
+        return [f"{edge:g}" for edge in edges[:-1]]
+    return [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+
+
+def _cell(counts: Counter[int], k: int, bar: str) -> str:
+    length = max(round(BAR * counts[k] / max(counts.values())), 1) if counts[k] else 0
+    return f"{counts[k]:>6} {counts[k] / counts.total():>6.1%} {bar * length}"
+
+
+def bar_character() -> str:
+    """Return a block where stdout can show one, else "#"."""
+    try:
+        "█".encode(sys.stdout.encoding or "ascii")
+    except UnicodeError:
+        return "#"
+    return "█"
+
+
+def summary(name: str, samples: Sequence[Sample], task: Task) -> str:
+    """Return one line: number of images, range of labels, several annotators if any."""
+    labels = [sample.label for sample in samples]
+    line = (
+        f"{name}: {len(samples)} images, labels {min(labels):g} to {max(labels):g} {task.unit}"
+    ).rstrip()
+    several = sum(1 for sample in samples if sample.annotations)
+    return f"{line}, {several} with several annotators" if several else line
+
+
+def empty_bins(samples: Sequence[Sample], task: Task) -> list[str]:
+    """Return the phrases of the bins that have no sample."""
+    filled = {task.bin_of(sample.label) for sample in samples}
+    return [phrase for k, phrase in enumerate(task.phrases) if k not in filled]
