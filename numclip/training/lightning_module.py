@@ -126,7 +126,7 @@ class NumClipModule(pl.LightningModule):
         if self.trainer.world_size > 1:
             # (W, n, ...) -> (n * W, ...) in the order of the data, padding cut off
             columns = [self._all(c).transpose(0, 1).flatten(0, 1)[: len(samples)] for c in columns]
-        values, bin_probs = (column.double().cpu().numpy() for column in columns)
+        values, bin_probs = (column.cpu().double().numpy() for column in columns)
         found = Predictions(self.model.task, None, labels_of(samples), values, bin_probs)
         result = validation_metrics(found)
         self.log_dict({f"val_{name}": value for name, value in result.items()}, prog_bar=True)
