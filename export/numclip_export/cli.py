@@ -10,7 +10,7 @@ import click
 
 from numclip_export.engine.cli import engine_options, options_of, run_build
 from numclip_export.option_checks import refuse_with_onnx, refuse_without_use
-from numclip_export.target import ENGINE_TARGETS, Target, resolve_target
+from numclip_export.options import ENGINE_TARGETS, Target, resolve_target
 from numclip_runtime import MissingDependencyError, UsageError, __version__
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import require

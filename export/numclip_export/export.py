@@ -14,7 +14,7 @@ from numclip_export.exported_file import Artefact, write_fp16, write_fp32
 from numclip_export.fold import FoldedModel
 from numclip_export.graph.onnx_model import DEFAULT_OPSET, FUSED_ATTENTION_OPSET, onnx_from_folded
 from numclip_export.images import verify_images
-from numclip_export.int8.data import int8_data
+from numclip_export.int8.calibration import int8_data
 from numclip_export.int8.quantize import STATIC_INT8_OPSET
 from numclip_export.int8.write import write_int8
 from numclip_export.parity import DEFAULT_MAX_BATCH, Gate, Parity

@@ -10,9 +10,9 @@ from typing import Any
 
 import onnx
 
-from numclip_export.graph.edit import precision_counts
 from numclip_export.graph.onnx_model import operators, parameter_count, save_with_metadata
 from numclip_export.graph.run import GraphRun
+from numclip_export.graph.types import precision_counts
 from numclip_export.graph.uint8_input import with_uint8_input
 from numclip_export.parity import Gate, Parity, ParityError
 from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes, nodes_beyond_fp16

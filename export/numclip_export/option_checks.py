@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from numclip_export.target import Goal
+from numclip_export.options import Goal
 from numclip_runtime import UsageError
 
 # Parameter -> the option as people write it.

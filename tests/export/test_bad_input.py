@@ -31,6 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).mkdir()
     (tmp_path / "corrupt" / "a.png").write_bytes(b"not an image")
     (tmp_path / "empty.csv").write_text("path,label\n")
+    (tmp_path / "text.onnx").write_text("no graph")
     (tmp_path / "cut.json").write_text('{"key": "4f', "utf-8")
     (tmp_path / "other.json").write_text('{"settings": 1}', "utf-8")
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
@@ -71,7 +72,8 @@ def run(*args: str) -> Result:
         ((*TINY, "--fp16"), "--precision (--fp16, --int8) is for --ckpt; with --onnx the file"),
         ((*TINY, "--no-verify"), "--no-verify is for --ckpt; with --onnx the file itself decides"),
         ((*TINY, "--calib-data", "val"), "--calib-data is for --ckpt; with --onnx the file itself"),
-        (("--onnx", "x.pt"), "x.pt: not an ONNX model, or a damaged one"),
+        (("--onnx", "x.pt"), "x.pt: unknown kind of model, expected a .onnx or .plan file"),
+        (("--onnx", "text.onnx"), "text.onnx: not an ONNX model, or a damaged one"),
         (("--onnx", str(DATA / "foreign.onnx")), f"{DATA / 'foreign.onnx'}: holds no numclip met"),
         ((*FP16, "-o", "no"), "no: no such folder; create it first"),
         ((*FP16, "-o", "/proc"), "/proc/x.report.json: cannot write there"),

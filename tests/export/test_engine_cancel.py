@@ -15,7 +15,7 @@ import pytest
 
 from numclip_export.engine import build as build_module
 from numclip_export.engine.build import engine_from_onnx
-from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.build_options import EngineOptions
 from numclip_export.engine.progress import Progress, interrupt_cancels
 from tests.export.chain import Chain
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from numclip_export.engine import network as network_module
 from numclip_export.engine.build import engine_from_onnx
-from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.build_options import EngineOptions
 from numclip_export.engine.turing import model_for_turing, replace_head_products
 from numclip_runtime import ModelError
 from numclip_runtime.plan import read_plan_metadata

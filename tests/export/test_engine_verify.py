@@ -55,7 +55,7 @@ def test_a_different_engine_is_deleted_with_its_checksum(
 def test_not_run_without_a_gpu(gate_and_file: tuple[Gate, Path], tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     from numclip_export.engine.build import engine_from_onnx
-    from numclip_export.engine.options import EngineOptions
+    from numclip_export.engine.build_options import EngineOptions
     from numclip_runtime.cuda.probe import probe_cuda
 
     if probe_cuda().problem is None:

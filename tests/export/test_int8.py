@@ -16,7 +16,7 @@ import torch
 from numclip.model.numclip import ModelConfig, NumClip
 from numclip_export.fold import FoldedModel
 from numclip_export.graph.onnx_model import onnx_from_folded
-from numclip_export.int8.linear import Constants, Linear, linear_layers
+from numclip_export.int8.layers import Constants, Linear, linear_layers
 from numclip_export.int8.quantize import dynamic_int8, scales_of, static_int8
 from numclip_export.int8.ranges import cached_ranges, channel_ranges, content_key
 from numclip_export.int8.smooth import balance, smooth_layer_norms

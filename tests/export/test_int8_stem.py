@@ -13,8 +13,8 @@ from torch import nn
 
 from numclip.model.numclip import ModelConfig, NumClip
 from numclip_export.fold import FoldedModel
-from numclip_export.graph.edit import features_name
 from numclip_export.graph.onnx_model import onnx_from_folded
+from numclip_export.graph.types import features_name
 from numclip_export.int8.offline import optimised_for_cpu
 from numclip_export.int8.patch_embedding import with_pixel_stem
 from numclip_export.int8.quantize import dynamic_int8

@@ -129,7 +129,7 @@ BUILD = """
 import os, signal, sys
 from pathlib import Path
 from numclip_export.engine.build import engine_from_onnx
-from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.build_options import EngineOptions
 left = int(sys.argv[1])
 def counting(real):
     def step(*args, **kwargs):

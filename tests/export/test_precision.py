@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from numclip_export.graph.edit import node_precisions, precision_counts, tensor_types
+from numclip_export.graph.types import node_precisions, precision_counts, tensor_types
 from numclip_export.precision.fp16 import (
     FP16_MAX,
     MOVERS,

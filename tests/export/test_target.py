@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from numclip_export.cli import main
-from numclip_export.engine.options import EngineOptions
-from numclip_export.target import Target, resolve_target
+from numclip_export.engine.build_options import EngineOptions
+from numclip_export.options import Target, resolve_target
 from numclip_runtime import MissingDependencyError, UsageError
 from numclip_runtime.cuda.probe import probe_cuda
 from numclip_runtime.metadata import Precision

@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 from numclip_export.fold import FoldedModel
-from numclip_export.graph.edit import node_precisions
 from numclip_export.graph.names import collapse
 from numclip_export.graph.onnx_model import onnx_from_folded
 from numclip_export.graph.run import largest_activations
+from numclip_export.graph.types import node_precisions
 from numclip_export.parity import Parity
 from numclip_export.precision.fp16_emulation import cpu_session
 from numclip_export.precision.mixed_precision_search import (

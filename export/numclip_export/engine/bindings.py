@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.build_options import EngineOptions
 from numclip_export.engine.rtx import check_compute_capabilities
 from numclip_runtime import MissingDependencyError, UsageError
 from numclip_runtime.backends.tensorrt.module import INSTALL, Module, installed, load_module

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from numclip_export.engine.bindings import Binding, load_binding
+from numclip_export.engine.build_options import EngineOptions
 from numclip_export.engine.log import collecting_logger, reason_of
 from numclip_export.engine.network import parse_onnx
-from numclip_export.engine.options import EngineOptions
 from numclip_export.engine.progress import (
     Progress,
     build_watched,

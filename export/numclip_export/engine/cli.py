@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from numclip_export.engine.build import BuiltEngine, engine_from_onnx
-from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.build_options import EngineOptions
 from numclip_runtime import UsageError
 from numclip_runtime.console import FILE
 

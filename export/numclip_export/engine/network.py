@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from numclip_export.engine.bindings import Binding
+from numclip_export.engine.build_options import EngineOptions
 from numclip_export.engine.log import reason_of
-from numclip_export.engine.options import EngineOptions
 from numclip_runtime import ModelError
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 

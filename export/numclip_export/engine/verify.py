@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from numclip_export.engine.build import engine_from_onnx
-from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.build_options import EngineOptions
 from numclip_export.exported_file import difference
 from numclip_export.graph.onnx_model import save_with_metadata
 from numclip_export.graph.uint8_input import with_uint8_input

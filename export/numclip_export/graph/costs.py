@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from numclip.model.numclip import NumClip
-from numclip_export.graph.edit import tensor_shapes
+from numclip_export.graph.types import tensor_shapes
 
 
 def graph_macs(model: onnx.ModelProto) -> int:

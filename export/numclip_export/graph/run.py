@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from numclip_export.graph.edit import features_name, tensor_types
+from numclip_export.graph.types import features_name, tensor_types
 from numclip_export.precision.fp16_emulation import cpu_session, rounded_twin
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.preprocess import FloatArray, InputArray

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 
 from numclip_export.graph.names import in_image_encoder, module_of
-from numclip_export.int8.linear import Linear, linear_layers
+from numclip_export.int8.layers import Linear, linear_layers
 from numclip_export.int8.quantize import without_advice
 from numclip_export.int8.smooth_chain import smooth_chain
 from numclip_runtime.metadata import INPUT_NAME

@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from numclip_export.graph.names import module_of, new_name
-from numclip_export.int8.linear import Constants, readers
+from numclip_export.int8.layers import Constants, readers
 from numclip_runtime import Preprocessing
 from numclip_runtime.metadata import INPUT_NAME
 

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper
 
 from numclip_export.graph.names import module_of, new_name
-from numclip_export.int8.linear import Array, Constants, Linear
+from numclip_export.int8.layers import Array, Constants, Linear
 
 STATIC_INT8_OPSET = 19  # the first whose QuantizeLinear takes float16
 SMALLEST_SCALE = 2.0**-20  # float16 holds it with 4 bits; what is rounded off is below 1e-6

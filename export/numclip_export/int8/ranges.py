@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from numclip_export.int8.linear import Array, Linear
+from numclip_export.int8.layers import Array, Linear
 from numclip_export.precision.fp16_emulation import cpu_session
 from numclip_runtime import UsageError
 from numclip_runtime.files import atomic_text, require_writable

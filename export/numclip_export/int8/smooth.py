@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from numclip_export.int8.linear import Array, Constants, Linear, readers, through_slices
+from numclip_export.int8.layers import Array, Constants, Linear, readers, through_slices
 
 STRENGTH = 0.5  # 0 leaves the activations as they are, 1 makes all their channels equal
 SMALLEST = 1e-5  # of a channel's range; dead channels keep their scale

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper
 
 from numclip_export.graph.names import module_of, new_name
-from numclip_export.int8.linear import Array, Constants, readers, replace_input
+from numclip_export.int8.layers import Array, Constants, readers, replace_input
 from numclip_export.int8.smooth import balance
 from numclip_export.precision.fp16_emulation import cpu_session
 from numclip_runtime.metadata import INPUT_NAME

@@ -10,15 +10,15 @@ from typing import Any, Literal
 import onnx
 
 from numclip_export.exported_file import Artefact, difference, finish
-from numclip_export.graph.edit import features_name
 from numclip_export.graph.names import module_of
 from numclip_export.graph.onnx_model import save_with_metadata
 from numclip_export.graph.run import GraphRun
+from numclip_export.graph.types import features_name
 from numclip_export.graph.uint8_input import with_uint8_input
 from numclip_export.int8.acceptance import NotWorthItError, measure_accuracy, measure_speed
+from numclip_export.int8.calibration import Int8Data, normalised
 from numclip_export.int8.convolutions import convolutional_int8, convolutions
-from numclip_export.int8.data import Int8Data, normalised
-from numclip_export.int8.linear import Linear, linear_layers
+from numclip_export.int8.layers import Linear, linear_layers
 from numclip_export.int8.offline import optimised_for_cpu
 from numclip_export.int8.patch_embedding import with_pixel_stem
 from numclip_export.int8.quantize import dynamic_int8, static_int8

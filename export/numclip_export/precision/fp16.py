@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from numclip_export.graph.edit import FLOATS, tensor_types
 from numclip_export.graph.names import in_image_encoder, module_of, new_name
+from numclip_export.graph.types import FLOATS, tensor_types
 
 FP16_MAX = float(np.finfo(np.float16).max)  # 65504
 # They only move numbers, so they work in the precision of what they are given: no rounding, no Cast

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from numclip_export.graph.edit import tensor_types
+from numclip_export.graph.types import tensor_types
 from numclip_export.precision.fp16 import MOVERS
 from numclip_runtime import UsageError
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import onnx
 
-from numclip_export.graph.edit import node_precisions
 from numclip_export.graph.names import collapse, in_image_encoder, module_of
 from numclip_export.graph.run import largest_activations
+from numclip_export.graph.types import node_precisions
 from numclip_export.parity import Parity
 from numclip_export.precision.fp16 import FP16_MAX, fp16_from_fp32, head_nodes, nodes_beyond_fp16
 from numclip_runtime.preprocess import InputArray

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from numclip_export.engine.bindings import NoGpuError, load_binding
-from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.build_options import EngineOptions
 from numclip_runtime import MissingDependencyError, UsageError
 from numclip_runtime.metadata import Precision
 
