@@ -55,9 +55,18 @@ def run(*args: str) -> Result:
         ((*INT8, "--calib-data", "corrupt"), "corrupt/a.png: not an image that Pillow can read"),
         ((*INT8, "--calib-cache", "folder.json"), "folder.json: is a folder; give a file name"),
         ((*INT8, "--calib-cache", "no/c.json"), "no/c.json: cannot write there"),
-        ((*INT8, "--calib-cache", "x.pt"), "x.pt: no calibration cache, or a damaged one; remove"),
-        ((*INT8, "--calib-cache", "cut.json"), "cut.json: no calibration cache, or a damaged one"),
-        ((*INT8, "--calib-cache", "other.json"), "other.json: no calibration cache, or a damaged"),
+        (
+            (*INT8, "--calib-cache", "x.pt"),
+            "x.pt: not a calibration cache, or a damaged one; remove",
+        ),
+        (
+            (*INT8, "--calib-cache", "cut.json"),
+            "cut.json: not a calibration cache, or a damaged one",
+        ),
+        (
+            (*INT8, "--calib-cache", "other.json"),
+            "other.json: not a calibration cache, or a damaged",
+        ),
         (("--ckpt", "alone.pt", "--int8"), "INT8 is calibrated on images, and the checkpoint's va"),
         (("--ckpt", "other.pt", "--int8"), "other.pt: not a numclip checkpoint; make one with"),
         (("--ckpt", "x.pt", "--fp16", "--target", "cpu"), "fp16 is for GPUs, a CPU computes it"),
@@ -112,14 +121,14 @@ def test_engine_options_are_refused_before_the_export(
 
 FULL = """
 import resource
-from numclip_export import exported_file as artefact
-from numclip_export import cli, export
+from numclip_export import cli
 from numclip_export.int8 import write
-real = write.finish
+real = write.quantise
 def full(*args, **named):
+    quantised = real(*args, **named)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # bytes per file
-    return real(*args, **named)
-write.finish = full
+    return quantised
+write.quantise = full
 cli.main()
 """
 

@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from numclip_export.cli import main
-from numclip_export.graph.run import GraphRun
+from numclip_export.graph.run import cpu_session
 from numclip_export.graph.types import node_precisions, precision_counts
 from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes
-from numclip_export.precision.fp16_emulation import cpu_session
+from numclip_export.precision.fp16_emulation import GraphRun
 from numclip_runtime import load
 from tests.export.fragile import FIRST_BLOCK, save_fragile
 from tests.numclip.tiny import images_of

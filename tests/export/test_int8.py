@@ -15,10 +15,11 @@ import torch
 
 from numclip.model.numclip import ModelConfig, NumClip
 from numclip_export.fold import FoldedModel
+from numclip_export.graph.edit import Constants
 from numclip_export.graph.onnx_model import onnx_from_folded
-from numclip_export.int8.layers import Constants, Linear, linear_layers
+from numclip_export.int8.calibration import cached_ranges, content_key, layer_ranges
+from numclip_export.int8.layers import Linear, linear_layers
 from numclip_export.int8.quantize import dynamic_int8, scales_of, static_int8
-from numclip_export.int8.ranges import cached_ranges, channel_ranges, content_key
 from numclip_export.int8.smooth import balance, smooth_layer_norms
 from numclip_export.precision.fp16 import fp16_from_fp32
 from tests.numclip.tiny import TASK, TEXT
@@ -127,7 +128,7 @@ def test_linear_layers_are_the_products_with_constants(graph: Graph) -> None:
 
 
 def test_smoothing_changes_the_balance_and_nothing_else(outliers: Graph) -> None:
-    model, ranges = copy_of(outliers.model), channel_ranges(*parts(outliers))
+    model, ranges = copy_of(outliers.model), layer_ranges(*parts(outliers))
     done = smooth_layer_norms(model, outliers.layers, ranges)
     # of ln_1 and ln_2 of each block, and the row of the last one's queries; not of ln_pre, which
     # the residual reads
@@ -135,7 +136,7 @@ def test_smoothing_changes_the_balance_and_nothing_else(outliers: Graph) -> None
     expected = run(outliers.model, outliers.images)
     np.testing.assert_allclose(run(model, outliers.images), expected, atol=2e-4, rtol=1e-4)
 
-    smoothed = channel_ranges(model, relisted(model, outliers.layers), outliers.images)
+    smoothed = layer_ranges(model, relisted(model, outliers.layers), outliers.images)
     first = outliers.layers[0].activation
     assert unevenness(ranges[first]) > 10
     assert unevenness(smoothed[first]) < unevenness(ranges[first]) / 3
@@ -169,21 +170,21 @@ def test_a_shared_constant_is_not_changed_for_others(outliers: Graph) -> None:
     shared = norms[1].input[2]
     assert sum(shared in node.input for node in model.graph.node) > 1
     before = Constants(model).get(shared)
-    smooth_layer_norms(model, outliers.layers, channel_ranges(*parts(outliers)))
+    smooth_layer_norms(model, outliers.layers, layer_ranges(*parts(outliers)))
     assert shared in Constants(model)
     assert (Constants(model).get(shared) == before).all()
 
 
 @pytest.mark.parametrize("form", ["dynamic", "static"])
 def test_int8_keeps_the_features(graph: Graph, form: str) -> None:
-    ranges = channel_ranges(*parts(graph))
+    ranges = layer_ranges(*parts(graph))
     model = copy_of(graph.model)
     smooth_layer_norms(model, graph.layers, ranges)
     layers = relisted(model, graph.layers)
     if form == "dynamic":
         quantised = dynamic_int8(model, layers)
     else:
-        quantised = static_int8(model, layers, channel_ranges(model, layers, graph.images))
+        quantised = static_int8(model, layers, layer_ranges(model, layers, graph.images))
     expected = run(graph.model, graph.images)
     assert likeness(run(quantised, graph.images), expected) > 0.995
     assert quantised.ByteSize() < 0.55 * graph.model.ByteSize()  # a tiny tower: much is not linear
@@ -191,7 +192,7 @@ def test_int8_keeps_the_features(graph: Graph, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["dynamic", "static"])
 def test_outliers_break_int8_that_is_not_smoothed(outliers: Graph, form: str) -> None:
-    ranges = channel_ranges(*parts(outliers))
+    ranges = layer_ranges(*parts(outliers))
     quantised = (
         dynamic_int8(copy_of(outliers.model), outliers.layers)
         if form == "dynamic"
@@ -207,7 +208,7 @@ def test_dynamic_form_multiplies_integers(graph: Graph) -> None:
 
 def test_static_form_is_what_tensorrt_asks_for(graph: Graph) -> None:
     """Symmetric int8 on both sides, a scale per output channel, no Q or DQ elsewhere."""
-    ranges = channel_ranges(*parts(graph))
+    ranges = layer_ranges(*parts(graph))
     model = static_int8(copy_of(graph.model), graph.layers, ranges)
     onnx.checker.check_model(model)
     constants = Constants(model)
@@ -250,7 +251,7 @@ def test_dead_channels_have_a_scale_in_float16(outliers: Graph, weight: float) -
     for tensor in model.graph.initializer:
         if tensor.name == layer.weight:
             tensor.CopyFrom(onnx.numpy_helper.from_array(changed, layer.weight))
-    ranges = channel_ranges(model, layers, outliers.images)
+    ranges = layer_ranges(model, layers, outliers.images)
     half = fp16_from_fp32(static_int8(model, layers, ranges), set())
     constants = Constants(half)
     for node in half.graph.node:
@@ -268,7 +269,7 @@ def test_balance_is_smoothquants() -> None:
 def test_ranges_are_those_of_the_batchwise_run(graph: Graph) -> None:
     """11 images: a short last batch counts, too."""
     layer = graph.layers[0]
-    got = channel_ranges(graph.model, [layer], graph.images[:11])[layer.activation]
+    got = layer_ranges(graph.model, [layer], graph.images[:11])[layer.activation]
     session_model = copy_of(graph.model)
     session_model.graph.output.append(onnx.ValueInfoProto(name=layer.activation))
     session = ort.InferenceSession(

@@ -18,12 +18,13 @@ from numclip.model.numclip import ModelConfig, NumClip
 from numclip_export.cli import main
 from numclip_export.cosine import centred_cosines
 from numclip_export.fold import FoldedModel
+from numclip_export.graph.edit import Constants
 from numclip_export.graph.onnx_model import onnx_from_folded
-from numclip_export.graph.run import GraphRun
 from numclip_export.graph.types import features_name
-from numclip_export.int8.convolutions import chain_nodes, convolutional_int8, convolutions
-from numclip_export.int8.layers import Constants
-from numclip_export.int8.smooth_chain import smooth_chain
+from numclip_export.int8.layers import chain_nodes, convolutions
+from numclip_export.int8.quantize import convolutional_int8
+from numclip_export.int8.smooth import smooth_chain
+from numclip_export.precision.fp16_emulation import GraphRun
 from numclip_runtime import Preprocessing, load
 from tests.numclip.tiny import TASK, TEXT, images_of, tiny_model, write_photos
 

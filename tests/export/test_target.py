@@ -74,7 +74,12 @@ def test_without_tensorrt(
     target: Target, precision: Precision, expected: Target, note: str, never: bool
 ) -> None:
     goal = resolve_target(target, precision, OPTIONS)
-    assert (goal.target, goal.builds, goal.never_builds) == (expected, False, never)
+    assert (goal.target, goal.builds) == (expected, False)
+    if never:  # on no machine: an engine's option would have no use
+        with pytest.raises(UsageError, match="--tf32 is for engines, and none is built"):
+            resolve_target(target, precision, EngineOptions(tf32=True))
+    else:
+        assert resolve_target(target, precision, EngineOptions(tf32=True)) == goal
     assert goal.note.startswith(note)
 
 
@@ -123,7 +128,8 @@ def test_tensorrt_without_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     replace_module(monkeypatch, tmp_path, "raise SystemExit('crashed')", name="tensorrt")
     for precision in ("fp16", "int8"):
         goal = resolve_target("auto", precision, OPTIONS)
-        assert (goal.target, goal.builds, goal.never_builds) == ("onnx", False, False)
+        assert (goal.target, goal.builds) == ("onnx", False)
+        assert resolve_target("auto", precision, EngineOptions(tf32=True)) == goal
         assert goal.note.startswith("target: ONNX; no engine was built here: TensorRT builds on")
     with pytest.raises(UsageError, match="build on the device, or use --target tensorrt-rtx"):
         resolve_target("tensorrt", "fp16", OPTIONS)

@@ -42,7 +42,7 @@ CLASSES = {
 RTX_ONLY = {"rtx.py"}
 OWN = {"__version__", "__name__", "__members__", "__init__"}  # Python's
 # Files in which a name above is something else.
-NOT_TENSORRT = {"bindings.py", "build_options.py", "cli.py", "turing.py"}
+NOT_TENSORRT = {"bindings.py", "build_options.py", "turing.py"}
 # Files that the package that only runs engines must serve as well.
 RUNNER = tuple(file for file in BACKEND.glob("*.py") if file.name not in RTX_ONLY)
 

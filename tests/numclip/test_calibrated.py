@@ -16,7 +16,7 @@ from numclip.cli import convert, zeroshot
 from numclip.data.sources import read_samples
 from numclip.evaluation.predictions import predictions_of_checkpoint
 from numclip.model.backbone import build_clip
-from numclip_export.export import export
+from numclip_export import ExportOptions, run_export
 from numclip_runtime import load
 from tests.numclip.foreign_files import State, lightning, official_state, write
 from tests.numclip.tiny import TASK, TOWERS, write_photos
@@ -82,7 +82,7 @@ def test_gives_every_number_an_interval(folder: Path, name: str, rooted: bool) -
     assert content["validation_root"] == ("." if rooted else None)
     assert content["metrics"] == {}, "those of other images"
 
-    exported = export(Path("out.pt"), Path("out.onnx"))
+    exported = run_export(ExportOptions(Path("out.pt"), Path("out.onnx")))
     assert exported.parity is not None
     assert exported.parity.source == "validation"
     with load("out.onnx") as predictor:

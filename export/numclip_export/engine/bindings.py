@@ -16,12 +16,12 @@ MODULES: dict[Builder, Module] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tenso
 
 
 class NoGpuError(UsageError):
-    """The builder is installed, but builds on a GPU only, and here is none that works."""
+    """The builder is installed, but builds on a GPU only, and this machine has no working GPU."""
 
 
 @dataclass(frozen=True)
 class Binding:
-    """A builder that can be used."""
+    """A builder that works on this machine."""
 
     builder: Builder
     module: Any  # `tensorrt` or `tensorrt_rtx`
@@ -36,8 +36,8 @@ def load_binding(options: EngineOptions, driver: CudaDriver | None = None) -> Bi
     without a GPU; compute capabilities are an option of TensorRT-RTX only, so they choose it.
 
     Args:
-        options: Give the target, and what the builder must be able to do.
-        driver: What `probe_cuda` says; None asks it.
+        options: The target, and what the builder must be able to do.
+        driver: Result of `probe_cuda`; None calls it.
 
     Raises:
         MissingDependencyError: if the builder is not installed, or does not load.
@@ -48,7 +48,7 @@ def load_binding(options: EngineOptions, driver: CudaDriver | None = None) -> Bi
     builder = options.target if options.target != "auto" else _choose(options, driver)
     options.check(builder)
     if builder == "tensorrt" and driver.problem is not None and installed(MODULES[builder]):
-        # without a driver it returns None or crashes the process, so it is not even loaded
+        # Without a driver TensorRT returns None or crashes the process, so it is not even loaded.
         raise NoGpuError(
             f"TensorRT builds on the GPU that will run the engine, and here is {driver.problem}; "
             "build on the device, or use --target tensorrt-rtx, which needs no GPU."

@@ -1,4 +1,4 @@
-"""What only TensorRT-RTX has: engines for several GPUs, named by their compute capability."""
+"""TensorRT-RTX only: engines for several GPUs, named by their compute capability."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from numclip_runtime import UsageError
 
 
 def supported_compute_capabilities(trt: Any) -> list[int]:
-    """Return the compute capabilities that this TensorRT-RTX can be told, 86 means 8.6."""
+    """Return the compute capabilities that this TensorRT-RTX supports, 86 means 8.6."""
     names = (name.removeprefix("SM") for name in trt.ComputeCapability.__members__)
     return sorted(int(name) for name in names if name.isdigit())
 
 
 def check_compute_capabilities(trt: Any, capabilities: tuple[int, ...]) -> None:
-    """Refuse what TensorRT-RTX cannot build for.
+    """Refuse compute capabilities that TensorRT-RTX cannot build for.
 
     Raises:
         UsageError: if TensorRT-RTX does not know one of them.
@@ -29,7 +29,7 @@ def check_compute_capabilities(trt: Any, capabilities: tuple[int, ...]) -> None:
 
 
 def set_compute_capabilities(trt: Any, config: Any, capabilities: tuple[int, ...]) -> None:
-    """Build for these GPUs, checked before; for none named, TensorRT-RTX takes 8.0 and later."""
+    """Build for these GPUs, checked before; if none is named, for 8.0 and later."""
     config.num_compute_capabilities = len(capabilities)
     for index, capability in enumerate(capabilities):
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)

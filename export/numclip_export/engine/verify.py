@@ -1,39 +1,98 @@
-"""Compare an engine with the checkpoint, where a GPU can run it."""
+"""Build an engine, and compare it with the checkpoint where a GPU can run it."""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 
-from numclip_export.engine.build import engine_from_onnx
+from numclip_export.engine.build import BuiltEngine, engine_from_onnx
 from numclip_export.engine.build_options import EngineOptions
-from numclip_export.exported_file import difference
+from numclip_export.exported_file import ExportedFile
 from numclip_export.graph.onnx_model import save_with_metadata
 from numclip_export.graph.uint8_input import with_uint8_input
 from numclip_export.int8.acceptance import NotWorthItError, Speed, measure_speed
-from numclip_export.parity import Gate, Parity, ParityError
+from numclip_export.options import ResolvedTarget
+from numclip_export.parity import Parity, ParityError, Reference
 from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes
 from numclip_runtime import NumclipError, load
 from numclip_runtime.preprocess import InputArray
 
 
-def engine_parity(plan: Path, gate: Gate | None) -> tuple[Parity | None, str]:
-    """Run an engine on the images of the gate.
+@dataclass(frozen=True)
+class VerifiedEngine:
+    """An engine on disk, and how it was verified."""
+
+    built: BuiltEngine
+    built_from: str  # name of the ONNX file
+    parity: Parity | None  # None: not compared
+    verification: str  # for people: how it was compared, or why not
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for reports."""
+        built = self.built
+        return {
+            "file": built.plan.name,
+            "bytes": built.size,
+            "sha256": built.sha256,
+            "built_from": self.built_from,
+            **asdict(built.engine),
+            "parity": self.parity and self.parity.to_dict(),
+            # the report may be published, so it names no folder of this machine
+            "verification": self.verification.replace(str(built.plan), built.plan.name),
+            "notes": list(built.notes),
+            "seconds": round(built.seconds, 2),
+        }
+
+
+def verified_engine(
+    source: ExportedFile, fp32_onnx: Path, target: ResolvedTarget, reference: Reference | None
+) -> VerifiedEngine:
+    """Build an engine beside its ONNX file, and keep it only if it is not refuted.
+
+    Args:
+        source: ONNX file to build from.
+        fp32_onnx: float32 file of the same model.
+        target: A target that builds engines.
+        reference: None skips verification.
+
+    Raises:
+        ParityError: if it differs from the checkpoint, or an INT8 engine is no faster than FP16.
+        NumclipError: see `engine_from_onnx`.
+    """
+    assert target.engine is not None
+    built = engine_from_onnx(
+        source.path,
+        source.path.with_suffix(".plan"),
+        target.engine,
+        binding=target.binding,
+        metadata=source.metadata,
+    )
+    parity, verification = engine_parity(built.plan, reference)
+    if parity is not None and reference is not None and source.metadata.precision == "int8":
+        images = reference.images.of_kind(source.metadata.input)
+        speed = int8_engine_speed(built.plan, fp32_onnx, target.engine, images)
+        verification += f"; {speed.int8_ms:.2f} ms, {speed.baseline} {speed.baseline_ms:.2f}"
+    return VerifiedEngine(built, source.path.name, parity, verification)
+
+
+def engine_parity(plan: Path, reference: Reference | None) -> tuple[Parity | None, str]:
+    """Compare an engine with the checkpoint.
 
     Args:
         plan: Engine that was just built.
-        gate: Reference; None: nothing is to be verified.
+        reference: None skips verification.
 
     Returns:
-        What was measured, or None and the reason why nothing was.
+        The parity, or None; and how it was measured, or why not.
 
     Raises:
         ParityError: if it differs from the checkpoint; the engine is deleted, its ONNX file stays.
     """
-    if gate is None:
+    if reference is None:
         return None, "not verified, as asked"
     try:
         predictor = load(plan)
@@ -41,11 +100,11 @@ def engine_parity(plan: Path, gate: Gate | None) -> tuple[Parity | None, str]:
         return None, f"not run here: {error}"
     with predictor:
         metadata = predictor.metadata
-        parity = gate.judge(predictor.backend.run, metadata.precision, kind=metadata.input)
+        parity = reference.judge(predictor.backend.run, metadata.precision, kind=metadata.input)
     if not parity.passed:
         _delete(plan)
         raise ParityError(
-            f"{plan}: not kept, {difference(parity)}, although its ONNX file is in parity; this "
+            f"{plan}: not kept, {parity.difference}, although its ONNX file is in parity; this "
             "TensorRT computes it differently."
         )
     return parity, "compared on this machine's GPU"

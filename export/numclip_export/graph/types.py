@@ -1,4 +1,4 @@
-"""Questions about an ONNX graph: what type is a tensor, in which precision does a node run."""
+"""Types and shapes of an ONNX graph's tensors, and the precision in which its nodes compute."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def tensor_shapes(model: onnx.ModelProto, *, batch: int) -> dict[str, tuple[int, ...]]:
-    """Infer the shape of every tensor for a batch size; 0 stands for what is not known."""
+    """Infer the shape of every tensor for a batch size; 0 stands for an unknown side."""
     light = _without_weights(model)
     for value in light.graph.input:
         value.type.tensor_type.shape.dim[0].dim_value = batch
@@ -38,7 +38,7 @@ def tensor_shapes(model: onnx.ModelProto, *, batch: int) -> dict[str, tuple[int,
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy what says types and shapes: 600 MB of weights would be copied four times."""
+    """Copy types and shapes only: 600 MB of weights would be copied four times."""
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     graph = light.graph
     graph.name = model.graph.name
@@ -54,7 +54,7 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def node_precisions(model: onnx.ModelProto) -> dict[str, str]:
-    """Return node name -> "fp32" or "fp16", read off the graph: the type of what it computes.
+    """Return node name -> "fp32" or "fp16": the type of the tensors that it computes.
 
     Casts and nodes that compute no floating-point numbers (shapes, indices) are left out.
     """

@@ -1,4 +1,4 @@
-"""Whether an INT8 file earns its place: as accurate as the budget says, and faster."""
+"""Acceptance of an INT8 file: as accurate as its budget demands, and faster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numclip_runtime import Predictor, Task, load
 from numclip_runtime.metadata import InputKind
 from numclip_runtime.preprocess import FloatArray, InputArray
 
-ROUNDS = 40  # of one run each, in turns
+ROUNDS = 40  # of one run each, interleaved
 WARMUP = 5
 SECONDS = 10.0  # at most, for large models
 
@@ -35,7 +35,7 @@ class Accuracy:
 
     @property
     def passed(self) -> bool:
-        """Tell whether the MAE stays within budget."""
+        """Whether the MAE stays within budget."""
         return self.mae_int8 <= self.mae_fp32 + self.tolerance
 
     def check(self, path: Path, task: Task) -> None:
@@ -58,7 +58,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Speed:
-    """Latencies of one image, measured in turns on this machine; see `measure_speed`."""
+    """Latencies of one image, interleaved on this machine; see `measure_speed`."""
 
     backend: str  # "onnxruntime CPUExecutionProvider"
     baseline: str  # precision of the file it must beat
@@ -67,7 +67,7 @@ class Speed:
 
     @property
     def passed(self) -> bool:
-        """Tell whether INT8 is faster."""
+        """Whether INT8 is faster."""
         return self.int8_ms < self.baseline_ms
 
     def check(self, path: Path) -> None:
@@ -96,7 +96,7 @@ def measure_accuracy(
     Args:
         fp32: Runs the float32 model.
         int8: Runs the INT8 model of the same checkpoint.
-        images: (M, ...) the same images as each of them takes them.
+        images: (M, ...) the same images, preprocessed for each model.
         labels: (M,) true numbers, label units.
         task: Gives the label range.
     """
@@ -108,14 +108,14 @@ def measure_accuracy(
 
 
 def measure_speed(baseline: Path, int8: Path, images: Callable[[InputKind], InputArray]) -> Speed:
-    """Time both files in turns (A B A B), one image per run, inputs rotated.
+    """Time both files interleaved (A B A B), one image per run, inputs rotated.
 
-    One thread each, and the lower quartile: with more threads, whatever else runs on the machine
-    slows INT8, whose steps are shorter, more than float32.
+    One thread each, and the lower quartile: with more threads, other load on the machine slows
+    INT8, whose steps are shorter, more than float32.
 
     Args:
         baseline: File to beat.
-        int8: File that is judged.
+        int8: File to accept or refuse.
         images: Returns the images, (N, ...), as a network with that kind of input takes them.
     """
     with load(baseline, threads=1) as slow, load(int8, threads=1) as fast:

@@ -1,16 +1,21 @@
-"""The linear layers of an ONNX graph: what INT8 quantises, and nothing else."""
+"""The layers that INT8 quantises, by the form of the file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
 
-Array = npt.NDArray[np.float32]
+from numclip_export.graph.names import in_image_encoder, module_of
+from numclip_export.precision.mixed_precision_search import BLOCK
+
+# dynamic: linear layers for onnxruntime on a CPU, activations measured at run time; qdq:
+# convolutions for a CPU, measured beforehand; static: TensorRT's Q/DQ
+Int8Form = Literal["dynamic", "qdq", "static"]
+CHAIN = ("Conv", "Relu", "Add", "MaxPool", "AveragePool")  # quantised together
+POOL = ".attnpool"  # attention at the end of CLIP's ResNets
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ def linear_layers(model: onnx.ModelProto, chosen: Callable[[str], bool]) -> list
 
     Args:
         model: Graph with named nodes.
-        chosen: Tells from a node's name whether it may be quantised.
+        chosen: Returns whether the node of this name may be quantised.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     found = []
@@ -44,73 +49,29 @@ def linear_layers(model: onnx.ModelProto, chosen: Callable[[str], bool]) -> list
     return found
 
 
-class Constants:
-    """The constant tensors of a graph, by name; what is replaced gets a name of its own.
+def quantisable(model: onnx.ModelProto, form: Int8Form) -> list[Linear]:
+    """Return the linear layers of the blocks: neither the stem, nor the projection, nor the head.
 
-    The exporter merges equal constants, so one initializer may serve several nodes: a changed
-    value must never be written in place.
-
-    Args:
-        model: Graph, changed by `put` and `drop_unused`.
+    They are a few percent of the work, and rounding hurts most in the first and last layers. A
+    CPU's convolutions are quantised in a chain from the pixels on: only so are they integer.
     """
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._graph = model.graph
-        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
-
-    def get(self, name: str) -> Array:
-        """Return a copy of a constant's numbers.
-
-        Raises:
-            KeyError: if there is no such constant.
-        """
-        return np.array(numpy_helper.to_array(self._tensors[name]))
-
-    def put(self, name: str, numbers: npt.NDArray[np.generic]) -> str:
-        """Add a constant and return its name, made unique."""
-        unique, count = name, 1
-        while unique in self._tensors:
-            unique, count = f"{name}_{count}", count + 1
-        tensor = numpy_helper.from_array(np.ascontiguousarray(numbers), unique)
-        self._graph.initializer.append(tensor)
-        self._tensors[unique] = self._graph.initializer[-1]
-        return unique
-
-    def drop_unused(self) -> None:
-        """Remove the constants that no node reads any more."""
-        used = {name for node in self._graph.node for name in node.input}
-        kept = [tensor for tensor in self._graph.initializer if tensor.name in used]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(kept)
-        self._tensors = {tensor.name: tensor for tensor in self._graph.initializer}
+    if form == "qdq":
+        return convolutions(model)
+    layers = linear_layers(model, lambda name: BLOCK.match(module_of(name)) is not None)
+    return [layer for layer in layers if layer.op != "Conv" or form == "static"]
 
 
-def readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """Return the nodes that read each tensor."""
-    found: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            found.setdefault(name, []).append(node)
-    return found
+def convolutions(model: onnx.ModelProto) -> list[Linear]:
+    """Return the image encoder's convolutions, in the graph's order."""
+    return [layer for layer in linear_layers(model, in_image_encoder) if layer.op == "Conv"]
 
 
-def through_slices(
-    tensor: str, read_by: dict[str, list[onnx.NodeProto]]
-) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes that read a tensor, directly or some of its rows."""
-    for node in read_by.get(tensor, []):
-        if node.op_type == "Slice":
-            yield from through_slices(node.output[0], read_by)
-        else:
-            yield node
-
-
-def replace_input(nodes: Iterable[onnx.NodeProto], before: str, after: str) -> None:
-    """Make nodes read another tensor."""
-    for node in nodes:
-        for index, name in enumerate(node.input):
-            if name == before:
-                node.input[index] = after
+def chain_nodes(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the image encoder's convolutions and of the nodes between them."""
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in CHAIN
+        and in_image_encoder(node.name)
+        and POOL not in module_of(node.name)
+    ]
