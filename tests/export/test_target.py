@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -182,3 +183,17 @@ def test_a_broken_tensorrt_is_an_error_where_it_was_asked_for(
     assert result.exit_code == 2
     assert result.output.startswith("Error: tensorrt_rtx is installed but does not load")
     assert names(tmp_path) == set()
+
+
+def test_a_build_that_fails_keeps_the_files_and_their_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    replace_module(monkeypatch, tmp_path, STARTS_NOT)
+    result = export(tmp_path, "tensorrt-rtx")
+    assert result.exit_code == 2
+    assert "x.fp16.onnx" in result.stdout  # the files are described all the same
+    assert result.stderr.startswith("Error: tensorrt-rtx 1.7.0 cannot start (factory")
+    assert names(tmp_path) == {"x.onnx", "x.fp16.onnx", "x.report.json"}
+    report = json.loads((tmp_path / "x.report.json").read_text("utf-8"))
+    assert [item["file"] for item in report["artefacts"]] == ["x.onnx", "x.fp16.onnx"]
+    assert "engine" not in report
