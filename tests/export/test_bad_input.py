@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 from numclip.checkpoint import load_checkpoint, save_checkpoint
 from numclip_export import export as export_module
 from numclip_export.cli import main
+from numclip_export.exported_file import Draft
+from tests.export.disk import full_disk
 from tests.export.fragile import save_fragile
 
 DATA = Path(__file__).parents[1] / "data"
@@ -119,35 +121,29 @@ def test_engine_options_are_refused_before_the_export(
     test_one_sentence(folder, args, message)
 
 
-FULL = """
-import resource
-from numclip_export import cli
-from numclip_export.int8 import write
-real = write.quantise
-def full(*args, **named):
-    quantised = real(*args, **named)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # bytes per file
-    return quantised
-write.quantise = full
-cli.main()
-"""
-
-
 def remember(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_disk_full_in_the_middle_of_the_int8_file(tmp_path: Path, old: bool) -> None:
+def test_disk_full_in_the_middle_of_the_int8_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool
+) -> None:
     save_fragile(tmp_path, 1)
     if old:
         for name in ("x.onnx", "x.int8.onnx", "x.report.json", "x.card.md"):
             (tmp_path / name).write_text("an older export")
-    before = remember(tmp_path)
-    command = [sys.executable, "-c", FULL, *INT8, "--card"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr == "Error: File too large.\n"
+    before, real = remember(tmp_path), Draft.write
+
+    def write(draft: Draft, *args: Any) -> None:
+        with full_disk(50_000) if "int8" in draft.path.name else nullcontext():
+            real(draft, *args)
+
+    monkeypatch.setattr(Draft, "write", write)
+    monkeypatch.chdir(tmp_path)
+    result = run(*INT8, "--card")
+    assert result.exit_code == 2, result.output
+    assert result.stderr == "Error: File too large.\n"
     assert remember(tmp_path) == before
 
 

@@ -62,7 +62,7 @@ def test_the_file_is_run_and_not_the_graph_in_memory(
     class Blind:
         """A reference that accepts what it opens, and remembers how often it ran."""
 
-        images = type("Images", (), {"inputs": np.zeros((1, 3, 8, 8), np.float32)})
+        images: Any = type("Images", (), {"inputs": np.zeros((1, 3, 8, 8), np.float32)})
         runs = 0
 
         def judge(self, run: Any, precision: str, features: object) -> Parity:

@@ -140,6 +140,7 @@ def test_cpu_graphs_use_one_attention_node(for_cpu: tuple[Path, Result]) -> None
     assert re.search(r", mean 0\.\d+ +mean 0\.15 ", row), "0.5 % of 30, judged by the mean"
 
 
+@pytest.mark.usefixtures("real_exporter")
 def test_second_export_takes_the_calibration_from_the_cache(for_cpu: tuple[Path, Result]) -> None:
     folder, _ = for_cpu
     before = (folder / "x.int8.onnx").read_bytes()
