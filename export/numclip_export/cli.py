@@ -12,7 +12,7 @@ import click
 from numclip_export.engine.build import BuiltEngine, engine_from_onnx
 from numclip_export.engine.build_options import MAX_BATCH, EngineOptions
 from numclip_export.options import (
-    ENGINE_FLAGS,
+    ENGINE_ONLY,
     ExportOptions,
     Target,
     export_flags,
@@ -46,7 +46,7 @@ def main(
     with exit_on_error():
         if (ckpt is None) == (onnx_path is None):
             raise UsageError("give either --ckpt, or --onnx to build an engine from an ONNX file.")
-        flags = {name: given.pop(name) for name in ENGINE_FLAGS}
+        flags = {name: given.pop(name) for name in ENGINE_ONLY}
         chosen = {name: value for name, value in flags.items() if value is not None}
         engine = EngineOptions(max_batch=max_batch, **chosen)
         try:
@@ -62,7 +62,7 @@ def main(
                         ckpt, path, target=resolved, max_batch=max_batch or MAX_BATCH, **given
                     )
                 )
-        except KeyboardInterrupt as error:  # of a build: the message names what is missing
+        except KeyboardInterrupt as error:  # of a build; its message is more precise
             if not str(error):
                 raise
             click.echo(f"Interrupted: {error}.", err=True)
@@ -97,7 +97,7 @@ def export(options: ExportOptions) -> None:
 
 
 def print_engine(built: BuiltEngine) -> None:
-    """Print what was built."""
+    """Print the notes and the summary of an engine."""
     for note in built.notes:
         click.echo(f"Note: {note}", err=True)
     click.echo(built.summary())

@@ -37,7 +37,7 @@ class VerifyImages:
     photos: int  # how many; patterns from a random generator fill up the rest
 
     def of_kind(self, kind: InputKind) -> InputArray:
-        """Return the images as a network with this kind of input takes them, (64, ...)."""
+        """Return the images in the form of this kind of input, (64, ...)."""
         return self.pixels if kind == "uint8" else self.inputs
 
 
@@ -46,7 +46,7 @@ def verify_images(checkpoint: Checkpoint, verify_data: Path | None = None) -> Ve
 
     Args:
         checkpoint: Gives the preprocessing, and the place of its validation data.
-        verify_data: Folder of images, or a file that `read_samples` reads; None takes the
+        verify_data: Folder of images, or a file that `read_samples` reads; None: the
             checkpoint's validation data, and where that is gone, synthetic images only.
 
     Raises:
@@ -61,7 +61,7 @@ def verify_images(checkpoint: Checkpoint, verify_data: Path | None = None) -> Ve
             paths = image_paths(Path(checkpoint.validation_csv), checkpoint, known=True)
             return _filled("validation", paths, spec)
         except (NumclipError, OSError):
-            pass  # data has moved since training; the report says "synthetic"
+            pass  # data has moved since training; the report then has "synthetic"
     return _filled("synthetic", [], spec)
 
 
@@ -102,7 +102,7 @@ def _filled(
     source: Literal["validation", "given", "synthetic"], paths: list[str], spec: Preprocessing
 ) -> VerifyImages:
     photos = load_spread(paths, spec, IMAGES)
-    # The more patterns there are, the noisier the last: take those from the start.
+    # Later patterns are noisier, so the first are used.
     patterns = islice(_synthetic(spec.crop), IMAGES - len(photos))
     pixels = np.stack([*photos, *patterns])
     return VerifyImages(source, pixels, normalised(pixels, spec), len(photos))

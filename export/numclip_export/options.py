@@ -1,9 +1,9 @@
-"""Options of an export: their flags, what the target means here, and combinations without use."""
+"""Options of an export: their flags, the target on this machine, and refusals."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -16,7 +16,19 @@ from numclip_runtime.console import FILE
 from numclip_runtime.metadata import InputKind, Precision
 
 Target = Literal["auto", "onnx", "cpu", "tensorrt", "tensorrt-rtx"]
+# Parameters that are for engines only
+ENGINE_ONLY = tuple(f.name for f in fields(EngineOptions) if f.name not in ("target", "max_batch"))
+IRREGULAR_FLAGS = {
+    "verify": "--no-verify",
+    "precision": "--precision (--fp16, --int8)",
+    "compute_capabilities": "--compute-capability",
+}
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def flag_of(parameter: str) -> str:
+    """Return the flag of a parameter, as people write it."""
+    return IRREGULAR_FLAGS.get(parameter, f"--{parameter.replace('_', '-')}")
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ class ResolvedTarget:
     """The target of an export on this machine, and why."""
 
     target: Target = "onnx"  # never "auto"
-    note: str = "target: onnx"  # for people: what is built, what is left out
+    note: str = "target: onnx"  # for people: the outcome and its reason
     engine: EngineOptions | None = None  # how to build; None: no engine
     binding: Binding | None = None  # the builder, loaded
     required: bool = True  # whether a builder that cannot start is an error
@@ -41,7 +53,7 @@ FOR_CPU = ResolvedTarget("cpu", "target: onnxruntime on a CPU")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export, and how it is proved.
+    """Which files to write from a checkpoint, and how they are proved.
 
     Raises:
         UsageError: if an option would change nothing.
@@ -53,7 +65,7 @@ class ExportOptions:
     onnx_path: Path
     precision: Precision = "fp32"  # "fp16" and "int8" write a second file
     target: ResolvedTarget = ONNX_ONLY
-    # Of the second file; the float32 file takes float32 planes. A CPU's INT8 file takes pixels only
+    # Of the second file; the float32 file reads float32 planes. A CPU's INT8 file reads pixels only
     # where it begins with a patch embedding. auto: pixels for engines and a CPU's INT8.
     input: Literal[InputKind, "auto"] = "auto"
     # ONNX operator set. None: 18, which TensorRT 10.3 reads (its INT8 needs 19); transformers for a
@@ -72,11 +84,10 @@ class ExportOptions:
             raise UsageError("--verify-data has no use with --no-verify; leave one of them out.")
         for name in ("calib_data", "calib_cache"):
             if self.precision != "int8" and getattr(self, name) is not None:
-                flag = CHECKPOINT_FLAGS[name]
-                raise UsageError(f"{flag} is for --int8; leave it out, or add --int8.")
+                raise UsageError(f"{flag_of(name)} is for --int8; leave it out, or add --int8.")
         if self.input == "uint8" and self.precision == "fp32":
             raise UsageError(
-                "--input uint8 is for fp16 and int8; the fp32 file takes float32 planes."
+                "--input uint8 is for fp16 and int8; the fp32 file reads float32 planes."
             )
 
     @property
@@ -112,11 +123,11 @@ def resolve_target(target: Target, precision: Precision, options: EngineOptions)
             "--fp16 out."
         )
     if target == "cpu" or target == "onnx" or (target == "auto" and precision == "fp32"):
-        for name, flag in ENGINE_FLAGS.items():
+        for name in ENGINE_ONLY:
             if getattr(options, name) != getattr(EngineOptions, name):
                 raise UsageError(
-                    f"{flag} is for engines, and none is built; leave it out, or choose --target "
-                    "tensorrt or tensorrt-rtx."
+                    f"{flag_of(name)} is for engines, and none is built; leave it out, or choose "
+                    "--target tensorrt or tensorrt-rtx."
                 )
         if target == "auto":
             note = "target: ONNX; no engine for fp32 unless --target names a builder"
@@ -145,11 +156,11 @@ def target_with_onnx(target: Target, *, card: bool) -> EngineTarget:
         UsageError: naming the first option that is for an export.
     """
     if card:
-        raise UsageError("--card needs --ckpt: an ONNX file does not say how it was proved.")
+        raise UsageError("--card needs --ckpt: an ONNX file does not contain its proof.")
     source, typed = click.get_current_context().get_parameter_source, click.core.ParameterSource
-    for name, flag in CHECKPOINT_FLAGS.items():
-        if source(name) == typed.COMMANDLINE:
-            raise UsageError(f"{flag} is for --ckpt; with --onnx the file itself decides.")
+    for name in (field.name for field in fields(ExportOptions)):
+        if source(name) == typed.COMMANDLINE and name not in ("onnx_path", "target", "max_batch"):
+            raise UsageError(f"{flag_of(name)} is for --ckpt; with --onnx the file itself decides.")
     if target == "onnx" or target == "cpu":
         raise UsageError(f"--target {target} builds no engine; choose tensorrt or tensorrt-rtx.")
     return target
@@ -179,28 +190,6 @@ def compute_capabilities(text: str) -> tuple[int, ...]:
     return tuple(map(int, words))
 
 
-# Parameter -> its flag, as people write it
-CHECKPOINT_FLAGS = {
-    "opset": "--opset",
-    "atol": "--atol",
-    "verify": "--no-verify",
-    "verify_data": "--verify-data",
-    "precision": "--precision (--fp16, --int8)",
-    "input": "--input",
-    "calib_data": "--calib-data",
-    "calib_cache": "--calib-cache",
-}
-ENGINE_FLAGS = {
-    "min_batch": "--min-batch",
-    "opt_batch": "--opt-batch",
-    "workspace_mib": "--workspace-mib",
-    "timing_cache": "--timing-cache",
-    "version_compatible": "--version-compatible",
-    "hardware_compatible": "--hardware-compatible",
-    "compute_capabilities": "--compute-capability",
-    "tf32": "--tf32",
-}
-BATCH = click.IntRange(1)
 FLAGS = (
     click.option("--ckpt", type=FILE, help="Checkpoint of numclip-train."),
     click.option(
@@ -219,27 +208,24 @@ FLAGS = (
         help="fp16 and int8 add x.fp16.onnx or x.int8.onnx.",
     ),
     *(
-        click.option(
-            f"--{name}",
-            "precision",
-            flag_value=name,
-            help=f"Short for --precision {name}.",
-            show_default=False,
+        click.option(f"--{name}", "precision", flag_value=name, show_default=False, help=text)
+        for name, text in (
+            ("fp16", "Short for --precision fp16."),
+            ("int8", "Short for --precision int8."),
         )
-        for name in ("fp16", "int8")
     ),
     click.option(
         "--target",
         type=click.Choice(get_args(Target)),
         default="auto",
-        help="What the files are for. auto: fp32 ONNX only; fp16 and int8 also an engine, where a "
+        help="Purpose of the files. auto: fp32 ONNX only; fp16 and int8 also an engine, where a "
         "TensorRT is at hand.",
     ),
     click.option(
         "--input",
         type=click.Choice(["auto", *get_args(InputKind)]),
         default=ExportOptions.input,
-        help="What the fp16 or int8 file takes: normalised planes, or pixels.  [default: pixels, "
+        help="Input of the fp16 or int8 file: normalised planes, or pixels.  [default: pixels, "
         "for engines and for --int8 --target cpu where the network can]",
     ),
     click.option(
@@ -275,11 +261,17 @@ FLAGS = (
         help=f"Compared and built for.  [default: {MAX_BATCH}]",
     ),
     click.option("--card", is_flag=True, help="Add x.card.md, a model card for people."),
-    click.option("--min-batch", type=BATCH, help="[default: 1]"),
-    click.option("--opt-batch", type=BATCH, help="The batch to be fastest at.  [default: 8]"),
-    click.option("--workspace-mib", type=BATCH, help="Most scratch memory.  [default: all]"),
+    click.option("--min-batch", type=click.IntRange(1), help="[default: 1]"),
+    click.option(
+        "--opt-batch", type=click.IntRange(1), help="The batch to be fastest at.  [default: 8]"
+    ),
+    click.option(
+        "--workspace-mib", type=click.IntRange(1), help="Most scratch memory.  [default: all]"
+    ),
     click.option("--timing-cache", type=FILE, help="Kept between builds, which it makes faster."),
-    click.option("--version-compatible", is_flag=True, help="Run on later TensorRT versions, too."),
+    click.option(
+        "--version-compatible", is_flag=True, help="Run on later TensorRT versions as well."
+    ),
     click.option("--hardware-compatible", is_flag=True, help="Run on every GPU from Ampere on."),
     click.option(
         "--compute-capability",

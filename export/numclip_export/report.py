@@ -1,4 +1,4 @@
-"""The report of an export: its input, its files, what they cost, how they were proved."""
+"""The report of an export: its checkpoint, its files, their cost and their proof."""
 
 from __future__ import annotations
 

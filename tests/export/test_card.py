@@ -150,7 +150,7 @@ def test_not_without_the_checkpoint() -> None:
     result = CliRunner().invoke(main, ["--onnx", str(DATA / "tiny.onnx"), "--card"])
     assert result.exit_code == 2
     assert result.output == (
-        "Error: --card needs --ckpt: an ONNX file does not say how it was proved.\n"
+        "Error: --card needs --ckpt: an ONNX file does not contain its proof.\n"
     )
 
 

@@ -32,16 +32,16 @@ class Binding:
 def load_binding(options: EngineOptions, driver: CudaDriver | None = None) -> Binding:
     """Load the builder that the options ask for.
 
-    `auto` takes TensorRT where it is installed and a GPU works, else TensorRT-RTX, which builds
+    `auto` is TensorRT where it is installed and a GPU works, else TensorRT-RTX, which builds
     without a GPU; compute capabilities are an option of TensorRT-RTX only, so they choose it.
 
     Args:
-        options: The target, and what the builder must be able to do.
+        options: The target, and features that the builder must have.
         driver: Result of `probe_cuda`; None calls it.
 
     Raises:
         MissingDependencyError: if the builder is not installed, or does not load.
-        UsageError: if the builder cannot do what the options ask for.
+        UsageError: if the builder does not support the options.
         NoGpuError: if it needs a GPU.
     """
     driver = driver or probe_cuda()

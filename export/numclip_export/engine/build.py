@@ -1,7 +1,7 @@
 """From an ONNX file to a plan: one strongly typed path for every TensorRT from 10.3 on.
 
-Precision lives in the ONNX graph (float16 tensors, Q/DQ nodes), so TensorRT has no say in it;
-TensorRT 11 removed the flags by which it had. The names of TensorRT used here and in this package
+Precision lives in the ONNX graph (float16 tensors, Q/DQ nodes), so TensorRT does not choose it;
+TensorRT 11 removed the flags with which it did. The names of TensorRT used here and in this package
 exist in all versions that tests/data/tensorrt_names.json lists.
 """
 
@@ -228,7 +228,7 @@ def _parse(
 
 
 def _reason(parser_error: Any) -> str:
-    """Return a parser error as text: which node, and what is wrong."""
+    """Return a parser error as text: the node, and its problem."""
     description = " ".join(parser_error.desc().split())
     if not parser_error.node_operator():
         return description
@@ -255,7 +255,7 @@ def _set_batches(
 
 
 def _set_flags(trt: Any, config: Any, options: EngineOptions) -> list[str]:
-    """Set what is on or off; return the names of what differs from a plain build."""
+    """Set the switches; return the names of those that differ from a plain build."""
     flags = []
     if options.tf32:  # on in a new configuration
         flags.append("tf32")

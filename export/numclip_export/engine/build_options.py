@@ -41,7 +41,7 @@ class EngineOptions:
             raise UsageError(
                 f"unknown --target {self.target!r}; choose from {get_args(EngineTarget)}."
             )
-        # sorted: the same set in another order would give other bytes
+        # sorted, because the order changes the bytes of the engine
         capabilities = tuple(sorted(set(self.compute_capabilities)))
         object.__setattr__(self, "compute_capabilities", capabilities)
         if self.workspace_mib is not None and self.workspace_mib < 1:
@@ -52,7 +52,7 @@ class EngineOptions:
         """Return the smallest, the optimal and the largest batch.
 
         Args:
-            fixed: The batch of a model that takes no other; None: any.
+            fixed: The fixed batch of the model; None: any.
 
         Raises:
             UsageError: unless 1 <= min <= opt <= max, all equal to a fixed batch.
@@ -73,7 +73,7 @@ class EngineOptions:
         return low, best, high
 
     def check(self, builder: Builder) -> None:
-        """Refuse what the chosen builder cannot do.
+        """Refuse options that the chosen builder does not have.
 
         Raises:
             UsageError: naming the way out.
@@ -82,7 +82,7 @@ class EngineOptions:
             if self.version_compatible:
                 raise UsageError(
                     "TensorRT-RTX builds no version-compatible engines (its Python package "
-                    "holds no lean runtime); build again after an update, it takes seconds."
+                    "holds no lean runtime); build again after an update, in seconds."
                 )
             if self.hardware_compatible:
                 raise UsageError(

@@ -1,4 +1,4 @@
-"""Keep TensorRT's kernel timings between builds: the second build on a GPU takes a fraction."""
+"""Keep TensorRT's kernel timings between builds: later builds on a GPU take a fraction."""
 
 from __future__ import annotations
 

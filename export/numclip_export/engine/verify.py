@@ -10,7 +10,6 @@ from typing import Any
 import onnx
 
 from numclip_export.engine.build import BuiltEngine, engine_from_onnx
-from numclip_export.engine.build_options import EngineOptions
 from numclip_export.exported_file import ExportedFile
 from numclip_export.graph.onnx_model import save_with_metadata
 from numclip_export.graph.uint8_input import with_uint8_input
@@ -18,7 +17,7 @@ from numclip_export.int8.acceptance import NotWorthItError, Speed, measure_speed
 from numclip_export.options import ResolvedTarget
 from numclip_export.parity import Parity, ParityError, Reference
 from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes
-from numclip_runtime import NumclipError, load
+from numclip_runtime import ModelMetadata, NumclipError, load
 from numclip_runtime.preprocess import InputArray
 
 
@@ -63,18 +62,14 @@ def verified_engine(
         ParityError: if it differs from the checkpoint, or an INT8 engine is no faster than FP16.
         NumclipError: see `engine_from_onnx`.
     """
-    assert target.engine is not None
+    plan, metadata = source.path.with_suffix(".plan"), source.metadata
     built = engine_from_onnx(
-        source.path,
-        source.path.with_suffix(".plan"),
-        target.engine,
-        binding=target.binding,
-        metadata=source.metadata,
+        source.path, plan, target.engine, binding=target.binding, metadata=metadata
     )
-    parity, verification = engine_parity(built.plan, reference)
-    if parity is not None and reference is not None and source.metadata.precision == "int8":
-        images = reference.images.of_kind(source.metadata.input)
-        speed = int8_engine_speed(built.plan, fp32_onnx, target.engine, images)
+    parity, verification = engine_parity(plan, reference)
+    if parity is not None and reference is not None and metadata.precision == "int8":
+        images = reference.images.of_kind(metadata.input)
+        speed = int8_engine_speed(plan, metadata, fp32_onnx, target, images)
         verification += f"; {speed.int8_ms:.2f} ms, {speed.baseline} {speed.baseline_ms:.2f}"
     return VerifiedEngine(built, source.path.name, parity, verification)
 
@@ -111,39 +106,42 @@ def engine_parity(plan: Path, reference: Reference | None) -> tuple[Parity | Non
 
 
 def int8_engine_speed(
-    plan: Path, fp32_onnx: Path, options: EngineOptions, images: InputArray
+    plan: Path,
+    metadata: ModelMetadata,
+    fp32_onnx: Path,
+    target: ResolvedTarget,
+    images: InputArray,
 ) -> Speed:
     """Time an INT8 engine against the FP16 engine of the same model, which is built for it.
 
     Args:
         plan: INT8 engine that runs here.
+        metadata: Of its ONNX file.
         fp32_onnx: Verified float32 file, from which the FP16 engine is made.
-        options: Of the INT8 engine.
-        images: (N, ...) as the INT8 engine takes them.
+        target: Of the INT8 engine.
+        images: (N, ...) in the form of the INT8 engine's input.
 
     Raises:
         NotWorthItError: if INT8 is no faster; the engine is deleted, its ONNX file stays.
     """
+    metadata = replace(metadata, precision="fp16")
+    model = onnx.load(fp32_onnx)
+    if metadata.input == "uint8":
+        model = with_uint8_input(model, metadata.preprocessing)
     with tempfile.TemporaryDirectory() as folder:
-        with load(plan) as predictor:
-            metadata = replace(predictor.metadata, precision="fp16")
-        model = onnx.load(fp32_onnx)
-        if metadata.input == "uint8":
-            model = with_uint8_input(model, metadata.preprocessing)
         half = Path(folder) / "x.fp16.onnx"
         save_with_metadata(fp16_from_fp32(model, head_nodes(model)), metadata, half)
-        built = engine_from_onnx(half, half.with_suffix(".plan"), options)
-        return faster_or_deleted(built.plan, plan, images)
+        fp16_plan = half.with_suffix(".plan")
+        engine_from_onnx(half, fp16_plan, target.engine, binding=target.binding, metadata=metadata)
+        return faster_or_deleted(fp16_plan, plan, images)
 
 
 def faster_or_deleted(baseline: Path, plan: Path, images: InputArray) -> Speed:
     """Time an INT8 engine against another; see `int8_engine_speed`."""
     speed = measure_speed(baseline, plan, lambda _: images)
-    try:
-        speed.check(plan)
-    except NotWorthItError:
+    if not speed.passed:
         _delete(plan)
-        raise
+        raise NotWorthItError(f"{plan}: not kept, {speed.refusal()}.")
     return speed
 
 

@@ -1,4 +1,4 @@
-"""What one prediction costs: multiply-accumulate operations (MACs; 1 MAC = 2 FLOPs)."""
+"""Cost of one prediction in multiply-accumulate operations (MACs; 1 MAC = 2 FLOPs)."""
 
 from __future__ import annotations
 

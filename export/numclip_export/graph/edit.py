@@ -1,4 +1,4 @@
-"""Edit an ONNX graph: copies, nodes, constants, and who reads a tensor."""
+"""Edit an ONNX graph: copies, nodes, constants, and the readers of a tensor."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Constants:
         """Return a copy of a constant's numbers.
 
         Raises:
-            KeyError: if there is no such constant.
+            KeyError: if the graph has no such constant.
         """
         return np.array(numpy_helper.to_array(self._tensors[name]))
 

@@ -61,7 +61,7 @@ def _module(node: onnx.NodeProto, weights: Collection[str]) -> str | None:
 
 
 def new_name(module: str, op_type: str, taken: set[str]) -> str:
-    """Return an unused name of a node that is added to a module, and take it."""
+    """Return an unused name for a node of a module, and add it to `taken`."""
     path = f"{module}/{op_type}"
     candidates = itertools.chain([path], (f"{path}_{n}" for n in itertools.count(1)))
     name = next(candidate for candidate in candidates if candidate not in taken)
@@ -75,7 +75,7 @@ def module_of(node_name: str) -> str:
 
 
 def in_image_encoder(node_name: str) -> bool:
-    """Tell whether a node belongs to the image encoder."""
+    """Return whether a node belongs to the image encoder."""
     return node_name.split("/")[0].split(".")[0] == IMAGE_ENCODER
 
 

@@ -55,7 +55,7 @@ def largest_magnitudes(
     Args:
         model: float32 graph.
         channel_axes: By tensor: 1 for (B, C, H, W), -1 for (..., C), None for one number.
-        images: (N, ...) as the graph takes them.
+        images: (N, ...) in the form of the graph's input.
         fused: See `cpu_session`.
 
     Returns:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,22 +37,13 @@ class Accuracy:
         """Whether the MAE stays within budget."""
         return self.mae_int8 <= self.mae_fp32 + self.tolerance
 
-    def check(self, path: Path, task: Task) -> None:
-        """Refuse a file whose MAE grew too much.
-
-        Raises:
-            NotWorthItError: with both figures.
-        """
-        if not self.passed:
-            raise NotWorthItError(
-                f"{path}: not kept, on {self.images} labelled images its MAE is "
-                f"{self.mae_int8:.3g} {task.unit} against {self.mae_fp32:.3g} in float32 "
-                f"(allowed: {self.tolerance:.3g} more); use --fp16 for a GPU, or the float32 file."
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for reports."""
-        return {**asdict(self), "passed": self.passed}
+    def refusal(self, task: Task) -> str:
+        """Why the file is not kept, with both figures."""
+        return (
+            f"on {self.images} labelled images its MAE is {self.mae_int8:.3g} {task.unit} against "
+            f"{self.mae_fp32:.3g} in float32 (allowed: {self.tolerance:.3g} more); use --fp16 for "
+            "a GPU, or the float32 file"
+        )
 
 
 @dataclass(frozen=True)
@@ -70,22 +60,12 @@ class Speed:
         """Whether INT8 is faster."""
         return self.int8_ms < self.baseline_ms
 
-    def check(self, path: Path) -> None:
-        """Refuse a file that is not faster.
-
-        Raises:
-            NotWorthItError: with both figures.
-        """
-        if not self.passed:
-            raise NotWorthItError(
-                f"{path}: not kept, it is no faster here: {self.int8_ms:.2f} ms against "
-                f"{self.baseline_ms:.2f} ms in {self.baseline} ({self.backend}, one image); use "
-                f"the {self.baseline} file."
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for reports."""
-        return {**asdict(self), "passed": self.passed}
+    def refusal(self) -> str:
+        """Why the file is not kept, with both figures."""
+        return (
+            f"it is no faster here: {self.int8_ms:.2f} ms against {self.baseline_ms:.2f} ms in "
+            f"{self.baseline} ({self.backend}, one image); use the {self.baseline} file"
+        )
 
 
 def measure_accuracy(
@@ -116,7 +96,7 @@ def measure_speed(baseline: Path, int8: Path, images: Callable[[InputKind], Inpu
     Args:
         baseline: File to beat.
         int8: File to accept or refuse.
-        images: Returns the images, (N, ...), as a network with that kind of input takes them.
+        images: Returns the images, (N, ...), in the form of a kind of input.
     """
     with load(baseline, threads=1) as slow, load(int8, threads=1) as fast:
         times: dict[Predictor, list[float]] = {slow: [], fast: []}

@@ -44,7 +44,7 @@ def int8_data(
 
     Args:
         checkpoint: Gives the preprocessing, and the place of its validation data.
-        calib_data: Folder of images, or a file that `read_samples` reads; None takes the
+        calib_data: Folder of images, or a file that `read_samples` reads; None: the
             checkpoint's validation data.
         cache: File of the calibration's ranges.
         verify_data: Where it is a file with labels, MAEs are compared on it; else on the

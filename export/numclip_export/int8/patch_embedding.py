@@ -3,7 +3,7 @@
 A patch embedding is a convolution whose stride is its kernel: each patch is a row of 3 p^2 numbers,
 and all patches are one matrix product. Its activations are pixels, whole numbers from 0 to 255, so
 INT8 rounds nothing on that side; normalisation moves into the weights and the bias. On a CPU the
-network then takes pixels, and saves the normalisation and a float32 convolution (2.6 of 30 ms in
+network then reads pixels, and saves the normalisation and a float32 convolution (2.6 of 30 ms in
 ViT-B/32 on one thread, 0.6 after).
 """
 

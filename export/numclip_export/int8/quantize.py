@@ -20,7 +20,7 @@ from numclip_export.int8.smooth import smooth_chain
 from numclip_runtime.metadata import INPUT_NAME
 from numclip_runtime.preprocess import FloatArray
 
-STATIC_INT8_OPSET = 19  # the first whose QuantizeLinear takes float16
+STATIC_INT8_OPSET = 19  # the first whose QuantizeLinear accepts float16
 SMALLEST_SCALE = 2.0**-20  # float16 holds it with 4 bits; its rounding error is below 1e-6
 LARGEST = 127  # symmetric: -127 to 127, zero is exact
 
@@ -215,7 +215,7 @@ def optimised_for_cpu(model: onnx.ModelProto, features: str) -> tuple[onnx.Model
     """Return the graph as onnxruntime would optimise it on opening, and the optimiser's version.
 
     Blocked layouts of convolutions are left out: they depend on the processor, and the file runs on
-    any. Opening a ViT-B/32 in INT8 takes 0.08 s in place of 0.20 s (2 threads of an EPYC).
+    any. Opening a ViT-B/32 in INT8 takes 0.08 s instead of 0.20 s (2 threads of an EPYC).
 
     Args:
         model: Graph without convolutions, whose layouts would be lost.

@@ -156,7 +156,7 @@ def _multiply_back(
 
 
 def _is_plain(node: onnx.NodeProto, constants: Constants) -> bool:
-    """Tell whether a node is a convolution without groups, with constant weights."""
+    """Return whether a node is a convolution without groups, with constant weights."""
     groups = {helper.get_attribute_value(a) for a in node.attribute if a.name == "group"}
     return (
         node.op_type == "Conv"

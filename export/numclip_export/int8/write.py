@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,15 +150,18 @@ def _prove(
                 f"{draft.path}: not kept, {parity.difference}; use --fp16 for a GPU, or the "
                 "float32 file."
             )
-        accuracy = None
+        measured: dict[str, Any] = {"accuracy": None, "speed": None}
         if len(data.labels):
             planes = normalised(data.labelled, metadata.preprocessing)
             both = (planes, data.labelled if metadata.input == "uint8" else planes)
             accuracy = measure_accuracy(exact.backend.run, run, both, data.labels, metadata.task)
-            accuracy.check(draft.path, metadata.task)
-    measured: dict[str, Any] = {"accuracy": accuracy and accuracy.to_dict(), "speed": None}
+            if not accuracy.passed:
+                reason = accuracy.refusal(metadata.task)
+                raise NotWorthItError(f"{draft.path}: not kept, {reason}.")
+            measured["accuracy"] = asdict(accuracy) | {"passed": True}
     if not static:
         speed = measure_speed(fp32_file, draft.temporary, reference.images.of_kind)
-        speed.check(draft.path)
-        measured["speed"] = speed.to_dict()
+        if not speed.passed:
+            raise NotWorthItError(f"{draft.path}: not kept, {speed.refusal()}.")
+        measured["speed"] = asdict(speed) | {"passed": True}
     return parity, measured

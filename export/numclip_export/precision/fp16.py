@@ -1,6 +1,6 @@
 """From a float32 graph to a float16 graph: precision lives in the graph, as types.
 
-TensorRT 11 builds only what the graph's types say (`STRONGLY_TYPED`, which 10.3 knows as well), and
+TensorRT 11 follows the graph's types only (`STRONGLY_TYPED`, which 10.3 has as well), and
 onnxruntime always did. onnxruntime ships a converter (`transformers.float16`), which is not used:
 it clamps weights beyond the float16 range without a word, rounds constants that a float32 and a
 float16 node share, and casts between every two float32 nodes to float16 and back, the graph's

@@ -25,7 +25,7 @@ from numclip_runtime.preprocess import FloatArray, InputArray
 
 
 def rounded_twin(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a float32 graph that computes what a GPU computes with the float16 tensors of `model`.
+    """Return a float32 graph with the results that a GPU has for the float16 tensors of `model`.
 
     Tensors and nodes keep their names; the tensors hold the same numbers, as float32.
     """
@@ -77,7 +77,7 @@ class GraphRun:
         self._session = cpu_session(with_outputs(rounded_twin(model), names))
 
     def __call__(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
-        """Return values (B,) and bin_probs (B, K) for B images as the graph takes them."""
+        """Return values (B,) and bin_probs (B, K) for B images in the form of the graph's input."""
         values, bin_probs = self._session.run([VALUES_NAME, BIN_PROBS_NAME], {INPUT_NAME: images})
         return values, bin_probs
 

@@ -28,7 +28,7 @@ class Network:
     """A float32 graph, and images to measure it on."""
 
     model: onnx.ModelProto
-    images: InputArray  # (N, ...) as the graph takes them
+    images: InputArray  # (N, ...) in the form of the graph's input
 
     @cached_property
     def activations(self) -> dict[str, float]:
