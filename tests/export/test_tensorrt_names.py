@@ -39,10 +39,10 @@ CLASSES = {
     "runtime_config": "IRuntimeConfig",
 }
 # Files for one builder only. RTX also has what is used on it alone; see `set_compute_capabilities`.
-RTX_ONLY = {"rtx.py"}
+RTX_ONLY = {"bindings.py", "rtx.py"}
 OWN = {"__version__", "__name__", "__members__", "__init__"}  # Python's
 # Files in which a name above is something else.
-NOT_TENSORRT = {"bindings.py", "build_options.py", "turing.py"}
+NOT_TENSORRT = {"build_options.py", "turing.py"}
 # Files that the package that only runs engines must serve as well.
 RUNNER = tuple(file for file in BACKEND.glob("*.py") if file.name not in RTX_ONLY)
 
@@ -70,7 +70,7 @@ def used(source: str) -> Iterator[tuple[str, str]]:
 def used_in(*, rtx: bool) -> set[tuple[str, str]]:
     """Return what is used on every builder, or what on TensorRT-RTX only."""
     files = [f for f in ENGINE.glob("*.py") if f.name not in NOT_TENSORRT]
-    files += [*RUNNER, *(BACKEND / name for name in RTX_ONLY)]
+    files += [*RUNNER, BACKEND / "rtx.py"]
     return used_by(f for f in files if (f.name in RTX_ONLY) == rtx)
 
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from numclip_export.engine.bindings import Binding, load_binding
+from numclip_export.engine.bindings import Binding, load_binding, set_compute_capabilities
 from numclip_export.engine.build_options import EngineOptions
 from numclip_export.engine.progress import (
     BuildProgress,
@@ -22,7 +22,6 @@ from numclip_export.engine.progress import (
     interrupt_cancels,
     progress_monitor,
 )
-from numclip_export.engine.rtx import set_compute_capabilities
 from numclip_export.engine.timing_cache import save_timing_cache, use_timing_cache
 from numclip_runtime import ModelError, ModelMetadata, UsageError, read_metadata
 from numclip_runtime.backends.tensorrt.log import collecting_logger, reason_of
