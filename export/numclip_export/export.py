@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from numclip.checkpoint import Checkpoint, load_checkpoint, package_versions
-from numclip_export.engine.verify import VerifiedEngine, verified_engine
 from numclip_export.exported_file import Draft, ExportedFile, write_fp16, write_fp32
 from numclip_export.fold import FoldedModel
 from numclip_export.graph.onnx_model import DEFAULT_OPSET, FUSED_ATTENTION_OPSET, onnx_from_folded
@@ -21,6 +20,7 @@ from numclip_export.int8.write import write_int8
 from numclip_export.options import ExportOptions
 from numclip_export.parity import Parity, Reference
 from numclip_export.report import export_report, write_card, write_report
+from numclip_export.verified_engine import VerifiedEngine, verified_engine
 from numclip_export.vision import is_common_transformer
 from numclip_runtime import MissingDependencyError, UsageError
 from numclip_runtime.files import atomic_path, require_writable, sha256

@@ -11,10 +11,10 @@ import pytest
 
 from numclip.checkpoint import load_checkpoint
 from numclip_export import ExportOptions, run_export
-from numclip_export.engine.verify import engine_parity, faster_or_deleted
 from numclip_export.images import verify_images
 from numclip_export.int8.acceptance import NotWorthItError
 from numclip_export.parity import ParityError, Reference
+from numclip_export.verified_engine import engine_parity, faster_or_deleted
 from tests.export.fragile import save_fragile
 
 
