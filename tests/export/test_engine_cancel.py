@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,15 @@ def test_fraction_counts_phases_inside_phases() -> None:
     progress.finish("graph")
 
 
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """Handle Ctrl-C as in the foreground: tests in the background inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("foreground")
 def test_ctrl_c_only_sets_the_flag() -> None:
     progress = BuildProgress()
     before = signal.getsignal(signal.SIGINT)
@@ -57,6 +67,7 @@ def test_ctrl_c_only_sets_the_flag() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.usefixtures("foreground")
 def test_other_threads_and_ignored_signals_are_left_alone() -> None:
     def enter() -> None:
         with interrupt_cancels(BuildProgress()):
@@ -75,6 +86,7 @@ def test_other_threads_and_ignored_signals_are_left_alone() -> None:
     assert inside == [before, signal.SIG_IGN]
 
 
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize("steps", [1, 50, None])
 def test_cancelled_build_leaves_nothing_behind(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int | None

@@ -28,7 +28,9 @@ OUTLIERS = 30  # times the other channels, as in trained towers
 
 
 def run(folder: Path, *args: object) -> Result:
-    return CliRunner().invoke(main, ["--ckpt", str(folder / "x.pt"), "--int8", *map(str, args)])
+    return CliRunner().invoke(
+        main, ["--ckpt", str(folder / "x.pt"), "--int8", "--max-batch", "4", *map(str, args)]
+    )
 
 
 def names(folder: Path) -> set[str]:
@@ -175,7 +177,7 @@ def test_a_file_that_is_too_far_off_is_refused(wide: Path, tmp_path: Path) -> No
 
 def test_engine_file_for_tensorrt(wide: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    options = ("--compute-capability", "86,120", "--max-batch", 4, "-o", tmp_path)
+    options = ("--compute-capability", "86,120", "-o", tmp_path)
     result = run(wide, "--target", "tensorrt-rtx", *options)
     assert result.exit_code == 0, result.output
     assert names(tmp_path) == {
