@@ -3,89 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import torch
 
-from numclip.model.numclip import ModelConfig, NumClip
-from numclip_export.fold import FoldedModel
-from numclip_export.graph.edit import Constants
-from numclip_export.graph.onnx_model import onnx_from_folded
-from numclip_export.int8.calibration import cached_ranges, content_key, layer_ranges
+from numclip_export.graph.edit import Constants, copy_of
+from numclip_export.int8.calibration import layer_ranges
 from numclip_export.int8.layers import Linear, linear_layers
 from numclip_export.int8.quantize import dynamic_int8, scales_of, static_int8
 from numclip_export.int8.smooth import balance, smooth_layer_norms
 from numclip_export.precision.fp16 import fp16_from_fp32
-from tests.numclip.tiny import TASK, TEXT
-
-VISION = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 16, "layers": 3}
-FEATURES = "features"
-FACTOR = 30  # of the outlier channels, as measured in trained towers
-
-
-def model_with_outliers(factor: float) -> NumClip:
-    """Scale some LayerNorm channels and undo it in the next weight: the function stays."""
-    torch.manual_seed(0)
-    config = {"embed_dim": 32, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT}
-    model = NumClip(ModelConfig(config), TASK).eval()
-    blocks: Any = model.image_encoder.get_submodule("transformer.resblocks")
-    with torch.no_grad():
-        for block in blocks:
-            for norm, weight in (
-                (block.ln_1, block.attn.in_proj_weight),
-                (block.ln_2, block.mlp.c_fc.weight),
-            ):
-                norm.weight.add_(0.2 * torch.randn_like(norm.weight))  # so that no two are equal
-                chosen = torch.randperm(len(norm.weight))[:4]
-                norm.weight[chosen] *= factor
-                norm.bias[chosen] *= factor
-                weight[:, chosen] /= factor
-    return model
-
-
-@dataclass(frozen=True)
-class Graph:
-    model: onnx.ModelProto
-    layers: list[Linear]
-    images: np.ndarray[Any, Any]
-
-
-def graph_of(factor: float) -> Graph:
-    model = onnx_from_folded(FoldedModel(model_with_outliers(factor)), 32)
-    features = next(n.output[0] for n in model.graph.node if "image_encoder.proj" in n.input)
-    shape: list[str | int | None] = ["batch", 32]
-    model.graph.output.append(onnx.helper.make_tensor_value_info(features, 1, shape))
-    rename(model, features, FEATURES)
-    for index, node in enumerate(model.graph.node):
-        node.name = f"{index}/{node.op_type}"
-    before = set(names_before(model))
-    layers = [la for la in linear_layers(model, before.__contains__) if la.op == "MatMul"]
-    images = np.random.default_rng(1).standard_normal((24, 3, 32, 32)).astype(np.float32)
-    return Graph(model, layers, images)
-
-
-def rename(model: onnx.ModelProto, before: str, after: str) -> None:
-    for node in model.graph.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                if name == before:
-                    names[index] = after
-    for value in model.graph.output:
-        if value.name == before:
-            value.name = after
-
-
-def names_before(model: onnx.ModelProto) -> list[str]:
-    """Return the nodes up to the features."""
-    names = [node.name for node in model.graph.node]
-    (last,) = [n.name for n in model.graph.node if FEATURES in n.output]
-    return names[: names.index(last) + 1]
+from tests.export.outliers import FACTOR, FEATURES, Graph, graph_of, parts
 
 
 @pytest.fixture(scope="module", params=[1, FACTOR], ids=["even", "outliers"])
@@ -103,12 +34,6 @@ def run(model: onnx.ModelProto, images: np.ndarray[Any, Any]) -> np.ndarray[Any,
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     rows = [session.run([FEATURES], {"images": image[None]})[0] for image in images]
     return np.concatenate(rows)
-
-
-def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    return copied
 
 
 def likeness(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
@@ -143,10 +68,6 @@ def test_smoothing_changes_the_balance_and_nothing_else(outliers: Graph) -> None
     for name, scale in done.items():
         np.testing.assert_allclose(smoothed[name], ranges[name] / scale, rtol=1e-3)
     assert len(model.graph.initializer) == len(used_constants(model))
-
-
-def parts(graph: Graph) -> tuple[onnx.ModelProto, list[Linear], np.ndarray[Any, Any]]:
-    return graph.model, graph.layers, graph.images
 
 
 def relisted(model: onnx.ModelProto, layers: list[Linear]) -> list[Linear]:
@@ -264,51 +185,3 @@ def test_dead_channels_have_a_scale_in_float16(outliers: Graph, weight: float) -
 def test_balance_is_smoothquants() -> None:
     got = balance(np.array([4.0, 100.0, 0.0], np.float32), np.array([1.0, 0.25, 2.0], np.float32))
     np.testing.assert_allclose(got, [2, 20, 1])  # sqrt(4 / 1), sqrt(100 / 0.25), a dead channel
-
-
-def test_ranges_are_those_of_the_batchwise_run(graph: Graph) -> None:
-    """11 images: a short last batch counts, too."""
-    layer = graph.layers[0]
-    got = layer_ranges(graph.model, [layer], graph.images[:11])[layer.activation]
-    session_model = copy_of(graph.model)
-    session_model.graph.output.append(onnx.ValueInfoProto(name=layer.activation))
-    session = ort.InferenceSession(
-        session_model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    (whole,) = session.run([layer.activation], {"images": graph.images[:11]})
-    np.testing.assert_allclose(got, np.abs(whole).max((0, 1)), rtol=1e-5)
-
-
-def test_cache_serves_the_same_content_only(graph: Graph, tmp_path: Path) -> None:
-    cache = tmp_path / "calibration.json"
-    ranges, cached = cached_ranges(*parts(graph), cache)
-    assert not cached
-    again, cached = cached_ranges(*parts(graph), cache)
-    assert cached
-    assert all((again[name] == ranges[name]).all() for name in ranges)
-
-    other, cached = cached_ranges(graph.model, graph.layers, 2 * graph.images, cache)
-    assert not cached
-    assert any((other[name] != ranges[name]).any() for name in ranges)
-
-
-def test_cache_that_cannot_be_read_is_made_anew(graph: Graph, tmp_path: Path) -> None:
-    cache = tmp_path / "calibration.json"
-    cache.write_text("{")
-    _, cached = cached_ranges(*parts(graph), cache)
-    assert not cached
-    assert cached_ranges(*parts(graph), cache)[1]
-
-
-def test_key_depends_on_weights_but_not_on_metadata(graph: Graph) -> None:
-    key, model = content_key(*parts(graph)), copy_of(graph.model)
-    onnx.helper.set_model_props(model, {"numclip": "{}"})
-    assert content_key(model, graph.layers, graph.images) == key
-    constants = Constants(model)
-    weight = graph.layers[0].weight
-    replaced = constants.put(weight, constants.get(weight) * 2)
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            if name == weight:
-                node.input[index] = replaced
-    assert content_key(model, graph.layers, graph.images) != key
