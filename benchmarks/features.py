@@ -42,7 +42,7 @@ def _onnxruntime(competitor: Competitor) -> Any:
     import onnx
     import onnxruntime as ort
 
-    from numclip_export.graph.edit import tensor_types
+    from numclip_export.graph.types import tensor_types
 
     assert competitor.file is not None
     assert competitor.features is not None

@@ -96,7 +96,8 @@ def write(name: str, folder: str) -> None:
     from numclip.model.model_config import ModelConfig
     from numclip.model.numclip import NumClip
     from numclip.tasks import load_task
-    from numclip_export.export import Options, export
+    from numclip_export import ExportOptions, run_export
+    from numclip_export.options import FOR_CPU
     from numclip_runtime import NumclipError, Preprocessing
 
     torch.manual_seed(0)
@@ -106,7 +107,7 @@ def write(name: str, folder: str) -> None:
     if name.endswith(STRESSED):
         _stress(model.image_encoder)
     checkpoint, onnx = Path(folder) / f"{name}.pt", Path(folder) / f"{name}.onnx"
-    fp32 = Options(for_cpu=True, verify=False)
+    fp32 = ExportOptions(checkpoint, onnx, target=FOR_CPU, verify=False)
     with open_images(None, seed=CALIBRATION_SEED) as images:
         if name.startswith("RN"):
             _enliven(model.image_encoder, images.paths)
@@ -114,9 +115,9 @@ def write(name: str, folder: str) -> None:
         calibration = Path(images.paths[0]).parent
         int8 = replace(fp32, precision="int8", input="uint8", calib_data=calibration)
         try:
-            export(checkpoint, onnx, int8)
+            run_export(int8)
         except NumclipError as error:
-            export(checkpoint, onnx, fp32)
+            run_export(fp32)
             (Path(folder) / "int8-refused.txt").write_text(str(error), "utf-8")
 
 

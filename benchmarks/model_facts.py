@@ -14,7 +14,7 @@ def of_file(path: str) -> dict[str, Any]:
     import onnx
 
     from numclip_export.graph.costs import graph_macs
-    from numclip_export.graph.edit import features_name
+    from numclip_export.graph.types import features_name
     from numclip_runtime.metadata import METADATA_KEY
 
     model = onnx.load(path)

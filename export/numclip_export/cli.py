@@ -3,91 +3,41 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from numclip_export.engine.cli import engine_options, options_of, run_build
-from numclip_export.option_checks import refuse_with_onnx, refuse_without_use
-from numclip_export.target import ENGINE_TARGETS, Target, resolve_target
-from numclip_runtime import MissingDependencyError, UsageError, __version__
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_export.engine.build import BuiltEngine, engine_from_onnx
+from numclip_export.engine.build_options import MAX_BATCH, EngineOptions
+from numclip_export.options import (
+    ENGINE_ONLY,
+    ExportOptions,
+    Target,
+    export_flags,
+    output_path,
+    resolve_target,
+    target_with_onnx,
+)
+from numclip_runtime import UsageError, __version__
+from numclip_runtime.console import SETTINGS, exit_on_error
 from numclip_runtime.errors import require
-from numclip_runtime.files import require_writable
-from numclip_runtime.metadata import InputKind, Precision
+
+if TYPE_CHECKING:
+    from numclip_export.export import ExportResult
 
 
 @click.command(context_settings=SETTINGS)
-@click.option("--ckpt", type=FILE, help="Checkpoint of numclip-train.")
-@click.option(
-    "--onnx", "onnx_path", type=FILE, help="Build an engine from this file of numclip-export."
-)
-@click.option(
-    "-o",
-    "--output",
-    type=FILE,
-    help="Folder, or a name ending in .onnx (.plan with --onnx).  [default: beside the source]",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(get_args(Precision)),
-    default="fp32",
-    help="fp16 and int8 add x.fp16.onnx or x.int8.onnx.",
-)
-@click.option(
-    "--fp16", "precision", flag_value="fp16", help="Short for --precision fp16.", show_default=False
-)
-@click.option(
-    "--int8", "precision", flag_value="int8", help="Short for --precision int8.", show_default=False
-)
-@click.option(
-    "--target",
-    type=click.Choice(get_args(Target)),
-    default="auto",
-    help="What the files are for. auto: fp32 ONNX only; fp16 and int8 also an engine, where a "
-    "TensorRT is at hand.",
-)
-@click.option(
-    "--input",
-    type=click.Choice(["auto", *get_args(InputKind)]),
-    default="auto",
-    help="What the fp16 or int8 file takes: normalised planes, or pixels.  [default: pixels, for "
-    "engines and for --int8 --target cpu where the network can]",
-)
-@click.option(
-    "--opset",
-    type=click.IntRange(18, 23),
-    help="ONNX operator set.  [default: 18; vision transformers for a CPU: 23]",
-)
-@click.option(
-    "--atol",
-    type=click.FloatRange(0),
-    help="Largest difference of a value, label units; of int8, in the mean.  [default: 1e-5 of "
-    "the label range; fp16 0.002; int8 0.005]",
-)
-@click.option(
-    "--verify-data",
-    type=FILE,
-    help="Folder of images or CSV file.  [default: the checkpoint's validation data]",
-)
-@click.option(
-    "--verify/--no-verify", default=True, help="Compare with the checkpoint, or write unproved."
-)
-@click.option(
-    "--calib-data",
-    type=FILE,
-    help="Images for int8: folder or CSV.  [default: the checkpoint's validation data]",
-)
-@click.option("--calib-cache", type=FILE, help="Keeps the calibration of int8 between exports.")
-@click.option(
-    "--max-batch", type=click.IntRange(1, 4096), help="Compared and built for.  [default: 32]"
-)
-@click.option("--card", is_flag=True, help="Add x.card.md, a model card for people.")
-@engine_options
+@export_flags
 @click.version_option(__version__)
 def main(
-    ckpt: Path | None, onnx_path: Path | None, output: Path | None, target: Target, **given: Any
+    ckpt: Path | None,
+    onnx_path: Path | None,
+    output: Path | None,
+    target: Target,
+    max_batch: int | None,
+    **given: Any,
 ) -> None:
     """Fold the text tower into the head, write ONNX and engines, and prove what was written.
 
@@ -96,105 +46,61 @@ def main(
     with exit_on_error():
         if (ckpt is None) == (onnx_path is None):
             raise UsageError("give either --ckpt, or --onnx to build an engine from an ONNX file.")
-        if onnx_path is not None:
-            build_only(onnx_path, output, target, given)
-        else:
-            assert ckpt is not None
-            export_and_build(ckpt, output, target, given)
+        flags = {name: given.pop(name) for name in ENGINE_ONLY}
+        chosen = {name: value for name, value in flags.items() if value is not None}
+        engine = EngineOptions(max_batch=max_batch, **chosen)
+        try:
+            if onnx_path is not None:
+                engine = replace(engine, target=target_with_onnx(target, card=given["card"]))
+                plan = output_path(onnx_path, output, ".plan")
+                print_engine(engine_from_onnx(onnx_path, plan, engine))
+            elif ckpt is not None:
+                resolved = resolve_target(target, given["precision"], engine)
+                path = output_path(ckpt, output, ".onnx")
+                export(
+                    ExportOptions(
+                        ckpt, path, target=resolved, max_batch=max_batch or MAX_BATCH, **given
+                    )
+                )
+        except KeyboardInterrupt as error:  # of a build; its message is more precise
+            if not str(error):
+                raise
+            click.echo(f"Interrupted: {error}.", err=True)
+            sys.exit(130)
 
 
-def build_only(onnx_path: Path, output: Path | None, target: Target, given: dict[str, Any]) -> None:
-    """Build an engine from an ONNX file, without torch and without the checkpoint."""
-    refuse_with_onnx(given)
-    if target in ("onnx", "cpu"):
-        raise UsageError(
-            f"--target {target} builds no engine; choose {' or '.join(ENGINE_TARGETS)}."
-        )
-    run_build(onnx_path, output, options_of(given | {"target": target}))
-
-
-def export_and_build(
-    ckpt: Path, output: Path | None, target: Target, given: dict[str, Any]
-) -> None:
-    """Export a checkpoint; then build the engine, if the target has one."""
-    precision: Precision = given["precision"]
-    goal = resolve_target(target, precision, options_of(given))
-    refuse_without_use(given, goal)
-    path = onnx_target(ckpt, output)
-    engine = None
-    if goal.builds:
-        engine = options_of(given | {"target": goal.target})
-        suffix = ".plan" if precision == "fp32" else f".{precision}.plan"
-        for place in (path.with_suffix(suffix), path.with_suffix(f"{suffix}.sha256")):
-            require_writable(place)
+def export(options: ExportOptions) -> None:
+    """Run an export and print its result; exits with 1 if a file differs from the checkpoint."""
     require("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
 
-    from numclip_export.engine.verify import engine_parity, int8_engine_speed
-    from numclip_export.export import Options, export
-    from numclip_export.parity import DEFAULT_MAX_BATCH, ParityError
-    from numclip_export.report import add_engine, summary
+    from numclip_export.export import run_export
+    from numclip_export.parity import ParityError
+    from numclip_export.report import summary
 
-    pixels = goal.builds and precision != "fp32"
-    int8_on_cpu = goal.target == "cpu" and precision == "int8"
-    kind: InputKind = given["input"]
-    if given["input"] == "auto":
-        kind = "uint8" if pixels or int8_on_cpu else "float32"
-    options = Options(
-        precision=precision,
-        for_cpu=goal.target == "cpu",
-        input=kind,
-        opset=given["opset"],
-        max_batch=given["max_batch"] or DEFAULT_MAX_BATCH,
-        **{
-            name: given[name]
-            for name in ("atol", "verify", "verify_data", "calib_data", "calib_cache", "card")
-        },
-    )
+    def print_files(files: ExportResult) -> None:
+        click.echo("\n".join([*summary(files.details), options.target.note]))
+
     try:
-        done = export(ckpt, path, options)
-        for line in summary(done.details):
-            click.echo(line)
-        click.echo(goal.note)
-        built = None
-        if engine is not None:
-            try:
-                built = run_build(done.artefacts[-1].path, None, engine)
-            except (UsageError, MissingDependencyError) as error:  # a TensorRT that cannot start
-                if target != "auto":  # which promises an engine only where that works
-                    raise
-                click.echo(f"Note: no engine was built here: {error}", err=True)
-        if built is not None:
-            parity, verification = engine_parity(built.plan, done.gate)
-            click.echo(f"{built.plan}: {verification}")
-            if parity is not None and precision == "int8" and engine is not None and done.gate:
-                images = done.gate.images.of_kind(kind)
-                speed = int8_engine_speed(built.plan, done.onnx, engine, images)
-                verification += (
-                    f"; {speed.int8_ms:.2f} ms, {speed.baseline} {speed.baseline_ms:.2f}"
-                )
-            add_engine(done, built, parity, verification)
+        result = run_export(options, print_files)
     except ParityError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
-    if built is None and goal.target != "cpu" and precision != "fp32":
-        click.echo(
-            f"on the target: numclip-export --onnx {done.artefacts[-1].path.name} --target tensorrt"
-        )
-    click.echo(f"see {done.report}{f' and {done.card.name}' if done.card else ''}")
+    if result.engine_missing is not None:
+        click.echo(f"Note: no engine was built here: {result.engine_missing}", err=True)
+    if result.engine is not None:
+        print_engine(result.engine.built)
+        click.echo(f"{result.engine.built.plan}: {result.engine.verification}")
+    elif not options.for_cpu and options.precision != "fp32":
+        name = result.files[-1].path.name
+        click.echo(f"on the target: numclip-export --onnx {name} --target tensorrt")
+    click.echo(f"see {result.report}{f' and {result.card.name}' if result.card else ''}")
 
 
-def onnx_target(ckpt: Path, output: Path | None) -> Path:
-    """Return the path of the ONNX file for `--output`, a folder or a name ending in .onnx.
-
-    Raises:
-        UsageError: if the folder does not exist.
-    """
-    if output is None:
-        return ckpt.with_suffix(".onnx")
-    target = output if output.suffix == ".onnx" else output / f"{ckpt.stem}.onnx"
-    if not target.parent.is_dir():
-        raise UsageError(f"{target.parent}: no such folder; create it first.")
-    return target
+def print_engine(built: BuiltEngine) -> None:
+    """Print the notes and the summary of an engine."""
+    for note in built.notes:
+        click.echo(f"Note: {note}", err=True)
+    click.echo(built.summary())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How alike two artefacts' image features are. Needs numpy only: benchmarks run without torch."""
+"""Cosines between two models' image features. Needs numpy only: benchmarks run without torch."""
 
 from __future__ import annotations
 

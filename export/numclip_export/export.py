@@ -1,153 +1,155 @@
-"""From a checkpoint to verified ONNX files and their report."""
+"""From a checkpoint to verified ONNX files, an engine, and the report of both."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from numclip.checkpoint import load_checkpoint, package_versions
-from numclip_export.card import model_card
-from numclip_export.exported_file import Artefact, write_fp16, write_fp32
+from numclip.checkpoint import Checkpoint, load_checkpoint, package_versions
+from numclip_export.exported_file import Draft, ExportedFile, write_fp16, write_fp32
 from numclip_export.fold import FoldedModel
 from numclip_export.graph.onnx_model import DEFAULT_OPSET, FUSED_ATTENTION_OPSET, onnx_from_folded
 from numclip_export.images import verify_images
-from numclip_export.int8.data import int8_data
+from numclip_export.int8.calibration import int8_data
 from numclip_export.int8.quantize import STATIC_INT8_OPSET
 from numclip_export.int8.write import write_int8
-from numclip_export.parity import DEFAULT_MAX_BATCH, Gate, Parity
-from numclip_export.report import export_report, plain, write_report
+from numclip_export.options import ExportOptions
+from numclip_export.parity import Parity, Reference
+from numclip_export.report import export_report, write_card, write_report
+from numclip_export.verified_engine import VerifiedEngine, verified_engine
 from numclip_export.vision import is_common_transformer
-from numclip_runtime.files import atomic_path, sha256
-from numclip_runtime.metadata import InputKind, Precision
+from numclip_runtime import MissingDependencyError, UsageError
+from numclip_runtime.files import atomic_path, require_writable, sha256
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What an export left on disk."""
+class ExportResult:
+    """Files on disk, and how they were proved."""
 
-    artefacts: tuple[Artefact, ...]  # the float32 ONNX file first: the others are made from it
+    files: tuple[ExportedFile, ...]  # the float32 ONNX file first: the others are made from it
     report: Path
     details: dict[str, Any]  # the report's content
-    gate: Gate | None = None  # for what is built from the files; None: not verified
-    card: Path | None = None  # the model card, if asked for
+    card: Path | None  # the model card, if asked for
+    engine: VerifiedEngine | None = None
+    engine_missing: str | None = None  # why no engine was built, though the target found a builder
 
     @property
     def onnx(self) -> Path:
         """The float32 ONNX file."""
-        return self.artefacts[0].path
+        return self.files[0].path
 
     @property
     def parity(self) -> Parity | None:
-        """How the last artefact, the one asked for, compares with the checkpoint."""
-        return self.artefacts[-1].parity
+        """Parity of the last file, which is of the precision asked for."""
+        return self.files[-1].parity
 
 
-@dataclass(frozen=True)
-class Options:
-    """What to export, and how it is proved."""
-
-    precision: Precision = "fp32"  # "fp16" and "int8" write a second file
-    for_cpu: bool = False  # for onnxruntime on a CPU, in place of an engine
-    # Of the second file; the float32 file takes float32 planes. A CPU's INT8 file takes pixels only
-    # where it begins with a patch embedding.
-    input: InputKind = "float32"
-    # ONNX operator set. None: 18, which TensorRT 10.3 reads (its INT8 needs 19); transformers for a
-    # CPU 23: attention is one node there.
-    opset: int | None = None
-    atol: float | None = None  # largest difference of a value, label units; None: see BUDGETS
-    verify: bool = True  # False writes without comparing, and says so in file and report
-    verify_data: Path | None = None  # images to compare on, see `verify_images`
-    max_batch: int = DEFAULT_MAX_BATCH  # largest batch size compared
-    calib_data: Path | None = None  # images INT8 is calibrated with, see `int8_data`
-    calib_cache: Path | None = None  # keeps what the calibration measured
-    card: bool = False  # whether to write a model card
-
-
-def export(ckpt: Path, onnx_path: Path, options: Options | None = None) -> Exported:
+def run_export(
+    options: ExportOptions, on_files: Callable[[ExportResult], None] | None = None
+) -> ExportResult:
     """Fold a checkpoint, write it as ONNX, run what was written, and keep it only if it agrees.
 
+    The engine, if the target has one, is built from the finished files, and the report and card
+    are written last. If the build fails, they describe the files alone.
+
     Args:
-        ckpt: Checkpoint of `numclip-train`.
-        onnx_path: Where the float32 ONNX file goes. Beside x.onnx go x.fp16.onnx or x.int8.onnx, if
-            asked for, x.report.json, and x.card.md, if asked for.
-        options: What to write; None: the float32 file.
+        options: Which checkpoint, and what to write.
+        on_files: Called when the ONNX files are finished: an engine may take minutes.
 
     Raises:
-        ModelError: if the checkpoint cannot be read.
+        ModelError: if the checkpoint cannot be read, or the engine cannot be built.
         UsageError: if the output cannot be written or the verification data is unusable.
         ParityError: if a file differs from the checkpoint, or an INT8 file is not worth its while;
-            nothing is left behind, nor replaced.
+            nothing is left behind, nor replaced. If it is the engine, only the engine is deleted.
+        KeyboardInterrupt: after Ctrl-C; during the build of an engine the ONNX files stay.
     """
-    started, chosen = time.perf_counter(), options or Options()
-    precision = chosen.precision
-    checkpoint = load_checkpoint(ckpt)
-    opset = chosen.opset or DEFAULT_OPSET
-    if (
-        chosen.opset is None
-        and chosen.for_cpu
-        and is_common_transformer(checkpoint.model.image_encoder)
-    ):
-        opset = FUSED_ATTENTION_OPSET
-    if precision == "int8" and not chosen.for_cpu:
-        opset = max(opset, STATIC_INT8_OPSET)
-    gate = None
-    if chosen.verify:
-        images = verify_images(checkpoint, chosen.verify_data)
-        gate = Gate(checkpoint, images, max_batch=chosen.max_batch, atol=chosen.atol)
-    data = None
+    result, reference = _export_files(options)
+    try:
+        if on_files is not None:
+            on_files(result)
+        if options.target.builds:
+            source = result.files[-1]
+            try:
+                engine = verified_engine(source, result.onnx, options.target, reference)
+            except (UsageError, MissingDependencyError) as error:  # a TensorRT that cannot start
+                if options.target.required:
+                    raise
+                result = replace(result, engine_missing=str(error))
+            else:
+                result.details["engine"] = engine.to_dict()
+                result = replace(result, engine=engine)
+    finally:
+        write_report(result.details, result.report)
+        if result.card is not None:
+            write_card(result.details, result.card)
+    return result
+
+
+def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | None]:
+    """Write and verify the ONNX files; return them with the reference, if they were verified."""
+    started = time.perf_counter()
+    path, precision = options.onnx_path, options.precision
+    checkpoint = load_checkpoint(options.ckpt)
+    opset = _opset(options, checkpoint)
+    reference = data = None
+    if options.verify:
+        images = verify_images(checkpoint, options.verify_data)
+        reference = Reference(checkpoint, images, max_batch=options.max_batch, atol=options.atol)
     if precision == "int8":
-        data = int8_data(checkpoint, chosen.calib_data, chosen.calib_cache, chosen.verify_data)
+        data = int8_data(checkpoint, options.calib_data, options.calib_cache, options.verify_data)
     metadata = replace(
         checkpoint.metadata,
-        checkpoint_sha256=sha256(ckpt),
+        checkpoint_sha256=sha256(options.ckpt),
         versions=package_versions("torch", "open_clip_torch", "onnx"),
     )
-    report, second = (
-        onnx_path.with_suffix(".report.json"),
-        onnx_path.with_suffix(f".{precision}.onnx"),
-    )
-    card = onnx_path.with_suffix(".card.md") if chosen.card else None
-    models = [onnx_path, *([second] if precision != "fp32" else [])]
-    paths = [*([card] if card else []), report, *reversed(models)]
+    second = path.with_suffix(f".{precision}.onnx")
+    report = path.with_suffix(".report.json")
+    card = path.with_suffix(".card.md") if options.card else None
+    last = path if precision == "fp32" else second
+    engine = [last.with_suffix(suffix) for suffix in (".plan", ".plan.sha256")]
+    for place in (report, *([card] if card else []), *(engine if options.target.builds else [])):
+        require_writable(place)
     with ExitStack() as files:  # all appear, or none; the last entered is the first to appear
-        temporary = {path: files.enter_context(atomic_path(path)) for path in paths}
+        temporary = {place: files.enter_context(atomic_path(place)) for place in {last: 0, path: 0}}
+        fused = opset >= FUSED_ATTENTION_OPSET
         graph = onnx_from_folded(
-            FoldedModel(
-                checkpoint.model,
-                checkpoint.temperature,
-                fused_attention=opset >= FUSED_ATTENTION_OPSET,
-            ),
+            FoldedModel(checkpoint.model, checkpoint.temperature, fused_attention=fused),
             checkpoint.preprocessing.crop,
             opset=opset,
         )
-        artefacts = [write_fp32(graph, metadata, temporary[onnx_path], onnx_path, gate)]
+        fp32 = write_fp32(Draft(path, temporary[path]), graph, metadata, reference)
+        written = [fp32]
         metadata = replace(
-            metadata,
-            precision=precision,
-            source_sha256=artefacts[0].sha256,
-            input=chosen.input,
+            metadata, precision=precision, source_sha256=fp32.sha256, input=options.second_input
         )
         if precision == "fp16":
-            artefacts.append(write_fp16(graph, metadata, temporary[second], second, gate))
+            draft = Draft(second, temporary[second])
+            written.append(write_fp16(draft, graph, metadata, reference))
         elif data is not None:
-            artefacts.append(
-                write_int8(
-                    graph,
-                    metadata,
-                    temporary[second],
-                    second,
-                    gate,
-                    form="dynamic" if chosen.for_cpu else "static",
-                    data=data,
-                    fp32_file=temporary[onnx_path],
-                )
+            int8 = write_int8(
+                Draft(second, temporary[second]),
+                graph,
+                metadata,
+                reference,
+                for_cpu=options.for_cpu,
+                data=data,
+                fp32_file=temporary[path],
             )
-        seconds = time.perf_counter() - started
-        details = export_report(checkpoint, ckpt, metadata, graph, artefacts, seconds)
-        write_report(details, temporary[report])
-        if card is not None:
-            temporary[card].write_text(model_card(plain(details)), "utf-8")
-    return Exported(tuple(artefacts), report, details, gate, card)
+            written.append(int8)
+        details = export_report(checkpoint, options.ckpt, metadata, graph, written)
+        details["seconds"] = round(time.perf_counter() - started, 2)
+    return ExportResult(tuple(written), report, details, card), reference
+
+
+def _opset(options: ExportOptions, checkpoint: Checkpoint) -> int:
+    """Return the ONNX operator set."""
+    opset = options.opset or DEFAULT_OPSET
+    transformer = is_common_transformer(checkpoint.model.image_encoder)
+    if options.opset is None and options.for_cpu and transformer:
+        opset = FUSED_ATTENTION_OPSET
+    static_int8 = options.precision == "int8" and not options.for_cpu
+    return max(opset, STATIC_INT8_OPSET) if static_int8 else opset

@@ -1,4 +1,4 @@
-"""The images on which an artefact is compared with its checkpoint."""
+"""The images on which a file is compared with its checkpoint."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class VerifyImages:
     photos: int  # how many; patterns from a random generator fill up the rest
 
     def of_kind(self, kind: InputKind) -> InputArray:
-        """Return the images as a network with this kind of input takes them, (64, ...)."""
+        """Return the images in the form of this kind of input, (64, ...)."""
         return self.pixels if kind == "uint8" else self.inputs
 
 
@@ -46,7 +46,7 @@ def verify_images(checkpoint: Checkpoint, verify_data: Path | None = None) -> Ve
 
     Args:
         checkpoint: Gives the preprocessing, and the place of its validation data.
-        verify_data: Folder of images, or a file that `read_samples` reads; None takes the
+        verify_data: Folder of images, or a file that `read_samples` reads; None: the
             checkpoint's validation data, and where that is gone, synthetic images only.
 
     Raises:
@@ -55,13 +55,13 @@ def verify_images(checkpoint: Checkpoint, verify_data: Path | None = None) -> Ve
     """
     spec = checkpoint.preprocessing
     if verify_data is not None:
-        return _filled("given", _load(image_paths(verify_data, checkpoint), spec), spec)
+        return _filled("given", image_paths(verify_data, checkpoint), spec)
     if checkpoint.validation_csv is not None:
         try:
             paths = image_paths(Path(checkpoint.validation_csv), checkpoint, known=True)
-            return _filled("validation", _load(paths, spec), spec)
+            return _filled("validation", paths, spec)
         except (NumclipError, OSError):
-            pass  # data has moved since training; the report says "synthetic"
+            pass  # data has moved since training; the report then has "synthetic"
     return _filled("synthetic", [], spec)
 
 
@@ -71,7 +71,7 @@ def image_paths(source: Path, checkpoint: Checkpoint, *, known: bool = False) ->
     Args:
         source: Folder of images, or a file that `read_samples` reads.
         checkpoint: Gives the task.
-        known: Its relative paths start where training said.
+        known: Relative paths start from the folder that training recorded.
     """
     if source.is_dir():
         return find_images([str(source)])
@@ -79,21 +79,33 @@ def image_paths(source: Path, checkpoint: Checkpoint, *, known: bool = False) ->
     return [str(sample.path) for sample in read_samples(source, checkpoint.task, root)]
 
 
-def _load(paths: list[str], spec: Preprocessing) -> list[PixelArray]:
-    chosen = np.linspace(0, len(paths) - 1, min(IMAGES, len(paths))).round().astype(int)
-    return [to_pixels(load_rgb(paths[i]), spec) for i in chosen]
+def spread(count: int, most: int) -> list[int]:
+    """Return up to `most` of the indices below `count`, evenly spread."""
+    return [round(i) for i in np.linspace(0, count - 1, min(most, count)).tolist()]
+
+
+def load_spread(paths: list[str], spec: Preprocessing, most: int) -> PixelArray:
+    """Load up to `most` of the images, evenly spread, as (N, H, W, 3) uint8."""
+    chosen = [to_pixels(load_rgb(paths[i]), spec) for i in spread(len(paths), most)]
+    return np.stack(chosen) if chosen else np.empty((0, spec.crop, spec.crop, 3), np.uint8)
+
+
+def normalised(pixels: PixelArray, spec: Preprocessing) -> FloatArray:
+    """Return N images (N, H, W, 3) uint8 as planes (N, 3, H, W) float32."""
+    out = np.empty((len(pixels), 3, spec.crop, spec.crop), np.float32)
+    for row, image in zip(out, pixels, strict=True):
+        row[:] = normalise(image, spec)
+    return out
 
 
 def _filled(
-    source: Literal["validation", "given", "synthetic"],
-    photos: list[PixelArray],
-    spec: Preprocessing,
+    source: Literal["validation", "given", "synthetic"], paths: list[str], spec: Preprocessing
 ) -> VerifyImages:
-    # The more patterns there are, the noisier the last: take those from the start.
+    photos = load_spread(paths, spec, IMAGES)
+    # Later patterns are noisier, so the first are used.
     patterns = islice(_synthetic(spec.crop), IMAGES - len(photos))
-    pixels = [*photos, *patterns]
-    inputs = np.stack([normalise(image, spec) for image in pixels])
-    return VerifyImages(source, np.stack(pixels), inputs, len(photos))
+    pixels = np.stack([*photos, *patterns])
+    return VerifyImages(source, pixels, normalised(pixels, spec), len(photos))
 
 
 def _synthetic(side: int) -> Iterator[PixelArray]:

@@ -1,4 +1,4 @@
-"""Parity: an artefact agrees with its checkpoint on images, or it is not kept."""
+"""Parity: a file agrees with its checkpoint on images, or it is not kept."""
 
 from __future__ import annotations
 
@@ -12,27 +12,25 @@ import torch
 
 from numclip.checkpoint import Checkpoint
 from numclip_export.cosine import centred_cosines
+from numclip_export.engine.build_options import MAX_BATCH, OPT_BATCH
 from numclip_export.images import VerifyImages
 from numclip_runtime import NumclipError
 from numclip_runtime.metadata import InputKind, Precision
 from numclip_runtime.preprocess import FloatArray, InputArray
 
-DEFAULT_MAX_BATCH = 32
-OPT_BATCH = 8  # the batch size for which engines are tuned
-
 
 class Budget(NamedTuple):
-    """How much an artefact may differ from its checkpoint."""
+    """How much a file may differ from its checkpoint."""
 
     value: float  # share of the label range
     prob: float  # absolute, of a probability
     judged_by: Literal["max", "mean"] = "max"  # over the images' value errors
 
 
-# float32: rounding stays an order below. float16: a fifth of a percent of the range is below what
-# a model's own error can show; of the probabilities, a whole percent, so that the values decide.
-# int8: rounding is felt, and what counts is whether predictions get worse: half a percent of the
-# range in the mean (fp32 and fp16: largest), whatever the probabilities; see `int8.accept`.
+# float32: rounding stays an order below. float16: a fifth of a percent of the range is hidden by a
+# model's own error; of the probabilities, a whole percent, so that the values decide. int8:
+# rounding is felt, and predictions must not get worse: half a percent of the range in the mean
+# (fp32 and fp16: largest), whatever the probabilities; see `int8.acceptance`.
 BUDGETS: Mapping[Precision, Budget] = {
     "fp32": Budget(1e-5, 1e-3),
     "fp16": Budget(2e-3, 1e-2),
@@ -43,12 +41,12 @@ Run = Callable[[InputArray], tuple[FloatArray, FloatArray]]  # images -> values,
 
 
 class ParityError(NumclipError, ArithmeticError):
-    """The artefact's predictions differ from the checkpoint's beyond the tolerance."""
+    """The file's predictions differ from the checkpoint's beyond the tolerance."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """Differences between an artefact and its checkpoint, over images and batch sizes."""
+    """Differences between a file and its checkpoint, over images and batch sizes."""
 
     source: str  # of the photos: "validation" or "given"; "synthetic" if there are none
     images: int
@@ -76,11 +74,21 @@ class Parity:
 
     @property
     def passed(self) -> bool:
-        """Tell whether both differences are finite and within tolerance."""
+        """Whether both differences are finite and within tolerance."""
         return (
             math.isfinite(self.max_value_error + self.max_prob_error)
             and self.judged_value_error <= self.value_tolerance
             and self.max_prob_error <= self.prob_tolerance
+        )
+
+    @property
+    def difference(self) -> str:
+        """How far the file is from its checkpoint, and how far it may be, for people."""
+        where = "by up to" if self.judged_by == "max" else "in the mean by"
+        return (
+            f"its values differ from the checkpoint's {where} {self.judged_value_error:.3g} "
+            f"(allowed {self.value_tolerance:.3g}) and its probabilities by "
+            f"{self.max_prob_error:.3g} (allowed {self.prob_tolerance:g})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,12 +96,12 @@ class Parity:
         return {**asdict(self), "passed": self.passed}
 
 
-class Gate:
-    """Compare artefacts with one checkpoint, which runs once, in torch.
+class Reference:
+    """Outputs of a checkpoint, which runs once, in torch; files are compared with them.
 
     Args:
-        checkpoint: Reference; its temperature is applied.
-        images: What to compare on.
+        checkpoint: Its temperature is applied.
+        images: Images to compare on.
         max_batch: Largest batch size to run.
         atol: Largest difference of a value, label units, in place of every budget.
     """
@@ -103,7 +111,7 @@ class Gate:
         checkpoint: Checkpoint,
         images: VerifyImages,
         *,
-        max_batch: int = DEFAULT_MAX_BATCH,
+        max_batch: int = MAX_BATCH,
         atol: float | None = None,
     ) -> None:
         self.images = images
@@ -129,13 +137,13 @@ class Gate:
         *,
         kind: InputKind = "float32",
     ) -> Parity:
-        """Measure an artefact.
+        """Measure a file.
 
         Args:
             run: Runs it on (B, 3, H, W) float32 or (B, H, W, 3) uint8.
-            precision: Says what is allowed.
+            precision: Its budget applies.
             features: (N, D) its image features of all images, if known.
-            kind: What it runs on.
+            kind: Its kind of input.
         """
         budget, images = BUDGETS[precision], self.images.of_kind(kind)
         count = len(images)
@@ -143,7 +151,7 @@ class Gate:
         value_errors, prob_errors = [], []
         for size in self.batch_sizes:
             for start in range(0, count, size):
-                # the last batch is filled up with the first images
+                # the last batch is filled with the first images
                 rows = np.arange(start, start + size) % count
                 values, bin_probs = run(images[rows])
                 errors = np.abs(values - self.values[rows])
@@ -171,7 +179,7 @@ class Gate:
         )
 
     def _ties(self, tolerance: float) -> np.ndarray[Any, Any]:
-        """Tell for each image whether its class may flip within the tolerance, (N,)."""
+        """Return for each image whether its class may flip within the tolerance, (N,)."""
         if self.task.prediction != "class":
             return np.zeros(len(self.bin_probs), bool)
         best = np.sort(self.bin_probs, axis=1)[:, -2:]  # (N, 2)

@@ -1,4 +1,4 @@
-"""The report of an export: what went in, what came out, what it costs, how it was proved."""
+"""The report of an export: its checkpoint, its files, their cost and their proof."""
 
 from __future__ import annotations
 
@@ -8,23 +8,18 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 
 from numclip.checkpoint import Checkpoint
-from numclip_export.card import model_card
-from numclip_export.exported_file import Artefact
+from numclip_export.exported_file import ExportedFile
 from numclip_export.fold import parameter_counts
 from numclip_export.graph.costs import graph_macs, text_macs
 from numclip_runtime import ModelMetadata
-from numclip_runtime.files import atomic_path, atomic_text
+from numclip_runtime.console import columns
+from numclip_runtime.files import atomic_text
 from numclip_runtime.system import cpu_name
-
-if TYPE_CHECKING:
-    from numclip_export.engine.build import BuiltEngine
-    from numclip_export.export import Exported
-    from numclip_export.parity import Parity
 
 
 def export_report(
@@ -32,8 +27,7 @@ def export_report(
     ckpt: Path,
     metadata: ModelMetadata,
     graph: onnx.ModelProto,
-    artefacts: Sequence[Artefact],
-    seconds: float,
+    files: Sequence[ExportedFile],
 ) -> dict[str, Any]:
     """Collect the report as plain data."""
     image, text = graph_macs(graph), text_macs(checkpoint.model)
@@ -48,48 +42,31 @@ def export_report(
             "metrics": dict(checkpoint.metrics),
             "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
         },
-        # multiply-accumulate operations of one image; the checkpoint encodes its sentences too
+        # multiply-accumulate operations of one image; the checkpoint encodes its sentences as well
         "macs": {"checkpoint": image + text, "folded": image},
-        "artefacts": [artefact.details for artefact in artefacts],
+        "artefacts": [file.details for file in files],
         "machine": f"{cpu_name()}, {os.cpu_count()} logical cores",
         "versions": dict(metadata.versions),
-        "seconds": round(seconds, 2),
     }
 
 
 def write_report(details: dict[str, Any], path: Path) -> None:
-    """Write the report as JSON, numbers that JSON does not know (NaN, infinity) as null."""
-    text = json.dumps(plain(details), indent=2, ensure_ascii=False, allow_nan=False)
-    # a name that is no UTF-8 becomes \udcXX, which JSON reads back
-    path.write_text(text + "\n", "utf-8", errors="backslashreplace")
+    """Write the report as JSON; NaN and infinity, which JSON lacks, become null."""
+    with atomic_text(path) as file:
+        json.dump(plain(details), file, indent=2, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
 
 
-def add_engine(
-    done: Exported, built: BuiltEngine, parity: Parity | None, verification: str
-) -> None:
-    """Add an engine, and how it was verified, to the report and the card of its export."""
-    engine = {
-        "file": built.plan.name,
-        "bytes": built.size,
-        "sha256": built.sha256,
-        "built_from": done.artefacts[-1].path.name,
-        **asdict(built.engine),
-        "parity": parity and parity.to_dict(),
-        # the report may be published, so it names no folder of this machine
-        "verification": verification.replace(str(built.plan), built.plan.name),
-        "notes": list(built.notes),
-        "seconds": round(built.seconds, 2),
-    }
-    details = done.details | {"engine": engine}
-    with atomic_path(done.report) as temporary:
-        write_report(details, temporary)
-    if done.card is not None:
-        with atomic_text(done.card) as file:
-            file.write(model_card(plain(details)))
+def write_card(details: dict[str, Any], path: Path) -> None:
+    """Write the model card of a report."""
+    from numclip_export.card import model_card
+
+    with atomic_text(path) as file:
+        file.write(model_card(plain(details)))
 
 
 def plain(value: Any) -> Any:
-    """Return what JSON gives back: lists for tuples, None for NaN and infinity."""
+    """Return the value after a trip through JSON: lists for tuples, None for NaN and infinity."""
     if isinstance(value, dict):
         return {key: plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -98,7 +75,7 @@ def plain(value: Any) -> Any:
 
 
 def summary(details: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines that a person reads."""
+    """Yield the lines for people."""
     before = details["checkpoint"]
     total = sum(before["parameters"].values())
     yield (
@@ -121,10 +98,7 @@ def summary(details: dict[str, Any]) -> Iterator[str]:
                 *(_errors(parity) if parity else ("not verified", "-", "-", "-")),
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield "  ".join(cells).rstrip()
+    yield from columns(rows)
     for item in details["artefacts"]:
         yield from _notes(item)
 

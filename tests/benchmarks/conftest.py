@@ -123,8 +123,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(checkpoint: Path) -> Path:
     """Export the checkpoint as float32 ONNX, beside it."""
     pytest.importorskip("onnxscript")
-    from numclip_export.export import Options, export
+    from numclip_export import ExportOptions, run_export
 
     path = checkpoint.with_suffix(".onnx")
-    export(checkpoint, path, Options(verify=False))
+    run_export(ExportOptions(checkpoint, path, verify=False))
     return path

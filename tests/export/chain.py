@@ -9,7 +9,7 @@ import onnx
 import torch
 
 from numclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from numclip_export.export import Exported, export
+from numclip_export import ExportOptions, ExportResult, run_export
 from tests.numclip.tiny import TASK, spec_of, tiny_model, write_photos
 
 METRICS = {"mae": 2.5, "bin_accuracy": 0.75}
@@ -22,7 +22,7 @@ class Chain:
     tower: str
     ckpt: Path
     checkpoint: Checkpoint
-    done: Exported
+    done: ExportResult
     graph: onnx.ModelProto
 
 
@@ -34,7 +34,7 @@ def make_chain(tower: str, folder: Path) -> Chain:
     ckpt = folder / "checkpoint.pt"
     val = write_labels(folder)
     save_checkpoint(ckpt, Checkpoint(model, spec_of(tower), METRICS, str(val)))
-    done = export(ckpt, folder / "model.onnx")
+    done = run_export(ExportOptions(ckpt, folder / "model.onnx"))
     return Chain(tower, ckpt, load_checkpoint(ckpt), done, onnx.load(done.onnx))
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 from numclip.checkpoint import load_checkpoint, save_checkpoint
 from numclip_export import export as export_module
 from numclip_export.cli import main
+from numclip_export.exported_file import Draft
+from tests.export.disk import full_disk
 from tests.export.fragile import save_fragile
 
 DATA = Path(__file__).parents[1] / "data"
@@ -31,6 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).mkdir()
     (tmp_path / "corrupt" / "a.png").write_bytes(b"not an image")
     (tmp_path / "empty.csv").write_text("path,label\n")
+    (tmp_path / "text.onnx").write_text("no graph")
     (tmp_path / "cut.json").write_text('{"key": "4f', "utf-8")
     (tmp_path / "other.json").write_text('{"settings": 1}', "utf-8")
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
@@ -54,9 +57,18 @@ def run(*args: str) -> Result:
         ((*INT8, "--calib-data", "corrupt"), "corrupt/a.png: not an image that Pillow can read"),
         ((*INT8, "--calib-cache", "folder.json"), "folder.json: is a folder; give a file name"),
         ((*INT8, "--calib-cache", "no/c.json"), "no/c.json: cannot write there"),
-        ((*INT8, "--calib-cache", "x.pt"), "x.pt: no calibration cache, or a damaged one; remove"),
-        ((*INT8, "--calib-cache", "cut.json"), "cut.json: no calibration cache, or a damaged one"),
-        ((*INT8, "--calib-cache", "other.json"), "other.json: no calibration cache, or a damaged"),
+        (
+            (*INT8, "--calib-cache", "x.pt"),
+            "x.pt: not a calibration cache, or a damaged one; remove",
+        ),
+        (
+            (*INT8, "--calib-cache", "cut.json"),
+            "cut.json: not a calibration cache, or a damaged one",
+        ),
+        (
+            (*INT8, "--calib-cache", "other.json"),
+            "other.json: not a calibration cache, or a damaged",
+        ),
         (("--ckpt", "alone.pt", "--int8"), "INT8 is calibrated on images, and the checkpoint's va"),
         (("--ckpt", "other.pt", "--int8"), "other.pt: not a numclip checkpoint; make one with"),
         (("--ckpt", "x.pt", "--fp16", "--target", "cpu"), "fp16 is for GPUs, a CPU computes it"),
@@ -71,7 +83,8 @@ def run(*args: str) -> Result:
         ((*TINY, "--fp16"), "--precision (--fp16, --int8) is for --ckpt; with --onnx the file"),
         ((*TINY, "--no-verify"), "--no-verify is for --ckpt; with --onnx the file itself decides"),
         ((*TINY, "--calib-data", "val"), "--calib-data is for --ckpt; with --onnx the file itself"),
-        (("--onnx", "x.pt"), "x.pt: not an ONNX model, or a damaged one"),
+        (("--onnx", "x.pt"), "x.pt: unknown kind of model, expected a .onnx or .plan file"),
+        (("--onnx", "text.onnx"), "text.onnx: not an ONNX model, or a damaged one"),
         (("--onnx", str(DATA / "foreign.onnx")), f"{DATA / 'foreign.onnx'}: holds no numclip met"),
         ((*FP16, "-o", "no"), "no: no such folder; create it first"),
         ((*FP16, "-o", "/proc"), "/proc/x.report.json: cannot write there"),
@@ -108,35 +121,29 @@ def test_engine_options_are_refused_before_the_export(
     test_one_sentence(folder, args, message)
 
 
-FULL = """
-import resource
-from numclip_export import exported_file as artefact
-from numclip_export import cli, export
-from numclip_export.int8 import write
-real = write.finish
-def full(*args, **named):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # bytes per file
-    return real(*args, **named)
-write.finish = full
-cli.main()
-"""
-
-
 def remember(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_disk_full_in_the_middle_of_the_int8_file(tmp_path: Path, old: bool) -> None:
+def test_disk_full_in_the_middle_of_the_int8_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool
+) -> None:
     save_fragile(tmp_path, 1)
     if old:
         for name in ("x.onnx", "x.int8.onnx", "x.report.json", "x.card.md"):
             (tmp_path / name).write_text("an older export")
-    before = remember(tmp_path)
-    command = [sys.executable, "-c", FULL, *INT8, "--card"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr == "Error: File too large.\n"
+    before, real = remember(tmp_path), Draft.write
+
+    def write(draft: Draft, *args: Any) -> None:
+        with full_disk(50_000) if "int8" in draft.path.name else nullcontext():
+            real(draft, *args)
+
+    monkeypatch.setattr(Draft, "write", write)
+    monkeypatch.chdir(tmp_path)
+    result = run(*INT8, "--card")
+    assert result.exit_code == 2, result.output
+    assert result.stderr == "Error: File too large.\n"
     assert remember(tmp_path) == before
 
 

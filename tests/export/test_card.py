@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from numclip_export.card import model_card
+from numclip_export.card import md, model_card
 from numclip_export.cli import main
-from numclip_export.markdown import md
 from numclip_runtime.files import sha256
 from tests.export.fragile import save_fragile
 
@@ -151,5 +150,21 @@ def test_not_without_the_checkpoint() -> None:
     result = CliRunner().invoke(main, ["--onnx", str(DATA / "tiny.onnx"), "--card"])
     assert result.exit_code == 2
     assert result.output == (
-        "Error: --card needs --ckpt: an ONNX file does not say how it was proved.\n"
+        "Error: --card needs --ckpt: an ONNX file does not contain its proof.\n"
     )
+
+
+def test_every_expression_is_escaped(report: dict[str, Any]) -> None:
+    """A name with markup, a line break and a bidi character, wherever a report may hold it."""
+    evil = "[x](y)\n# *\u202e|"
+    report["task"]["name"] = report["machine"] = evil
+    report["versions"] = {evil: evil}
+    report["checkpoint"]["metrics"] = {evil: 1.0}
+    for item in (report["checkpoint"], *report["artefacts"], report["engine"]):
+        item["file"] = evil
+    report["artefacts"][1]["fp32_nodes"] = [evil]
+    card = model_card(int8(report))
+    assert md(evil) in card
+    assert "\u202e" not in card
+    assert "[x](y)" not in re.sub(r"```.*?```|^---$.*?^---$", "", card, flags=re.DOTALL | re.M)
+    assert not [line for line in card.splitlines() if line.startswith("# ") and "*" in line[:4]]

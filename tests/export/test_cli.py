@@ -13,9 +13,10 @@ import torch
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
+from numclip_export import ExportOptions, run_export
 from numclip_export import export as export_module
-from numclip_export.cli import main, onnx_target
-from numclip_export.export import Options, export
+from numclip_export.cli import main
+from numclip_export.options import output_path
 from numclip_export.parity import ParityError
 from numclip_runtime import UsageError
 from tests.export.chain import Chain
@@ -77,7 +78,7 @@ def test_difference_leaves_nothing_behind(
     if old:
         assert (folder / "a.onnx").read_bytes() == b"an older export"
     with pytest.raises(ParityError, match="another --opset may help"):
-        export(folder / "a.pt", folder / "b.onnx", Options(atol=0))
+        run_export(ExportOptions(folder / "a.pt", folder / "b.onnx", atol=0))
 
 
 @pytest.mark.parametrize(
@@ -122,8 +123,8 @@ def test_missing_extra_names_the_command(
 
 def test_target(tmp_path: Path) -> None:
     ckpt = tmp_path / "a.pt"
-    assert onnx_target(ckpt, None) == tmp_path / "a.onnx"
-    assert onnx_target(Path("x.pt"), tmp_path) == tmp_path / "x.onnx"
-    assert onnx_target(ckpt, tmp_path / "b.onnx") == tmp_path / "b.onnx"
+    assert output_path(ckpt, None, ".onnx") == tmp_path / "a.onnx"
+    assert output_path(Path("x.pt"), tmp_path, ".onnx") == tmp_path / "x.onnx"
+    assert output_path(ckpt, tmp_path / "b.onnx", ".onnx") == tmp_path / "b.onnx"
     with pytest.raises(UsageError, match="no such folder"):
-        onnx_target(ckpt, tmp_path / "no")
+        output_path(ckpt, tmp_path / "no", ".onnx")

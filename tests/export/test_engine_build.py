@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 
 from numclip_export.engine.build import BuiltEngine, engine_from_onnx
-from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.build_options import EngineOptions
 from numclip_runtime import ModelError, ModelMetadata, UsageError, read_metadata
 from numclip_runtime.files import sha256
 from numclip_runtime.metadata import METADATA_KEY

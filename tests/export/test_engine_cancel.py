@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import pytest
 
 from numclip_export.engine import build as build_module
 from numclip_export.engine.build import engine_from_onnx
-from numclip_export.engine.options import EngineOptions
-from numclip_export.engine.progress import Progress, interrupt_cancels
+from numclip_export.engine.build_options import EngineOptions
+from numclip_export.engine.progress import BuildProgress, interrupt_cancels
 from tests.export.chain import Chain
 
 LATE = {"vit": 250, "resnet": 180}  # of 256 and 189 steps of a build
@@ -24,7 +25,7 @@ RTX = EngineOptions("tensorrt-rtx", compute_capabilities=(86,))
 
 
 def test_fraction_counts_phases_inside_phases() -> None:
-    progress = Progress()
+    progress = BuildProgress()
     assert progress.fraction == 0
     progress.start("build", None, 4)
     progress.step("build")
@@ -44,8 +45,17 @@ def test_fraction_counts_phases_inside_phases() -> None:
     progress.finish("graph")
 
 
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """Handle Ctrl-C as in the foreground: tests in the background inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("foreground")
 def test_ctrl_c_only_sets_the_flag() -> None:
-    progress = Progress()
+    progress = BuildProgress()
     before = signal.getsignal(signal.SIGINT)
     with interrupt_cancels(progress):
         progress.check()
@@ -57,9 +67,10 @@ def test_ctrl_c_only_sets_the_flag() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.usefixtures("foreground")
 def test_other_threads_and_ignored_signals_are_left_alone() -> None:
     def enter() -> None:
-        with interrupt_cancels(Progress()):
+        with interrupt_cancels(BuildProgress()):
             inside.append(signal.getsignal(signal.SIGINT))
 
     inside: list[Any] = []
@@ -75,6 +86,7 @@ def test_other_threads_and_ignored_signals_are_left_alone() -> None:
     assert inside == [before, signal.SIG_IGN]
 
 
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize("steps", [1, 50, None])
 def test_cancelled_build_leaves_nothing_behind(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int | None
@@ -84,7 +96,7 @@ def test_cancelled_build_leaves_nothing_behind(
     shutil.copy(chain.done.onnx, tmp_path / "x.onnx")
     (tmp_path / "x.plan").write_bytes(b"an older plan")
 
-    class Interrupted(Progress):
+    class Interrupted(BuildProgress):
         """A user who presses Ctrl-C at a given step of the build."""
 
         count = 0
@@ -96,7 +108,7 @@ def test_cancelled_build_leaves_nothing_behind(
                 self.cancelled = True  # the main thread may be slower than the builder
             return super().step(phase)
 
-    monkeypatch.setattr(build_module, "Progress", Interrupted)
+    monkeypatch.setattr(build_module, "BuildProgress", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         engine_from_onnx(tmp_path / "x.onnx", tmp_path / "x.plan", RTX)
     assert steps <= Interrupted.count < steps + 10
@@ -108,14 +120,14 @@ WAIT_FOR_A_STEP = """
 import sys
 from numclip_export.engine import progress
 from numclip_export.cli import main
-start = progress.Progress.start
+start = progress.BuildProgress.start
 def announce(self, phase, parent, steps):
     print(phase, flush=True)
     start(self, phase, parent, steps)
     if parent is not None:
         while not self.cancelled:
             pass
-progress.Progress.start = announce
+progress.BuildProgress.start = announce
 main()
 """
 

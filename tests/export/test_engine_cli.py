@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from numclip_export.cli import main
-from numclip_export.engine.cli import plan_target
+from numclip_export.options import output_path
 from numclip_runtime import UsageError
 from numclip_runtime.plan import read_plan_metadata
 
@@ -72,7 +72,7 @@ def test_needs_neither_torch_nor_onnx(folder: Path) -> None:
         (("--min-batch", "5", "--max-batch", "4"), "Error: batches must be 1 <= --min-batch"),
         (("-o", "no"), "Error: no: no such folder; create it first."),
         (("--target", "tensorrt-rtx", "--version-compatible"), "Error: TensorRT-RTX builds no"),
-        (("--compute-capability", "ampere"), "'ampere' is no list of compute capabilities"),
+        (("--compute-capability", "ampere"), "'ampere' is not a list of compute capabilities"),
         (("--onnx", "y.onnx"), "Error: y.onnx: no such file"),
     ],
 )
@@ -86,8 +86,8 @@ def test_wrong_use(folder: Path, args: tuple[str, ...], message: str) -> None:
 
 def test_target(tmp_path: Path) -> None:
     path = tmp_path / "a.fp16.onnx"
-    assert plan_target(path, None) == tmp_path / "a.fp16.plan"
-    assert plan_target(Path("a.onnx"), tmp_path) == tmp_path / "a.plan"
-    assert plan_target(path, tmp_path / "b.plan") == tmp_path / "b.plan"
+    assert output_path(path, None, ".plan") == tmp_path / "a.fp16.plan"
+    assert output_path(Path("a.onnx"), tmp_path, ".plan") == tmp_path / "a.plan"
+    assert output_path(path, tmp_path / "b.plan", ".plan") == tmp_path / "b.plan"
     with pytest.raises(UsageError, match="no such folder"):
-        plan_target(path, tmp_path / "no")
+        output_path(path, tmp_path / "no", ".plan")

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from numclip_export.engine.bindings import Binding
-from numclip_export.engine.build import _start
-from numclip_export.engine.log import reason_of
+from numclip_export.engine.build import ADVICE, _start
 from numclip_runtime import UsageError
+from numclip_runtime.backends.tensorrt.module import reason_of
 
 MEMORY = (
     "[myelinResourceManager.cpp::virtual void* nvinfer1::rt::MyelinHostBuffer::allocate(const "
@@ -64,7 +64,7 @@ ECHO_17 = (
     ],
 )
 def test_reason(errors: list[str], reason: str) -> None:
-    assert reason_of(errors) == reason
+    assert reason_of(errors, ADVICE) == reason
 
 
 def test_builder_that_does_not_start() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from numclip_export.engine.bindings import load_binding
-from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.build_options import EngineOptions
 from numclip_runtime import MissingDependencyError, UsageError
 from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
 

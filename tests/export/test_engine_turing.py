@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from numclip_export.engine import network as network_module
+from numclip_export.engine import build as build_module
 from numclip_export.engine.build import engine_from_onnx
-from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.build_options import EngineOptions
 from numclip_export.engine.turing import model_for_turing, replace_head_products
 from numclip_runtime import ModelError
 from numclip_runtime.plan import read_plan_metadata
@@ -86,7 +86,7 @@ def test_float32_tower_is_refused_with_advice(chain: Chain, tmp_path: Path) -> N
 
 def test_without_onnx_the_builder_refuses(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_refusal()
-    monkeypatch.setattr(network_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(build_module, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"with the onnx package installed, or leave 75 out"):
         engine_from_onnx(half, half.with_suffix(".plan"), TURING)
 

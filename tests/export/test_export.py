@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from numclip.cli.train import main as train
 from numclip.data.dataset import evaluation_transform
 from numclip_export.cli import main as export
-from numclip_export.graph.edit import node_precisions
+from numclip_export.graph.types import node_precisions
 from numclip_runtime import load
 from numclip_runtime.app.cli import main as run
 from numclip_runtime.preprocess import load_rgb

@@ -12,7 +12,7 @@ import torch
 from numclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from numclip.model.model_config import ModelConfig
 from numclip.model.numclip import NumClip
-from numclip_export.export import export
+from numclip_export import ExportOptions, run_export
 from numclip_export.fold import FoldedModel
 from numclip_export.parity import ParityError
 from numclip_runtime import Calibration, ModelError, Preprocessing, Task, load
@@ -67,7 +67,7 @@ def test_exported_file_equals_the_calibrated_checkpoint(
 ) -> None:
     calibrated = replace(checkpoint, calibration=calibration(temperature))
     save_checkpoint(tmp_path / "a.pt", calibrated)
-    done = export(tmp_path / "a.pt", tmp_path / "a.onnx")
+    done = run_export(ExportOptions(tmp_path / "a.pt", tmp_path / "a.onnx"))
     assert done.parity is not None
     assert done.parity.passed
     assert done.details["checkpoint"]["calibration"]["temperature"] == temperature
@@ -94,7 +94,7 @@ def test_parity_refuses_a_graph_without_the_temperature(
         lambda model, temperature, **form: FoldedModel(model, **form),
     )
     with pytest.raises(ParityError, match="its probabilities by"):
-        export(tmp_path / "a.pt", tmp_path / "a.onnx")
+        run_export(ExportOptions(tmp_path / "a.pt", tmp_path / "a.onnx"))
     assert not (tmp_path / "a.onnx").exists()
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from numclip_export.cli import main
-from numclip_export.graph.edit import node_precisions, precision_counts
-from numclip_export.graph.run import GraphRun
+from numclip_export.graph.run import cpu_session
+from numclip_export.graph.types import node_precisions, precision_counts
 from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes
-from numclip_export.precision.fp16_emulation import cpu_session
+from numclip_export.precision.fp16_emulation import GraphRun
 from numclip_runtime import load
+from tests.export.disk import full_disk
 from tests.export.fragile import FIRST_BLOCK, save_fragile
 from tests.numclip.tiny import images_of
 
@@ -178,22 +176,11 @@ def test_output_that_cannot_be_written(tmp_path: Path, name: str) -> None:
 
 def test_disk_full(tmp_path: Path) -> None:
     ckpt = save_fragile(tmp_path, 1)
-    limit = 100_000  # bytes per file; x.onnx has 220 kB
-
-    def small_disk() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    command = [sys.executable, "-c", "from numclip_export.cli import main; main()"]
-    done = subprocess.run(
-        [*command, "--ckpt", str(ckpt), "--fp16"],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=small_disk,
-    )
-    assert done.returncode == 2, done.stderr
-    assert "Error: " in done.stderr
-    assert "Traceback" not in done.stderr
+    with full_disk(100_000):  # x.onnx has 220 kB
+        result = run(ckpt, "--fp16")
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)  # no traceback
+    assert result.stderr.startswith("Error: ")
     assert names(tmp_path) == FILES
 
 

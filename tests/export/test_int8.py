@@ -3,89 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import torch
 
-from numclip.model.model_config import ModelConfig
-from numclip.model.numclip import NumClip
-from numclip_export.fold import FoldedModel
-from numclip_export.graph.onnx_model import onnx_from_folded
-from numclip_export.int8.linear import Constants, Linear, linear_layers
+from numclip_export.graph.edit import Constants, copy_of
+from numclip_export.int8.calibration import layer_ranges
+from numclip_export.int8.layers import Linear, linear_layers
 from numclip_export.int8.quantize import dynamic_int8, scales_of, static_int8
-from numclip_export.int8.ranges import cached_ranges, channel_ranges, content_key
 from numclip_export.int8.smooth import balance, smooth_layer_norms
 from numclip_export.precision.fp16 import fp16_from_fp32
-from tests.numclip.tiny import TASK, TEXT
-
-VISION = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 16, "layers": 3}
-FEATURES = "features"
-FACTOR = 30  # of the outlier channels, as measured in trained towers
-
-
-def model_with_outliers(factor: float) -> NumClip:
-    """Scale some LayerNorm channels and undo it in the next weight: the function stays."""
-    torch.manual_seed(0)
-    config = {"embed_dim": 32, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT}
-    model = NumClip(ModelConfig(config), TASK).eval()
-    blocks: Any = model.image_encoder.get_submodule("transformer.resblocks")
-    with torch.no_grad():
-        for block in blocks:
-            for norm, weight in (
-                (block.ln_1, block.attn.in_proj_weight),
-                (block.ln_2, block.mlp.c_fc.weight),
-            ):
-                norm.weight.add_(0.2 * torch.randn_like(norm.weight))  # so that no two are equal
-                chosen = torch.randperm(len(norm.weight))[:4]
-                norm.weight[chosen] *= factor
-                norm.bias[chosen] *= factor
-                weight[:, chosen] /= factor
-    return model
-
-
-@dataclass(frozen=True)
-class Graph:
-    model: onnx.ModelProto
-    layers: list[Linear]
-    images: np.ndarray[Any, Any]
-
-
-def graph_of(factor: float) -> Graph:
-    model = onnx_from_folded(FoldedModel(model_with_outliers(factor)), 32)
-    features = next(n.output[0] for n in model.graph.node if "image_encoder.proj" in n.input)
-    shape: list[str | int | None] = ["batch", 32]
-    model.graph.output.append(onnx.helper.make_tensor_value_info(features, 1, shape))
-    rename(model, features, FEATURES)
-    for index, node in enumerate(model.graph.node):
-        node.name = f"{index}/{node.op_type}"
-    before = set(names_before(model))
-    layers = [la for la in linear_layers(model, before.__contains__) if la.op == "MatMul"]
-    images = np.random.default_rng(1).standard_normal((24, 3, 32, 32)).astype(np.float32)
-    return Graph(model, layers, images)
-
-
-def rename(model: onnx.ModelProto, before: str, after: str) -> None:
-    for node in model.graph.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                if name == before:
-                    names[index] = after
-    for value in model.graph.output:
-        if value.name == before:
-            value.name = after
-
-
-def names_before(model: onnx.ModelProto) -> list[str]:
-    """Return the nodes up to the features."""
-    names = [node.name for node in model.graph.node]
-    (last,) = [n.name for n in model.graph.node if FEATURES in n.output]
-    return names[: names.index(last) + 1]
+from tests.export.outliers import FACTOR, FEATURES, Graph, graph_of, parts
 
 
 @pytest.fixture(scope="module", params=[1, FACTOR], ids=["even", "outliers"])
@@ -105,12 +36,6 @@ def run(model: onnx.ModelProto, images: np.ndarray[Any, Any]) -> np.ndarray[Any,
     return np.concatenate(rows)
 
 
-def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    return copied
-
-
 def likeness(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
     """Return the lowest mean-centred cosine."""
     a, b = got - expected.mean(0), expected - expected.mean(0)
@@ -128,7 +53,7 @@ def test_linear_layers_are_the_products_with_constants(graph: Graph) -> None:
 
 
 def test_smoothing_changes_the_balance_and_nothing_else(outliers: Graph) -> None:
-    model, ranges = copy_of(outliers.model), channel_ranges(*parts(outliers))
+    model, ranges = copy_of(outliers.model), layer_ranges(*parts(outliers))
     done = smooth_layer_norms(model, outliers.layers, ranges)
     # of ln_1 and ln_2 of each block, and the row of the last one's queries; not of ln_pre, which
     # the residual reads
@@ -136,17 +61,13 @@ def test_smoothing_changes_the_balance_and_nothing_else(outliers: Graph) -> None
     expected = run(outliers.model, outliers.images)
     np.testing.assert_allclose(run(model, outliers.images), expected, atol=2e-4, rtol=1e-4)
 
-    smoothed = channel_ranges(model, relisted(model, outliers.layers), outliers.images)
+    smoothed = layer_ranges(model, relisted(model, outliers.layers), outliers.images)
     first = outliers.layers[0].activation
     assert unevenness(ranges[first]) > 10
     assert unevenness(smoothed[first]) < unevenness(ranges[first]) / 3
     for name, scale in done.items():
         np.testing.assert_allclose(smoothed[name], ranges[name] / scale, rtol=1e-3)
     assert len(model.graph.initializer) == len(used_constants(model))
-
-
-def parts(graph: Graph) -> tuple[onnx.ModelProto, list[Linear], np.ndarray[Any, Any]]:
-    return graph.model, graph.layers, graph.images
 
 
 def relisted(model: onnx.ModelProto, layers: list[Linear]) -> list[Linear]:
@@ -170,21 +91,21 @@ def test_a_shared_constant_is_not_changed_for_others(outliers: Graph) -> None:
     shared = norms[1].input[2]
     assert sum(shared in node.input for node in model.graph.node) > 1
     before = Constants(model).get(shared)
-    smooth_layer_norms(model, outliers.layers, channel_ranges(*parts(outliers)))
+    smooth_layer_norms(model, outliers.layers, layer_ranges(*parts(outliers)))
     assert shared in Constants(model)
     assert (Constants(model).get(shared) == before).all()
 
 
 @pytest.mark.parametrize("form", ["dynamic", "static"])
 def test_int8_keeps_the_features(graph: Graph, form: str) -> None:
-    ranges = channel_ranges(*parts(graph))
+    ranges = layer_ranges(*parts(graph))
     model = copy_of(graph.model)
     smooth_layer_norms(model, graph.layers, ranges)
     layers = relisted(model, graph.layers)
     if form == "dynamic":
         quantised = dynamic_int8(model, layers)
     else:
-        quantised = static_int8(model, layers, channel_ranges(model, layers, graph.images))
+        quantised = static_int8(model, layers, layer_ranges(model, layers, graph.images))
     expected = run(graph.model, graph.images)
     assert likeness(run(quantised, graph.images), expected) > 0.995
     assert quantised.ByteSize() < 0.55 * graph.model.ByteSize()  # a tiny tower: much is not linear
@@ -192,7 +113,7 @@ def test_int8_keeps_the_features(graph: Graph, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["dynamic", "static"])
 def test_outliers_break_int8_that_is_not_smoothed(outliers: Graph, form: str) -> None:
-    ranges = channel_ranges(*parts(outliers))
+    ranges = layer_ranges(*parts(outliers))
     quantised = (
         dynamic_int8(copy_of(outliers.model), outliers.layers)
         if form == "dynamic"
@@ -208,7 +129,7 @@ def test_dynamic_form_multiplies_integers(graph: Graph) -> None:
 
 def test_static_form_is_what_tensorrt_asks_for(graph: Graph) -> None:
     """Symmetric int8 on both sides, a scale per output channel, no Q or DQ elsewhere."""
-    ranges = channel_ranges(*parts(graph))
+    ranges = layer_ranges(*parts(graph))
     model = static_int8(copy_of(graph.model), graph.layers, ranges)
     onnx.checker.check_model(model)
     constants = Constants(model)
@@ -251,7 +172,7 @@ def test_dead_channels_have_a_scale_in_float16(outliers: Graph, weight: float) -
     for tensor in model.graph.initializer:
         if tensor.name == layer.weight:
             tensor.CopyFrom(onnx.numpy_helper.from_array(changed, layer.weight))
-    ranges = channel_ranges(model, layers, outliers.images)
+    ranges = layer_ranges(model, layers, outliers.images)
     half = fp16_from_fp32(static_int8(model, layers, ranges), set())
     constants = Constants(half)
     for node in half.graph.node:
@@ -264,51 +185,3 @@ def test_dead_channels_have_a_scale_in_float16(outliers: Graph, weight: float) -
 def test_balance_is_smoothquants() -> None:
     got = balance(np.array([4.0, 100.0, 0.0], np.float32), np.array([1.0, 0.25, 2.0], np.float32))
     np.testing.assert_allclose(got, [2, 20, 1])  # sqrt(4 / 1), sqrt(100 / 0.25), a dead channel
-
-
-def test_ranges_are_those_of_the_batchwise_run(graph: Graph) -> None:
-    """11 images: a short last batch counts, too."""
-    layer = graph.layers[0]
-    got = channel_ranges(graph.model, [layer], graph.images[:11])[layer.activation]
-    session_model = copy_of(graph.model)
-    session_model.graph.output.append(onnx.ValueInfoProto(name=layer.activation))
-    session = ort.InferenceSession(
-        session_model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    (whole,) = session.run([layer.activation], {"images": graph.images[:11]})
-    np.testing.assert_allclose(got, np.abs(whole).max((0, 1)), rtol=1e-5)
-
-
-def test_cache_serves_the_same_content_only(graph: Graph, tmp_path: Path) -> None:
-    cache = tmp_path / "calibration.json"
-    ranges, cached = cached_ranges(*parts(graph), cache)
-    assert not cached
-    again, cached = cached_ranges(*parts(graph), cache)
-    assert cached
-    assert all((again[name] == ranges[name]).all() for name in ranges)
-
-    other, cached = cached_ranges(graph.model, graph.layers, 2 * graph.images, cache)
-    assert not cached
-    assert any((other[name] != ranges[name]).any() for name in ranges)
-
-
-def test_cache_that_cannot_be_read_is_made_anew(graph: Graph, tmp_path: Path) -> None:
-    cache = tmp_path / "calibration.json"
-    cache.write_text("{")
-    _, cached = cached_ranges(*parts(graph), cache)
-    assert not cached
-    assert cached_ranges(*parts(graph), cache)[1]
-
-
-def test_key_depends_on_weights_but_not_on_metadata(graph: Graph) -> None:
-    key, model = content_key(*parts(graph)), copy_of(graph.model)
-    onnx.helper.set_model_props(model, {"numclip": "{}"})
-    assert content_key(model, graph.layers, graph.images) == key
-    constants = Constants(model)
-    weight = graph.layers[0].weight
-    replaced = constants.put(weight, constants.get(weight) * 2)
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            if name == weight:
-                node.input[index] = replaced
-    assert content_key(model, graph.layers, graph.images) != key

@@ -19,14 +19,15 @@ from numclip.model.numclip import NumClip
 from numclip_export.cli import main
 from numclip_export.cosine import centred_cosines
 from numclip_export.fold import FoldedModel
-from numclip_export.graph.edit import features_name
+from numclip_export.graph.edit import Constants
 from numclip_export.graph.onnx_model import onnx_from_folded
-from numclip_export.graph.run import GraphRun
-from numclip_export.int8.convolutions import chain_nodes, convolutional_int8, convolutions
-from numclip_export.int8.linear import Constants
-from numclip_export.int8.smooth_chain import smooth_chain
+from numclip_export.graph.types import features_name
+from numclip_export.int8.layers import chain_nodes, convolutions
+from numclip_export.int8.quantize import convolutional_int8
+from numclip_export.int8.smooth import smooth_chain
+from numclip_export.precision.fp16_emulation import GraphRun
 from numclip_runtime import Preprocessing, load
-from tests.numclip.tiny import TASK, TEXT, images_of, tiny_model, write_photos
+from tests.numclip.tiny import TASK, TEXT, images_of, spec_of, tiny_model, write_photos
 
 FACTOR = 30  # of the outlier channels
 
@@ -150,7 +151,7 @@ def test_export_for_a_cpu(tmp_path: Path) -> None:
     model = NumClip(ModelConfig(config), TASK).eval()
     spec = Preprocessing(128, 144)
     save_checkpoint(tmp_path / "x.pt", Checkpoint(model, spec, {}, str(tmp_path / "val.csv")))
-    command = ["--ckpt", str(tmp_path / "x.pt"), "--int8", "--target", "cpu"]
+    command = ["--ckpt", str(tmp_path / "x.pt"), "--int8", "--target", "cpu", "--max-batch", "8"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "x.report.json").read_text("utf-8"))
@@ -165,6 +166,13 @@ def test_export_for_a_cpu(tmp_path: Path) -> None:
         assert fast.metadata.optimized_by is None, "OpenVINO and others read it, too"
         photo = tmp_path / "val" / "7.png"
         assert fast.predict(photo).value == pytest.approx(exact.predict(photo).value, abs=0.15)
+
+
+def test_there_is_no_calibration_to_keep(tmp_path: Path) -> None:
+    write_photos(tmp_path, "val", 5)
+    checkpoint = Checkpoint(live_resnet(), spec_of("resnet"), {}, str(tmp_path / "val.csv"))
+    save_checkpoint(tmp_path / "x.pt", checkpoint)
+    command = ["--ckpt", str(tmp_path / "x.pt"), "--int8", "--target", "cpu", "--no-verify"]
     result = CliRunner().invoke(main, [*command, "--calib-cache", str(tmp_path / "c.json")])
     assert result.exit_code == 2
     assert "--calib-cache is not used for convolutional networks on a CPU" in result.output

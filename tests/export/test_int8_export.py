@@ -29,7 +29,9 @@ OUTLIERS = 30  # times the other channels, as in trained towers
 
 
 def run(folder: Path, *args: object) -> Result:
-    return CliRunner().invoke(main, ["--ckpt", str(folder / "x.pt"), "--int8", *map(str, args)])
+    return CliRunner().invoke(
+        main, ["--ckpt", str(folder / "x.pt"), "--int8", "--max-batch", "4", *map(str, args)]
+    )
 
 
 def names(folder: Path) -> set[str]:
@@ -141,6 +143,7 @@ def test_cpu_graphs_use_one_attention_node(for_cpu: tuple[Path, Result]) -> None
     assert re.search(r", mean 0\.\d+ +mean 0\.15 ", row), "0.5 % of 30, judged by the mean"
 
 
+@pytest.mark.usefixtures("real_exporter")
 def test_second_export_takes_the_calibration_from_the_cache(for_cpu: tuple[Path, Result]) -> None:
     folder, _ = for_cpu
     before = (folder / "x.int8.onnx").read_bytes()
@@ -175,7 +178,7 @@ def test_a_file_that_is_too_far_off_is_refused(wide: Path, tmp_path: Path) -> No
 
 def test_engine_file_for_tensorrt(wide: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    options = ("--compute-capability", "86,120", "--max-batch", 4, "-o", tmp_path)
+    options = ("--compute-capability", "86,120", "-o", tmp_path)
     result = run(wide, "--target", "tensorrt-rtx", *options)
     assert result.exit_code == 0, result.output
     assert names(tmp_path) == {

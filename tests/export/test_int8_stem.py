@@ -14,12 +14,11 @@ from torch import nn
 from numclip.model.model_config import ModelConfig
 from numclip.model.numclip import NumClip
 from numclip_export.fold import FoldedModel
-from numclip_export.graph.edit import features_name
 from numclip_export.graph.onnx_model import onnx_from_folded
-from numclip_export.int8.offline import optimised_for_cpu
+from numclip_export.graph.types import features_name
+from numclip_export.int8.layers import quantisable
 from numclip_export.int8.patch_embedding import with_pixel_stem
-from numclip_export.int8.quantize import dynamic_int8
-from numclip_export.int8.write import quantisable
+from numclip_export.int8.quantize import dynamic_int8, optimised_for_cpu
 from numclip_runtime import Preprocessing
 from numclip_runtime.preprocess import normalise
 from tests.numclip.tiny import TASK, TEXT, TOWERS, tiny_model

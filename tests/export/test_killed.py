@@ -15,41 +15,42 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import onnx
 import pytest
 
+from numclip.checkpoint import load_checkpoint
+from numclip_export import FoldedModel, onnx_from_folded
 from numclip_runtime import load
 from numclip_runtime.files import sha256
 from numclip_runtime.plan import read_plan_metadata
 from tests.export.fragile import save_fragile
+from tests.export.killable import start
 
 pytest.importorskip("tensorrt_rtx")
 
 DATA = Path(__file__).parents[1] / "data"
 KILLS = int(os.environ.get("NUMCLIP_KILLS", "6"))
-EXPORT = (
-    *(sys.executable, "-c", "from numclip_export.cli import main; main()"),
-    *("--ckpt", "x.pt", "--fp16", "--target", "tensorrt-rtx", "--card"),
-)
 MODELS = {"x.onnx", "x.fp16.onnx"}
 FINAL = MODELS | {"x.report.json", "x.card.md", "x.fp16.plan", "x.fp16.plan.sha256"}
 SIGKILL = -9
-
-
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        EXPORT, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
 
 
 def temporary(folder: Path) -> set[str]:
     return {path.name for path in folder.glob(".x.*.part.*")}
 
 
-def wait_for_temporary(process: subprocess.Popen[bytes], folder: Path) -> None:
-    while process.poll() is None and not temporary(folder):
+def wait_for_temporary(process: ForkServerProcess, folder: Path) -> None:
+    while process.is_alive() and not temporary(folder):
         time.sleep(0.002)
+
+
+def ended(process: ForkServerProcess) -> int | None:
+    process.join()
+    return process.exitcode
 
 
 def check_whole(folder: Path) -> set[str]:
@@ -76,51 +77,68 @@ def check_plan(plan: Path) -> None:
         assert checksum.read_text() == f"{sha256(plan)}  {plan.name}\n"
 
 
+@dataclass(frozen=True)
+class Done:
+    """An export that nobody killed."""
+
+    folder: Path
+    graph: Path
+    seconds: float
+    wrote: float  # seconds until the first temporary file
+
+
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, float]:
-    """Return the folder of an export that nobody killed, how long it took, and until it wrote."""
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder = tmp_path_factory.mktemp("done")
-    save_fragile(folder, 1)
+    graph = tmp_path_factory.mktemp("graph") / "graph.onnx"
+    checkpoint = load_checkpoint(save_fragile(folder, 1))
+    onnx.save(onnx_from_folded(FoldedModel(checkpoint.model), 32), graph)
+    assert ended(start(folder, graph)) == 0  # starts the server as well
+    for name in FINAL:
+        (folder / name).unlink()
     started = time.perf_counter()
-    process = start(folder)
+    process = start(folder, graph)
     wait_for_temporary(process, folder)
     wrote = time.perf_counter() - started
-    assert process.wait() == 0
+    assert ended(process) == 0
     assert check_whole(folder) == FINAL
-    return folder, time.perf_counter() - started, wrote
+    return Done(folder, graph, time.perf_counter() - started, wrote)
 
 
-def test_random_moments(done: tuple[Path, float, float], tmp_path: Path) -> None:
+def test_random_moments(done: Done, tmp_path: Path) -> None:
     """Half of the kills are spread over the whole run, half over the part that writes."""
-    complete, seconds, wrote = done
-    rng, codes, leftovers = random.Random(0), [], 0
-    for i in range(KILLS):
+    rng, codes, leftovers, pace = random.Random(0), list[int | None](), 0, 1.0
+    while codes.count(SIGKILL) < KILLS and len(codes) < 3 * KILLS:
+        i = len(codes)
         folder = tmp_path / str(i)
-        shutil.copytree(complete, folder)
+        shutil.copytree(done.folder, folder)
         old = i // 2 % 2 == 1
         if not old:
             for name in FINAL:
                 (folder / name).unlink()
-        process = start(folder)
-        moment = (i // 2 + rng.random()) / ((KILLS + 1) // 2)  # 0 to 1, evenly spread
+        process = start(folder, done.graph)
+        # 0 to 1, evenly spread, of the time that an export takes at present
+        moment = pace * ((i // 2 + rng.random()) / ((KILLS + 1) // 2) % 1)
         if i % 2:
             wait_for_temporary(process, folder)
-            time.sleep(moment * (seconds - wrote))
+            time.sleep(moment * (done.seconds - done.wrote))
         else:
-            time.sleep(moment * seconds)
+            time.sleep(moment * done.seconds)
         process.kill()
-        codes.append(process.wait())
+        codes.append(ended(process))
+        if codes[-1] == 0:  # faster than the one that was timed
+            pace *= 0.7
         leftovers += bool(temporary(folder))
         found = check_whole(folder)
         if old:  # a plan is for a moment without its checksum, see `engine_from_onnx`
             assert found >= FINAL - {"x.fp16.plan.sha256"}
         if i == 1:  # killed while it wrote: the next export finds what that left
             left = temporary(folder)
-            assert start(folder).wait() == 0
+            assert ended(start(folder, done.graph)) == 0
             assert check_whole(folder) == FINAL
             assert temporary(folder) == left
     print(f"{codes.count(SIGKILL)} of {KILLS} killed, {leftovers} left temporary files")
-    assert set(codes) <= {SIGKILL, 0}  # 0: it was faster than the one that was timed
+    assert set(codes) <= {SIGKILL, 0}
     assert codes.count(SIGKILL) >= KILLS * 2 // 3
     assert leftovers >= KILLS // 4
 
@@ -129,7 +147,7 @@ BUILD = """
 import os, signal, sys
 from pathlib import Path
 from numclip_export.engine.build import engine_from_onnx
-from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.build_options import EngineOptions
 left = int(sys.argv[1])
 def counting(real):
     def step(*args, **kwargs):

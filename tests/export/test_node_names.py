@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from numclip_export.graph.edit import features_name
 from numclip_export.graph.names import collapse, in_image_encoder, module_of, name_nodes
+from numclip_export.graph.types import features_name
 from tests.export.chain import Chain
 
 EXPECTED = {

@@ -94,6 +94,7 @@ def test_nothing_tells_of_the_machine(chain: Chain) -> None:
         assert trace.encode() not in content, trace
 
 
+@pytest.mark.usefixtures("real_exporter")
 @pytest.mark.parametrize("opset", [18, 20, 23])
 def test_opset_and_quiet(opset: int) -> None:
     with warnings.catch_warnings(record=True) as caught:

@@ -13,7 +13,7 @@ import torch
 from numclip.checkpoint import Checkpoint
 from numclip_export.cosine import centred_cosines
 from numclip_export.images import VerifyImages
-from numclip_export.parity import BUDGETS, Gate, Parity
+from numclip_export.parity import BUDGETS, Parity, Reference
 from numclip_runtime.preprocess import FloatArray
 from numclip_runtime.task import PredictionKind
 from tests.numclip.tiny import TASK, images_of, spec_of, tiny_model
@@ -26,13 +26,13 @@ def given(count: int) -> VerifyImages:
     return VerifyImages("given", unused, images_of("vit", count).numpy(), count)
 
 
-def make_gate(
+def reference_of(
     count: int = 11, prediction: PredictionKind = "regressor", atol: float | None = 0.02
-) -> tuple[Checkpoint, Gate]:
+) -> tuple[Checkpoint, Reference]:
     model = tiny_model(task=replace(TASK, prediction=prediction))
     checkpoint = Checkpoint(model, spec_of("vit"))
     images = given(count)
-    return checkpoint, Gate(checkpoint, images, atol=atol)
+    return checkpoint, Reference(checkpoint, images, atol=atol)
 
 
 class Shifted:
@@ -68,9 +68,9 @@ class Shifted:
     ],
 )
 def test_judge(size: int, value: float, prob: float, passed: bool) -> None:
-    checkpoint, gate = make_gate()
+    checkpoint, reference = reference_of()
     run = Shifted(checkpoint, size, value, prob)
-    parity = gate.judge(run, "fp32")
+    parity = reference.judge(run, "fp32")
     assert run.runs == {1: 11, 8: 2, 32: 1}  # batches are full
     assert parity.passed is passed
     assert parity.to_dict()["passed"] is passed
@@ -85,21 +85,21 @@ def test_judge(size: int, value: float, prob: float, passed: bool) -> None:
 
 
 def test_no_tolerance_admits_infinity() -> None:
-    checkpoint, gate = make_gate(atol=math.inf)
-    assert gate.judge(Shifted(checkpoint, 1, 1e30, 0), "fp32").passed
-    assert not gate.judge(Shifted(checkpoint, 1, math.inf, 0), "fp32").passed
-    assert not gate.judge(Shifted(checkpoint, 1, math.nan, 0), "fp32").passed
+    checkpoint, reference = reference_of(atol=math.inf)
+    assert reference.judge(Shifted(checkpoint, 1, 1e30, 0), "fp32").passed
+    assert not reference.judge(Shifted(checkpoint, 1, math.inf, 0), "fp32").passed
+    assert not reference.judge(Shifted(checkpoint, 1, math.nan, 0), "fp32").passed
 
 
 def test_budgets_are_shares_of_the_label_range() -> None:
-    checkpoint, gate = make_gate(atol=None)
+    checkpoint, reference = reference_of(atol=None)
     run = Shifted(checkpoint, 8, 0.05, 0)
-    assert gate.judge(run, "fp32").value_tolerance == pytest.approx(30 * 1e-5)
-    assert gate.judge(run, "fp16").value_tolerance == pytest.approx(30 * 2e-3)
-    assert not gate.judge(run, "fp32").passed
-    assert gate.judge(run, "fp16").passed
-    assert not gate.judge(Shifted(checkpoint, 8, 0.07, 0), "fp16").passed
-    assert not gate.judge(Shifted(checkpoint, 8, 0, 0.011), "fp16").passed
+    assert reference.judge(run, "fp32").value_tolerance == pytest.approx(30 * 1e-5)
+    assert reference.judge(run, "fp16").value_tolerance == pytest.approx(30 * 2e-3)
+    assert not reference.judge(run, "fp32").passed
+    assert reference.judge(run, "fp16").passed
+    assert not reference.judge(Shifted(checkpoint, 8, 0.07, 0), "fp16").passed
+    assert not reference.judge(Shifted(checkpoint, 8, 0, 0.011), "fp16").passed
 
 
 def test_limits_belong_to_what_passes() -> None:
@@ -120,41 +120,43 @@ def test_int8_is_judged_by_the_mean() -> None:
 
 @pytest.mark.parametrize("max_batch", [1, 4, 8, 50])
 def test_batch_sizes(max_batch: int) -> None:
-    checkpoint, _ = make_gate(1)
+    checkpoint, _ = reference_of(1)
     images = given(1)
-    gate = Gate(checkpoint, images, max_batch=max_batch)
-    assert gate.batch_sizes == tuple(sorted({1, min(8, max_batch), max_batch}))
+    reference = Reference(checkpoint, images, max_batch=max_batch)
+    assert reference.batch_sizes == tuple(sorted({1, min(8, max_batch), max_batch}))
 
 
 def test_a_flipped_class_fails_unless_two_classes_tie() -> None:
-    checkpoint, gate = make_gate(prediction="class", atol=None)
+    checkpoint, reference = reference_of(prediction="class", atol=None)
     budget = BUDGETS["fp16"].prob
-    gate.bin_probs[:] = (0.6, 0.3, 0.1)
-    values = gate.values.copy()
-    probs = gate.bin_probs.copy()
+    reference.bin_probs[:] = (0.6, 0.3, 0.1)
+    values = reference.values.copy()
+    probs = reference.bin_probs.copy()
 
     def flipped(images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        row = [int(np.flatnonzero((gate.images.inputs == i).all((1, 2, 3)))[0]) for i in images]
+        row = [
+            int(np.flatnonzero((reference.images.inputs == i).all((1, 2, 3)))[0]) for i in images
+        ]
         wrong = np.where(np.array(row) == 3, 10, 0)
         return (values[row] + wrong).astype(np.float32), probs[row]
 
-    assert not gate.judge(flipped, "fp16").passed  # the third image's class is another, by 10
-    gate.bin_probs[3] = probs[3] = (0.4 + budget / 2, 0.4, 0.2 - budget / 2)
-    parity = gate.judge(flipped, "fp16")
+    assert not reference.judge(flipped, "fp16").passed  # the third image's class is another, by 10
+    reference.bin_probs[3] = probs[3] = (0.4 + budget / 2, 0.4, 0.2 - budget / 2)
+    parity = reference.judge(flipped, "fp16")
     assert (parity.passed, parity.ties, parity.max_value_error) == (True, 1, 0)
     probs[3] += (0, 2 * budget, -2 * budget)  # the probabilities of a tie are compared
-    assert not gate.judge(flipped, "fp16").passed
+    assert not reference.judge(flipped, "fp16").passed
     probs[3] -= (0, 2 * budget, -2 * budget)
     values[3] = np.nan  # and its value must be a number
-    assert not gate.judge(flipped, "fp16").passed
+    assert not reference.judge(flipped, "fp16").passed
     assert checkpoint.task.prediction == "class"
 
 
 def test_regressors_know_no_ties() -> None:
-    _, gate = make_gate()
-    gate.bin_probs[:] = 1 / 3
-    run = Shifted(make_gate()[0], 1, 5.0, 0)
-    assert gate.judge(run, "fp16").ties == 0
+    _, reference = reference_of()
+    reference.bin_probs[:] = 1 / 3
+    run = Shifted(reference_of()[0], 1, 5.0, 0)
+    assert reference.judge(run, "fp16").ties == 0
 
 
 def test_centred_cosine_sees_what_the_plain_one_hides() -> None:
@@ -169,12 +171,12 @@ def test_centred_cosine_sees_what_the_plain_one_hides() -> None:
 
 
 def test_features_are_measured() -> None:
-    checkpoint, gate = make_gate()
+    checkpoint, reference = reference_of()
     run = Shifted(checkpoint, 1, 0, 0)
-    good = gate.judge(run, "fp16", gate.features)
+    good = reference.judge(run, "fp16", reference.features)
     assert good.min_feature_cosine == pytest.approx(1)
-    swapped = gate.features[::-1].copy()
-    bad = gate.judge(run, "fp16", swapped)
+    swapped = reference.features[::-1].copy()
+    bad = reference.judge(run, "fp16", swapped)
     assert bad.min_feature_cosine is not None
     assert bad.mean_feature_cosine is not None
     assert bad.min_feature_cosine < bad.mean_feature_cosine < 0.9

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from numclip_export.engine.build import engine_from_onnx
-from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.build_options import EngineOptions
 from numclip_runtime.cuda.probe import probe_cuda
 from numclip_runtime.plan import read_plan_metadata
 from tests.runtime.standin import StandinDriver, compile_standin

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from numclip_export.graph.edit import node_precisions, precision_counts, tensor_types
+from numclip_export.graph.run import cpu_session
+from numclip_export.graph.types import node_precisions, precision_counts, tensor_types
 from numclip_export.precision.fp16 import (
     FP16_MAX,
     MOVERS,
@@ -18,7 +19,7 @@ from numclip_export.precision.fp16 import (
     head_nodes,
     nodes_beyond_fp16,
 )
-from numclip_export.precision.fp16_emulation import cpu_session, rounded_twin
+from numclip_export.precision.fp16_emulation import rounded_twin
 from tests.export.chain import Chain
 from tests.numclip.tiny import images_of
 

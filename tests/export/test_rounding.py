@@ -10,8 +10,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from numclip_export.graph.run import cpu_session
 from numclip_export.precision import fp16_emulation as rounding
-from numclip_export.precision.fp16_emulation import cpu_session, require_rounding, rounded_twin
+from numclip_export.precision.fp16_emulation import require_rounding, rounded_twin
 from numclip_runtime import UsageError
 
 Array = np.ndarray[Any, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from numclip_export.cli import main
-from numclip_export.engine.options import EngineOptions
-from numclip_export.target import Target, resolve_target
+from numclip_export.engine.build_options import EngineOptions
+from numclip_export.options import Target, resolve_target
 from numclip_runtime import MissingDependencyError, UsageError
 from numclip_runtime.cuda.probe import probe_cuda
 from numclip_runtime.metadata import Precision
@@ -74,7 +75,12 @@ def test_without_tensorrt(
     target: Target, precision: Precision, expected: Target, note: str, never: bool
 ) -> None:
     goal = resolve_target(target, precision, OPTIONS)
-    assert (goal.target, goal.builds, goal.never_builds) == (expected, False, never)
+    assert (goal.target, goal.builds) == (expected, False)
+    if never:  # on no machine: an engine's option would have no use
+        with pytest.raises(UsageError, match="--tf32 is for engines, and none is built"):
+            resolve_target(target, precision, EngineOptions(tf32=True))
+    else:
+        assert resolve_target(target, precision, EngineOptions(tf32=True)) == goal
     assert goal.note.startswith(note)
 
 
@@ -123,7 +129,8 @@ def test_tensorrt_without_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     replace_module(monkeypatch, tmp_path, "raise SystemExit('crashed')", name="tensorrt")
     for precision in ("fp16", "int8"):
         goal = resolve_target("auto", precision, OPTIONS)
-        assert (goal.target, goal.builds, goal.never_builds) == ("onnx", False, False)
+        assert (goal.target, goal.builds) == ("onnx", False)
+        assert resolve_target("auto", precision, EngineOptions(tf32=True)) == goal
         assert goal.note.startswith("target: ONNX; no engine was built here: TensorRT builds on")
     with pytest.raises(UsageError, match="build on the device, or use --target tensorrt-rtx"):
         resolve_target("tensorrt", "fp16", OPTIONS)
@@ -176,3 +183,17 @@ def test_a_broken_tensorrt_is_an_error_where_it_was_asked_for(
     assert result.exit_code == 2
     assert result.output.startswith("Error: tensorrt_rtx is installed but does not load")
     assert names(tmp_path) == set()
+
+
+def test_a_build_that_fails_keeps_the_files_and_their_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    replace_module(monkeypatch, tmp_path, STARTS_NOT)
+    result = export(tmp_path, "tensorrt-rtx")
+    assert result.exit_code == 2
+    assert "x.fp16.onnx" in result.stdout  # the files are described all the same
+    assert result.stderr.startswith("Error: tensorrt-rtx 1.7.0 cannot start (factory")
+    assert names(tmp_path) == {"x.onnx", "x.fp16.onnx", "x.report.json"}
+    report = json.loads((tmp_path / "x.report.json").read_text("utf-8"))
+    assert [item["file"] for item in report["artefacts"]] == ["x.onnx", "x.fp16.onnx"]
+    assert "engine" not in report

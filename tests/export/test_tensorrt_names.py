@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ENGINE = ROOT / "export" / "numclip_export" / "engine"
-BACKENDS = ROOT / "runtime" / "numclip_runtime" / "backends" / "tensorrt"
+BACKEND = ROOT / "runtime" / "numclip_runtime" / "backends" / "tensorrt"
 LISTING: dict[str, Any] = json.loads((ROOT / "tests/data/tensorrt_names.json").read_text("utf-8"))
 VERSIONS = list(LISTING["only"])
 
@@ -39,12 +39,12 @@ CLASSES = {
     "runtime_config": "IRuntimeConfig",
 }
 # Files for one builder only. RTX also has what is used on it alone; see `set_compute_capabilities`.
-RTX_ONLY = {"rtx.py"}
+RTX_ONLY = {"bindings.py", "rtx.py"}
 OWN = {"__version__", "__name__", "__members__", "__init__"}  # Python's
 # Files in which a name above is something else.
-NOT_TENSORRT = {"bindings.py", "onnx_file.py", "options.py", "turing.py", "cli.py"}
-# What the package that only runs engines has, too.
-RUNNER = tuple(BACKENDS / f"{part}.py" for part in ("engine", "lane", "module"))
+NOT_TENSORRT = {"build_options.py", "turing.py"}
+# Files that the package that only runs engines must serve as well.
+RUNNER = tuple(file for file in BACKEND.glob("*.py") if file.name not in RTX_ONLY)
 
 
 def names_in(version: str, owner: str) -> set[str]:
@@ -61,6 +61,8 @@ def used(source: str) -> Iterator[tuple[str, str]]:
             yield "", node.attr
         elif owner.startswith("trt."):
             yield owner.removeprefix("trt."), node.attr
+        elif owner.endswith("info.engine"):  # EngineFacts
+            continue
         elif (variable := owner.rpartition(".")[2].lstrip("_")) in CLASSES:
             yield CLASSES[variable], node.attr
 
@@ -68,7 +70,7 @@ def used(source: str) -> Iterator[tuple[str, str]]:
 def used_in(*, rtx: bool) -> set[tuple[str, str]]:
     """Return what is used on every builder, or what on TensorRT-RTX only."""
     files = [f for f in ENGINE.glob("*.py") if f.name not in NOT_TENSORRT]
-    files += [*RUNNER, BACKENDS / "rtx.py"]
+    files += [*RUNNER, BACKEND / "rtx.py"]
     return used_by(f for f in files if (f.name in RTX_ONLY) == rtx)
 
 

@@ -9,12 +9,11 @@ import onnx
 import pytest
 
 from numclip_export.fold import FoldedModel
-from numclip_export.graph.edit import node_precisions
 from numclip_export.graph.names import collapse
 from numclip_export.graph.onnx_model import onnx_from_folded
-from numclip_export.graph.run import largest_activations
+from numclip_export.graph.run import cpu_session
+from numclip_export.graph.types import node_precisions
 from numclip_export.parity import Parity
-from numclip_export.precision.fp16_emulation import cpu_session
 from numclip_export.precision.mixed_precision_search import (
     STEPS,
     Network,
@@ -89,7 +88,7 @@ def test_last_blocks(chain: Chain, network: Network) -> None:
 
 
 def test_largest_activations(chain: Chain, network: Network) -> None:
-    found = largest_activations(chain.graph, network.images)
+    found = network.activations
     probe = onnx.ModelProto()
     probe.CopyFrom(chain.graph)
     node = next(node for node in probe.graph.node if node.op_type in ("Softmax", "Relu"))

@@ -16,7 +16,7 @@ from numclip.cli import convert, zeroshot
 from numclip.data.readers import read_samples
 from numclip.evaluation.predictions import predictions_of_checkpoint
 from numclip.model.backbone import build_clip
-from numclip_export.export import export
+from numclip_export import ExportOptions, run_export
 from numclip_export.images import verify_images
 from numclip_runtime import load
 from tests.numclip.released_files import State, lightning, official_state, write
@@ -90,7 +90,7 @@ def test_gives_every_number_an_interval(folder: Path, name: str) -> None:
     checkpoint = load_checkpoint(rooted)
     assert checkpoint.metadata == beside.metadata, "one export stands for both"
 
-    exported = export(rooted, Path("out.onnx"))
+    exported = run_export(ExportOptions(rooted, Path("out.onnx")))
     assert exported.parity is not None
     assert exported.parity.source == "validation"
     samples = read_samples(val, checkpoint.task, Path())

@@ -144,11 +144,11 @@ def test_runtime_interval_is_that_of_the_checkpoint(home: Path) -> None:
 
 def test_uncalibrated_models_have_no_intervals(home: Path, tmp_path: Path) -> None:
     from numclip.checkpoint import load_checkpoint, save_checkpoint
-    from numclip_export.export import export
+    from numclip_export import ExportOptions, run_export
 
     bare = replace(load_checkpoint(home / "checkpoint.pt"), calibration=None)
     save_checkpoint(tmp_path / "bare.pt", bare)
-    export(tmp_path / "bare.pt", tmp_path / "bare.onnx")
+    run_export(ExportOptions(tmp_path / "bare.pt", tmp_path / "bare.onnx"))
     with load(tmp_path / "bare.onnx") as predictor:
         assert predictor.predict(home / "test" / "0.png").interval is None
     assert "none: this model is not calibrated" in invoke(

@@ -11,7 +11,7 @@ from numclip.importers.released import DEAD, own_names
 from numclip.model.model_config import ModelConfig
 from numclip.model.numclip import NumClip
 from numclip.tasks import load_task
-from numclip_export.export import export
+from numclip_export import ExportOptions, run_export
 from numclip_export.fold import FoldedModel
 from numclip_runtime import load
 from tests.numclip.released_files import (
@@ -141,7 +141,7 @@ def test_numclip_file_to_onnx(
     state = official_state(base)
     source = write(tmp_path / "a.ckpt", lightning(state))
     convert_file(source, tmp_path / "a.safetensors", task="age", base=base_file)
-    export(tmp_path / "a.safetensors", tmp_path / "a.onnx")
+    run_export(ExportOptions(tmp_path / "a.safetensors", tmp_path / "a.onnx"))
     with load(tmp_path / "a.onnx") as predictor:
         assert predictor.metadata.task.label_offset == 1
         values, _ = predictor.backend.run(images.numpy())

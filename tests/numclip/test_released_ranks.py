@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from numclip.checkpoint import load_checkpoint
 from numclip.cli.convert import main
 from numclip.model.model_config import PLAIN
-from numclip_export.export import export
+from numclip_export import ExportOptions, run_export
 from numclip_runtime import load
 from tests.numclip.released_files import (
     AGE_PHRASES,
@@ -144,7 +144,7 @@ def test_command_to_onnx(
         f"{made}: 5 bins from -0.5 to 4.5, label offset 0, regressor expected, normal "
         "interpolation of 3 base ranks\n",
     )
-    export(made, tmp_path / "a.onnx")
+    run_export(ExportOptions(made, tmp_path / "a.onnx"))
     want, _ = oracle(state, base, images, offset=0.0, shares=shares(3, "normal"))
     with load(tmp_path / "a.onnx") as predictor:
         values, _ = predictor.backend.run(images.numpy())

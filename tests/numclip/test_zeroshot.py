@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from numclip.checkpoint import load_checkpoint
 from numclip.cli.zeroshot import main
 from numclip.model.backbone import build_clip, open_clip
-from numclip_export.export import export
+from numclip_export import ExportOptions, run_export
 from numclip_runtime import load
 from tests.numclip.tiny import TASK, TOWERS, write_photos
 
@@ -35,7 +35,7 @@ def test_equals_open_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tower
     checkpoint = load_checkpoint(Path("zero.pt"))
     assert not list(checkpoint.model.image_adapter.parameters())
 
-    export(Path("zero.pt"), Path("zero.onnx"))
+    run_export(ExportOptions(Path("zero.pt"), Path("zero.onnx")))
     with load("zero.onnx") as predictor, torch.no_grad():
         inputs = predictor.preprocess(photo)[None]
         got = predictor.predict(photo)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from numclip_export.engine.options import EngineOptions
-from numclip_export.engine.rtx import check_compute_capabilities
+from numclip_export.engine.build_options import EngineOptions
 from numclip_runtime import MissingDependencyError, UsageError
 from numclip_runtime.backends.tensorrt.module import INSTALL, Module, installed, load_module
 from numclip_runtime.cuda.probe import CudaDriver, probe_cuda
@@ -16,12 +15,12 @@ MODULES: dict[Builder, Module] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tenso
 
 
 class NoGpuError(UsageError):
-    """The builder is installed, but builds on a GPU only, and here is none that works."""
+    """The builder is installed, but builds on a GPU only, and this machine has no working GPU."""
 
 
 @dataclass(frozen=True)
 class Binding:
-    """A builder that can be used."""
+    """A builder that works on this machine."""
 
     builder: Builder
     module: Any  # `tensorrt` or `tensorrt_rtx`
@@ -32,23 +31,23 @@ class Binding:
 def load_binding(options: EngineOptions, driver: CudaDriver | None = None) -> Binding:
     """Load the builder that the options ask for.
 
-    `auto` takes TensorRT where it is installed and a GPU works, else TensorRT-RTX, which builds
+    `auto` is TensorRT where it is installed and a GPU works, else TensorRT-RTX, which builds
     without a GPU; compute capabilities are an option of TensorRT-RTX only, so they choose it.
 
     Args:
-        options: Give the target, and what the builder must be able to do.
-        driver: What `probe_cuda` says; None asks it.
+        options: The target, and features that the builder must have.
+        driver: Result of `probe_cuda`; None calls it.
 
     Raises:
         MissingDependencyError: if the builder is not installed, or does not load.
-        UsageError: if the builder cannot do what the options ask for.
+        UsageError: if the builder does not support the options.
         NoGpuError: if it needs a GPU.
     """
     driver = driver or probe_cuda()
     builder = options.target if options.target != "auto" else _choose(options, driver)
     options.check(builder)
     if builder == "tensorrt" and driver.problem is not None and installed(MODULES[builder]):
-        # without a driver it returns None or crashes the process, so it is not even loaded
+        # Without a driver TensorRT returns None or crashes the process, so it is not even loaded.
         raise NoGpuError(
             f"TensorRT builds on the GPU that will run the engine, and here is {driver.problem}; "
             "build on the device, or use --target tensorrt-rtx, which needs no GPU."
@@ -71,3 +70,31 @@ def _choose(options: EngineOptions, driver: CudaDriver) -> Builder:
         f"no TensorRT is installed. TensorRT-RTX, which builds without a GPU, installs "
         f"{INSTALL['tensorrt_rtx']}. TensorRT installs {INSTALL['tensorrt']}."
     )
+
+
+def supported_compute_capabilities(trt: Any) -> list[int]:
+    """Return the compute capabilities that this TensorRT-RTX supports, 86 means 8.6."""
+    names = (name.removeprefix("SM") for name in trt.ComputeCapability.__members__)
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def check_compute_capabilities(trt: Any, capabilities: tuple[int, ...]) -> None:
+    """Refuse compute capabilities that TensorRT-RTX cannot build for.
+
+    Raises:
+        UsageError: if TensorRT-RTX does not know one of them.
+    """
+    supported = supported_compute_capabilities(trt)
+    if unknown := sorted(set(capabilities) - set(supported)):
+        raise UsageError(
+            f"TensorRT-RTX {trt.__version__} builds for the compute capabilities "
+            f"{', '.join(map(str, supported))}, not for {', '.join(map(str, unknown))}; leave it "
+            "out, or build with --target tensorrt on that GPU."
+        )
+
+
+def set_compute_capabilities(trt: Any, config: Any, capabilities: tuple[int, ...]) -> None:
+    """Build for these GPUs, checked before; if none is named, for 8.0 and later."""
+    config.num_compute_capabilities = len(capabilities)
+    for index, capability in enumerate(capabilities):
+        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)

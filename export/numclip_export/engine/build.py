@@ -1,60 +1,100 @@
 """From an ONNX file to a plan: one strongly typed path for every TensorRT from 10.3 on.
 
-Precision lives in the ONNX graph (float16 tensors, Q/DQ nodes), so TensorRT has no say in it;
-TensorRT 11 removed the flags by which it had. The names of TensorRT used here and in this package
+Precision lives in the ONNX graph (float16 tensors, Q/DQ nodes), so TensorRT does not choose it;
+TensorRT 11 removed the flags with which it did. The names of TensorRT used here and in this package
 exist in all versions that tests/data/tensorrt_names.json lists.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from numclip_export.engine.bindings import Binding, load_binding
-from numclip_export.engine.log import collecting_logger, reason_of
-from numclip_export.engine.network import parse_onnx
-from numclip_export.engine.options import EngineOptions
+from numclip_export.engine.bindings import Binding, load_binding, set_compute_capabilities
+from numclip_export.engine.build_options import EngineOptions
 from numclip_export.engine.progress import (
-    Progress,
+    BuildProgress,
     build_watched,
     interrupt_cancels,
     progress_monitor,
 )
-from numclip_export.engine.rtx import set_compute_capabilities
 from numclip_export.engine.timing_cache import save_timing_cache, use_timing_cache
-from numclip_runtime import ModelError, UsageError, read_metadata
+from numclip_runtime import ModelError, ModelMetadata, UsageError, read_metadata
+from numclip_runtime.backends.tensorrt.module import collecting_logger, reason_of
 from numclip_runtime.files import atomic_path, atomic_text, sha256
-from numclip_runtime.metadata import INPUT_NAME
+from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.plan import EngineFacts, encode_metadata
+
+TURING = 75
+OUT_OF_MEMORY = "memory ran out: free some, or lower --max-batch or --workspace-mib"
+# Advice for TensorRT's build errors, by a part of their text
+ADVICE = {
+    "FP32 GEMM is not supported": (
+        "compute capability 75 has no FP32 matrix products: build from an fp16 model, with the "
+        "onnx package installed, or leave 75 out of --compute-capability"
+    ),
+    "workspace": "give more --workspace-mib, or leave it out",
+    "OutOfMemory": OUT_OF_MEMORY,
+    "out of memory": OUT_OF_MEMORY,
+    "bad_alloc": OUT_OF_MEMORY,
+    "driver version is insufficient": (
+        "update the NVIDIA driver, or install a TensorRT for the CUDA version that it runs"
+    ),
+}
 
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What a build left on disk."""
+    """A plan on disk, and how it was built."""
 
     plan: Path
     sha256: str  # of the plan; also in `<plan>.sha256`, as sha256sum -c reads it
     size: int  # of the plan, bytes
     engine: EngineFacts  # also inside the plan
     seconds: float  # of the build
-    notes: tuple[str, ...]  # what differs from what was asked for
+    notes: tuple[str, ...]  # differences from what was asked for
+
+    def summary(self) -> str:
+        """Return the two lines for people."""
+        facts, name = self.engine, {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+        return (
+            f"{self.plan}: {self.size / 1e6:.1f} MB in {self.seconds:.1f} s, "
+            f"{name[facts.builder]} {facts.builder_version} for compute capability "
+            f"{capability_text(facts.compute_capabilities)}, batch {facts.min_batch} to "
+            f"{facts.max_batch}, fastest at {facts.opt_batch}\n"
+            f"sha256 {self.sha256}; see {self.plan}.sha256"
+        )
+
+
+def capability_text(capabilities: Sequence[int] | None) -> str:
+    """Return "8.6, 8.9" for (86, 89); None is TensorRT-RTX's default."""
+    return ", ".join(f"{number / 10:.1f}" for number in capabilities or ()) or "8.0 and later"
 
 
 def engine_from_onnx(
-    onnx_path: Path, plan_path: Path, options: EngineOptions | None = None
+    onnx_path: Path,
+    plan_path: Path,
+    options: EngineOptions | None = None,
+    *,
+    binding: Binding | None = None,
+    metadata: ModelMetadata | None = None,
 ) -> BuiltEngine:
     """Build an engine from a file that numclip exported; its metadata travel inside.
 
     Two builds of one file differ in some bytes: TensorRT-RTX names inner values by addresses in
-    memory, and TensorRT chooses kernels by timing them. What tells whether an engine is up to date
-    is the ONNX file's hash in its metadata.
+    memory, and TensorRT chooses kernels by timing them. Whether an engine is up to date is seen
+    from the ONNX file's hash in its metadata.
 
     Args:
         onnx_path: ONNX file; its tensors' types decide the precision.
         plan_path: Where the plan goes; `<plan_path>.sha256` goes beside it.
         options: How to build; None: all defaults.
+        binding: Builder that fits the options; None loads it.
+        metadata: Content of the file's metadata; None reads them.
 
     Raises:
         ModelError: if the ONNX file is missing, broken, foreign, or cannot be built.
@@ -63,17 +103,22 @@ def engine_from_onnx(
         MissingDependencyError: if the builder is not installed.
         KeyboardInterrupt: after Ctrl-C, once the builder has stopped; nothing is left behind.
     """
-    progress = Progress()
+    progress, chosen = BuildProgress(), options or EngineOptions()
     with interrupt_cancels(progress):
-        return _build(onnx_path, plan_path, options or EngineOptions(), progress)
+        metadata = metadata or read_metadata(onnx_path)
+        binding = binding or load_binding(chosen)
+        return _build(onnx_path, plan_path, chosen, binding, metadata, progress)
 
 
 def _build(
-    onnx_path: Path, plan_path: Path, options: EngineOptions, progress: Progress
+    onnx_path: Path,
+    plan_path: Path,
+    options: EngineOptions,
+    binding: Binding,
+    metadata: ModelMetadata,
+    progress: BuildProgress,
 ) -> BuiltEngine:
     started = time.perf_counter()
-    metadata = read_metadata(onnx_path)
-    binding = load_binding(options)
     trt = binding.module
     errors: list[str] = []
     notes: list[str] = []
@@ -81,14 +126,15 @@ def _build(
     with atomic_text(checksum_path) as checksum_file, atomic_path(plan_path) as temporary:
         logger = collecting_logger(trt, errors)
         builder = _start(binding, logger, errors)
-        parsed = parse_onnx(binding, builder, logger, onnx_path, options)
-        network, config = parsed.network, builder.create_builder_config()
+        # the parser owns the weights, so it must live until the engine is built
+        network, _parser, replaced = _parse(binding, builder, logger, onnx_path, options)
+        config = builder.create_builder_config()
         batches = _set_batches(builder, network, config, options)
         flags = _set_flags(trt, config, options)
-        if parsed.replaced:
+        if replaced:
             flags.append("head-without-gemm")
             notes.append(
-                f"{parsed.replaced} FP32 matrix products of the head became elementwise products "
+                f"{replaced} FP32 matrix products of the head became elementwise products "
                 "and sums, which compute capability 7.5 has."
             )
         facts = EngineFacts(
@@ -110,7 +156,9 @@ def _build(
         plan = build_watched(builder, network, config, progress, plan_path.name)
         progress.check()
         if plan is None:
-            raise ModelError(f"{onnx_path}: no engine could be built ({reason_of(errors)}).")
+            raise ModelError(
+                f"{onnx_path}: no engine could be built ({reason_of(errors, ADVICE)})."
+            )
         with temporary.open("wb") as file:
             file.write(plan)
         digest = sha256(temporary)
@@ -129,8 +177,63 @@ def _start(binding: Binding, logger: Any, errors: list[str]) -> Any:
     try:
         return binding.module.Builder(logger)
     except Exception as error:  # "factory function returned nullptr", a TypeError
-        reason = reason_of(errors or [str(error)])
+        reason = reason_of(errors or [str(error)], ADVICE)
         raise UsageError(f"{binding.builder} {binding.version} cannot start ({reason}).") from None
+
+
+def _parse(
+    binding: Binding, builder: Any, logger: Any, path: Path, options: EngineOptions
+) -> tuple[Any, Any, int]:
+    """Parse an ONNX file into a strongly typed network.
+
+    For compute capability 7.5 the head's FP32 matrix products are replaced, if the onnx package is
+    installed.
+
+    Returns:
+        The network, its parser, and how many matrix products were replaced.
+
+    Raises:
+        ModelError: if TensorRT cannot parse the file, or if it lacks numclip's tensor names.
+        UsageError: if the model cannot run on a GPU that the options name.
+    """
+    trt = binding.module
+    # The flag is for TensorRT 10; TensorRT 11 has no other kind of network.
+    strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(strongly_typed)
+    parser = trt.OnnxParser(network, logger)
+    replaced = 0
+    if TURING in options.compute_capabilities and find_spec("onnx") is not None:
+        from numclip_export.engine.turing import model_for_turing
+
+        model, replaced = model_for_turing(path)
+        parsed = parser.parse(model)
+    else:
+        parsed = parser.parse_from_file(str(path))
+    if not parsed:
+        reasons = [_reason(parser.get_error(i)) for i in range(parser.num_errors)]
+        raise ModelError(
+            f"{path}: {binding.builder} {binding.version} cannot parse it "
+            f"({reason_of(reasons, ADVICE)}); another `numclip-export --opset` may help."
+        )
+    inputs = {network.get_input(i).name for i in range(network.num_inputs)}
+    outputs = {network.get_output(i).name for i in range(network.num_outputs)}
+    missing = ({INPUT_NAME} - inputs) | ({VALUES_NAME, BIN_PROBS_NAME} - outputs)
+    if missing or inputs != {INPUT_NAME}:
+        raise ModelError(
+            f"{path}: the graph has inputs {sorted(inputs)} and outputs {sorted(outputs)}; it was "
+            "changed after export."
+        )
+    return network, parser, replaced
+
+
+def _reason(parser_error: Any) -> str:
+    """Return a parser error as text: the node, and its problem."""
+    description = " ".join(parser_error.desc().split())
+    if not parser_error.node_operator():
+        return description
+    return (
+        f"node {parser_error.node_name()!r}, operator {parser_error.node_operator()}: {description}"
+    )
 
 
 def _set_batches(
@@ -151,7 +254,7 @@ def _set_batches(
 
 
 def _set_flags(trt: Any, config: Any, options: EngineOptions) -> list[str]:
-    """Set what is on or off; return the names of what differs from a plain build."""
+    """Set the switches; return the names of those that differ from a plain build."""
     flags = []
     if options.tf32:  # on in a new configuration
         flags.append("tf32")

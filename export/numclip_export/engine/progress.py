@@ -24,8 +24,8 @@ class _Phase:
 
 
 @dataclass
-class Progress:
-    """The phases of a build that are running, and whether it shall go on."""
+class BuildProgress:
+    """The running phases of a build, and whether it was cancelled."""
 
     cancelled: bool = False
     _phases: dict[str, _Phase] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Progress:
             self._phases[phase] = _Phase(parent, max(steps, 1))
 
     def step(self, phase: str) -> bool:
-        """Count one finished step; return whether the build shall go on."""
+        """Count one finished step; return whether the build goes on."""
         with self._lock:
             if phase in self._phases:
                 self._phases[phase].done += 1
@@ -51,11 +51,11 @@ class Progress:
     def check(self) -> None:
         """Raise KeyboardInterrupt if the user asked to stop."""
         if self.cancelled:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("no engine was written")
 
     @property
     def fraction(self) -> float:
-        """How much of the outermost phase is done, 0 to 1."""
+        """Finished share of the outermost phase, 0 to 1."""
         with self._lock:
             return max((self._done(n) for n, p in self._phases.items() if not p.parent), default=0)
 
@@ -65,8 +65,8 @@ class Progress:
         return min((phase.done + max(inside, default=0.0)) / phase.steps, 1.0)
 
 
-def progress_monitor(trt: Any, progress: Progress) -> Any:
-    """Return a TensorRT progress monitor that reports to `progress` and obeys it."""
+def progress_monitor(trt: Any, progress: BuildProgress) -> Any:
+    """Return a TensorRT progress monitor that reports to `progress` and stops when it does."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -85,8 +85,8 @@ def progress_monitor(trt: Any, progress: Progress) -> Any:
 
 
 @contextmanager
-def interrupt_cancels(progress: Progress) -> Iterator[None]:
-    """Let Ctrl-C set `progress.cancelled` inside the block, and do nothing else.
+def interrupt_cancels(progress: BuildProgress) -> Iterator[None]:
+    """Let Ctrl-C only set `progress.cancelled` inside the block.
 
     A KeyboardInterrupt that Python raises inside a callback, or while TensorRT is being imported,
     crashes the process or turns into another error. Raise it where that is safe.
@@ -105,11 +105,13 @@ def interrupt_cancels(progress: Progress) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def build_watched(builder: Any, network: Any, config: Any, progress: Progress, label: str) -> Any:
+def build_watched(
+    builder: Any, network: Any, config: Any, progress: BuildProgress, label: str
+) -> Any:
     """Run `builder.build_serialized_network` with a progress bar where stderr is a terminal.
 
-    It runs in a thread, because Python hears of Ctrl-C in the main thread only, and not while
-    that is inside TensorRT.
+    It runs in a thread, because Python handles Ctrl-C in the main thread only, and not while that
+    thread is inside TensorRT.
 
     Returns:
         The plan in memory, or None where the build failed or was cancelled.

@@ -1,4 +1,4 @@
-"""Keep TensorRT's kernel timings between builds: the second build on a GPU takes a fraction."""
+"""Keep TensorRT's kernel timings between builds: later builds on a GPU take a fraction."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numclip_runtime.files import atomic_path
 
 
 def use_timing_cache(binding: Binding, config: Any, path: Path) -> list[str]:
-    """Give the builder the timings of earlier builds.
+    """Pass the timings of earlier builds to the builder.
 
-    Timings belong to a GPU and a TensorRT version, and the cache knows its own: one that does
-    not fit is begun anew.
+    Timings belong to a GPU and a TensorRT version, which the cache records: a cache that does not
+    fit is replaced by a new one.
 
     Returns:
-        Notes on what is not as asked for.
+        Notes on differences from what was asked for.
 
     Raises:
         UsageError: if the file exists and cannot be read.

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from numclip_export.graph.edit import Constants, set_nodes
 from numclip_runtime import ModelError
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -21,13 +22,13 @@ FLOAT = onnx.TensorProto.FLOAT
 def model_for_turing(path: Path) -> tuple[bytes, int]:
     """Read an ONNX file and replace its head's FP32 matrix products.
 
-    Where others remain, that would not help: the file is returned as it is.
+    If other FP32 products remain, that would not help: the file is returned as it is.
 
     Returns:
         The serialised model, and the number of products replaced.
 
     Raises:
-        ModelError: if the file is no ONNX model.
+        ModelError: if the file is not an ONNX model.
     """
     try:
         model = onnx.load(path)
@@ -67,18 +68,15 @@ def replace_head_products(model: onnx.ModelProto) -> tuple[int, list[str]]:
             continue
         nodes += _product_and_sum(node, weight, model)
         replaced += 1
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
-    for tensor in [t for t in model.graph.initializer if t.name not in used]:
-        model.graph.initializer.remove(tensor)
+    set_nodes(model.graph, nodes)
+    Constants(model).drop_unused()
     return replaced, remaining
 
 
 def _weight(
     node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
-    """Return the constant operand with D last, (K, D) or (D,); None for what is no such product."""
+    """Return the constant operand with D last, (K, D) or (D,); None for other products."""
     if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in constants:
         return None
     array = numpy_helper.to_array(constants[node.input[1]])

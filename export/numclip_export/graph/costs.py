@@ -1,4 +1,4 @@
-"""What one prediction costs: multiply-accumulate operations (MACs; 1 MAC = 2 FLOPs)."""
+"""Cost of one prediction in multiply-accumulate operations (MACs; 1 MAC = 2 FLOPs)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from numclip.model.numclip import NumClip
-from numclip_export.graph.edit import tensor_shapes
+from numclip_export.graph.types import tensor_shapes
 
 
 def graph_macs(model: onnx.ModelProto) -> int:

@@ -1,88 +1,106 @@
-"""Questions about an ONNX graph: what type is a tensor, in which precision does a node run."""
+"""Edit an ONNX graph: copies, nodes, constants, and the readers of a tensor."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable, Iterator
 
+import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import TensorProto
+from onnx import numpy_helper
 
-from numclip_export.graph.names import in_image_encoder
-
-FLOATS: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
+Array = npt.NDArray[np.float32]
 
 
-def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Infer the element type (of TensorProto) of every tensor in the graph.
-
-    Raises:
-        onnx.shape_inference.InferenceError: if the types contradict each other.
-    """
-    graph = onnx.shape_inference.infer_shapes(_without_weights(model), strict_mode=True).graph
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        types[value.name] = value.type.tensor_type.elem_type
-    return types
+def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy that can be changed."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    return result
 
 
-def tensor_shapes(model: onnx.ModelProto, *, batch: int) -> dict[str, tuple[int, ...]]:
-    """Infer the shape of every tensor for a batch size; 0 stands for what is not known."""
-    light = _without_weights(model)
-    for value in light.graph.input:
-        value.type.tensor_type.shape.dim[0].dim_value = batch
-    graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-    return shapes
+def set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Replace all nodes of a graph."""
+    kept = list(nodes)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy what says types and shapes: 600 MB of weights would be copied four times."""
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    graph = light.graph
-    graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    for tensor in model.graph.initializer:
-        if tensor.data_type in FLOATS:
-            graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        else:
-            graph.initializer.append(tensor)  # shapes follow from their numbers
-    return light
+def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """Return a copy whose outputs are these tensors, whatever their types."""
+    result = copy_of(model)
+    del result.graph.output[:]
+    result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return result
 
 
-def node_precisions(model: onnx.ModelProto) -> dict[str, str]:
-    """Return node name -> "fp32" or "fp16", read off the graph: the type of what it computes.
-
-    Casts and nodes that compute no floating-point numbers (shapes, indices) are left out.
-    """
-    types = tensor_types(model)
-    found = {}
+def readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """Return the nodes that read each tensor."""
+    found: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
-        kinds = {FLOATS[t] for name in node.output if (t := types.get(name)) in FLOATS}
-        if kinds and node.op_type != "Cast":
-            found[node.name] = kinds.pop()
+        for name in node.input:
+            found.setdefault(name, []).append(node)
     return found
 
 
-def precision_counts(model: onnx.ModelProto) -> dict[str, int]:
-    """Count the nodes that compute in each precision."""
-    return dict(sorted(Counter(node_precisions(model).values()).items()))
-
-
-def features_name(model: onnx.ModelProto) -> str:
-    """Return the tensor that leaves the image encoder, (B, D).
-
-    Casts are looked through: of a feature tensor in two types, the one the encoder computes.
-    """
-    inside: set[str] = set()
-    leaving: list[str] = []
-    for node in model.graph.node:
-        if in_image_encoder(node.name):
-            inside.update(node.output)
+def through_slices(
+    tensor: str, read_by: dict[str, list[onnx.NodeProto]]
+) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes that read a tensor, directly or some of its rows."""
+    for node in read_by.get(tensor, []):
+        if node.op_type == "Slice":
+            yield from through_slices(node.output[0], read_by)
         else:
-            leaving += [name for name in node.input if name in inside]
-    assert len(set(leaving)) == 1, f"one tensor must leave the image encoder, found {leaving}"
-    return leaving[0]
+            yield node
+
+
+def replace_input(nodes: Iterable[onnx.NodeProto], before: str, after: str) -> None:
+    """Make nodes read another tensor."""
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            if name == before:
+                node.input[index] = after
+
+
+class Constants:
+    """The constant tensors of a graph, by name; a replacement gets a name of its own.
+
+    The exporter merges equal constants, so one initializer may serve several nodes: a changed
+    value must never be written in place.
+
+    Args:
+        model: Graph, changed by `put` and `drop_unused`.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._graph = model.graph
+        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def get(self, name: str) -> Array:
+        """Return a copy of a constant's numbers.
+
+        Raises:
+            KeyError: if the graph has no such constant.
+        """
+        return np.array(numpy_helper.to_array(self._tensors[name]))
+
+    def put(self, name: str, numbers: npt.NDArray[np.generic]) -> str:
+        """Add a constant and return its name, made unique."""
+        unique, count = name, 1
+        while unique in self._tensors:
+            unique, count = f"{name}_{count}", count + 1
+        tensor = numpy_helper.from_array(np.ascontiguousarray(numbers), unique)
+        self._graph.initializer.append(tensor)
+        self._tensors[unique] = self._graph.initializer[-1]
+        return unique
+
+    def drop_unused(self) -> None:
+        """Remove the constants that no node reads any more."""
+        used = {name for node in self._graph.node for name in node.input}
+        kept = [tensor for tensor in self._graph.initializer if tensor.name in used]
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(kept)
+        self._tensors = {tensor.name: tensor for tensor in self._graph.initializer}

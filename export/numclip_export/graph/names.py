@@ -1,4 +1,4 @@
-"""Names of nodes that people know: the part of the model, a slash, the operator.
+"""Node names that people recognise: the part of the model, a slash, the operator.
 
 `image_encoder.transformer.resblocks.3.ln_1/LayerNormalization` instead of `node_layer_norm_7`, so
 that reports and precision rules speak of parts. Nodes after the image encoder belong to `head`,
@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable
 import onnx
 
 IMAGE_ENCODER = "image_encoder"
-HEAD = "head"  # what FoldedModel.forward does by itself: norm, logits, softmax
+HEAD = "head"  # FoldedModel.forward outside its submodules: norm, logits, softmax
 SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note, such as "['', 'image_encoder', 'cat']"
 ADAPTER_LAYERS = ("down", "up")  # of FoldedModel
 
@@ -44,7 +44,7 @@ def name_nodes(model: onnx.ModelProto) -> None:
 
 
 def _module(node: onnx.NodeProto, weights: Collection[str]) -> str | None:
-    if node.op_type == "Conv":  # its note names the batch normalisation that melted into it
+    if node.op_type == "Conv":  # its note names the batch normalisation that was fused into it
         for name in map(str, node.input):
             if name in weights and name.endswith(".weight"):
                 return name.removesuffix(".weight")
@@ -61,7 +61,7 @@ def _module(node: onnx.NodeProto, weights: Collection[str]) -> str | None:
 
 
 def new_name(module: str, op_type: str, taken: set[str]) -> str:
-    """Return an unused name of a node that is added to a module, and take it."""
+    """Return an unused name for a node of a module, and add it to `taken`."""
     path = f"{module}/{op_type}"
     candidates = itertools.chain([path], (f"{path}_{n}" for n in itertools.count(1)))
     name = next(candidate for candidate in candidates if candidate not in taken)
@@ -75,7 +75,7 @@ def module_of(node_name: str) -> str:
 
 
 def in_image_encoder(node_name: str) -> bool:
-    """Tell whether a node belongs to the image encoder."""
+    """Return whether a node belongs to the image encoder."""
     return node_name.split("/")[0].split(".")[0] == IMAGE_ENCODER
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch
 
 from numclip_export.fold import FoldedModel
 from numclip_export.graph.names import name_nodes
+from numclip_export.graph.types import FLOATS
 from numclip_runtime import ModelMetadata
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, METADATA_KEY, VALUES_NAME
 
@@ -73,23 +75,33 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def save_with_metadata(model: onnx.ModelProto, metadata: ModelMetadata, path: Path) -> None:
-    """Write the model with `metadata` in its `metadata_props`, in place of any before."""
+def metadata_entry(metadata: ModelMetadata) -> bytes:
+    """Return the bytes that, appended to an ONNX file without metadata, put `metadata` inside.
+
+    Concatenated protobuf messages are one message, so the bytes of the graph stay as they are.
+    """
+    holder = onnx.ModelProto()
+    onnx.helper.set_model_props(holder, {METADATA_KEY: metadata.to_json()})
+    content: bytes = holder.SerializeToString()
+    return content
+
+
+def save_with_metadata(model: onnx.ModelProto, metadata: ModelMetadata, path: Path) -> int:
+    """Write the model with `metadata` in its `metadata_props`, in place of any before.
+
+    Returns:
+        How many bytes come before the metadata, which are the end of the file.
+    """
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {METADATA_KEY: metadata.to_json()})
-    onnx.save(model, path)
+    with path.open("wb") as file:
+        size = file.write(model.SerializeToString())
+        file.write(metadata_entry(metadata))
+    return size
 
 
 def parameter_count(model: onnx.ModelProto) -> int:
     """Count the numbers stored in the graph's floating-point initializers."""
-    total = 0
-    for tensor in model.graph.initializer:
-        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
-            size = 1
-            for dim in tensor.dims:
-                size *= dim
-            total += size
-    return total
+    return sum(math.prod(t.dims) for t in model.graph.initializer if t.data_type in FLOATS)
 
 
 def operators(model: onnx.ModelProto) -> dict[str, int]:

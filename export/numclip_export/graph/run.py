@@ -1,82 +1,81 @@
-"""Run a graph in memory on the CPU: outputs, image features, and how large its tensors become."""
+"""Run a graph in memory on the CPU, and measure how large its tensors become."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import onnx
-from onnx import TensorProto
 
-from numclip_export.graph.edit import features_name, tensor_types
-from numclip_export.precision.fp16_emulation import cpu_session, rounded_twin
-from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
-from numclip_runtime.preprocess import FloatArray, InputArray
+from numclip_export.graph.edit import Array, Constants, with_outputs
+from numclip_runtime.metadata import INPUT_NAME
+from numclip_runtime.preprocess import InputArray
 
-BATCH = 8
+BATCH = 8  # images per run: tensors of a whole batch are in memory at once
 
 
-class GraphRun:
-    """A graph whose float16 tensors are rounded for real; call it as `parity.Run`.
+def cpu_session(model: onnx.ModelProto, *, fused: bool = False) -> Any:
+    """Open an onnxruntime session on the CPU.
 
     Args:
-        model: With float32 or float16 tensors or both; named nodes.
-        features: Tensor that leaves the image encoder; None finds it by the nodes' names.
+        model: Graph in memory.
+        fused: Allow fusions across operators: faster, but roundings between them may vanish.
     """
+    import onnxruntime as ort
 
-    def __init__(self, model: onnx.ModelProto, features: str | None = None) -> None:
-        twin = rounded_twin(model)
-        self._features = features or features_name(model)
-        _add_outputs(twin, [self._features])
-        self._session = cpu_session(twin)
-
-    def __call__(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
-        """Return values (B,) and bin_probs (B, K) for B images as the graph takes them."""
-        values, bin_probs = self._session.run([VALUES_NAME, BIN_PROBS_NAME], {INPUT_NAME: images})
-        return values, bin_probs
-
-    def features(self, images: InputArray) -> FloatArray:
-        """Return the image features (N, D) of any number of images."""
-        parts = [
-            self._session.run([self._features], {INPUT_NAME: images[start : start + BATCH]})[0]
-            for start in range(0, len(images), BATCH)
-        ]
-        return np.concatenate(parts)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only: they are raised as well
+    if not fused:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
-def largest_activations(model: onnx.ModelProto, images: InputArray) -> dict[str, float]:
-    """Measure the largest magnitude in each float tensor that a float32 graph computes.
+def run_batches(session: Any, names: list[str], images: InputArray) -> list[list[Any]]:
+    """Return the named tensors for each batch of (N, ...) images."""
+    return [
+        session.run(names, {INPUT_NAME: images[start : start + BATCH]})
+        for start in range(0, len(images), BATCH)
+    ]
+
+
+def largest_magnitudes(
+    model: onnx.ModelProto,
+    channel_axes: Mapping[str, int | None],
+    images: InputArray,
+    *,
+    fused: bool = False,
+) -> dict[str, Array]:
+    """Measure the largest magnitudes of tensors in a float32 graph, over all images.
+
+    The graph itself reduces them, because whole tensors of RN50x64 are gigabytes.
 
     Args:
         model: float32 graph.
-        images: (N, ...) as the graph takes them.
+        channel_axes: By tensor: 1 for (B, C, H, W), -1 for (..., C), None for one number.
+        images: (N, ...) in the form of the graph's input.
+        fused: See `cpu_session`.
 
     Returns:
-        Tensor name -> largest absolute number over all images.
+        (C,) float32 by tensor; () where the axis is None.
     """
-    types = tensor_types(model)
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    make = onnx.helper.make_node
-    largest: dict[str, str] = {}  # tensor -> name of the scalar that measures it
-    for node in model.graph.node:
-        for name in node.output:
-            if types.get(name) == TensorProto.FLOAT:
-                largest[name] = f"{name}_largest"
-                probe.graph.node.append(make("Abs", [name], [f"{name}_magnitude"]))
-                probe.graph.node.append(
-                    make("ReduceMax", [f"{name}_magnitude"], [largest[name]], keepdims=0)
-                )
-    _add_outputs(probe, list(largest.values()))
-    session = cpu_session(probe)
-    found = [
-        session.run(list(largest.values()), {INPUT_NAME: images[start : start + BATCH]})
-        for start in range(0, len(images), BATCH)
-    ]
-    return dict(zip(largest, np.max(np.array(found), axis=0).tolist(), strict=True))
-
-
-def _add_outputs(model: onnx.ModelProto, names: list[str]) -> None:
-    present = {value.name for value in model.graph.output}
-    for name in names:
-        if name not in present:
-            value = onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-            model.graph.output.append(value)
+    peaks = {name: f"{name}/peak" for name in channel_axes}
+    watched = with_outputs(model, peaks.values())
+    constants, make = Constants(watched), onnx.helper.make_node
+    axes = {
+        1: constants.put("axes_of_planes", np.array([0, 2, 3])),
+        -1: constants.put("axis_of_rows", np.array([0])),
+    }
+    for name, axis in channel_axes.items():
+        tensor = f"{name}/abs"
+        watched.graph.node.append(make("Abs", [name], [tensor]))
+        if axis == -1:
+            watched.graph.node.append(make("Flatten", [tensor], [f"{name}/rows"], axis=-1))
+            tensor = f"{name}/rows"
+        inputs = [tensor] if axis is None else [tensor, axes[axis]]
+        watched.graph.node.append(make("ReduceMax", inputs, [peaks[name]], keepdims=0))
+    runs = run_batches(cpu_session(watched, fused=fused), list(peaks.values()), images)
+    largest = [np.max(column, axis=0) for column in zip(*runs, strict=True)]
+    return dict(zip(peaks, largest, strict=True))

@@ -1,12 +1,11 @@
-"""Whether an INT8 file earns its place: as accurate as the budget says, and faster."""
+"""Acceptance of an INT8 file: as accurate as its budget demands, and faster."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from numclip_runtime import Predictor, Task, load
 from numclip_runtime.metadata import InputKind
 from numclip_runtime.preprocess import FloatArray, InputArray
 
-ROUNDS = 40  # of one run each, in turns
+ROUNDS = 40  # of one run each, interleaved
 WARMUP = 5
 SECONDS = 10.0  # at most, for large models
 
@@ -35,30 +34,21 @@ class Accuracy:
 
     @property
     def passed(self) -> bool:
-        """Tell whether the MAE stays within budget."""
+        """Whether the MAE stays within budget."""
         return self.mae_int8 <= self.mae_fp32 + self.tolerance
 
-    def check(self, path: Path, task: Task) -> None:
-        """Refuse a file whose MAE grew too much.
-
-        Raises:
-            NotWorthItError: with both figures.
-        """
-        if not self.passed:
-            raise NotWorthItError(
-                f"{path}: not kept, on {self.images} labelled images its MAE is "
-                f"{self.mae_int8:.3g} {task.unit} against {self.mae_fp32:.3g} in float32 "
-                f"(allowed: {self.tolerance:.3g} more); use --fp16 for a GPU, or the float32 file."
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for reports."""
-        return {**asdict(self), "passed": self.passed}
+    def refusal(self, task: Task) -> str:
+        """Why the file is not kept, with both figures."""
+        return (
+            f"on {self.images} labelled images its MAE is {self.mae_int8:.3g} {task.unit} against "
+            f"{self.mae_fp32:.3g} in float32 (allowed: {self.tolerance:.3g} more); use --fp16 for "
+            "a GPU, or the float32 file"
+        )
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Latencies of one image, measured in turns on this machine; see `measure_speed`."""
+    """Latencies of one image, interleaved on this machine; see `measure_speed`."""
 
     backend: str  # "onnxruntime CPUExecutionProvider"
     baseline: str  # precision of the file it must beat
@@ -67,25 +57,15 @@ class Speed:
 
     @property
     def passed(self) -> bool:
-        """Tell whether INT8 is faster."""
+        """Whether INT8 is faster."""
         return self.int8_ms < self.baseline_ms
 
-    def check(self, path: Path) -> None:
-        """Refuse a file that is not faster.
-
-        Raises:
-            NotWorthItError: with both figures.
-        """
-        if not self.passed:
-            raise NotWorthItError(
-                f"{path}: not kept, it is no faster here: {self.int8_ms:.2f} ms against "
-                f"{self.baseline_ms:.2f} ms in {self.baseline} ({self.backend}, one image); use "
-                f"the {self.baseline} file."
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for reports."""
-        return {**asdict(self), "passed": self.passed}
+    def refusal(self) -> str:
+        """Why the file is not kept, with both figures."""
+        return (
+            f"it is no faster here: {self.int8_ms:.2f} ms against {self.baseline_ms:.2f} ms in "
+            f"{self.baseline} ({self.backend}, one image); use the {self.baseline} file"
+        )
 
 
 def measure_accuracy(
@@ -96,7 +76,7 @@ def measure_accuracy(
     Args:
         fp32: Runs the float32 model.
         int8: Runs the INT8 model of the same checkpoint.
-        images: (M, ...) the same images as each of them takes them.
+        images: (M, ...) the same images, preprocessed for each model.
         labels: (M,) true numbers, label units.
         task: Gives the label range.
     """
@@ -108,15 +88,15 @@ def measure_accuracy(
 
 
 def measure_speed(baseline: Path, int8: Path, images: Callable[[InputKind], InputArray]) -> Speed:
-    """Time both files in turns (A B A B), one image per run, inputs rotated.
+    """Time both files interleaved (A B A B), one image per run, inputs rotated.
 
-    One thread each, and the lower quartile: with more threads, whatever else runs on the machine
-    slows INT8, whose steps are shorter, more than float32.
+    One thread each, and the lower quartile: with more threads, other load on the machine slows
+    INT8, whose steps are shorter, more than float32.
 
     Args:
         baseline: File to beat.
-        int8: File that is judged.
-        images: Returns the images, (N, ...), as a network with that kind of input takes them.
+        int8: File to accept or refuse.
+        images: Returns the images, (N, ...), in the form of a kind of input.
     """
     with load(baseline, threads=1) as slow, load(int8, threads=1) as fast:
         times: dict[Predictor, list[float]] = {slow: [], fast: []}

@@ -1,10 +1,10 @@
-"""Write a graph's linear layers in INT8, in the form that a target runs."""
+"""Quantise a graph to INT8, in the form that a target runs."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,31 +13,34 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from numclip_export.graph.edit import Array, Constants, copy_of, set_nodes
 from numclip_export.graph.names import module_of, new_name
-from numclip_export.int8.linear import Array, Constants, Linear
+from numclip_export.int8.layers import Linear, chain_nodes
+from numclip_export.int8.smooth import smooth_chain
+from numclip_runtime.metadata import INPUT_NAME
+from numclip_runtime.preprocess import FloatArray
 
-STATIC_INT8_OPSET = 19  # the first whose QuantizeLinear takes float16
-SMALLEST_SCALE = 2.0**-20  # float16 holds it with 4 bits; what is rounded off is below 1e-6
+STATIC_INT8_OPSET = 19  # the first whose QuantizeLinear accepts float16
+SMALLEST_SCALE = 2.0**-20  # float16 holds it with 4 bits; its rounding error is below 1e-6
 LARGEST = 127  # symmetric: -127 to 127, zero is exact
 
 
 def dynamic_int8(model: onnx.ModelProto, layers: list[Linear]) -> onnx.ModelProto:
     """Quantise for onnxruntime on the CPU: weights now, activations at run time.
 
-    A dynamic scale is that of the whole batch, so an image's numbers depend a little on its batch
-    mates; batch 1 has no such effect.
+    A dynamic scale is that of the whole batch, so an image's numbers depend a little on the other
+    images of its batch.
 
     Args:
         model: float32 graph.
-        layers: What to quantise; Conv is left as it is.
+        layers: Layers to quantise; Conv is left as it is.
 
     Returns:
         A graph with INT8 weights, one scale per output channel.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory() as folder, without_advice():
-        target = Path(folder) / "int8.onnx"
+    def quantize(target: Path) -> None:
         quantize_dynamic(
             model,
             target,
@@ -47,11 +50,74 @@ def dynamic_int8(model: onnx.ModelProto, layers: list[Linear]) -> onnx.ModelProt
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
         )
-        return onnx.load(target)
+
+    return _through_a_file(quantize)
+
+
+def convolutional_int8(model: onnx.ModelProto, images: FloatArray) -> onnx.ModelProto:
+    """Quantise the convolutions and the nodes between them for a CPU; the rest stays float32.
+
+    onnxruntime and OpenVINO compute a convolution in INT8 only where its input and its output are
+    quantised, so whole chains of convolutions, sums and pools are. Channels are balanced first.
+    Lowest centred cosine of random RN50s: without residual branches .9986 before and .9993 after,
+    with them .940 and .948.
+
+    Args:
+        model: float32 graph; named nodes.
+        images: (N, 3, H, W) float32, to calibrate with; ranges are those of smallest and largest.
+
+    Returns:
+        A graph with uint8 activations, one range per tensor, and int8 weights, one scale per output
+        channel.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    nodes, source = chain_nodes(model), copy_of(model)
+    smooth_chain(source, nodes, images)
+
+    def quantize(target: Path) -> None:
+        quantize_static(
+            source,
+            target,
+            _Reader(images),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=nodes,
+        )
+
+    return _through_a_file(quantize)
+
+
+class _Reader:
+    """onnxruntime's CalibrationDataReader: one feed at a time, then None."""
+
+    def __init__(self, images: FloatArray) -> None:
+        self._images: Iterator[FloatArray] = iter(images)
+        self._count = len(images)
+
+    def get_next(self) -> dict[str, FloatArray] | None:
+        image = next(self._images, None)
+        return None if image is None else {INPUT_NAME: image[None]}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[dict[str, FloatArray]]:
+        return iter(self.get_next, None)
+
+
+def _through_a_file(write: Callable[[Path], object]) -> onnx.ModelProto:
+    """Return the model that onnxruntime writes to the path it is given."""
+    with tempfile.TemporaryDirectory() as folder, _without_advice():
+        path = Path(folder) / "model.onnx"
+        write(path)
+        return onnx.load(path)
 
 
 @contextmanager
-def without_advice() -> Iterator[None]:
+def _without_advice() -> Iterator[None]:
     """Silence onnxruntime's advice to preprocess, which logs to the root logger."""
     logger, advice = logging.getLogger(), "Please consider "
 
@@ -75,7 +141,7 @@ def static_int8(
 
     Args:
         model: float32 graph.
-        layers: What to quantise.
+        layers: Layers to quantise.
         ranges: Largest magnitude of each channel, (C,), by activation tensor.
 
     Returns:
@@ -98,8 +164,7 @@ def static_int8(
             nodes.append(_dequantised_weight(layer, constants, module, taken))
             node.input[0], node.input[1] = quantised[layer.activation], nodes[-1].output[0]
         nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    set_nodes(model.graph, nodes)
     constants.drop_unused()
     return model
 
@@ -129,7 +194,7 @@ def _activation_pair(
 def _dequantised_weight(
     layer: Linear, constants: Constants, module: str, taken: set[str]
 ) -> onnx.NodeProto:
-    """Store a weight in INT8 and return the node that gives it back, one scale per output."""
+    """Store a weight in INT8 and return the node that dequantises it, one scale per output."""
     weight = constants.get(layer.weight)
     others = tuple(axis for axis in range(weight.ndim) if axis != layer.output_axis)
     largest = np.abs(weight).max(others)  # (outputs,)
@@ -144,3 +209,45 @@ def _dequantised_weight(
     name = new_name(module, "DequantizeLinear", taken)
     output = f"{layer.node}/weight"
     return helper.make_node("DequantizeLinear", names, [output], name, axis=layer.output_axis)
+
+
+def optimised_for_cpu(model: onnx.ModelProto, features: str) -> tuple[onnx.ModelProto, str]:
+    """Return the graph as onnxruntime would optimise it on opening, and the optimiser's version.
+
+    Blocked layouts of convolutions are left out: they depend on the processor, and the file runs on
+    any. Opening a ViT-B/32 in INT8 takes 0.08 s instead of 0.20 s (2 threads of an EPYC).
+
+    Args:
+        model: Graph without convolutions, whose layouts would be lost.
+        features: Tensor that stays under its name, so that its numbers can be compared.
+
+    Returns:
+        The graph, with operators of onnxruntime's own, and "onnxruntime 1.32.0".
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    watched = copy_of(model)
+    watched.graph.output.append(
+        helper.make_tensor_value_info(features, onnx.TensorProto.FLOAT, None)
+    )
+
+    def optimise(target: Path) -> None:
+        options.optimized_model_filepath = str(target)
+        ort.InferenceSession(
+            watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    found = _through_a_file(optimise)
+    outputs = [value for value in found.graph.output if value.name != features]
+    del found.graph.output[:]
+    found.graph.output.extend(outputs)
+    used = {node.domain for node in found.graph.node}
+    kept = [
+        entry for entry in found.opset_import if entry.domain in used
+    ]  # onnxruntime lists all its domains
+    del found.opset_import[:]
+    found.opset_import.extend(kept)
+    return found, f"onnxruntime {ort.__version__}"

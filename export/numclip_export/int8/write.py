@@ -2,199 +2,166 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 
-from numclip_export.exported_file import Artefact, difference, finish
-from numclip_export.graph.edit import features_name
-from numclip_export.graph.names import module_of
-from numclip_export.graph.onnx_model import save_with_metadata
-from numclip_export.graph.run import GraphRun
+from numclip_export.exported_file import Draft, ExportedFile
+from numclip_export.graph.edit import copy_of
+from numclip_export.graph.types import features_name
 from numclip_export.graph.uint8_input import with_uint8_input
+from numclip_export.images import normalised
 from numclip_export.int8.acceptance import NotWorthItError, measure_accuracy, measure_speed
-from numclip_export.int8.convolutions import convolutional_int8, convolutions
-from numclip_export.int8.data import Int8Data, normalised
-from numclip_export.int8.linear import Linear, linear_layers
-from numclip_export.int8.offline import optimised_for_cpu
+from numclip_export.int8.calibration import Int8Data, cached_ranges
+from numclip_export.int8.layers import Int8Form, linear_layers, quantisable
 from numclip_export.int8.patch_embedding import with_pixel_stem
-from numclip_export.int8.quantize import dynamic_int8, static_int8
-from numclip_export.int8.ranges import cached_ranges
+from numclip_export.int8.quantize import (
+    convolutional_int8,
+    dynamic_int8,
+    optimised_for_cpu,
+    static_int8,
+)
 from numclip_export.int8.smooth import smooth_layer_norms
-from numclip_export.parity import Gate, Parity, Run
+from numclip_export.parity import Parity, Reference
 from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes
-from numclip_export.precision.mixed_precision_search import BLOCK, fp32_parts
+from numclip_export.precision.fp16_emulation import GraphRun
+from numclip_export.precision.mixed_precision_search import fp32_parts
 from numclip_runtime import ModelMetadata, UsageError, load
 from numclip_runtime.metadata import InputKind
 
-# dynamic: linear layers for onnxruntime on a CPU, activations measured at run time; qdq:
-# convolutions for a CPU, measured beforehand; static: TensorRT's Q/DQ
-Int8Form = Literal["dynamic", "qdq", "static"]
+
+@dataclass(frozen=True)
+class Quantised:
+    """An INT8 graph, as it is described and as it goes into the file."""
+
+    form: Int8Form
+    graph: onnx.ModelProto
+    written: onnx.ModelProto  # optimised for onnxruntime where the form is dynamic, else `graph`
+    features: str  # tensor that leaves the image encoder
+    metadata: ModelMetadata  # of the file, without parity
+    details: dict[str, Any]  # of the report
 
 
 def write_int8(
+    draft: Draft,
     model: onnx.ModelProto,
     metadata: ModelMetadata,
-    temporary: Path,
-    path: Path,
-    gate: Gate | None,
+    reference: Reference | None,
     *,
-    form: Int8Form,
+    for_cpu: bool,
     data: Int8Data,
     fp32_file: Path,
-) -> Artefact:
+) -> ExportedFile:
     """Write an INT8 graph: the linear layers of the transformer's or network's blocks.
 
     Args:
+        draft: Where to write.
         model: float32 graph, itself in parity.
-        metadata: Of the INT8 file, without parity; says what its input is to be.
-        temporary: Where to write.
-        path: Its later name.
-        gate: None: write unproved.
-        form: Which target it is for; "dynamic" becomes "qdq" where only convolutions are.
-        data: What to calibrate with and to judge by.
+        metadata: Of the INT8 file, without parity; names its kind of input.
+        reference: None skips verification.
+        for_cpu: For onnxruntime on a CPU, in place of an engine.
+        data: Images to calibrate with and to judge by.
         fp32_file: Verified float32 file, which a CPU file must beat.
 
     Raises:
         NotWorthItError: if it is less accurate than the budget allows, or not faster.
         UsageError: if the model has no layer to quantise.
     """
-    started = time.perf_counter()
-    if form == "dynamic" and not quantisable(model, form):
-        form = "qdq"
-    details: dict[str, Any] = {"form": form}
-    quantised, layers = quantise(model, metadata, form, data, details)
-    features, written = features_name(model), quantised
-    if form == "dynamic":
-        pixels = None
-        if metadata.input == "uint8":
-            pixels = with_pixel_stem(quantised, metadata.preprocessing)
-        quantised = pixels or quantised
-        written, optimizer = optimised_for_cpu(quantised, features)
-        kind: InputKind = "float32" if pixels is None else "uint8"
-        metadata = replace(metadata, input=kind, optimized_by=optimizer)
-    elif form == "qdq":
-        metadata = replace(metadata, input="float32")
-    details["input"] = metadata.input
-    parity = None
-    if gate is not None:
-        parity, measured = _prove(
-            quantised,
-            written,
-            features,
-            metadata,
-            temporary,
-            path,
-            gate,
-            form,
-            data,
-            fp32_file,
-        )
+    form: Int8Form = "static"
+    if for_cpu:
+        form = "dynamic" if quantisable(model, "dynamic") else "qdq"
+    quantised = quantise(model, metadata, form, data)
+    draft.write(quantised.written, quantised.metadata)
+    details, parity = quantised.details | {"input": quantised.metadata.input}, None
+    if reference is not None:
+        parity, measured = _prove(draft, quantised, reference, data, fp32_file)
         details |= measured
-    if form == "static":
-        details["fp32_nodes"] = list(fp32_parts(quantised))
-        metadata = replace(metadata, fp32_nodes=fp32_parts(quantised))
-    artefact = finish(quantised, metadata, temporary, path, parity, started, written=written)
-    artefact.details.update(details, int8_layers=len(layers))
-    return artefact
+    return draft.finish(quantised.metadata, parity, quantised.graph, **details)
 
 
 def quantise(
-    model: onnx.ModelProto,
-    metadata: ModelMetadata,
-    form: Int8Form,
-    data: Int8Data,
-    details: dict[str, Any],
-) -> tuple[onnx.ModelProto, list[Linear]]:
-    """Return the INT8 graph and its quantised layers; `details` gains what the report says."""
+    model: onnx.ModelProto, metadata: ModelMetadata, form: Int8Form, data: Int8Data
+) -> Quantised:
+    """Return the INT8 graph.
+
+    Raises:
+        UsageError: if the model has no layer to quantise, or the form uses no calibration cache.
+    """
     layers = quantisable(model, form)
     if not layers:
         raise UsageError(
             "this model has no linear layers that INT8 would speed up on this target; "
             "use --fp16 for a GPU, or the float32 file on a CPU."
         )
+    calibration: dict[str, Any] = {"source": data.source, "images": len(data.calibration)}
+    details: dict[str, Any] = {"form": form, "int8_layers": len(layers), "calibration": calibration}
     if form == "qdq":
         if data.cache is not None:
             raise UsageError(
                 "--calib-cache is not used for convolutional networks on a CPU; leave it out."
             )
-        details["calibration"] = {"source": data.source, "images": len(data.calibration)}
-        return convolutional_int8(model, data.calibration), layers
+        graph = convolutional_int8(model, data.calibration)
+        metadata = replace(metadata, input="float32")
+        return Quantised(form, graph, graph, features_name(model), metadata, details)
     ranges, cached = cached_ranges(model, layers, data.calibration, data.cache)
-    balanced = onnx.ModelProto()
-    balanced.CopyFrom(model)
+    balanced = copy_of(model)
     scales = smooth_layer_norms(balanced, layers, ranges)
-    names = {layer.node for layer in layers}
-    layers = linear_layers(balanced, names.__contains__)
-    details["calibration"] = {
-        "source": data.source,
-        "images": len(data.calibration),
-        "from_cache": cached,
-        "balanced_tensors": len(scales),
-    }
+    layers = linear_layers(balanced, {layer.node for layer in layers}.__contains__)
+    calibration.update(from_cache=cached, balanced_tensors=len(scales))
     if form == "dynamic":
-        return dynamic_int8(balanced, layers), layers
+        graph = dynamic_int8(balanced, layers)
+        stem = None
+        if metadata.input == "uint8":
+            stem = with_pixel_stem(graph, metadata.preprocessing)
+        graph, features = stem or graph, features_name(model)
+        written, optimizer = optimised_for_cpu(graph, features)
+        kind: InputKind = "float32" if stem is None else "uint8"
+        metadata = replace(metadata, input=kind, optimized_by=optimizer)
+        return Quantised(form, graph, written, features, metadata, details)
     if metadata.input == "uint8":
         balanced = with_uint8_input(balanced, metadata.preprocessing)
     now = {name: found / scales.get(name, 1) for name, found in ranges.items()}
     explicit = static_int8(balanced, layers, now)
-    return fp16_from_fp32(explicit, head_nodes(explicit)), layers
-
-
-def quantisable(model: onnx.ModelProto, form: Int8Form) -> list[Linear]:
-    """Return the linear layers of the blocks: neither the stem, nor the projection, nor the head.
-
-    They are a few percent of the work, and the first and last layers feel rounding most. A CPU's
-    convolutions are quantised in a chain from the pixels on: only so are they integer.
-    """
-    if form == "qdq":
-        return convolutions(model)
-    layers = linear_layers(model, lambda name: BLOCK.match(module_of(name)) is not None)
-    return [layer for layer in layers if layer.op != "Conv" or form == "static"]
+    graph = fp16_from_fp32(explicit, head_nodes(explicit))
+    metadata = replace(metadata, fp32_nodes=fp32_parts(graph))
+    details["fp32_nodes"] = list(metadata.fp32_nodes)
+    return Quantised(form, graph, graph, features_name(graph), metadata, details)
 
 
 def _prove(
-    quantised: onnx.ModelProto,
-    written: onnx.ModelProto,
-    features_tensor: str,
-    metadata: ModelMetadata,
-    temporary: Path,
-    path: Path,
-    gate: Gate,
-    form: Int8Form,
-    data: Int8Data,
-    fp32_file: Path,
+    draft: Draft, quantised: Quantised, reference: Reference, data: Int8Data, fp32_file: Path
 ) -> tuple[Parity, dict[str, Any]]:
-    """Return the parity, and what else was measured.
+    """Return the parity, and the other measurements.
 
     Raises:
-        NotWorthItError: if it speaks against the file.
+        NotWorthItError: if they speak against the file.
     """
-    images = gate.images.of_kind(metadata.input)
-    save_with_metadata(written, metadata, temporary)
-    with load(fp32_file, device="cpu") as exact, load(temporary, device="cpu") as opened:
-        # float16 tensors between INT8 layers: rounded for real, which onnxruntime does not
-        graph = GraphRun(quantised, None if form == "static" else features_tensor)
-        run: Run = graph if form == "static" else opened.backend.run
-        features = graph.features(images)
-        parity = gate.judge(run, "int8", features, kind=metadata.input)
+    metadata, static = quantised.metadata, quantised.form == "static"
+    images = reference.images.of_kind(metadata.input)
+    with load(fp32_file, device="cpu") as exact, draft.open() as opened:
+        # float16 tensors between INT8 layers: rounded for real, which onnxruntime does not do
+        graph = GraphRun(quantised.graph, quantised.features)
+        run = graph if static else opened.backend.run
+        parity = reference.judge(run, "int8", graph.features(images), kind=metadata.input)
         if not parity.passed:
             raise NotWorthItError(
-                f"{path}: not kept, {difference(parity)}; use --fp16 for a GPU, or the float32 "
-                "file."
+                f"{draft.path}: not kept, {parity.difference}; use --fp16 for a GPU, or the "
+                "float32 file."
             )
-        accuracy = None
+        measured: dict[str, Any] = {"accuracy": None, "speed": None}
         if len(data.labels):
             planes = normalised(data.labelled, metadata.preprocessing)
             both = (planes, data.labelled if metadata.input == "uint8" else planes)
             accuracy = measure_accuracy(exact.backend.run, run, both, data.labels, metadata.task)
-            accuracy.check(path, metadata.task)
-    measured: dict[str, Any] = {"accuracy": accuracy and accuracy.to_dict(), "speed": None}
-    if form != "static":
-        speed = measure_speed(fp32_file, temporary, gate.images.of_kind)
-        speed.check(path)
-        measured["speed"] = speed.to_dict()
+            if not accuracy.passed:
+                reason = accuracy.refusal(metadata.task)
+                raise NotWorthItError(f"{draft.path}: not kept, {reason}.")
+            measured["accuracy"] = asdict(accuracy) | {"passed": True}
+    if not static:
+        speed = measure_speed(fp32_file, draft.temporary, reference.images.of_kind)
+        if not speed.passed:
+            raise NotWorthItError(f"{draft.path}: not kept, {speed.refusal()}.")
+        measured["speed"] = asdict(speed) | {"passed": True}
     return parity, measured

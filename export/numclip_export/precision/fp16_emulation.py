@@ -1,4 +1,4 @@
-"""Run a float16 graph on the CPU so that float16 is felt.
+"""Run a float16 graph on the CPU so that its rounding and overflow are felt.
 
 onnxruntime's CPU provider has few float16 kernels. It puts Casts around the nodes and then removes
 each pair of Casts between two of them, with all optimisation off as well (measured, 1.32): a
@@ -11,26 +11,27 @@ operators is exactly a float16 number, and beyond 65504 it is infinite.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from numclip_export.graph.edit import tensor_types
+from numclip_export.graph.edit import copy_of, set_nodes, with_outputs
+from numclip_export.graph.run import cpu_session, run_batches
+from numclip_export.graph.types import features_name, tensor_types
 from numclip_export.precision.fp16 import MOVERS
 from numclip_runtime import UsageError
+from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
+from numclip_runtime.preprocess import FloatArray, InputArray
 
 
 def rounded_twin(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a float32 graph that computes what a GPU computes with the float16 tensors of `model`.
+    """Return a float32 graph with the results that a GPU has for the float16 tensors of `model`.
 
     Tensors and nodes keep their names; the tensors hold the same numbers, as float32.
     """
     types = tensor_types(model)
     half = {name for name, kind in types.items() if kind == TensorProto.FLOAT16}
-    twin = onnx.ModelProto()
-    twin.CopyFrom(model)
+    twin = copy_of(model)
     graph = twin.graph
     for tensor in graph.initializer:
         if tensor.name in half:
@@ -43,14 +44,14 @@ def rounded_twin(model: onnx.ModelProto) -> onnx.ModelProto:
             for attribute in node.attribute:
                 if attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
                     attribute.i = TensorProto.FLOAT
-        if node.op_type in MOVERS:  # what they move is rounded already
+        if node.op_type in MOVERS:  # they move rounded numbers
             continue
         for i, name in enumerate(node.output):
             if name in half:
                 node.output[i] = f"{name}_unrounded"
                 nodes += _round(node.output[i], name)
-    del graph.node[:], graph.value_info[:]
-    graph.node.extend(nodes)
+    del graph.value_info[:]
+    set_nodes(graph, nodes)
     return twin
 
 
@@ -62,22 +63,28 @@ def _round(name: str, result: str) -> list[onnx.NodeProto]:
     ]
 
 
-def cpu_session(model: onnx.ModelProto, *, fused: bool = False) -> Any:
-    """Open an onnxruntime session on the CPU.
+class GraphRun:
+    """A graph whose float16 tensors are rounded for real; call it as `parity.Run`.
 
     Args:
-        model: Graph in memory.
-        fused: Allow fusions across operators: faster, but roundings between them may vanish.
+        model: With float32 or float16 tensors or both; named nodes.
+        features: Tensor that leaves the image encoder; None finds it by the nodes' names.
     """
-    import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only: they are raised as well
-    if not fused:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    return ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    def __init__(self, model: onnx.ModelProto, features: str | None = None) -> None:
+        self._features = features or features_name(model)
+        names = [VALUES_NAME, BIN_PROBS_NAME, self._features]
+        self._session = cpu_session(with_outputs(rounded_twin(model), names))
+
+    def __call__(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
+        """Return values (B,) and bin_probs (B, K) for B images in the form of the graph's input."""
+        values, bin_probs = self._session.run([VALUES_NAME, BIN_PROBS_NAME], {INPUT_NAME: images})
+        return values, bin_probs
+
+    def features(self, images: InputArray) -> FloatArray:
+        """Return the image features (N, D) of any number of images."""
+        parts = run_batches(self._session, [self._features], images)
+        return np.concatenate([features for (features,) in parts])
 
 
 def require_rounding() -> None:

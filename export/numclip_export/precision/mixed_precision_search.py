@@ -9,17 +9,18 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import onnx
+from onnx import TensorProto
 
-from numclip_export.graph.edit import node_precisions
 from numclip_export.graph.names import collapse, in_image_encoder, module_of
-from numclip_export.graph.run import largest_activations
+from numclip_export.graph.run import largest_magnitudes
+from numclip_export.graph.types import node_precisions, tensor_types
 from numclip_export.parity import Parity
 from numclip_export.precision.fp16 import FP16_MAX, fp16_from_fp32, head_nodes, nodes_beyond_fp16
 from numclip_runtime.preprocess import InputArray
 
 NORMS = re.compile(r"(Layer|Group|Instance|Batch)Normalization|Softmax|Reduce(Mean|Sum|L2)")
 BLOCK = re.compile(r"image_encoder\.(?:.+\.)?(?:resblocks|blocks|layers|layer\d+)\.\d+(?=\.|$)")
-HEADROOM = 2  # images not seen may reach twice as far
+HEADROOM = 2  # other images may reach twice as far
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,16 @@ class Network:
     """A float32 graph, and images to measure it on."""
 
     model: onnx.ModelProto
-    images: InputArray  # (N, ...) as the graph takes them
+    images: InputArray  # (N, ...) in the form of the graph's input
 
     @cached_property
     def activations(self) -> dict[str, float]:
-        """Largest magnitude of each tensor on the images."""
-        return largest_activations(self.model, self.images)
+        """Largest magnitude of each float tensor that a node computes, on the images."""
+        types = tensor_types(self.model)
+        computed = (name for node in self.model.graph.node for name in node.output)
+        floats = dict.fromkeys(name for name in computed if types.get(name) == TensorProto.FLOAT)
+        largest = largest_magnitudes(self.model, floats, self.images)
+        return {name: float(size) for name, size in largest.items()}
 
     @cached_property
     def blocks(self) -> dict[str, int]:
@@ -45,12 +50,12 @@ class Network:
 
 
 def norms(network: Network) -> set[str]:
-    """Sums over many numbers, and exponentials: what float16 rounds worst."""
+    """Return the sums over many numbers and the exponentials, which float16 rounds worst."""
     return {node.name for node in network.model.graph.node if NORMS.fullmatch(node.op_type)}
 
 
 def overflowing(network: Network) -> set[str]:
-    """Nodes that make or read a tensor beyond half the float16 range, measured."""
+    """Return the nodes that make or read a tensor beyond half the float16 range, measured."""
     large = {name for name, size in network.activations.items() if not size * HEADROOM <= FP16_MAX}
     return {
         node.name
@@ -60,7 +65,7 @@ def overflowing(network: Network) -> set[str]:
 
 
 def last_blocks(count: int) -> Callable[[Network], set[str]]:
-    """Everything from the last `count` blocks on; nothing where there are no more than these."""
+    """Return a choice of everything from the last `count` blocks on, if there are more blocks."""
 
     def nodes(network: Network) -> set[str]:
         starts = sorted(network.blocks.values())
@@ -70,7 +75,7 @@ def last_blocks(count: int) -> Callable[[Network], set[str]]:
 
 
 def all_blocks(network: Network) -> set[str]:
-    """Everything from the first block on: in float16 remain the first convolutions."""
+    """Return everything from the first block on: the first convolutions stay in float16."""
     return _from(network, min(network.blocks.values(), default=len(network.model.graph.node)))
 
 
@@ -98,7 +103,7 @@ STEPS = (
 
 @dataclass(frozen=True)
 class Attempt:
-    """A float16 graph, and how far it is from the checkpoint."""
+    """A float16 graph, and its distance from the checkpoint."""
 
     step: str
     model: onnx.ModelProto
@@ -116,7 +121,7 @@ def attempts(network: Network, judge: Callable[[onnx.ModelProto], Parity]) -> It
     A step that adds nothing is left out. If the last one yielded did not pass, none does.
 
     Args:
-        network: float32 graph, and images for what the steps measure.
+        network: float32 graph, and the images on which the steps measure it.
         judge: Compares a float16 graph with the checkpoint.
     """
     everything = node_precisions(network.model)

@@ -10,26 +10,28 @@ import onnx
 import pytest
 
 from numclip.checkpoint import load_checkpoint
-from numclip_export.engine.verify import engine_parity, faster_or_deleted
-from numclip_export.export import export
+from numclip_export import ExportOptions, run_export
 from numclip_export.images import verify_images
 from numclip_export.int8.acceptance import NotWorthItError
-from numclip_export.parity import Gate, ParityError
+from numclip_export.parity import ParityError, Reference
+from numclip_export.verified_engine import engine_parity, faster_or_deleted
 from tests.export.fragile import save_fragile
 
 
 @pytest.fixture(scope="module")
-def gate_and_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Gate, Path]:
-    """Return a gate and a file that any machine can run: the ONNX file in the engine's place."""
+def reference_and_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, Path]:
+    """Return a reference, and an ONNX file in an engine's place: any machine can run it."""
     folder = tmp_path_factory.mktemp("verify")
     ckpt = save_fragile(folder, 1)
     checkpoint = load_checkpoint(ckpt)
-    return Gate(checkpoint, verify_images(checkpoint)), export(ckpt, folder / "x.onnx").onnx
+    return Reference(checkpoint, verify_images(checkpoint)), run_export(
+        ExportOptions(ckpt, folder / "x.onnx")
+    ).onnx
 
 
-def test_compared_where_it_runs(gate_and_file: tuple[Gate, Path]) -> None:
-    gate, path = gate_and_file
-    parity, said = engine_parity(path, gate)
+def test_compared_where_it_runs(reference_and_file: tuple[Reference, Path]) -> None:
+    reference, path = reference_and_file
+    parity, said = engine_parity(path, reference)
     assert parity is not None
     assert parity.passed
     assert parity.images == 64
@@ -37,33 +39,33 @@ def test_compared_where_it_runs(gate_and_file: tuple[Gate, Path]) -> None:
 
 
 def test_a_different_engine_is_deleted_with_its_checksum(
-    gate_and_file: tuple[Gate, Path], tmp_path: Path
+    reference_and_file: tuple[Reference, Path], tmp_path: Path
 ) -> None:
-    gate, path = gate_and_file
+    reference, path = reference_and_file
     plan = tmp_path / "x.onnx"
     plan.write_bytes(path.read_bytes())
     (tmp_path / "x.onnx.sha256").write_text("checksum")
-    gate.values += 1
+    reference.values += 1
     try:
         with pytest.raises(ParityError, match=r"not kept, its values .* in parity; this Ten"):
-            engine_parity(plan, gate)
+            engine_parity(plan, reference)
     finally:
-        gate.values -= 1
+        reference.values -= 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_not_run_without_a_gpu(gate_and_file: tuple[Gate, Path], tmp_path: Path) -> None:
+def test_not_run_without_a_gpu(reference_and_file: tuple[Reference, Path], tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     from numclip_export.engine.build import engine_from_onnx
-    from numclip_export.engine.options import EngineOptions
+    from numclip_export.engine.build_options import EngineOptions
     from numclip_runtime.cuda.probe import probe_cuda
 
     if probe_cuda().problem is None:
         pytest.skip("this machine has a GPU")
-    gate, path = gate_and_file
+    reference, path = reference_and_file
     options = replace(EngineOptions(), target="tensorrt-rtx", max_batch=2)
     plan = engine_from_onnx(path, tmp_path / "x.plan", options).plan
-    parity, said = engine_parity(plan, gate)
+    parity, said = engine_parity(plan, reference)
     assert parity is None
     assert said.startswith("not run here: ")
     assert plan.exists()
@@ -71,10 +73,10 @@ def test_not_run_without_a_gpu(gate_and_file: tuple[Gate, Path], tmp_path: Path)
 
 
 def test_an_int8_engine_that_is_no_faster_is_deleted(
-    gate_and_file: tuple[Gate, Path], tmp_path: Path
+    reference_and_file: tuple[Reference, Path], tmp_path: Path
 ) -> None:
     """A file against a slower and a faster one: itself with the tower run again and again."""
-    gate, path = gate_and_file
+    reference, path = reference_and_file
     slow = tmp_path / "slow.onnx"
     model = onnx.load(path)
     for count in range(300):  # a chain of work that onnxruntime cannot drop
@@ -93,8 +95,8 @@ def test_an_int8_engine_that_is_no_faster_is_deleted(
     fast = tmp_path / "fast.onnx"
     fast.write_bytes(path.read_bytes())
 
-    speed = faster_or_deleted(slow, fast, gate.images.inputs)
+    speed = faster_or_deleted(slow, fast, reference.images.inputs)
     assert speed.int8_ms < speed.baseline_ms
     with pytest.raises(NotWorthItError, match=r"slow.onnx: not kept, it is no faster here: .* ms"):
-        faster_or_deleted(fast, slow, gate.images.inputs)
+        faster_or_deleted(fast, slow, reference.images.inputs)
     assert [file.name for file in tmp_path.iterdir()] == ["fast.onnx"]

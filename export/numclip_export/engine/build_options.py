@@ -1,4 +1,4 @@
-"""What can be chosen about an engine, checked before anything is loaded or built."""
+"""Options of an engine, checked before anything is loaded or built."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Literal, get_args
 from numclip_runtime import UsageError
 from numclip_runtime.plan import Builder
 
-Target = Literal["auto", "tensorrt", "tensorrt-rtx"]
+EngineTarget = Literal["auto", "tensorrt", "tensorrt-rtx"]
+MAX_BATCH = 32  # by default
+OPT_BATCH = 8  # batch size for which engines are tuned by default
 
 
 @dataclass(frozen=True)
@@ -20,13 +22,13 @@ class EngineOptions:
         UsageError: if a field is out of range, or two contradict each other.
     """
 
-    target: Target = "auto"  # auto: TensorRT where a GPU is, else TensorRT-RTX
+    target: EngineTarget = "auto"  # auto: TensorRT where a GPU is, else TensorRT-RTX
     min_batch: int | None = None  # None: 1, or the batch of a model whose batch is fixed
-    opt_batch: int | None = None  # the batch to be fastest at; None: 8, or the nearest allowed
+    opt_batch: int | None = None  # the batch that is fastest; None: 8, or the nearest allowed
     max_batch: int | None = None  # None: 32; memory on the device grows with it
-    workspace_mib: int | None = None  # most scratch memory of the engine; None: all there is
+    workspace_mib: int | None = None  # most scratch memory of the engine; None: all
     timing_cache: Path | None = None  # read and written; makes the next build on this GPU faster
-    version_compatible: bool = False  # TensorRT: run on later versions, too
+    version_compatible: bool = False  # TensorRT: run on later versions as well
     hardware_compatible: bool = False  # TensorRT: run on every GPU from Ampere (8.0) on
     # TensorRT-RTX: the GPUs it is for, 86 means 8.6; empty: 8.0 and later
     compute_capabilities: tuple[int, ...] = ()
@@ -35,9 +37,11 @@ class EngineOptions:
     tf32: bool = False
 
     def __post_init__(self) -> None:
-        if self.target not in get_args(Target):
-            raise UsageError(f"unknown --target {self.target!r}; choose from {get_args(Target)}.")
-        # sorted: the same set in another order would give other bytes
+        if self.target not in get_args(EngineTarget):
+            raise UsageError(
+                f"unknown --target {self.target!r}; choose from {get_args(EngineTarget)}."
+            )
+        # sorted, because the order changes the bytes of the engine
         capabilities = tuple(sorted(set(self.compute_capabilities)))
         object.__setattr__(self, "compute_capabilities", capabilities)
         if self.workspace_mib is not None and self.workspace_mib < 1:
@@ -48,14 +52,14 @@ class EngineOptions:
         """Return the smallest, the optimal and the largest batch.
 
         Args:
-            fixed: The batch of a model that takes no other; None: any.
+            fixed: The fixed batch of the model; None: any.
 
         Raises:
             UsageError: unless 1 <= min <= opt <= max, all equal to a fixed batch.
         """
         low = self.min_batch if self.min_batch is not None else fixed or 1
-        high = self.max_batch if self.max_batch is not None else max(low, fixed or 32)
-        best = self.opt_batch if self.opt_batch is not None else min(max(8, low), high)
+        high = self.max_batch if self.max_batch is not None else max(low, fixed or MAX_BATCH)
+        best = self.opt_batch if self.opt_batch is not None else min(max(OPT_BATCH, low), high)
         if not 1 <= low <= best <= high:
             raise UsageError(
                 f"batches must be 1 <= --min-batch <= --opt-batch <= --max-batch, got {low}, "
@@ -69,7 +73,7 @@ class EngineOptions:
         return low, best, high
 
     def check(self, builder: Builder) -> None:
-        """Refuse what the chosen builder cannot do.
+        """Refuse options that the chosen builder does not have.
 
         Raises:
             UsageError: naming the way out.
@@ -78,7 +82,7 @@ class EngineOptions:
             if self.version_compatible:
                 raise UsageError(
                     "TensorRT-RTX builds no version-compatible engines (its Python package "
-                    "holds no lean runtime); build again after an update, it takes seconds."
+                    "holds no lean runtime); build again after an update, in seconds."
                 )
             if self.hardware_compatible:
                 raise UsageError(
