@@ -51,6 +51,19 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("training",),
         ("cli",),
     ),
+    "numclip_export": (
+        ("cosine", "images", "vision"),
+        ("fold",),
+        ("graph",),
+        ("engine",),
+        ("card", "options", "parity"),
+        ("precision",),
+        ("exported_file",),
+        ("int8", "report"),
+        ("verified_engine",),
+        ("export",),
+        ("cli",),
+    ),
 }
 
 
