@@ -70,6 +70,9 @@ class OpenVinoBackend:
             reason = str(error).strip().splitlines()[-1]  # the lines before are places in its code
             raise ModelError(f"{model}: not a model that OpenVINO can run ({reason}).") from None
         self._pages.opened()
+        # Makes a table that the first inference would make, holding a C++ lock and releasing
+        # Python's: two threads that began at once waited for each other for ever (2026.4)
+        openvino.Type.f32.to_dtype()
         self._source = str(model)
         idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.lanes):
