@@ -10,11 +10,12 @@ import onnx
 import pytest
 
 from numclip.checkpoint import load_checkpoint
-from numclip_export import ExportOptions, run_export
+from numclip_export import EngineOptions, ExportOptions, ResolvedTarget, run_export, verified_engine
 from numclip_export.images import verify_images
-from numclip_export.int8.acceptance import NotWorthItError
+from numclip_export.int8.acceptance import NotWorthItError, Speed
 from numclip_export.parity import ParityError, Reference
 from numclip_export.verified_engine import engine_parity, faster_or_deleted
+from numclip_runtime import read_metadata
 from tests.export.fragile import save_fragile
 
 
@@ -100,3 +101,37 @@ def test_an_int8_engine_that_is_no_faster_is_deleted(
     with pytest.raises(NotWorthItError, match=r"slow.onnx: not kept, it is no faster here: .* ms"):
         faster_or_deleted(fast, slow, reference.images.inputs)
     assert [file.name for file in tmp_path.iterdir()] == ["fast.onnx"]
+
+
+@pytest.mark.parametrize("int8_ms", [1.0, 3.0])
+def test_an_int8_engine_competes_with_the_fp16_engine_of_the_same_input(
+    reference_and_file: tuple[Reference, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    int8_ms: float,
+) -> None:
+    """No GPU is needed: the build and the clock are replaced."""
+    reference, path = reference_and_file
+    plan, built = tmp_path / "x.int8.plan", []
+    plan.write_bytes(b"an engine")
+    target = ResolvedTarget("tensorrt", engine=EngineOptions("tensorrt", max_batch=4))
+    metadata = replace(read_metadata(path), precision="int8", input="uint8")
+
+    def build(onnx_path: Path, plan_path: Path, options: object, **given: object) -> None:
+        (images,) = onnx.load(onnx_path).graph.input
+        precision = read_metadata(onnx_path).precision
+        built.append((images.type.tensor_type.elem_type, precision, options, given["metadata"]))
+
+    monkeypatch.setattr(verified_engine, "engine_from_onnx", build)
+    monkeypatch.setattr(
+        verified_engine, "measure_speed", lambda *_: Speed("tensorrt", "fp16", 2.0, int8_ms)
+    )
+    arguments = (plan, metadata, path, target, reference.images.pixels)
+    if int8_ms < 2:
+        assert verified_engine.int8_engine_speed(*arguments).baseline == "fp16"
+    else:
+        with pytest.raises(NotWorthItError, match=r"3\.00 ms against 2\.00 ms in fp16"):
+            verified_engine.int8_engine_speed(*arguments)
+    assert plan.exists() == (int8_ms < 2)
+    half = replace(metadata, precision="fp16")
+    assert built == [(onnx.TensorProto.UINT8, "fp16", target.engine, half)]
