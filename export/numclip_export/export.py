@@ -53,8 +53,9 @@ def run_export(
 ) -> ExportResult:
     """Fold a checkpoint, write it as ONNX, run what was written, and keep it only if it agrees.
 
-    The engine, if the target has one, is built from the finished files, and the report and card
-    are written last. If the build fails, they describe the files alone.
+    Report and card appear together with the files. The engine, if the target has one, is built
+    from the finished files, and report and card follow it; if the build fails, they describe the
+    files alone.
 
     Args:
         options: Which checkpoint, and what to write.
@@ -83,10 +84,16 @@ def run_export(
                 result.details["engine"] = engine.to_dict()
                 result = replace(result, engine=engine)
     finally:
-        write_report(result.details, result.report)
-        if result.card is not None:
-            write_card(result.details, result.card)
+        if options.target.builds:
+            _describe(result, result.report, result.card)
     return result
+
+
+def _describe(result: ExportResult, report: Path, card: Path | None) -> None:
+    """Write the report and, where it has a place, the model card."""
+    write_report(result.details, report)
+    if card is not None:
+        write_card(result.details, card)
 
 
 def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | None]:
@@ -113,8 +120,11 @@ def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | Non
     engine = [last.with_suffix(suffix) for suffix in (".plan", ".plan.sha256")]
     for place in (report, *([card] if card else []), *(engine if options.target.builds else [])):
         require_writable(place)
+    # Report and card appear with the files, or after the engine that they describe as well.
+    described = () if options.target.builds else tuple(filter(None, (card, report)))
     with ExitStack() as files:  # all appear, or none; the last entered is the first to appear
-        temporary = {place: files.enter_context(atomic_path(place)) for place in {last: 0, path: 0}}
+        places = dict.fromkeys((*described, last, path))
+        temporary = {place: files.enter_context(atomic_path(place)) for place in places}
         fused = opset >= FUSED_ATTENTION_OPSET
         graph = onnx_from_folded(
             FoldedModel(checkpoint.model, checkpoint.temperature, fused_attention=fused),
@@ -142,7 +152,10 @@ def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | Non
             written.append(int8)
         details = export_report(checkpoint, options.ckpt, metadata, graph, written)
         details["seconds"] = round(time.perf_counter() - started, 2)
-    return ExportResult(tuple(written), report, details, card), reference
+        result = ExportResult(tuple(written), report, details, card)
+        if described:
+            _describe(result, temporary[report], card and temporary[card])
+    return result, reference
 
 
 def _opset(options: ExportOptions, checkpoint: Checkpoint) -> int:

@@ -15,6 +15,7 @@ from numclip.checkpoint import load_checkpoint, save_checkpoint
 from numclip_export import export as export_module
 from numclip_export.cli import main
 from numclip_export.exported_file import Draft
+from numclip_export.report import write_card
 from tests.export.disk import full_disk
 from tests.export.fragile import save_fragile
 
@@ -144,6 +145,23 @@ def test_disk_full_in_the_middle_of_the_int8_file(
     result = run(*INT8, "--card")
     assert result.exit_code == 2, result.output
     assert result.stderr == "Error: File too large.\n"
+    assert remember(tmp_path) == before
+
+
+def test_disk_full_at_the_card_takes_the_models_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_fragile(tmp_path, 1)
+    before, real = remember(tmp_path), write_card
+
+    def on_a_full_disk(*args: Any) -> None:
+        with full_disk(100):
+            real(*args)
+
+    monkeypatch.setattr(export_module, "write_card", on_a_full_disk)
+    monkeypatch.chdir(tmp_path)
+    result = run("--ckpt", "x.pt", "--card")
+    assert (result.exit_code, result.stderr) == (2, "Error: File too large.\n")
     assert remember(tmp_path) == before
 
 
