@@ -10,12 +10,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import ablation
-from benchmarks.ablation_report import table
-from benchmarks.ablation_run import FULL, RATES, TUNING_SEED, Run, Size, train, training_set
-from benchmarks.methods import METHODS, Head, whole_numbers
-from benchmarks.rendered import COUNT, SEVERITY, TASKS, draw_pictures
-from benchmarks.tiny_clip import CLIP, contrastive_loss, pixels, pretrain
+from examples.ablation import compare as ablation
+from examples.ablation.methods import METHODS, Head, whole_numbers
+from examples.ablation.report import table
+from examples.ablation.run import FULL, RATES, TUNING_SEED, Run, Size, train, training_set
+from examples.ablation.scenes import COUNT, SEVERITY, TASKS, draw_pictures
+from examples.ablation.tiny_clip import CLIP, contrastive_loss, pixels, pretrain
 from numclip.model.backbone import build_clip
 from numclip_runtime import Task
 

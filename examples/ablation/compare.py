@@ -19,14 +19,14 @@ from typing import Any
 
 import click
 
-if __name__ == "__main__":  # run as a script: the folder above holds the package `benchmarks`
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # run as a script: the repository is two folders up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.ablation_report import save_plot, table
-from benchmarks.ablation_run import RATES, TUNING_SEED, Run, Size, execute
 from benchmarks.environment import describe_environment, load_average
-from benchmarks.methods import METHODS
-from benchmarks.rendered import TASKS
+from examples.ablation.methods import METHODS
+from examples.ablation.report import save_plot, table
+from examples.ablation.run import RATES, TUNING_SEED, Run, Size, execute
+from examples.ablation.scenes import TASKS
 from numclip_runtime import UsageError
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.files import atomic_path, atomic_text
@@ -65,7 +65,7 @@ def pretrained(path: Path, size: Size) -> tuple[dict[str, Any], list[float]]:
     """Return the weights of the small CLIP and its losses; trained once and kept in `path`."""
     import torch
 
-    from benchmarks.tiny_clip import pretrain
+    from examples.ablation.tiny_clip import pretrain
 
     asked = [size.pretrain_pictures, size.pretrain_epochs]
     if path.is_file():

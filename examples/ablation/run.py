@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from benchmarks.methods import METHODS, parameter_groups
-from benchmarks.rendered import TASKS, Picture, draw_pictures
-from benchmarks.tiny_clip import CLIP, pixels
+from examples.ablation.methods import METHODS, parameter_groups
+from examples.ablation.scenes import TASKS, Picture, draw_pictures
+from examples.ablation.tiny_clip import CLIP, pixels
 from numclip.evaluation.calibration import fit_calibration, log_softmax
 from numclip.model.backbone import build_clip
 from numclip_runtime import Task

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.rendered import (
+from examples.ablation.scenes import (
     COLOURS,
     COUNT,
     DAMAGES,

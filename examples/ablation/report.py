@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.methods import METHODS
-from benchmarks.rendered import TASKS
+from examples.ablation.methods import METHODS
+from examples.ablation.scenes import TASKS
 
 _INK, _PALE, _DOT, _OURS = "#333333", "#cccccc", "#56b4e9", "#d55e00"  # Okabe-Ito
 Column = npt.NDArray[np.float64]

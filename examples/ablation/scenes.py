@@ -1,4 +1,4 @@
-"""Rendered pictures with exact numbers and vague captions: data for `ablation.py`.
+"""Rendered pictures with exact numbers and vague captions: data for the ablation.
 
 A picture shows 1 to 40 things (a count) and is damaged by 0 to 50 % (a severity). The number is
 known; the caption says it as people do, in one of five words, with a person's own idea of where

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.rendered import SIDE, Picture, caption, draw_pictures
+from examples.ablation.scenes import SIDE, Picture, caption, draw_pictures
 from numclip.model.backbone import ClipConfig, build_clip, open_clip
 
 CONTEXT_LENGTH = 24  # tokens: the longest caption has 17

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.tiny_clip import CLIP
+from examples.ablation.tiny_clip import CLIP
 from numclip.model.numclip import ModelConfig, NumClip, Output, RegressorForm
 from numclip.model.prompt_config import PLAIN, PromptConfig
 from numclip.training.config import LearningRates, TrainConfig
