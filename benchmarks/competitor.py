@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.device_copies import with_copies_apart
-from benchmarks.peers import PEERS
+from benchmarks.bench.baselines.device_copies import with_copies_apart
+from benchmarks.bench.baselines.registry import PEERS
 from numclip_runtime.backends import Backend, BackendName, DeviceKind, open_backend
 from numclip_runtime.metadata import ModelMetadata
 

@@ -20,9 +20,9 @@ from PIL import Image
 if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.decode_ways import SAME, Timing, measure, psnr, ways
-from benchmarks.environment import describe_environment, load_average
-from benchmarks.images import write_synthetic
+from benchmarks.bench.decode_paths import SAME, Timing, measure, psnr, ways
+from benchmarks.bench.images import write_synthetic
+from benchmarks.bench.machine.environment import describe_environment, load_average
 from numclip_runtime import Preprocessing
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.decode import decode

@@ -17,7 +17,7 @@ from statistics import median
 from time import perf_counter_ns
 from typing import Any
 
-from benchmarks.process import environment, last_line
+from benchmarks.bench.worker import environment, last_line
 from numclip_runtime.errors import ModelError
 
 RUNS = 5  # fresh processes per program

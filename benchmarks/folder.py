@@ -20,9 +20,9 @@ import numpy as np
 if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.contest import Program, Rates, StreamOf, TextbookLoop, by_turns
-from benchmarks.environment import describe_environment, load_average
-from benchmarks.images import open_images
+from benchmarks.bench.folder_runners import Program, Rates, StreamOf, TextbookLoop, by_turns
+from benchmarks.bench.images import open_images
+from benchmarks.bench.machine.environment import describe_environment, load_average
 from numclip_runtime import Predictor, UsageError, load
 from numclip_runtime.backends import BackendName
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.panels.theme import STAGES, Row, number
+from benchmarks.bench.plots.theme import STAGES, Row, number
 from benchmarks.state.ticks import share
 from numclip_runtime.app.gallery_card import escape
 

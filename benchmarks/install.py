@@ -20,7 +20,7 @@ import click
 if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.environment import describe_environment, load_average
+from benchmarks.bench.machine.environment import describe_environment, load_average
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import NumclipError
 from numclip_runtime.files import atomic_text

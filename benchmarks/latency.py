@@ -17,12 +17,12 @@ import click
 if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.document import Request, measure_all
-from benchmarks.full_size import SIZES
-from benchmarks.lineup import Choice, installed_backends
+from benchmarks.bench.baselines.registry import PEERS, REFERENCE
+from benchmarks.bench.document import Request, measure_all
+from benchmarks.bench.models import SIZES
+from benchmarks.bench.run import Plan
+from benchmarks.bench.systems import Choice, installed_backends
 from benchmarks.outputs import OUTPUTS, open_outputs, show
-from benchmarks.peers import PEERS, REFERENCE
-from benchmarks.run import Plan
 from numclip_runtime import UsageError
 from numclip_runtime.backends import BackendName, DeviceKind
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error

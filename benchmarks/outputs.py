@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import comparison, read_document
+from benchmarks.bench.output.compare import comparison, read_document
+from benchmarks.bench.output.table import KEY, conditions, markdown, table, write_csv, write_json
 from benchmarks.first_prediction import lines
-from benchmarks.report import KEY, conditions, markdown, table, write_csv, write_json
 from numclip_runtime.files import atomic_path
 
 OUTPUTS = ("json", "csv", "markdown", "plot", "report")
@@ -26,11 +26,11 @@ class Outputs:
         """Write what was asked for, of at least one row."""
         for kind, path in self.temporary.items():
             if kind == "plot":
-                from benchmarks.plot import save_plot
+                from benchmarks.bench.plots.picture import save_plot
 
                 save_plot(document, path)
             elif kind == "report":
-                from benchmarks.html_report import write_html
+                from benchmarks.bench.output.page import write_html
 
                 write_html(document, path)
             else:
@@ -56,11 +56,11 @@ def open_outputs(stack: ExitStack, paths: dict[str, Path], *, compare: Path | No
         MissingDependencyError: if a picture or the page is asked for without matplotlib.
     """
     if "plot" in paths:
-        from benchmarks.plot import check_plot
+        from benchmarks.bench.plots.picture import check_plot
 
         check_plot(paths["plot"])
     if "report" in paths:
-        from benchmarks.plot import check_matplotlib
+        from benchmarks.bench.plots.picture import check_matplotlib
 
         check_matplotlib()
     older = None if compare is None else (compare.name, read_document(compare))

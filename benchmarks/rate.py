@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.stages import Summary
+from benchmarks.bench.stages import Summary
 
 KEPT_UP = 0.98  # of the asked rate: the last requests are still being answered when time is up
 

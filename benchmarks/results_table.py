@@ -16,8 +16,8 @@ import click
 if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.compare import read_document
-from benchmarks.report import Row, number
+from benchmarks.bench.output.compare import read_document
+from benchmarks.bench.output.table import Row, number
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_text

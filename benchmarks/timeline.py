@@ -19,7 +19,7 @@ import numpy as np
 if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.plot import check_plot
+from benchmarks.bench.plots.picture import check_plot
 from numclip_runtime.backends.tensorrt.backend import DEFAULT_LANES, TensorRTBackend
 from numclip_runtime.backends.tensorrt.engine import STAGES
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error

@@ -26,8 +26,8 @@ from numclip_runtime.console import FILE, SETTINGS
 if __name__ == "__main__":  # run as a script: the folder above holds the package `benchmarks`
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.environment import describe_environment, load_average, loaded_versions
-from benchmarks.images import write_synthetic
+from benchmarks.bench.images import write_synthetic
+from benchmarks.bench.machine.environment import describe_environment, load_average, loaded_versions
 from numclip_runtime import Task
 from numclip_runtime.files import atomic_text
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.panels.labels import name_points
-from benchmarks.panels.theme import MARKERS, Row, Theme, dress, heading, names_of, number
+from benchmarks.bench.plots.labels import name_points
+from benchmarks.bench.plots.theme import MARKERS, Row, Theme, dress, heading, names_of, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

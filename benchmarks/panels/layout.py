@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from benchmarks.panels import batches, distribution, fidelity, lanes, stages
-from benchmarks.panels.theme import Row, Theme, names_of
+from benchmarks.bench.plots import curve_panels as batches
+from benchmarks.bench.plots import plot_rows as lanes
+from benchmarks.bench.plots import row_panels as distribution
+from benchmarks.bench.plots.theme import Row, Theme, names_of
+from benchmarks.panels import fidelity, stages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from benchmarks.panels.theme import Row
+from benchmarks.bench.plots.theme import Row
 
 LONGEST = 38  # characters, in a picture
 

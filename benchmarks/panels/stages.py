@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.panels.lanes import in_order, name_lanes, places
-from benchmarks.panels.theme import STAGES, Row, Theme, dress, heading, note, number
+from benchmarks.bench.plots.plot_rows import in_order, name_lanes, places
+from benchmarks.bench.plots.theme import STAGES, Row, Theme, dress, heading, note, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

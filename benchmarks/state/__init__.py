@@ -6,8 +6,8 @@ machine doesn't tell is None. Read on real machines: Linux on x86. Not verified 
 Jetson readers (written from recorded files) and the values that NVML gives.
 """
 
-from benchmarks.state.capture import capture
-from benchmarks.state.power import PowerSampler
-from benchmarks.state.warn import warnings
+from benchmarks.bench.machine.disturbances import warnings
+from benchmarks.bench.machine.energy import PowerSampler
+from benchmarks.bench.machine.state import capture
 
 __all__ = ["PowerSampler", "capture", "warnings"]

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.bench.machine.gpu_board import asker, open_nvml, read_reasons
 from benchmarks.state.files import numbered, read_int
 from benchmarks.state.jetson import read_rails, total_watts
-from benchmarks.state.nvidia import asker, open_nvml, read_reasons
 
 _SM_CLOCK = 1  # NVML_CLOCK_SM
 

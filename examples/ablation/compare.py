@@ -22,7 +22,7 @@ import click
 if __name__ == "__main__":  # run as a script: the repository is two folders up
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.environment import describe_environment, load_average
+from benchmarks.bench.machine.environment import describe_environment, load_average
 from examples.ablation.methods import METHODS
 from examples.ablation.report import save_plot, table
 from examples.ablation.run import RATES, TUNING_SEED, Run, Size, execute
@@ -119,7 +119,7 @@ def execute_all(
 @click.option("--quick", is_flag=True, help="Tiny sizes: shows that it runs, says nothing.")
 def main(json_path: Path, plot: Path | None, jobs: int, quick: bool) -> None:
     """Compare methods on rendered counts and severities; takes about an hour on 2 cores."""
-    from benchmarks.plot import check_plot
+    from benchmarks.bench.plots.picture import check_plot
 
     with exit_on_error():
         if plot is not None:

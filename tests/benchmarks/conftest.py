@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import stages
+from benchmarks.bench import stages
 from numclip_runtime import ModelMetadata, Predictor, Preprocessing, Task
 from numclip_runtime.backends import Backend
 from numclip_runtime.preprocess import FloatArray

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.bench.machine.disturbances import warnings
 from benchmarks.state import capture
-from benchmarks.state.warn import warnings
 from tests.benchmarks.recorded import lay_out
 
 # name, backend, precision, inference at batch 1 and 8 (ms), spread, lowest cosine, MAE

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.bench.models import full_size
 from benchmarks.cache import cache_folder, cached
-from benchmarks.full_size import full_size
 from numclip_runtime import MissingDependencyError, UsageError
 
 
@@ -61,6 +61,6 @@ def test_without_the_exporter_one_sentence_says_what_to_give(
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("benchmarks.full_size.version", missing)
+    monkeypatch.setattr("benchmarks.bench.models.version", missing)
     with pytest.raises(MissingDependencyError, match="give an exported model, or: pip install"):
         full_size("ViT-B-32")

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import decode_ways
+from benchmarks.bench import decode_paths as decode_ways
+from benchmarks.bench.decode_paths import SAME, Ways, measure, psnr, ways
+from benchmarks.bench.images import write_synthetic
 from benchmarks.decode import main, run
-from benchmarks.decode_ways import SAME, Ways, measure, psnr, ways
-from benchmarks.images import write_synthetic
 from numclip_runtime import Preprocessing
 from tests.benchmarks.conftest import ROOT, Clock
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.device_copies import PROBES, PlanCopies, with_copies_apart
-from benchmarks.stages import CopiesApart
+from benchmarks.bench.baselines.device_copies import PROBES, PlanCopies, with_copies_apart
+from benchmarks.bench.stages import CopiesApart
 from tests.benchmarks.conftest import ROOT
 from tests.runtime.opener import Opener
 from tests.runtime.standin import StandinDriver, compile_standin

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import Labelled
-from benchmarks.ceilings import best, measure, share
-from benchmarks.fidelity import Outputs, compare
+from benchmarks.bench.fidelity import Outputs, compare
+from benchmarks.bench.machine.ceilings import best, measure, share
 from numclip_export.cosine import centred_cosines
 from numclip_runtime import UsageError
 from tests.benchmarks.conftest import METADATA
@@ -65,7 +65,7 @@ def test_share_of_the_ceiling() -> None:
 
 
 def test_ceiling_is_the_best_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks import ceilings
+    from benchmarks.bench.machine import ceilings
     from tests.benchmarks.conftest import Clock
 
     clock = Clock()
@@ -79,7 +79,7 @@ def test_ceilings_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr("benchmarks.ceilings.SECONDS", 0.01)
+    monkeypatch.setattr("benchmarks.bench.machine.ceilings.SECONDS", 0.01)
     found = measure()
     assert found["with"] == "numpy"
     assert found["fp32"] > 0

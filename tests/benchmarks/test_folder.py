@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import folder
-from benchmarks.contest import Program, Rates, StreamOf, TextbookLoop, by_turns
+from benchmarks.bench.folder_runners import Program, Rates, StreamOf, TextbookLoop, by_turns
 from numclip_runtime import ImageError, Prediction, UsageError, load
 from numclip_runtime.pipeline import plan_stream
 from numclip_runtime.preprocess import ImageLike, InputArray

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.html_report import write_html
+from benchmarks.bench.output.page import write_html
 from benchmarks.html_tables import results, stages, state
 from numclip_runtime.errors import MissingDependencyError
 from tests.benchmarks.sample_document import make_document

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks import latency
-from benchmarks.report import number, table
-from benchmarks.stages import STAGES
+from benchmarks.bench.output.table import number, table
+from benchmarks.bench.stages import STAGES
 from tests.benchmarks.conftest import ROOT
 
 SAMPLE = ROOT / "tests" / "data" / "latency.sample.json"
@@ -34,7 +34,7 @@ DOCUMENT = {
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Leave the ceilings out, which take seconds, and keep away from the user's cache."""
-    monkeypatch.setattr("benchmarks.document._ceilings", lambda *_: {"fp32": 100.0})
+    monkeypatch.setattr("benchmarks.bench.document._ceilings", lambda *_: {"fp32": 100.0})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

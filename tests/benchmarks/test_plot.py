@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from benchmarks.bench.plots.labels import spread
+from benchmarks.bench.plots.picture import check_plot, panel_svg, save_plot
 from benchmarks.panels.fidelity import chosen
-from benchmarks.panels.labels import spread
 from benchmarks.panels.layout import filled
 from benchmarks.panels.names import LONGEST, with_names
-from benchmarks.plot import check_plot, panel_svg, save_plot
 from numclip_runtime import UsageError
 from numclip_runtime.errors import MissingDependencyError
 from tests.benchmarks.sample_document import make_document

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.bench.stages import STAGES
+from benchmarks.bench.worker import Worker, call_apart
 from benchmarks.competitor import Competitor
 from benchmarks.memory_use import device_mb, peak_host_mb
-from benchmarks.process import Worker, call_apart
-from benchmarks.stages import STAGES
 from numclip_runtime import MissingDependencyError, ModelError, UsageError, load
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.compare import comparison, read_document
-from benchmarks.document import _without_home
-from benchmarks.report import number
+from benchmarks.bench.document import _without_home
+from benchmarks.bench.output.compare import comparison, read_document
+from benchmarks.bench.output.table import number
 from benchmarks.results_table import BEGIN, END, main, result_files, updated
 from numclip_runtime import UsageError
 from tests.benchmarks.conftest import ROOT

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.state.nvidia import harmful, read_gpus, throttle_words
-from benchmarks.state.power import PowerSampler
+from benchmarks.bench.machine.energy import PowerSampler
+from benchmarks.bench.machine.gpu_board import harmful, read_gpus, throttle_words
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json, time
 from benchmarks.state import PowerSampler
-from benchmarks.state.nvidia import read_gpus
+from benchmarks.bench.machine.gpu_board import read_gpus
 gpus, problem = read_gpus()
 with PowerSampler("gpu", interval_s=0.02) as power:
     time.sleep(0.3)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.bench.machine.energy import PowerSampler
 from benchmarks.state.meters import PackageMeter
-from benchmarks.state.power import PowerSampler
 from tests.benchmarks.recorded import lay_out
 
 RAIL = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1/"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks import first_prediction
+from benchmarks.bench.baselines.registry import PEERS
+from benchmarks.bench.baselines.torch_backends import TorchBackend
 from benchmarks.competitor import Competitor
-from benchmarks.peers import PEERS
-from benchmarks.torch_model import TorchBackend
 from numclip_runtime import GpuRequiredError, MissingDependencyError, ModelError, Predictor
 
 

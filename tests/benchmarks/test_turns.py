@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from benchmarks.stages import Stamps
-from benchmarks.turns import PAUSE_S, ratio, schedule, take_turns
+from benchmarks.bench.interleave import PAUSE_S, ratio, schedule, take_turns
+from benchmarks.bench.stages import Stamps
 
 
 def stamps_of(*inference_ms: float) -> Stamps:

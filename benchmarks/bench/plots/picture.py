@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bench.plots.theme import PAPER, Row, stand_ins
 from benchmarks.panels import layout
 from benchmarks.panels.names import with_names
-from benchmarks.panels.theme import PAPER, Row, stand_ins
 from numclip_runtime.errors import MissingDependencyError, UsageError
 from numclip_runtime.files import atomic_path
 

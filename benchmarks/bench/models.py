@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bench.worker import call_apart
 from benchmarks.cache import cached
-from benchmarks.process import call_apart
 from numclip_runtime import __version__
 from numclip_runtime.errors import MissingDependencyError
 
@@ -47,7 +47,7 @@ def full_size(name: str) -> FullSize:
 
     def make(folder: Path) -> None:
         try:
-            call_apart("benchmarks.full_size", "write", name=name, folder=str(folder))
+            call_apart("benchmarks.bench.models", "write", name=name, folder=str(folder))
         except MissingDependencyError as error:
             raise _missing(str(error)) from None
 
@@ -90,7 +90,7 @@ def write(name: str, folder: str) -> None:
     """
     import torch
 
-    from benchmarks.images import CALIBRATION_SEED, open_images
+    from benchmarks.bench.images import CALIBRATION_SEED, open_images
     from numclip.checkpoint import Checkpoint, save_checkpoint
     from numclip.model.backbone import open_clip
     from numclip.model.numclip import ModelConfig, NumClip

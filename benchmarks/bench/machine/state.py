@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from benchmarks.state import cpu, jetson, nvidia, ticks
+from benchmarks.bench.machine import gpu_board as nvidia
+from benchmarks.state import cpu, jetson, ticks
 from benchmarks.state.files import numbered, read_table, read_text
 from numclip_runtime.system import core_numbers
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from benchmarks.stages import Stamps, Timings
+from benchmarks.bench.stages import Stamps, Timings
 
 PAUSE_S = 0.06  # between turns: threads that wait by spinning give up and sleep (some 10 ms)
 UNTIMED = 2  # batches at the start of a turn: the caches hold what another competitor needed

@@ -134,5 +134,5 @@ class CudaTorchBackend(TorchBackend):
     """The same on a GPU, where the copies are timed apart."""
 
     def run_apart(self, images: FloatArray) -> tuple[FloatArray, FloatArray, int, int]:
-        """See `benchmarks.stages.CopiesApart`."""
+        """See `benchmarks.bench.stages.CopiesApart`."""
         return self._run(images)

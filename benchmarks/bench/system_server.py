@@ -1,9 +1,8 @@
-"""The process of one competitor: it loads, predicts once, and then does what it is told.
+"""The process of one system: it loads, predicts once, and then answers commands.
 
-`python -m benchmarks.worker COMPETITOR IMAGE`, the competitor as JSON. One line of JSON per command
-comes on stdin, one per answer goes to stdout. Alone in its process, a competitor shares neither
-threads nor memory with the others: threads of an idle onnxruntime session that wait by spinning
-made the next one in the same process look twice as slow.
+Each command is one line of JSON on stdin, each answer one line on stdout. Alone in its process, a
+system shares neither threads nor memory with the others: threads of an idle onnxruntime session
+that wait by spinning made the next one in the same process look twice as slow.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from benchmarks.bench.machine.environment import loaded_versions
+from benchmarks.bench.stages import batches, measure, time_batch
 from benchmarks.competitor import Competitor, precision_of
-from benchmarks.environment import loaded_versions
 from benchmarks.features import features_of
 from benchmarks.memory_use import device_mb, peak_host_mb
 from benchmarks.rate import at_rate
-from benchmarks.stages import batches, measure, time_batch
 from benchmarks.warmup import warm_up
 from numclip_runtime import ImageError, NumclipError, Predictor
 from numclip_runtime.backends import Backend

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.panels.theme import Row, Theme
+from benchmarks.bench.plots.theme import Row, Theme
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

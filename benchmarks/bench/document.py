@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import describe_environment, load_average
+from benchmarks.bench.baselines.registry import REFERENCE
+from benchmarks.bench.images import CALIBRATION_SEED, FEW, open_images
+from benchmarks.bench.machine.environment import describe_environment, load_average
+from benchmarks.bench.models import RANDOM, full_size
+from benchmarks.bench.output.table import SCHEMA
+from benchmarks.bench.run import Plan, Progress, no_progress, run_family
+from benchmarks.bench.systems import Choice, Family, line_up
+from benchmarks.bench.worker import call_apart
 from benchmarks.first_prediction import first_predictions
-from benchmarks.full_size import RANDOM, full_size
-from benchmarks.images import CALIBRATION_SEED, FEW, open_images
-from benchmarks.lineup import Choice, Family, line_up
-from benchmarks.peers import REFERENCE
-from benchmarks.process import call_apart
-from benchmarks.report import SCHEMA
-from benchmarks.run import Plan, Progress, no_progress, run_family
 from benchmarks.state import capture, warnings
 from numclip_runtime import NumclipError
 
@@ -147,7 +147,7 @@ def _ceilings(choice: Choice, notes: list[str], progress: Progress) -> dict[str,
     with progress("matrix products", 1) as tick:
         try:
             found: dict[str, Any] = call_apart(
-                "benchmarks.ceilings", "measure", threads=choice.threads
+                "benchmarks.bench.machine.ceilings", "measure", threads=choice.threads
             )
         except NumclipError as error:
             notes.append(f"the machine's ceiling is not known: {error}")

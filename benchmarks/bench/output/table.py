@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
-from benchmarks.stages import STAGES, TOTAL
+from benchmarks.bench.stages import STAGES, TOTAL
 
 Row = Mapping[str, Any]  # of the JSON's "rows"
 SCHEMA = 2

@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bench.baselines.registry import PEERS, REFERENCE
+from benchmarks.bench.worker import call_apart
 from benchmarks.cache import cached
 from benchmarks.competitor import Competitor
-from benchmarks.peers import PEERS, REFERENCE
-from benchmarks.process import call_apart
 from numclip_runtime import ModelMetadata, NumclipError, UsageError, read_metadata
 from numclip_runtime.backends import BackendName, DeviceKind
 from numclip_runtime.files import sha256

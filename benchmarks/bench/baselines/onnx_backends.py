@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.bench.baselines.device_copies import OnnxCopies
 from benchmarks.competitor import Competitor
-from benchmarks.device_copies import OnnxCopies
 from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from numclip_runtime.backends.openvino import OpenVinoBackend
 from numclip_runtime.errors import MissingDependencyError

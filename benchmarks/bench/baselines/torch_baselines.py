@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bench.baselines.torch_backends import CudaTorchBackend, TorchBackend
 from benchmarks.competitor import Competitor
-from benchmarks.torch_model import CudaTorchBackend, TorchBackend
 from numclip_runtime.errors import GpuRequiredError
 
 

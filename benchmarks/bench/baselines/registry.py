@@ -21,7 +21,8 @@ class Peer:
     gpu: bool = False  # runs on a GPU, and nowhere else
 
 
-_TORCH, _ONNX = "benchmarks.peers.torch_peers", "benchmarks.peers.plain_peers"
+_TORCH = "benchmarks.bench.baselines.torch_baselines"
+_ONNX = "benchmarks.bench.baselines.onnx_backends"
 REFERENCE = "torch-eager"  # the baseline of speed, and what fidelity is measured against
 PEERS: dict[str, Peer] = {
     REFERENCE: Peer("torch eager", _TORCH, "eager", "fp32"),

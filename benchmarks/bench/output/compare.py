@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import SCHEMA, number
+from benchmarks.bench.output.table import SCHEMA, number
 from numclip_runtime.errors import UsageError
 
 Document = Mapping[str, Any]

@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import ceilings, energy
+from benchmarks import energy
 from benchmarks.accuracy import Labelled
+from benchmarks.bench.baselines.registry import REFERENCE
+from benchmarks.bench.fidelity import PHOTOS, Outputs, compare
+from benchmarks.bench.images import ImageSet
+from benchmarks.bench.interleave import UNTIMED, ratio, take_turns
+from benchmarks.bench.machine import ceilings
+from benchmarks.bench.stages import TOTAL, Stamps, Timings
+from benchmarks.bench.systems import Lineup
+from benchmarks.bench.worker import Worker
 from benchmarks.competitor import Competitor
-from benchmarks.fidelity import PHOTOS, Outputs, compare
-from benchmarks.images import ImageSet
-from benchmarks.lineup import Lineup
-from benchmarks.peers import REFERENCE
-from benchmarks.process import Worker
-from benchmarks.stages import TOTAL, Stamps, Timings
 from benchmarks.state import PowerSampler
-from benchmarks.turns import UNTIMED, ratio, take_turns
 from benchmarks.warmup import LIMIT_S
 from numclip_runtime import GpuRequiredError, MissingDependencyError, NumclipError, Task
 from numclip_runtime.files import sha256

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from benchmarks.panels.theme import Theme
+from benchmarks.bench.plots.theme import Theme
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

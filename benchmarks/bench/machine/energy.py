@@ -9,8 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.bench.machine.gpu_board import harmful, throttle_words
 from benchmarks.state.meters import BoardMeter, GpuMeter, Meter, PackageMeter
-from benchmarks.state.nvidia import harmful, throttle_words
 from numclip_runtime.system import read_jetson
 
 

@@ -17,7 +17,7 @@ from benchmarks.competitor import Competitor
 from numclip_runtime import errors
 from numclip_runtime.errors import ModelError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Worker:
@@ -39,7 +39,7 @@ class Worker:
         text = json.dumps(competitor.to_dict())
         start = perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", text, image],
+            [sys.executable, "-m", "benchmarks.bench.system_server", text, image],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -55,7 +55,7 @@ class Worker:
         self.first_prediction_s = perf_counter() - start  # process start included
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """Send a command of `benchmarks.worker.Server`; return its result.
+        """Send a command of `benchmarks.bench.system_server.Server`; return its result.
 
         Raises:
             NumclipError: of the type that the process met.
@@ -127,7 +127,7 @@ def call_apart(module: str, function: str, **arguments: Any) -> Any:
     """Call a function in a process of its own: what it imports and allocates is gone afterwards.
 
     Args:
-        module: Such as "benchmarks.ceilings".
+        module: Such as "benchmarks.bench.machine.ceilings".
         function: Its name there.
         arguments: Plain data.
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import html_tables
+from benchmarks.bench.plots.picture import check_matplotlib, panel_svg
+from benchmarks.bench.plots.theme import PAPER, STAGES
 from benchmarks.panels import layout
 from benchmarks.panels.names import with_names
-from benchmarks.panels.theme import PAPER, STAGES
-from benchmarks.plot import check_matplotlib, panel_svg
 from numclip_runtime.app.gallery_card import escape
 from numclip_runtime.files import atomic_text
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.panels.lanes import in_order, name_lanes, places
-from benchmarks.panels.theme import Row, Theme, dress, heading, note, number
+from benchmarks.bench.plots.plot_rows import in_order, name_lanes, places
+from benchmarks.bench.plots.theme import Row, Theme, dress, heading, note, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

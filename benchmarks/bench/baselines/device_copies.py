@@ -51,7 +51,7 @@ class OnnxCopies(_Wrapped):
     """
 
     def run_apart(self, images: InputArray) -> tuple[FloatArray, FloatArray, int, int]:
-        """See `benchmarks.stages.CopiesApart`."""
+        """See `benchmarks.bench.stages.CopiesApart`."""
         import onnxruntime as ort
 
         session = self._backend._session
@@ -82,7 +82,7 @@ class PlanCopies(_Wrapped):
         self._copies: dict[int, tuple[int, int]] = {}  # batch -> upload, download, ns
 
     def run_apart(self, images: InputArray) -> tuple[FloatArray, FloatArray, int, int]:
-        """See `benchmarks.stages.CopiesApart`."""
+        """See `benchmarks.bench.stages.CopiesApart`."""
         size = len(images)
         if size not in self._copies:
             self._copies[size] = self._probe(images)
