@@ -13,17 +13,17 @@ from typing import Any
 
 import click
 
-if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run by its path
+    __import__("script")
 
-from benchmarks.bench.output.compare import read_document
-from benchmarks.bench.output.table import Row, number
+from benchmarks.bench.machine.environment import REPOSITORY
+from benchmarks.bench.output.table import number
+from benchmarks.bench.results import Document, Row, read_document
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_text
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = REPOSITORY / "benchmarks" / "results"
 BEGIN, END = "<!-- latency:begin -->", "<!-- latency:end -->"
 PATTERN = "latency*.json"
 LEAST_COSINE = 0.999  # of the features; what is below is another model
@@ -43,10 +43,10 @@ def section(files: Sequence[Path]) -> str:
     documents = [(path, read_document(path)) for path in files]
     runs: dict[str, dict[tuple[str, int], Row]] = {}  # competitor -> (model, batch) -> its row
     for _, document in documents:
-        for row in document["rows"]:
-            runs.setdefault(row["name"], {})[_model(row), row["batch"]] = row
+        for row in document.rows:
+            runs.setdefault(row.name, {})[_model(row), row.batch] = row
     columns = list(dict.fromkeys(place for rows in runs.values() for place in rows))
-    columns.sort(key=lambda place: [_model(doc["rows"][0]) for _, doc in documents].index(place[0]))
+    columns.sort(key=lambda place: [_model(doc.rows[0]) for _, doc in documents].index(place[0]))
     heads = [f"{model}, batch {batch}" for model, batch in columns]
     lines = [
         f"| network alone: ms (times as fast as {_baseline(runs)}) | {' | '.join(heads)} |",
@@ -64,48 +64,48 @@ def section(files: Sequence[Path]) -> str:
 
 
 def _model(row: Row) -> str:
-    return Path(row["model"]).name.split(".")[0]
+    return Path(row.model).name.split(".")[0]
 
 
 def _baseline(runs: Mapping[str, Mapping[Any, Row]]) -> str:
-    ratios = (row["ratio"] for rows in runs.values() for row in rows.values())
-    return next((str(ratio["to"]) for ratio in ratios if ratio is not None), "the first")
+    ratios = (row.ratio for rows in runs.values() for row in rows.values())
+    return next((ratio.to for ratio in ratios if ratio is not None), "the first")
 
 
 def _slowness(rows: Mapping[Any, Row], columns: Sequence[Any]) -> list[float]:
     """Sort by the first column that has a figure."""
     return [
-        rows[place]["stages_ms"]["inference"]["p50"] if place in rows else float("inf")
+        rows[place].stages_ms["inference"].p50 if place in rows else float("inf")
         for place in columns
     ]
 
 
 def _is_another_model(row: Row) -> bool:
-    fidelity = row["fidelity"]
-    cosine = None if fidelity is None else fidelity["cosine_min"]
+    fidelity = row.fidelity
+    cosine = None if fidelity is None else fidelity.cosine_min
     return cosine is not None and cosine < LEAST_COSINE
 
 
 def _cell(row: Row | None) -> str:
     if row is None:
         return "-"
-    ratio = "1" if row["ratio"] is None else f"{row['ratio']['median']:.1f}"
+    ratio = "1" if row.ratio is None else f"{row.ratio.median:.1f}"
     mark = "\\*" if _is_another_model(row) else ""
-    return f"{number(row['stages_ms']['inference']['p50'])} ({ratio}){mark}"
+    return f"{number(row.stages_ms['inference'].p50)} ({ratio}){mark}"
 
 
-def _conditions(document: Mapping[str, Any], name: str) -> str:
-    environment = document["environment"]
-    versions = environment["versions"]
+def _conditions(document: Document, name: str) -> str:
+    environment = document.environment
+    versions = environment.versions
     packages = ", ".join(
         f"{package} {versions[package]}"
         for package in ("onnxruntime", "openvino", "torch")
         if package in versions
     )
-    warnings = "".join(f" {warning}" for warning in document["state"]["warnings"])
+    warnings = "".join(f" {warning}" for warning in document.state.warnings)
     return (
-        f"[{_model(document['rows'][0])}](benchmarks/results/{name}): {environment['cpu']}, "
-        f"{environment['threads'] or 'automatic'} threads, {environment['date'][:10]}, "
+        f"[{_model(document.rows[0])}](benchmarks/results/{name}): {environment.cpu}, "
+        f"{environment.threads or 'automatic'} threads, {environment.date[:10]}, "
         f"{packages}.{warnings}  "
     )
 
@@ -130,7 +130,7 @@ def updated(readme: str, files: Sequence[Path], *, name: str = "README.md") -> s
 
 @click.command(context_settings=SETTINGS)
 @click.option("--check", is_flag=True, help="Change nothing; exit with 1 if it would.")
-@click.option("--readme", type=FILE, default=ROOT / "README.md")
+@click.option("--readme", type=FILE, default=REPOSITORY / "README.md")
 @click.option("--results", type=FILE, default=RESULTS)
 def main(check: bool, readme: Path, results: Path) -> None:
     """Write the latency table of the README from the kept results."""

@@ -5,7 +5,6 @@ Run from the repository, where a GPU is: `python benchmarks/timeline.py x.plan -
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run by its path
+    __import__("script")
 
 from benchmarks.bench.plots.picture import check_plot
 from numclip_runtime.backends.tensorrt.backend import DEFAULT_LANES, TensorRTBackend

@@ -1,4 +1,4 @@
-"""The ways from an image file to the network's input, their times, and how close they come."""
+"""Ways from an image file to the network's input, their times, and their agreement."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
+from benchmarks.bench.interleave import interleave
 from numclip_runtime import Preprocessing
 from numclip_runtime.decode import decode
 from numclip_runtime.preprocess import FloatArray, least_side, normalise, pixels_of
 
-SAME = 99.0  # PSNR of equal pixels, which have none; dB
+SAME = 99.0  # stands for the PSNR of equal pixels, which is infinite; dB
 
 Decoder: TypeAlias = Callable[[str], Any]
 Finisher: TypeAlias = Callable[[Any], FloatArray]
@@ -23,7 +24,7 @@ Ways: TypeAlias = Mapping[str, tuple[Decoder, Finisher]]  # name -> file to pict
 
 
 def ways(spec: Preprocessing) -> Ways:
-    """Return the ways from a file to (3, crop, crop) float32; the first is what others do."""
+    """Return the ways from a file to (3, crop, crop) float32; the first is the usual one."""
 
     def finish(decoded: Any) -> FloatArray:
         return normalise(pixels_of(decoded, spec), spec)
@@ -52,7 +53,7 @@ def textbook_input(image: Image.Image, *, spec: Preprocessing) -> FloatArray:
 
 
 @dataclass(frozen=True)
-class Timing:
+class DecodeTimes:
     """One way on one file; medians over the rounds."""
 
     decode_ms: float
@@ -60,33 +61,37 @@ class Timing:
     ratio: float  # of the textbook's time to this way's, in the same round
 
 
-def measure(path: str, by: Ways, *, rounds: int) -> dict[str, Timing]:
+def time_ways(path: str, by: Ways, *, rounds: int) -> dict[str, DecodeTimes]:
     """Time all ways on one file by turns, A B C A B C; the first turn is not counted.
 
     Raises:
         ImageError: if the file cannot be read.
     """
-    stamps = np.empty((rounds + 1, len(by), 3), np.int64)  # start, decoded, done; ns
-    for turn in stamps:
-        for each, (decoder, finisher) in zip(turn, by.values(), strict=True):
-            start = perf_counter_ns()
-            decoded = decoder(path)
-            middle = perf_counter_ns()
-            finisher(decoded)
-            each[:] = start, middle, perf_counter_ns()
-    spans = np.diff(stamps[1:], axis=2) / 1e6  # (rounds, ways, 2) ms
-    total = spans.sum(axis=2)  # (rounds, ways)
-    ratios = np.median(total[:, :1] / total, axis=0)
-    decoding, rest = np.median(spans, axis=0).T
+
+    def turn(way: tuple[Decoder, Finisher], _: int) -> tuple[int, int, int]:
+        decoder, finisher = way
+        start = perf_counter_ns()
+        decoded = decoder(path)
+        middle = perf_counter_ns()
+        finisher(decoded)
+        return start, middle, perf_counter_ns()
+
+    stamps = interleave({name: partial(turn, way) for name, way in by.items()}, rounds + 1)
+    spans = {name: np.diff(found[1:], axis=1) / 1e6 for name, found in stamps.items()}  # ms
+    textbook = next(iter(spans.values())).sum(axis=1)  # (rounds,)
     return {
-        name: Timing(float(decoding[i]), float(rest[i]), float(ratios[i]))
-        for i, name in enumerate(by)
+        name: DecodeTimes(
+            decode_ms=float(np.median(times[:, 0])),
+            preprocess_ms=float(np.median(times[:, 1])),
+            ratio=float(np.median(textbook / times.sum(axis=1))),
+        )
+        for name, times in spans.items()
     }
 
 
 def psnr(a: FloatArray, b: FloatArray, spec: Preprocessing) -> float:
     """Return the PSNR, dB, of the 8-bit pixels behind two inputs, (3, H, W) each."""
     std = np.array(spec.std)[:, None, None]
-    levels = np.rint((a - b) * std * 255)  # exact for what was 8-bit before
+    levels = np.rint((a - b) * std * 255)  # exact where the source had 8 bits
     error = float(np.square(levels).mean())
     return SAME if error == 0 else 10 * float(np.log10(255**2 / error))

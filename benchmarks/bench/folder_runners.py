@@ -1,4 +1,4 @@
-"""Folders of images through several programs by turns, chunk by chunk."""
+"""Programs that predict a folder of images: a textbook loop, and a predictor's stream."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,23 +14,24 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from benchmarks.bench.interleave import interleave
 from numclip_runtime import ImageError, Predictor, UsageError
 from numclip_runtime.metadata import VALUES_NAME, ModelMetadata
 from numclip_runtime.pipeline import StreamPlan, plan_stream
 
-# Takes paths; what it returns is not looked at while the clock runs.
+# Called with paths; its result is ignored while the clock runs.
 Program = Callable[[Sequence[str]], object]
 
 
 class TextbookLoop:
-    """What one writes first: open, resize, crop, normalise, run; one image after the other.
+    """The usual first program: open, resize, crop, normalise, run; one image after the other.
 
     Args:
         model: ONNX file with float32 input, run by onnxruntime with its default threads.
         metadata: Of the file.
 
     Raises:
-        UsageError: if the model takes pixels.
+        UsageError: if the model's input is pixels.
     """
 
     def __init__(self, model: Path, metadata: ModelMetadata) -> None:
@@ -37,7 +39,7 @@ class TextbookLoop:
 
         spec = self.spec = metadata.preprocessing
         if metadata.input != "float32":
-            raise UsageError(f"{model}: takes pixels; the textbook loop needs a float32 input.")
+            raise UsageError(f"{model}: its input is pixels; the textbook loop needs float32.")
         self.filter = Image.Resampling[spec.interpolation.upper()]
         self.session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
 
@@ -105,30 +107,25 @@ class StreamOf:
     def infer(self, paths: Sequence[str]) -> None:
         """Run the network only, as many images as there are paths, on inputs made before."""
         size = self.plan.batch_size
+        starts = range(0, len(paths), size)
         with ThreadPoolExecutor(self.plan.lanes) as pool:
-            batches = itertools.islice(itertools.cycle(self._inputs), -(-len(paths) // size))
-            counts = [min(size, len(paths) - start) for start in range(0, len(paths), size)]
             runs = [
-                pool.submit(self.predictor.predict_inputs, batch[:count])
-                for batch, count in zip(batches, counts, strict=True)
+                pool.submit(self.predictor.predict_inputs, batch[: len(paths) - start])
+                for batch, start in zip(itertools.cycle(self._inputs), starts, strict=False)
             ]
             for run in runs:
                 run.result()
 
     def prepare(self, paths: Sequence[str]) -> None:
         """Make the inputs of `infer`, 4 batches."""
-        endless = itertools.cycle(paths)
-        self._inputs = [
-            np.stack(
-                [self.predictor.preprocess(next(endless)) for _ in range(self.plan.batch_size)]
-            )
-            for _ in range(4)
-        ]
+        inputs = map(self.predictor.preprocess, itertools.cycle(paths))
+        size = self.plan.batch_size
+        self._inputs = [np.stack(list(itertools.islice(inputs, size))) for _ in range(4)]
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a stream reached, beside what its stages reach by themselves; images per second."""
+    """Speed of a stream, and of its stages by themselves; images per second."""
 
     stream: float
     decode: float  # decoding and preprocessing only
@@ -145,36 +142,32 @@ class Rates:
         return self.stream * (1 / self.decode + 1 / self.infer)
 
 
-def by_turns(
+def time_chunks(
     programs: Mapping[str, Program],
     paths: Sequence[str],
     *,
     chunk: int,
     clock: Callable[[], float] = perf_counter,
-    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
     """Give each chunk of images to each program, every second time in reverse order.
-
-    So a change of the machine's load meets all of them alike.
 
     Args:
         programs: Name -> program.
         paths: Images; each program gets all of them.
         chunk: Images at a time. Before the clock starts, each program gets one chunk.
         clock: In seconds.
-        tick: Called after each program's chunk.
 
     Returns:
         Name -> seconds for each chunk.
     """
     for program in programs.values():
         program(paths[:chunk])
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for number, start in enumerate(range(0, len(paths), chunk)):
-        part = paths[start : start + chunk]
-        for name in list(programs)[:: -1 if number % 2 else 1]:
-            begin = clock()
-            programs[name](part)
-            seconds[name].append(clock() - begin)
-            tick()
-    return seconds
+
+    def turn(program: Program, number: int) -> float:
+        part = paths[number * chunk : (number + 1) * chunk]
+        begin = clock()
+        program(part)
+        return clock() - begin
+
+    turns = {name: partial(turn, program) for name, program in programs.items()}
+    return interleave(turns, -(-len(paths) // chunk), order="mirrored")

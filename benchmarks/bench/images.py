@@ -1,4 +1,4 @@
-"""The images that a run reads: a given folder, or files made on the spot."""
+"""The images of a run: a given folder, or files made on the spot."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.bench.results import Images
 from numclip_runtime.files import find_images
 from numclip_runtime.preprocess import load_rgb
 
@@ -34,14 +34,10 @@ _PHOTOS = (
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Image files, and what a report says about them."""
+    """Image files, and their description for a report."""
 
     paths: list[str]
-    description: dict[str, Any]  # {"source", "name", "count", "megapixels"}
-
-    def __str__(self) -> str:
-        text = "{count} {source} images ({name}), {megapixels:.2f} megapixels"
-        return text.format(**self.description)
+    about: Images
 
 
 @contextmanager
@@ -118,5 +114,4 @@ def write_synthetic(
 def _describe(paths: list[str], source: str, name: str) -> ImageSet:
     sizes = [load_rgb(path).size for path in paths[:_PROBED]]
     megapixels = median(width * height for width, height in sizes) / 1e6
-    facts = {"source": source, "name": name, "count": len(paths), "megapixels": megapixels}
-    return ImageSet(paths, facts)
+    return ImageSet(paths, Images(source, name, len(paths), megapixels))

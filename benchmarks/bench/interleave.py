@@ -1,8 +1,8 @@
-"""Competitors by turns, and what their times say about each other.
+"""Systems measured by turns, A B A B, and the ratios of their times.
 
-A machine's speed drifts: other programs, heat, clocks. Rounds in which each competitor has one turn
+A machine's speed drifts: other programs, heat, clocks. Rounds in which each system has one turn
 meet the same drift, so each round gives a ratio, and the spread of the ratios shows how far to
-trust it. The order is shuffled in each round, so that none always follows the same neighbour.
+trust it.
 """
 
 from __future__ import annotations
@@ -10,82 +10,71 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
+from benchmarks.bench.results import Ratio
 from benchmarks.bench.stages import Stamps, Timings
 
 PAUSE_S = 0.06  # between turns: threads that wait by spinning give up and sleep (some 10 ms)
-UNTIMED = 2  # batches at the start of a turn: the caches hold what another competitor needed
-SEED = 0
+UNTIMED = 2  # batches at the start of a turn: the caches hold what another system needed
 
 Name = TypeVar("Name")
+Found = TypeVar("Found")
+# "shuffled" (seed 0): none always follows the same neighbour; "mirrored": A B, B A, A B
+Order = Literal["fixed", "mirrored", "shuffled"]
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """How many times as fast as another, by the rounds' median inference times."""
-
-    to: str  # the other's name
-    of: str  # the stage compared
-    median: float  # over the rounds
-    low: float  # first quartile
-    high: float  # third quartile
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
-
-
-def schedule(names: Sequence[Name], rounds: int, *, seed: int = SEED) -> Iterator[list[Name]]:
+def schedule(names: Sequence[Name], rounds: int, order: Order) -> Iterator[list[Name]]:
     """Yield the order of each round."""
-    rng = random.Random(seed)
-    for _ in range(rounds):
-        order = list(names)
-        rng.shuffle(order)
-        yield order
+    rng = random.Random(0)
+    for number in range(rounds):
+        names_now = list(names)
+        if order == "shuffled":
+            rng.shuffle(names_now)
+        yield names_now[:: -1 if order == "mirrored" and number % 2 else 1]
 
 
-def take_turns(
-    turns: Mapping[Name, Callable[[], Stamps]],
+def interleave(
+    turns: Mapping[Name, Callable[[int], Found]],
     rounds: int,
     *,
+    order: Order = "fixed",
+    pause_s: float = 0.0,
     pause: Callable[[float], object] = time.sleep,
     tick: Callable[[], None] = lambda: None,
-) -> dict[Name, list[Stamps]]:
+) -> dict[Name, list[Found]]:
     """Let each take one turn per round.
 
     Args:
-        turns: Name -> what measures one turn.
+        turns: Name -> measures one turn; called with the round's number, from 0.
         rounds: At least 1.
+        order: Of the turns in a round.
+        pause_s: Seconds before each turn.
         pause: Waits for seconds.
         tick: Called after each turn.
 
     Returns:
-        Name -> one array per round.
+        Name -> what its turns returned, one per round.
     """
-    found: dict[Name, list[Stamps]] = {name: [] for name in turns}
-    for order in schedule(list(turns), rounds):
-        for name in order:
-            pause(PAUSE_S)
-            found[name].append(turns[name]())
+    found: dict[Name, list[Found]] = {name: [] for name in turns}
+    for number, names in enumerate(schedule(list(turns), rounds, order)):
+        for name in names:
+            if pause_s:
+                pause(pause_s)
+            found[name].append(turns[name](number))
             tick()
     return found
-
-
-def round_medians(rounds: Sequence[Stamps], stage: str) -> list[float]:
-    """Return the median time of a stage in each round, ms."""
-    return [
-        float(np.median(Timings.from_stamps(stamps, batch=1).stages[stage])) for stamps in rounds
-    ]
 
 
 def ratio(
     rounds: Sequence[Stamps], baseline: Sequence[Stamps], *, to: str, stage: str = "inference"
 ) -> Ratio:
-    """Compare two competitors round by round."""
-    ours, theirs = (np.array(round_medians(part, stage)) for part in (rounds, baseline))
+    """Compare two systems round by round, by the median time of a stage in each."""
+    ours, theirs = (
+        np.array([np.median(Timings.from_stamps(s, batch=1).stages[stage]) for s in part])
+        for part in (rounds, baseline)
+    )
     low, middle, high = np.percentile(theirs / ours, [25, 50, 75]).tolist()
     return Ratio(to, stage, middle, low, high)

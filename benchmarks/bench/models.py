@@ -1,7 +1,12 @@
-"""A model of full size with random weights: as fast as a trained one, and at hand everywhere."""
+"""Model files made once and kept: full-size models with random weights, as fast as trained ones."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -9,17 +14,67 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench.worker import call_apart
-from benchmarks.cache import cached
+from benchmarks.bench.processes.worker import call_apart
 from numclip_runtime import __version__
-from numclip_runtime.errors import MissingDependencyError
+from numclip_runtime.errors import MissingDependencyError, UsageError
 
-# Trained transformers have a few channels much larger than the others; random ones do not, and INT8
-# does not feel it. So one model gets them: the same function, stressed.
+# Trained transformers have a few channels much larger than the others, which INT8 resolves badly;
+# random ones do not. So one model gets them: the same function, stressed.
 STRESSED = "+outliers"
 OUTLIERS, CHANNELS = 30, 6  # times the others, and how many of each LayerNorm's
 SIZES = ("ViT-B-32", "ViT-B-16", "RN50", f"ViT-B-32{STRESSED}")
 RANDOM = "random weights: its speed is that of a trained model, its values mean nothing"
+
+
+def cache_folder() -> Path:
+    """Return the folder where this user's programs keep files that they can make again."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        base = Path(given)
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home()))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path.home() / ".cache"
+    return base / "numclip" / "benchmarks"
+
+
+def cached(name: str, make: Callable[[Path], None], *, cache: Path | None = None) -> Path:
+    """Return a folder of the cache, made if it is not there.
+
+    It appears under its name only when complete, so an interrupted run leaves nothing behind. Of
+    two runs that make it at once, the first to finish wins.
+
+    Args:
+        name: Of the folder: names all that its content depends on.
+        make: Fills an empty folder.
+        cache: Parent folder; None: `cache_folder`.
+
+    Raises:
+        UsageError: if the cache cannot be written.
+    """
+    parent = cache_folder() if cache is None else cache
+    folder = parent / name
+    if folder.is_dir():
+        return folder
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
+    except OSError as error:
+        raise UsageError(
+            f"{parent}: cannot keep models there ({error.strerror}); set XDG_CACHE_HOME to a "
+            "folder that can be written."
+        ) from None
+    try:
+        make(temporary)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -38,7 +93,7 @@ def full_size(name: str) -> FullSize:
         name: One of SIZES.
 
     Raises:
-        MissingDependencyError: if making it needs what is not installed.
+        MissingDependencyError: if a package that makes it is not installed.
     """
     try:
         made_by = f"torch{version('torch')}-onnx{version('onnx')}"
@@ -47,7 +102,7 @@ def full_size(name: str) -> FullSize:
 
     def make(folder: Path) -> None:
         try:
-            call_apart("benchmarks.bench.models", "write", name=name, folder=str(folder))
+            call_apart(f"{__name__}:write_model", name=name, folder=str(folder))
         except MissingDependencyError as error:
             raise _missing(str(error)) from None
 
@@ -62,7 +117,7 @@ def full_size(name: str) -> FullSize:
 
 
 def _exporter() -> str:
-    """Return a hash of the exporter's code, so that no model of another one is measured."""
+    """Return a hash of the exporter's code: models of another version are not measured."""
     spec = find_spec("numclip_export")
     assert spec is not None
     assert spec.origin is not None
@@ -79,7 +134,7 @@ def _missing(what: str) -> MissingDependencyError:
     )
 
 
-def write(name: str, folder: str) -> None:
+def write_model(name: str, folder: str) -> None:
     """Write the checkpoint, its float32 ONNX file and, where the export allows it, INT8.
 
     Not verified at export: the run itself measures how far each file is from the checkpoint.

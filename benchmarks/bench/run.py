@@ -1,11 +1,12 @@
-"""One run: processes are started, take turns, are compared, and become rows."""
+"""One family of systems: processes are started, take turns, are compared, and become rows."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -13,19 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import energy
-from benchmarks.accuracy import Labelled
 from benchmarks.bench.baselines.registry import REFERENCE
-from benchmarks.bench.fidelity import PHOTOS, Outputs, compare
+from benchmarks.bench.fidelity import PHOTOS, Labelled, Outputs
 from benchmarks.bench.images import ImageSet
-from benchmarks.bench.interleave import UNTIMED, ratio, take_turns
-from benchmarks.bench.machine import ceilings
-from benchmarks.bench.stages import TOTAL, Stamps, Timings
-from benchmarks.bench.systems import Lineup
-from benchmarks.bench.worker import Worker
-from benchmarks.competitor import Competitor
-from benchmarks.state import PowerSampler
-from benchmarks.warmup import LIMIT_S
+from benchmarks.bench.interleave import PAUSE_S, UNTIMED, interleave, ratio
+from benchmarks.bench.load import LIMIT_S
+from benchmarks.bench.machine.ceilings import Ceilings
+from benchmarks.bench.machine.energy import PowerReading, PowerSampler, sum_power
+from benchmarks.bench.processes.worker import Worker
+from benchmarks.bench.results import TOTAL, FixedRate, Row, StartTimes, Warmup, from_plain
+from benchmarks.bench.stages import Stamps, Timings
+from benchmarks.bench.systems import ARTEFACT, Systems, SystemUnderTest
 from numclip_runtime import GpuRequiredError, MissingDependencyError, NumclipError, Task
 from numclip_runtime.files import sha256
 
@@ -38,36 +37,65 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and in which sizes to measure."""
+    """Lengths and sizes of the measurement."""
 
     batches: tuple[int, ...] = (1, 8)  # images per batch
     iterations: int = 100  # timed batches per row
     duration: float | None = None  # seconds of timed batches per row, in place of iterations
     warmup_s: float = LIMIT_S  # longest warm-up per row
-    starts: int = STARTS  # processes per competitor, for the time to first prediction
+    starts: int = STARTS  # processes per system, for the time to first prediction
     rate: float | None = None  # images per second of the fixed-rate mode
     rate_s: float = RATE_S  # its length
     data: Path | None = None  # labelled images
 
     @property
     def rounds(self) -> int:
-        """Turns of each competitor at a batch size."""
+        """Turns of each system at a batch size."""
         return ROUNDS if self.duration is not None else min(ROUNDS, self.iterations)
 
-    def per_turn(self) -> dict[str, Any]:
-        """Return the length of a turn: arguments of `Server.turn`."""
-        if self.duration is not None:
-            return {"iterations": 1, "seconds": self.duration / self.rounds}
-        return {"iterations": -(-self.iterations // self.rounds), "seconds": None}
+    @property
+    def turn_iterations(self) -> int:
+        """Timed batches of a turn; the least number, where `turn_s` limits it."""
+        return 1 if self.duration is not None else -(-self.iterations // self.rounds)
+
+    @property
+    def turn_s(self) -> float | None:
+        """Seconds of a turn; None: by iterations."""
+        return None if self.duration is None else self.duration / self.rounds
+
+
+@dataclass
+class Run:
+    """A system's process, and its results so far."""
+
+    system: SystemUnderTest
+    worker: Worker
+    starts: StartTimes
+    power: list[PowerReading] = field(default_factory=list)  # of each turn
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The facts of `SystemServer.about`."""
+        facts: dict[str, Any] = self.worker.first
+        return facts
+
+    def turn(self, _: int, *, batch: int, plan: Plan) -> Stamps:
+        """Measure one turn, with its power."""
+        with PowerSampler("cpu" if self.about["device"] == "cpu" else "gpu") as power:
+            length = {"iterations": plan.turn_iterations, "seconds": plan.turn_s}
+            found = self.worker.ask("turn", batch=batch, untimed=UNTIMED, **length)
+        self.power.append(power.reading())
+        return np.array(found, np.int64)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a family's run gave."""
+    """Results of a family."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)  # of what the processes loaded
-    power: list[dict[str, Any]] = field(default_factory=list)  # of each turn
+    rows: list[Row] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)  # of packages that the processes loaded
+    power: list[PowerReading] = field(default_factory=list)  # of each turn
 
 
 @contextmanager
@@ -76,209 +104,161 @@ def no_progress(_: str, __: int) -> Iterator[Callable[[], None]]:
     yield lambda: None
 
 
-@dataclass
-class Entrant:
-    """A competitor's process, and what was found out about it."""
-
-    competitor: Competitor
-    worker: Worker
-    first_prediction_s: dict[str, float]
-    power: list[dict[str, Any]] = field(default_factory=list)  # of each turn
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-
 def run_family(
-    lineup: Lineup,
+    systems: Systems,
     plan: Plan,
     images: ImageSet,
-    ceiling: dict[str, Any] | None,
+    ceilings: Ceilings | None,
     *,
     progress: Progress = no_progress,
 ) -> Measured:
-    """Measure competitors with the same weights against each other.
+    """Measure systems with the same weights against each other.
 
-    Notes on those that could not be measured go to `lineup.notes`.
+    Notes on those that could not be measured go to `systems.notes`.
 
     Raises:
         NumclipError: if an artefact, which was asked for by name, cannot be run.
     """
     with ExitStack() as stack:
-        entrants = []
-        with progress("starting", len(lineup.competitors)) as tick:
-            for competitor in lineup.competitors:
+        runs = []
+        with progress("starting", len(systems.systems)) as tick:
+            for system in systems.systems:
                 try:
-                    entrant = start(competitor, images.paths, plan)
-                except (GpuRequiredError, MissingDependencyError) as error:
-                    if competitor.kind == "artefact" and competitor.backend is None:
-                        raise
-                    lineup.notes.append(f"{competitor.name} is left out: {error}")
+                    run = start(system, images.paths, plan)
                 except NumclipError as error:
-                    if competitor.kind == "artefact" and competitor.backend is None:
+                    if system.kind == ARTEFACT and system.backend is None:
                         raise
-                    lineup.notes.append(f"{competitor.name} failed: {error}")
+                    absent = isinstance(error, (GpuRequiredError, MissingDependencyError))
+                    verb = "is left out" if absent else "failed"
+                    systems.notes.append(f"{system.name} {verb}: {error}")
                 else:
-                    stack.callback(entrant.worker.close)
-                    entrants.append(entrant)
+                    stack.callback(run.worker.close)
+                    runs.append(run)
                 tick()
-        if not entrants:
+        if not runs:
             return Measured()
         for batch in sorted(plan.batches):
-            _measure(entrants, plan, batch, progress)
-        _compare(entrants, images, progress)
+            _measure(runs, plan, batch, progress)
+        _compare(runs, images, progress)
         if plan.data is not None:
-            _judge(entrants, plan.data, progress)
-        for entrant in entrants:
-            for row in entrant.rows:
-                row["ceiling_share"] = None
-                if row["device"] == "cpu" and entrant.competitor.kind != "zero-shot":
-                    row["ceiling_share"] = ceilings.share(
-                        lineup.macs,
-                        row["stages_ms"]["inference"]["p50"],
-                        row["batch"],
-                        row["precision"],
-                        ceiling,
+            _judge(runs, plan.data, progress)
+        for run in runs:
+            for row in run.rows:
+                if ceilings and row.device == "cpu" and row.kind != "zero-shot":
+                    inference_ms = row.stages_ms["inference"].p50
+                    row.ceiling_share = ceilings.share(
+                        systems.macs, inference_ms, batch=row.batch, precision=row.precision
                     )
-            for note in entrant.worker.about["notes"]:
-                if note not in lineup.notes:
-                    lineup.notes.append(note)
-    rows = [row for entrant in entrants for row in entrant.rows]
+            systems.notes += [n for n in run.about["notes"] if n not in systems.notes]
+    rows = [row for run in runs for row in run.rows]
     return Measured(
-        sorted(rows, key=lambda row: row["batch"]),  # stable: the line-up's order stays
-        {k: v for entrant in entrants for k, v in entrant.worker.about["versions"].items()},
-        [turn for entrant in entrants for turn in entrant.power],
+        sorted(rows, key=lambda row: row.batch),  # stable: the order of the systems stays
+        {name: text for run in runs for name, text in run.about["versions"].items()},
+        [reading for run in runs for reading in run.power],
     )
 
 
-def start(competitor: Competitor, paths: list[str], plan: Plan) -> Entrant:
+def start(system: SystemUnderTest, paths: list[str], plan: Plan) -> Run:
     """Start a process a few times, for its first prediction; keep the last."""
     begin, seconds = perf_counter(), []
     while True:
-        worker = Worker(competitor, paths[0])
-        seconds.append(worker.first_prediction_s)
+        worker = Worker(
+            "benchmarks.bench.processes.system_server:SystemServer",
+            name=system.name,
+            system=asdict(system),
+            image=paths[0],
+        )
+        seconds.append(worker.first_s)
         if len(seconds) >= plan.starts or perf_counter() - begin > STARTS_S:
             break
         worker.close()
     worker.ask("images", paths=paths)
-    first = {
-        "median": median(seconds),
-        "min": min(seconds),
-        "max": max(seconds),
-        "n": len(seconds),
-    }
-    return Entrant(competitor, worker, first)
+    times = StartTimes(median(seconds), min(seconds), max(seconds), len(seconds))
+    return Run(system, worker, times)
 
 
-def _measure(entrants: list[Entrant], plan: Plan, batch: int, progress: Progress) -> None:
+def _measure(runs: list[Run], plan: Plan, batch: int, progress: Progress) -> None:
     """Warm up, take turns, and add a row to each."""
-    names = range(len(entrants))
     warmups = []
-    with progress(f"warm-up, batch {batch}", len(entrants)) as tick:
-        for entrant in entrants:
-            warmups.append(entrant.worker.ask("warm", batch=batch, limit_s=plan.warmup_s))
+    with progress(f"warm-up, batch {batch}", len(runs)) as tick:
+        for run in runs:
+            done = run.worker.ask("warm", batch=batch, limit_s=plan.warmup_s)
+            warmups.append(from_plain(Warmup, done))
             tick()
-
-    def turn(index: int) -> Stamps:
-        entrant = entrants[index]
-        with PowerSampler("cpu" if entrant.worker.about["device"] == "cpu" else "gpu") as power:
-            found = entrant.worker.ask("turn", batch=batch, untimed=UNTIMED, **plan.per_turn())
-        entrant.power.append(power.to_dict())
-        return np.array(found, np.int64)
-
-    with progress(f"batch {batch}", plan.rounds * len(entrants)) as tick:
-        turns = {index: (lambda index=index: turn(index)) for index in names}
-        stamps = take_turns(turns, plan.rounds, tick=tick)
-    base = next(
-        (index for index in names if entrants[index].competitor.kind == REFERENCE), names[0]
-    )
-    for index, entrant in enumerate(entrants):
+    with progress(f"batch {batch}", plan.rounds * len(runs)) as tick:
+        turns = {i: partial(run.turn, batch=batch, plan=plan) for i, run in enumerate(runs)}
+        stamps = interleave(turns, plan.rounds, order="shuffled", pause_s=PAUSE_S, tick=tick)
+    base = next((i for i, run in enumerate(runs) if run.system.kind == REFERENCE), 0)
+    for index, run in enumerate(runs):
         timings = Timings.from_stamps(np.concatenate(stamps[index]), batch=batch)
-        compared = None
+        row = _row(run, timings, warmups[index])
         if index != base:
-            to = entrants[base].competitor.name
-            compared = ratio(stamps[index], stamps[base], to=to).to_dict()
-        row = _row(entrant, timings, warmups[index], compared)
+            row.ratio = ratio(stamps[index], stamps[base], to=runs[base].system.name)
         done = batch * sum(UNTIMED + len(part) for part in stamps[index])
-        row["power"] = energy.total(entrant.power[-plan.rounds :], done)
-        entrant.rows.append(row)
+        row.power = sum_power(run.power[-plan.rounds :], done)
+        run.rows.append(row)
     if plan.rate is not None:
-        with progress(f"{plan.rate:g} img/s, batch {batch}", len(entrants)) as tick:
-            for entrant in entrants:
-                entrant.rows[-1]["rate"] = entrant.worker.ask(
-                    "rate", batch=batch, rate=plan.rate, seconds=plan.rate_s
-                )
+        with progress(f"{plan.rate:g} img/s, batch {batch}", len(runs)) as tick:
+            for run in runs:
+                found = run.worker.ask("rate", batch=batch, rate=plan.rate, seconds=plan.rate_s)
+                run.rows[-1].rate = from_plain(FixedRate, found)
                 tick()
 
 
-def _row(
-    entrant: Entrant,
-    timings: Timings,
-    warmup: dict[str, Any],
-    compared: dict[str, Any] | None,
-) -> dict[str, Any]:
-    competitor, about = entrant.competitor, entrant.worker.about
-    samples = {
-        f"{stage}_ms_samples": [round(ms, 4) for ms in timings.stages[stage].tolist()]
-        for stage in (TOTAL, "inference")
-    }
-    return {
-        "name": competitor.name,
-        "kind": competitor.kind,
-        "model": competitor.model.name,
-        "sha256": sha256(competitor.model),
-        "backend": about["backend"],
-        "provider": about["provider"],
-        "device": about["device"],
-        "precision": about["precision"],
-        "batch": timings.batch,
-        "threads": competitor.threads,
-        "stages_ms": {
-            stage: summary.to_dict()
-            for stage, summary in timings.summaries.items()
-            if summary.max > 0  # nothing is uploaded to a CPU
-        },
-        **samples,
-        "throughput_img_s": timings.throughput_img_s,
-        "ratio": compared,
-        "fidelity": None,
-        "mae": None,
-        "power": None,
-        "first_prediction_s": entrant.first_prediction_s["median"],
-        "first_prediction": entrant.first_prediction_s,
-        "warmup": warmup,
-        "rate": None,
-        **entrant.worker.ask("memory"),
-    }
+def _row(run: Run, timings: Timings, warmup: Warmup) -> Row:
+    about, system = run.about, run.system
+    total, inference = (
+        [round(ms, 4) for ms in timings.stages[stage].tolist()] for stage in (TOTAL, "inference")
+    )
+    return Row(
+        name=system.name,
+        kind=system.kind,
+        model=system.model.name,
+        sha256=sha256(system.model),
+        backend=about["backend"],
+        provider=about["provider"],
+        device=about["device"],
+        precision=about["precision"],
+        batch=timings.batch,
+        threads=system.threads,
+        # nothing is uploaded to a CPU
+        stages_ms={stage: s for stage, s in timings.summaries.items() if s.max > 0},
+        total_ms_samples=total,
+        inference_ms_samples=inference,
+        throughput_img_s=timings.throughput_img_s,
+        first_prediction_s=run.starts.median,
+        first_prediction=run.starts,
+        warmup=warmup,
+        **run.worker.ask("memory"),
+    )
 
 
-def _compare(entrants: list[Entrant], images: ImageSet, progress: Progress) -> None:
+def _compare(runs: list[Run], images: ImageSet, progress: Progress) -> None:
     """Add fidelity to the rows, where PyTorch's float32 took part."""
-    reference = next((one for one in entrants if one.competitor.kind == REFERENCE), None)
+    reference = next((run for run in runs if run.system.kind == REFERENCE), None)
     if reference is None:
         return
-    photos = images.paths[:PHOTOS]
-    rows = [(entrant, row) for entrant in entrants for row in entrant.rows]
+    rows = [(run, row) for run in runs for row in run.rows]
     with tempfile.TemporaryDirectory() as folder, progress("fidelity", len(rows)) as tick:
 
-        def outputs(entrant: Entrant, batch: int) -> Outputs:
+        def outputs(run: Run, batch: int) -> Outputs:
             to = Path(folder) / "outputs.npz"
-            entrant.worker.ask("outputs", paths=photos, batch=batch, to=str(to))
+            run.worker.ask("outputs", paths=images.paths[:PHOTOS], batch=batch, to=str(to))
             return Outputs.read(to)
 
         exact = outputs(reference, 1)
-        for entrant, row in rows:
-            if entrant.competitor.family == reference.competitor.family:
-                found = compare(outputs(entrant, row["batch"]), exact)
-                row["fidelity"] = found.to_dict()
+        for run, row in rows:
+            if run.system.family == reference.system.family:
+                row.fidelity = outputs(run, row.batch).compare(exact)
             tick()
 
 
-def _judge(entrants: list[Entrant], data: Path, progress: Progress) -> None:
+def _judge(runs: list[Run], data: Path, progress: Progress) -> None:
     """Add the error on labelled images to the rows."""
-    labelled = Labelled.read(data, Task.from_dict(entrants[0].worker.about["task"]))
-    with progress("labelled images", len(entrants)) as tick:
-        for entrant in entrants:
-            values = entrant.worker.ask("values", paths=labelled.paths)
-            mae = labelled.mae(values, entrant.worker.about["unit"])
-            for row in entrant.rows:
-                row["mae"] = mae
+    labelled = Labelled.read(data, Task.from_dict(runs[0].about["task"]))
+    with progress("labelled images", len(runs)) as tick:
+        for run in runs:
+            error = labelled.mae(run.worker.ask("values", paths=labelled.paths), run.about["unit"])
+            for row in run.rows:
+                row.mae = error
             tick()

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.bench.results import STAGES, TOTAL, Summary
 from numclip_runtime import Predictor
 from numclip_runtime.preprocess import FloatArray, InputArray, load_rgb, network_input
-
-STAGES = ("decode", "preprocess", "upload", "inference", "download", "postprocess")
-TOTAL = "total"
 
 Times: TypeAlias = npt.NDArray[np.float64]  # (N,) wall time of each batch, ms
 Stamps: TypeAlias = npt.NDArray[np.int64]  # (N, 7) ns: start of a batch, then the end of each stage
@@ -23,7 +21,7 @@ Stamps: TypeAlias = npt.NDArray[np.int64]  # (N, 7) ns: start of a batch, then t
 
 @runtime_checkable
 class CopiesApart(Protocol):
-    """A backend on a GPU that can say how long the copies of a run took."""
+    """A backend on a GPU that can time the copies of a run apart from the network."""
 
     def run_apart(self, images: InputArray) -> tuple[FloatArray, FloatArray, int, int]:
         """Run the network as `Backend.run`; return also the time of upload and download, ns.
@@ -31,29 +29,6 @@ class CopiesApart(Protocol):
         Taken from the device's events, or around calls that wait for the device.
         """
         ...
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Statistics of one stage over all timed batches, ms per batch."""
-
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    max: float
-    mean: float
-    n: int  # timed batches
-
-    @classmethod
-    def of(cls, times: Times) -> Summary:
-        """Summarise (N,) times in ms; percentiles interpolate linearly, nothing is left out."""
-        p50, p90, p95, p99 = np.percentile(times, [50, 90, 95, 99]).tolist()
-        return cls(p50, p90, p95, p99, float(times.max()), float(times.mean()), len(times))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -83,7 +58,7 @@ class Timings:
 
 
 def batches(paths: Sequence[str], batch: int) -> Iterator[list[str]]:
-    """Yield batches of paths for ever, each going on where the last one ended."""
+    """Yield batches of paths for ever, each continuing where the last one ended."""
     endless = itertools.cycle(paths)
     while True:
         yield list(itertools.islice(endless, batch))
@@ -93,7 +68,7 @@ def time_batch(predictor: Predictor, paths: Sequence[str]) -> tuple[int, ...]:
     """Predict one batch; return the clock, ns, at its start and after each of STAGES, (7,).
 
     On the CPU nothing is uploaded nor downloaded: both take 0. On a GPU, inference is what remains
-    of the run: the device's work and its launch, which a caller waits for as well.
+    of the run: the device's work and its launch, for which a caller waits as well.
 
     Raises:
         ImageError: if an image cannot be read.

@@ -1,25 +1,76 @@
-"""Who takes part: the given models in the asked backends, and the peers of their checkpoint."""
+"""The systems of a run: the given models in the asked backends, and baselines of their weights."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench.baselines.registry import PEERS, REFERENCE
-from benchmarks.bench.worker import call_apart
-from benchmarks.cache import cached
-from benchmarks.competitor import Competitor
+from benchmarks.bench.baselines.baseline_files import nncf_file, plain_file
+from benchmarks.bench.baselines.device_copies import with_copies_apart
+from benchmarks.bench.baselines.registry import BASELINES, NNCF, REFERENCE
+from benchmarks.bench.processes.worker import call_apart
 from numclip_runtime import ModelMetadata, NumclipError, UsageError, read_metadata
-from numclip_runtime.backends import BackendName, DeviceKind
+from numclip_runtime.backends import Backend, BackendName, DeviceKind, open_backend
 from numclip_runtime.files import sha256
 from numclip_runtime.model_file import PLAN_SUFFIXES
 
 WORDS = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
-CALIBRATION = 32  # images that NNCF quantises with
+ARTEFACT = "artefact"
+
+
+@dataclass(frozen=True)
+class SystemUnderTest:
+    """One line of the table, before it is measured; plain data, sent to its process as JSON."""
+
+    name: str  # for people, unique in a run
+    kind: str  # ARTEFACT (opened by numclip_runtime), or a key of BASELINES
+    file: str | None  # model file that is run: .onnx or .plan; None: the checkpoint itself
+    checkpoint: str | None = None  # that the baselines share
+    backend: BackendName | None = None  # of an artefact; None: the runtime's choice
+    device: DeviceKind = "auto"
+    threads: int | None = None  # CPU threads inside one inference; None: the backend's choice
+    family: str = ""  # those with the same weights: only they are compared with each other
+    features: str | None = None  # tensor of the ONNX file that leaves the image encoder
+
+    @property
+    def model(self) -> Path:
+        """The file whose name and SHA-256 a report gives."""
+        path = self.file if self.kind == ARTEFACT else self.checkpoint
+        assert path is not None
+        return Path(path)
+
+    def open(self) -> Backend:
+        """Load it; heavy packages are imported only here.
+
+        Raises:
+            MissingDependencyError: if a package that it needs is not installed.
+            ModelError: if its file cannot be used.
+        """
+        if self.kind == ARTEFACT:
+            backend = open_backend(
+                self.model, threads=self.threads, device=self.device, backend=self.backend
+            )
+            return with_copies_apart(backend)
+        baseline = BASELINES[self.kind]
+        opened: Backend
+        if baseline.torch is not None:
+            from benchmarks.bench.baselines.torch_baselines import open_torch
+
+            opened = open_torch(self.model, baseline.torch, self.threads, gpu=baseline.gpu)
+        else:
+            assert baseline.onnx is not None
+            assert self.file is not None
+            module = import_module("benchmarks.bench.baselines.onnx_baselines")
+            opened = getattr(module, baseline.onnx)(Path(self.file), self.threads)
+        return opened
+
+    def precision(self, metadata: ModelMetadata) -> str:
+        """Return the precision in which the network's matrices are multiplied."""
+        return metadata.precision if self.kind == ARTEFACT else BASELINES[self.kind].precision
 
 
 @dataclass(frozen=True)
@@ -27,46 +78,46 @@ class Family:
     """Models with the same weights, and the checkpoint that they come from."""
 
     models: tuple[Path, ...]
-    checkpoint: Path | None = None  # None: no peers, and no fidelity
-    random: bool = False  # weights that were never trained
+    checkpoint: Path | None = None  # None: no baselines, and no fidelity
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was asked for, beyond models."""
+    """Options that choose systems, beyond models."""
 
-    backends: tuple[BackendName | None, ...] = (None,)  # None: what the runtime takes by itself
-    peers: tuple[str, ...] = ()  # keys of PEERS
+    backends: tuple[BackendName | None, ...] = (None,)  # None: the runtime's choice
+    baselines: tuple[str, ...] = ()  # keys of BASELINES
     precisions: tuple[str, ...] | None = None  # None: all
     threads: int | None = None
     device: DeviceKind = "auto"
 
 
 @dataclass
-class Lineup:
-    """Competitors of one family, and what could not take part."""
+class Systems:
+    """Systems of one family, and notes on those that are left out."""
 
-    competitors: list[Competitor] = field(default_factory=list)
+    systems: list[SystemUnderTest] = field(default_factory=list)
     macs: int | None = None  # multiply-accumulates of one image through the image tower
     notes: list[str] = field(default_factory=list)
 
 
-def line_up(
+def choose_systems(
     family: Family, choice: Choice, images: Sequence[str], *, cache: Path | None = None
-) -> Lineup:
-    """Say who takes part.
+) -> Systems:
+    """Return the systems to measure.
 
     Args:
         family: Models and checkpoint.
-        choice: Backends, peers, precisions.
-        images: To calibrate a peer with.
-        cache: Where plain exports are kept; None: the user's cache.
+        choice: Backends, baselines, precisions.
+        images: To calibrate a baseline with.
+        cache: Folder of the baselines' files; None: the user's cache.
 
     Raises:
         ModelError: if a model is missing, or not one of numclip.
         UsageError: if nothing is left, or no model was made from the checkpoint.
     """
-    found = Lineup()
+    found = Systems()
+    checkpoint = str(family.checkpoint) if family.checkpoint else None
     digest = sha256(family.checkpoint) if family.checkpoint else None
     described = [(path, read_metadata(path)) for path in family.models]
     made_from = {metadata.checkpoint_sha256 for _, metadata in described}
@@ -76,42 +127,37 @@ def line_up(
             "not have the same weights; give the one that they were exported from."
         )
     facts = {path: _facts(path, found.notes) for path in family.models}
-    named = {
-        metadata.checkpoint_sha256: facts[path]["features"]
-        for path, metadata in described
-        if facts[path]["features"] is not None
-    }
+    # An INT8 file keeps the name of its float32 sibling's tensor
+    features = {m.checkpoint_sha256: f for p, m in described if (f := facts[p]["features"])}
     for path, metadata in described:
         if choice.precisions is not None and metadata.precision not in choice.precisions:
             continue
         for backend in choice.backends:
             if path.suffix in PLAN_SUFFIXES and backend not in (None, "tensorrt"):
                 continue
-            found.competitors.append(
-                Competitor(
-                    name=_name(path, metadata, backend),
-                    kind="artefact",
-                    file=str(path),
-                    checkpoint=str(family.checkpoint) if family.checkpoint else None,
-                    backend=backend,
-                    device=choice.device,
-                    threads=choice.threads,
-                    family=metadata.checkpoint_sha256 or sha256(path),
-                    # An INT8 file keeps the name of its float32 sibling's tensor
-                    features=facts[path]["features"] or named.get(metadata.checkpoint_sha256),
-                )
+            system = SystemUnderTest(
+                name=_name(path, metadata, backend),
+                kind=ARTEFACT,
+                file=str(path),
+                checkpoint=checkpoint,
+                backend=backend,
+                device=choice.device,
+                threads=choice.threads,
+                family=metadata.checkpoint_sha256 or sha256(path),
+                features=facts[path]["features"] or features.get(metadata.checkpoint_sha256),
             )
+            found.systems.append(system)
     found.macs = max((fact["macs"] or 0 for fact in facts.values()), default=0) or None
     if family.checkpoint is not None and digest is not None:
-        _add_peers(found, family.checkpoint, digest, choice, images, cache)
-    if not found.competitors:
+        _add_baselines(found, family.checkpoint, digest, choice, images, cache)
+    if not found.systems:
         raise UsageError("nothing is left to measure; choose another --precision or --peers.")
-    names = [competitor.name for competitor in found.competitors]
-    found.competitors = [
-        replace(one, name=f"{one.name} ({Path(one.model).name})")
-        if names.count(one.name) > 1
-        else one
-        for one in found.competitors
+    names = [system.name for system in found.systems]
+    found.systems = [
+        replace(each, name=f"{each.name} ({each.model.name})")
+        if names.count(each.name) > 1
+        else each
+        for each in found.systems
     ]
     return found
 
@@ -133,15 +179,15 @@ def _facts(path: Path, notes: list[str]) -> dict[str, Any]:
     if path.suffix in PLAN_SUFFIXES:
         return unknown
     try:
-        found: dict[str, Any] = call_apart("benchmarks.model_facts", "of_file", path=str(path))
+        found: dict[str, Any] = call_apart("benchmarks.bench.fidelity:model_facts", path=str(path))
     except NumclipError as error:
         notes.append(f"{path.name}: arithmetic and features are not known: {error}")
         return unknown
     return found
 
 
-def _add_peers(
-    found: Lineup,
+def _add_baselines(
+    found: Systems,
     checkpoint: Path,
     digest: str,
     choice: Choice,
@@ -149,74 +195,35 @@ def _add_peers(
     cache: Path | None,
 ) -> None:
     plain: Path | None = None
-    if any(PEERS[name].plain for name in choice.peers):
+    if any(BASELINES[name].onnx for name in choice.baselines):
         try:
-            plain = _plain_file(checkpoint, digest, cache)
+            plain = plain_file(checkpoint, digest, cache)
         except NumclipError as error:
             found.notes.append(f"peers of the plain ONNX export are left out: {error}")
         else:
             found.macs = found.macs or _facts(plain, found.notes)["macs"]
-    for name in choice.peers:
-        peer, file = PEERS[name], plain
-        unwanted = choice.precisions is not None and peer.precision not in choice.precisions
-        if unwanted and name != REFERENCE:  # what all are compared with stays
+    for name in choice.baselines:
+        baseline, file = BASELINES[name], plain
+        unwanted = choice.precisions is not None and baseline.precision not in choice.precisions
+        if unwanted and name != REFERENCE:  # the reference of all others stays
             continue
-        if peer.plain and plain is None:
+        if baseline.onnx and plain is None:
             continue
-        if name == "nncf-int8":
+        if name == NNCF:
             assert plain is not None
             try:
-                file = _nncf_file(plain, digest, images, cache)
+                file = nncf_file(plain, digest, images, cache)
             except NumclipError as error:
-                found.notes.append(f"{peer.title} is left out: {error}")
+                found.notes.append(f"{baseline.title} is left out: {error}")
                 continue
-        found.competitors.append(
-            Competitor(
-                name=peer.title,
+        found.systems.append(
+            SystemUnderTest(
+                name=baseline.title,
                 kind=name,
-                file=str(file) if peer.plain else None,
+                file=str(file) if baseline.onnx else None,
                 checkpoint=str(checkpoint),
                 threads=choice.threads,
                 family=digest,
-                features="features" if peer.plain else None,
+                features="features" if baseline.onnx else None,
             )
         )
-
-
-def _plain_file(checkpoint: Path, digest: str, cache: Path | None) -> Path:
-    """Return the plain export, from the cache where it was made before."""
-    from importlib.metadata import version
-
-    def make(folder: Path) -> None:
-        output = str(folder / "model.plain.onnx")
-        call_apart("benchmarks.plain_export", "write", checkpoint=str(checkpoint), output=output)
-
-    try:
-        made_by = f"torch{version('torch')}"
-    except ModuleNotFoundError as error:
-        raise UsageError(f"the plain export needs PyTorch ({error}).") from None
-    return cached(f"plain-{digest[:16]}-{made_by}", make, cache=cache) / "model.plain.onnx"
-
-
-def _nncf_file(plain: Path, digest: str, images: Sequence[str], cache: Path | None) -> Path:
-    """Return NNCF's file, from the cache where it was made with the same images before."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        made_by = f"nncf{version('nncf')}"
-    except PackageNotFoundError:
-        raise UsageError("it needs the package nncf: pip install nncf") from None
-    chosen = list(images[:CALIBRATION])
-    seen = hashlib.sha256(b"".join(Path(path).read_bytes() for path in chosen)).hexdigest()
-
-    def make(folder: Path) -> None:
-        call_apart(
-            "benchmarks.nncf_file",
-            "quantise",
-            plain=str(plain),
-            output=str(folder / "model.xml"),
-            images=chosen,
-        )
-
-    name = f"nncf-{digest[:16]}-{seen[:16]}-{made_by}"
-    return cached(name, make, cache=cache) / "model.xml"

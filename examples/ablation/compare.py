@@ -22,7 +22,8 @@ import click
 if __name__ == "__main__":  # run as a script: the repository is two folders up
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.bench.machine.environment import describe_environment, load_average
+from benchmarks.bench.machine.environment import describe_environment
+from benchmarks.bench.machine.state import load_average
 from examples.ablation.methods import METHODS
 from examples.ablation.report import save_plot, table
 from examples.ablation.run import RATES, TUNING_SEED, Run, Size, execute
@@ -159,7 +160,7 @@ def compare(json_path: Path, size: Size, jobs: int) -> dict[str, Any]:
     with spawn.Pool(jobs, _start_worker, (weights, size)) as workers:
         execute_all(tuning_runs(size), results, workers.imap_unordered, keep)
         execute_all(final_runs(size, results), results, workers.imap_unordered, keep)
-    report["environment"] = describe_environment(argv=sys.argv, load_before=before)
+    report["environment"] = asdict(describe_environment(argv=sys.argv, load_before=before))
     keep()
     clip_path.unlink()
     return report

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.bench.images import COUNT, SIZE, find_photos, write_pieces, write_synthetic
-from benchmarks.bench.machine.environment import command_line, load_average, loaded_versions
+from benchmarks.bench.machine.environment import command_line, loaded_versions
+from benchmarks.bench.machine.state import load_average
 
 
 def test_command_line_hides_absolute_paths() -> None:

@@ -1,42 +1,55 @@
-"""What others would run in place of numclip's files: the same weights, other ways.
+"""Other ways to run the same weights, in place of numclip's files.
 
-Each is a small class with the methods of `numclip_runtime.backends.Backend`, so that decoding and
+Each opens as a class with the methods of `numclip_runtime.backends.Backend`, so that decoding and
 preprocessing are the same for all, and only the network differs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
-class Peer:
-    """Where a peer's code is, and what it needs."""
+class TorchForm:
+    """A way to run the checkpoint in PyTorch."""
+
+    # Of the image tower's weights and features. The head stays float32 as in the exported files:
+    # it multiplies rounding by about 100.
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    compiled: bool = False  # the network goes through torch.compile
+    text_each_time: bool = False  # every batch encodes the phrases again, as research code does
+    graphs: bool = False  # each batch size is captured as a CUDA graph
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A system to compare with: the checkpoint in PyTorch, or its plain ONNX export."""
 
     title: str  # for the table
-    module: str
-    factory: str  # called with the Competitor, returns a Backend
     precision: str  # of the multiplications: "fp32", "bf16", "fp16" or "int8"
-    plain: bool = False  # runs the plain ONNX export of the checkpoint
+    torch: TorchForm | None = None
+    onnx: str | None = None  # class in `onnx_baselines` that runs the plain export
     gpu: bool = False  # runs on a GPU, and nowhere else
 
 
-_TORCH = "benchmarks.bench.baselines.torch_baselines"
-_ONNX = "benchmarks.bench.baselines.onnx_backends"
-REFERENCE = "torch-eager"  # the baseline of speed, and what fidelity is measured against
-PEERS: dict[str, Peer] = {
-    REFERENCE: Peer("torch eager", _TORCH, "eager", "fp32"),
-    "torch-compile": Peer("torch.compile", _TORCH, "compiled", "fp32"),
-    "torch-bf16": Peer("torch bf16", _TORCH, "bf16", "bf16"),
-    "zero-shot": Peer("open_clip, text each time", _TORCH, "zero_shot", "fp32"),
-    "plain-onnx": Peer("plain ONNX, onnxruntime", _ONNX, "PlainOnnx", "fp32", plain=True),
-    "plain-openvino": Peer("plain ONNX, OpenVINO", _ONNX, "PlainOpenVino", "fp32", plain=True),
-    "nncf-int8": Peer("NNCF INT8, OpenVINO", _ONNX, "NncfInt8", "int8", plain=True),
-    "cuda-eager": Peer("torch eager, CUDA", _TORCH, "cuda_eager", "fp32", gpu=True),
-    "cuda-fp16": Peer("torch fp16, CUDA", _TORCH, "cuda_fp16", "fp16", gpu=True),
-    "cuda-compile": Peer("torch.compile fp16, CUDA", _TORCH, "cuda_compiled", "fp16", gpu=True),
-    "cuda-graphs": Peer("torch fp16, CUDA graphs", _TORCH, "cuda_graphs", "fp16", gpu=True),
-    "cuda-onnx": Peer(
-        "plain ONNX, CUDA provider", _ONNX, "PlainOnnxCuda", "fp32", plain=True, gpu=True
+REFERENCE = "torch-eager"  # the baseline of speed, and the reference of fidelity
+NNCF = "nncf-int8"
+_EAGER, _COMPILED = TorchForm(), TorchForm(compiled=True)
+_HALF, _GRAPHS = TorchForm("float16"), TorchForm("float16", graphs=True)
+BASELINES: dict[str, Baseline] = {
+    REFERENCE: Baseline("torch eager", "fp32", _EAGER),
+    "torch-compile": Baseline("torch.compile", "fp32", _COMPILED),
+    "torch-bf16": Baseline("torch bf16", "bf16", TorchForm("bfloat16")),
+    "zero-shot": Baseline("open_clip, text each time", "fp32", TorchForm(text_each_time=True)),
+    "plain-onnx": Baseline("plain ONNX, onnxruntime", "fp32", onnx="PlainOnnx"),
+    "plain-openvino": Baseline("plain ONNX, OpenVINO", "fp32", onnx="PlainOpenVino"),
+    NNCF: Baseline("NNCF INT8, OpenVINO", "int8", onnx="NncfInt8"),
+    "cuda-eager": Baseline("torch eager, CUDA", "fp32", _EAGER, gpu=True),
+    "cuda-fp16": Baseline("torch fp16, CUDA", "fp16", _HALF, gpu=True),
+    "cuda-compile": Baseline(
+        "torch.compile fp16, CUDA", "fp16", TorchForm("float16", compiled=True), gpu=True
     ),
+    "cuda-graphs": Baseline("torch fp16, CUDA graphs", "fp16", _GRAPHS, gpu=True),
+    "cuda-onnx": Baseline("plain ONNX, CUDA provider", "fp32", onnx="PlainOnnxCuda", gpu=True),
 }

@@ -1,53 +1,138 @@
-"""The checkpoint itself in PyTorch: as it is, compiled, in half precision, with CUDA graphs."""
+"""The PyTorch model of a checkpoint as a backend: eager, compiled, half precision, CUDA graphs."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
-from benchmarks.bench.baselines.torch_backends import CudaTorchBackend, TorchBackend
-from benchmarks.competitor import Competitor
-from numclip_runtime.errors import GpuRequiredError
+import numpy as np
+
+from benchmarks.bench.baselines.registry import TorchForm
+from numclip_runtime.errors import GpuRequiredError, MissingDependencyError
+from numclip_runtime.preprocess import FloatArray
 
 
-def eager(competitor: Competitor) -> TorchBackend:
-    """Return the model as training leaves it; the text tower runs once, at opening."""
-    return _torch(competitor)
+class TorchBackend:
+    """Run a training checkpoint with PyTorch; implements `Backend`.
+
+    The phrases are encoded once, at opening, unless asked otherwise: a baseline that ran the text
+    tower again for every batch would flatter the exported model.
+
+    Args:
+        checkpoint: Path of a `checkpoint.pt` that numclip-train wrote.
+        form: How to run it.
+        threads: Threads inside one inference; None leaves PyTorch's choice. PyTorch keeps this
+            per process: `close` restores the former number.
+        device: "cpu" or "cuda", the latter not verified on hardware.
+
+    Raises:
+        MissingDependencyError: if PyTorch is not installed.
+        ModelError: if the file is not a checkpoint.
+    """
+
+    name = "torch"
+    notes = ()
+    lanes = 1
+    max_batch: int | None = None
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        form: TorchForm = TorchForm(),  # noqa: B008 (frozen)
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        try:
+            import torch
+
+            from numclip.checkpoint import load_checkpoint
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"--ckpt needs PyTorch ({error}); install it with: pip install 'numclip[train]'"
+            ) from None
+        loaded = load_checkpoint(checkpoint)
+        self.metadata = loaded.metadata
+        self.provider = "torch.compile" if form.compiled else "eager"
+        self.device = "cpu" if device == "cpu" else torch.cuda.get_device_name()
+        self.threads = threads
+        self._device, self._dtype = device, getattr(torch, form.dtype)
+        self._threads_before = torch.get_num_threads()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._model: Any = loaded.model.to(device)
+        self._temperature = loaded.temperature
+        with torch.inference_mode():
+            text = self._model.text_features()  # (K, D)
+        self._text_features = None if form.text_each_time else text
+        if self._dtype != torch.float32:
+            self._model.image_encoder.to(self._dtype)
+            encoder = self._model.image_encoder.forward
+            self._model.image_encoder.forward = lambda images: encoder(
+                images.to(self._dtype)
+            ).float()
+        self._forward: Any = self._model
+        if form.compiled:
+            # Else its pool of compilers lives on beside the others' turns, 6 % of a core
+            os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+            self._forward = torch.compile(self._model, dynamic=False)
+
+    def forward(self, images: Any) -> tuple[Any, Any]:
+        """Run the network on a tensor (B, 3, H, W) that lies on the device."""
+        out = self._forward(images, self._text_features)
+        return out.values, (out.logits / self._temperature).softmax(-1)
+
+    def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Run the network; see `Backend.run`."""
+        values, bin_probs, *_ = self._run(images)
+        return values, bin_probs
+
+    def features(self, images: FloatArray) -> FloatArray:
+        """Return the image features (B, D) float32."""
+        import torch
+
+        with torch.inference_mode():
+            found = self._model.image_encoder(torch.from_numpy(images).to(self._device))
+        features: FloatArray = found.float().cpu().numpy()
+        return features
+
+    def _run(self, images: FloatArray) -> tuple[FloatArray, FloatArray, int, int]:
+        import torch
+
+        with torch.inference_mode():
+            start = perf_counter_ns()
+            there = torch.from_numpy(images).to(self._device)
+            self._wait()
+            uploaded = perf_counter_ns()
+            out = self.forward(there)
+            self._wait()
+            computed = perf_counter_ns()
+            values: FloatArray = np.asarray(out[0].cpu(), np.float32)  # (B,)
+            bin_probs: FloatArray = np.asarray(out[1].cpu(), np.float32)  # (B, K)
+        return values, bin_probs, uploaded - start, perf_counter_ns() - computed
+
+    def _wait(self) -> None:
+        if self._device != "cpu":
+            import torch
+
+            torch.cuda.synchronize()
+
+    def close(self) -> None:
+        """Free the model."""
+        import torch
+
+        torch.set_num_threads(self._threads_before)
+        del self._model, self._forward
 
 
-def compiled(competitor: Competitor) -> TorchBackend:
-    """Return the model behind torch.compile; each batch size is compiled when it first comes."""
-    return _torch(competitor, compiled=True)
+class CudaTorchBackend(TorchBackend):
+    """The same on a GPU, where the copies are timed apart. Not verified on hardware."""
 
-
-def bf16(competitor: Competitor) -> TorchBackend:
-    """Return the model with weights and features in bfloat16; the head stays float32."""
-    return _torch(competitor, dtype="bfloat16")
-
-
-def zero_shot(competitor: Competitor) -> TorchBackend:
-    """Return the model that encodes its sentences for every batch, as research code does."""
-    return _torch(competitor, text_each_time=True)
-
-
-def cuda_eager(competitor: Competitor) -> TorchBackend:
-    """Return the model on a GPU."""
-    return _torch(competitor, device=_gpu())
-
-
-def cuda_fp16(competitor: Competitor) -> TorchBackend:
-    """Return the model on a GPU with weights and features in float16."""
-    return _torch(competitor, device=_gpu(), dtype="float16")
-
-
-def cuda_compiled(competitor: Competitor) -> TorchBackend:
-    """Return the float16 model on a GPU, behind torch.compile."""
-    return _torch(competitor, device=_gpu(), dtype="float16", compiled=True)
-
-
-def cuda_graphs(competitor: Competitor) -> TorchBackend:
-    """Return the float16 model on a GPU, each batch size captured as a CUDA graph."""
-    return GraphBackend(_path(competitor), device=_gpu(), dtype="float16")
+    def run_apart(self, images: FloatArray) -> tuple[FloatArray, FloatArray, int, int]:
+        """See `benchmarks.bench.stages.CopiesApart`."""
+        return self._run(images)
 
 
 class GraphBackend(CudaTorchBackend):
@@ -81,21 +166,22 @@ class GraphBackend(CudaTorchBackend):
         return values, bin_probs
 
 
-def _path(competitor: Competitor) -> Path:
-    assert competitor.checkpoint is not None
-    return Path(competitor.checkpoint)
+def open_torch(checkpoint: Path, form: TorchForm, threads: int | None, *, gpu: bool) -> Any:
+    """Open a checkpoint on the CPU or a GPU.
 
-
-def _torch(competitor: Competitor, **options: Any) -> TorchBackend:
-    kind = CudaTorchBackend if options.get("device") == "cuda" else TorchBackend
-    return kind(_path(competitor), threads=competitor.threads, **options)
-
-
-def _gpu() -> str:
+    Raises:
+        MissingDependencyError: if PyTorch is not installed.
+        GpuRequiredError: if a GPU is asked for and PyTorch has none.
+        ModelError: if the file is not a checkpoint.
+    """
+    if not gpu:
+        return TorchBackend(checkpoint, form, threads=threads)
     try:
         import torch
     except ImportError:
-        return "cuda"  # TorchBackend says what to install
-    if not torch.cuda.is_available():
-        raise GpuRequiredError("PyTorch sees no CUDA GPU here.")
-    return "cuda"
+        pass  # TorchBackend names the extra to install
+    else:
+        if not torch.cuda.is_available():
+            raise GpuRequiredError("PyTorch sees no CUDA GPU here.")
+    kind = GraphBackend if form.graphs else CudaTorchBackend
+    return kind(checkpoint, form, threads=threads, device="cuda")

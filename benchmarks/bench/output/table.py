@@ -1,80 +1,16 @@
-"""What a latency run prints and writes: tables for people, JSON and CSV for programs."""
+"""Rows as a table: one list of columns for text, Markdown and the HTML page; and CSV."""
 
 from __future__ import annotations
 
 import csv
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import IO, Any
 
-from benchmarks.bench.stages import STAGES, TOTAL
+from benchmarks.bench.results import STAGES, TOTAL, Row, RunEnvironment
+from numclip_runtime.console import columns
 
-Row = Mapping[str, Any]  # of the JSON's "rows"
-SCHEMA = 2
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Format with some digits, or all of them before the decimal point; a dash for None."""
-    if value is None:
-        return "-"
-    if value == 0 or not abs(value) < 10**digits:
-        return f"{value:.0f}"
-    return f"{value:#.{digits}g}".rstrip(".") if abs(value) >= 1e-3 else f"{value:.0e}"
-
-
-def _stage(stage: str, statistic: str) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        found = row["stages_ms"].get(stage)
-        return "-" if found is None else number(found[statistic])
-
-    return cell
-
-
-def _of(key: str, field: str, form: Callable[[Any], str]) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        part = row[key]
-        return "-" if part is None or part[field] is None else form(part[field])
-
-    return cell
-
-
-def _ratio(row: Row) -> str:
-    found = row["ratio"]
-    if found is None:
-        return "1"
-    return f"{found['median']:.2f} ({found['low']:.2f}-{found['high']:.2f})"
-
-
-def _rate(row: Row) -> str:
-    rate = row["rate"]
-    if rate is None:
-        return "-"
-    return number(rate["latency_ms"]["p99"]) + ("" if rate["kept_up"] else " (behind)")
-
-
-# Heading -> cell. A column in which no row has anything is left out.
-_COLUMNS: dict[str, Callable[[Row], str]] = {
-    "name": lambda row: str(row["name"]),
-    "precision": lambda row: str(row["precision"]),
-    "batch": lambda row: str(row["batch"]),
-    **{stage: _stage(stage, "p50") for stage in STAGES},
-    "p50": _stage(TOTAL, "p50"),
-    "p99": _stage(TOTAL, "p99"),
-    "max": _stage(TOTAL, "max"),
-    "img/s": lambda row: number(row["throughput_img_s"]),
-    "times as fast": _ratio,
-    "value off": _of("fidelity", "value_max", number),
-    "cosine": _of("fidelity", "cosine_min", lambda cosine: f"{cosine:.5f}"),
-    "MAE": _of("mae", "mae", number),
-    "J/img": _of("power", "joules_per_image", number),
-    "first s": lambda row: number(row["first_prediction_s"]),
-    "MB": lambda row: number(row["peak_host_mb"]),
-    "GPU MB": lambda row: number(row["peak_device_mb"]),
-    "ceiling": lambda row: "-" if row["ceiling_share"] is None else f"{row['ceiling_share']:.0%}",
-    "p99 at rate": _rate,
-}
-_LEFT = ("name", "precision")  # aligned left; numbers are aligned right
+NONE = "-"
 KEY = (
     "Stages: p50 in ms per batch, then p50, p99 and max of their total, nothing clipped. Times as "
     "fast: of inference, by rounds, median and quartiles. Value off: largest difference of a value "
@@ -84,83 +20,150 @@ KEY = (
 )
 
 
-def cells(rows: Sequence[Row]) -> list[list[str]]:
-    """Return the table's lines, headings first."""
-    columns = [[heading, *map(cell, rows)] for heading, cell in _COLUMNS.items()]
-    kept = [column for column in columns if set(column[1:]) - {"-"}]
-    if all(row["ratio"] is None for row in rows):
-        kept = [column for column in kept if column[0] != "times as fast"]
-    return [list(line) for line in zip(*kept, strict=True)]
+def number(value: float | None, digits: int = 3) -> str:
+    """Format with some digits, or all of them before the decimal point; a dash for None."""
+    if value is None:
+        return NONE
+    if value == 0 or not abs(value) < 10**digits:
+        return f"{value:.0f}"
+    return f"{value:#.{digits}g}".rstrip(".") if abs(value) >= 1e-3 else f"{value:.0e}"
 
 
-def table(rows: Sequence[Row]) -> str:
+@dataclass(frozen=True)
+class Column:
+    """A column of the results. One in which no row has anything is left out."""
+
+    cell: Callable[[Row], str]
+    text: str | None = None  # heading in text and Markdown; None: not there
+    page: str | None = None  # heading on the page, "|" before its small print; None: not there
+    stages: str | None = None  # heading in the page's table of stages; None: not there
+    left: bool = False  # aligned left
+
+
+def _stage(stage: str, statistic: str = "p50") -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        found = row.stages_ms.get(stage)
+        return NONE if found is None else number(getattr(found, statistic))
+
+    return cell
+
+
+def _part(part: str, key: str, form: Callable[[Any], str] = number) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        value = getattr(getattr(row, part), key, None)
+        return NONE if value is None else form(value)
+
+    return cell
+
+
+def _ratio(row: Row) -> str:
+    found = row.ratio
+    return "1" if found is None else f"{found.median:.2f} ({found.low:.2f}-{found.high:.2f})"
+
+
+def _rate(row: Row) -> str:
+    if row.rate is None:
+        return NONE
+    return number(row.rate.latency_ms.p99) + ("" if row.rate.kept_up else " (behind)")
+
+
+def _ceiling(row: Row) -> str:
+    return NONE if row.ceiling_share is None else f"{row.ceiling_share:.0%}"
+
+
+COLUMNS = (
+    Column(lambda row: row.name, "name", "Name", "Name", left=True),
+    Column(lambda row: str(row.batch), "batch", "Batch", "Batch"),
+    Column(lambda row: row.precision, "precision", "Precision", left=True),
+    *(Column(_stage(stage), stage, stages=f"{stage.capitalize()}|ms") for stage in STAGES),
+    Column(_stage(TOTAL), "p50", "p50|ms", "Total|ms"),
+    Column(_stage(TOTAL, "p90"), page="p90|ms"),
+    Column(_stage(TOTAL, "p99"), "p99", "p99|ms"),
+    Column(_stage(TOTAL, "max"), "max", "max|ms"),
+    Column(lambda row: str(row.stages_ms[TOTAL].n), stages="Batches|timed"),
+    Column(lambda row: number(row.throughput_img_s), "img/s", "Images/s"),
+    Column(_ratio, "times as fast", "Times as fast|inference, quartiles"),
+    Column(_part("fidelity", "value_max"), "value off", "Value off|largest"),
+    Column(_part("fidelity", "cosine_min", "{:.5f}".format), "cosine", "Cosine|lowest"),
+    Column(_part("mae", "mae"), "MAE", "MAE"),
+    Column(_part("power", "joules_per_image"), "J/img", "Energy|J per image"),
+    Column(lambda row: number(row.first_prediction_s), "first s", "First|s from start"),
+    Column(lambda row: number(row.peak_host_mb), "MB", "Memory|MB, host"),
+    Column(lambda row: number(row.peak_device_mb), "GPU MB", "Memory|MB, device"),
+    Column(_ceiling, "ceiling", "Ceiling|share reached"),
+    Column(_rate, "p99 at rate", "p99 at rate|ms"),
+    Column(lambda row: str(row.threads or NONE), page="Threads"),
+    Column(lambda row: f"{row.backend}, {row.provider}", page="Backend", left=True),
+    Column(lambda row: row.device, page="Device", left=True),
+    Column(lambda row: f"{row.model} {row.sha256[:12]}", page="File|sha256", left=True),
+)
+
+
+def filled(rows: Sequence[Row], sheet: str) -> Iterator[tuple[str, bool, list[str]]]:
+    """Yield heading, whether aligned left, and the cells of each column that has data.
+
+    Args:
+        rows: Of a document.
+        sheet: "text", "page" or "stages".
+    """
+    for column in COLUMNS:
+        heading, cells = getattr(column, sheet), [column.cell(row) for row in rows]
+        alone = column.cell is _ratio and all(row.ratio is None for row in rows)
+        if heading is not None and set(cells) - {NONE} and not alone:
+            yield heading, column.left, cells
+
+
+def _lines(rows: Sequence[Row]) -> tuple[list[list[str]], list[bool]]:
+    found = list(filled(rows, "text"))
+    cells = [[heading, *column] for heading, _, column in found]
+    return [list(line) for line in zip(*cells, strict=True)], [left for _, left, _ in found]
+
+
+def text_table(rows: Sequence[Row]) -> str:
     """Format one aligned line per row."""
-    lines = cells(rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = [heading in _LEFT for heading in lines[0]]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if to_left else cell.rjust(width)
-            for cell, width, to_left in zip(line, widths, left, strict=True)
-        )
-        for line in lines
-    )
+    lines, left = _lines(rows)
+    return "\n".join(columns(lines, "".join("<" if side else ">" for side in left)))
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Format as a Markdown table."""
-    heading, *lines = cells(rows)
-    marks = [":--" if name in _LEFT else "--:" for name in heading]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (heading, marks, *lines))
+    (heading, *lines), left = _lines(rows)
+    return "\n".join(markdown_lines(heading, lines, left))
 
 
-def conditions(environment: Mapping[str, Any]) -> str:
-    """Say in one line on what and with what the rows were measured."""
-    images = environment["images"]
+def markdown_lines(
+    heading: Sequence[str], lines: Sequence[Sequence[str]], left: Sequence[bool]
+) -> Iterator[str]:
+    """Yield the lines of a Markdown table; `left` states for each column whether it is left."""
+    marks = [":--" if side else "--:" for side in left]
+    for cells in (heading, marks, *lines):
+        yield f"| {' | '.join(cells)} |"
+
+
+def conditions(environment: RunEnvironment) -> str:
+    """Describe machine, images and length of a run in one line."""
     length = (
-        f"{environment['duration']:g} s"
-        if environment["duration"] is not None
-        else f"{environment['iterations']} batches"
+        f"{environment.duration:g} s"
+        if environment.duration is not None
+        else f"{environment.iterations} batches"
     )
     return (
-        f"{environment['cpu']}, threads: {environment['threads'] or 'automatic'}; "
-        f"{images['count']} {images['source']} images ({images['name']}), "
-        f"{images['megapixels']:.2f} megapixels; {length} per row in {environment['rounds']} turns"
+        f"{environment.cpu}, threads: {environment.threads or 'automatic'}; {environment.images}; "
+        f"{length} per row in {environment.rounds} turns"
     )
-
-
-def write_json(file: IO[str], document: Mapping[str, Any]) -> None:
-    """Write the document, floats with 6 digits and a list of numbers on one line."""
-    text = json.dumps(_rounded(document), indent=1, ensure_ascii=False)
-    file.write(re.sub(r"\[\s+([-+.\deE,\s]+?)\s+\]", _on_one_line, text) + "\n")
-
-
-def _rounded(part: Any) -> Any:
-    if isinstance(part, float):
-        return float(f"{part:.6g}")
-    if isinstance(part, Mapping):
-        return {name: _rounded(value) for name, value in part.items()}
-    return [_rounded(value) for value in part] if isinstance(part, (list, tuple)) else part
-
-
-def _on_one_line(numbers: re.Match[str]) -> str:
-    return f"[{' '.join(numbers[1].split())}]"
 
 
 def write_csv(file: IO[str], rows: Sequence[Row]) -> None:
     """Write one line per row: every statistic of every stage, and the rest but the samples."""
-    flat = [dict(_flat(row)) for row in rows]
-    names = list(dict.fromkeys(name for row in flat for name in row))
-    writer = csv.DictWriter(file, names, restval="")
+    flat = [dict(_flat(asdict(row))) for row in rows]
+    writer = csv.DictWriter(file, list(dict.fromkeys(name for row in flat for name in row)), "")
     writer.writeheader()
     writer.writerows(flat)
 
 
-def _flat(part: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found = []
+def _flat(part: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in part.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
         elif not isinstance(value, list):
-            found.append((f"{prefix}{name}", "" if value is None else value))
-    return found
+            yield f"{prefix}{name}", "" if value is None else value

@@ -4,54 +4,39 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from benchmarks.bench.plots.theme import PAPER, Row, stand_ins
-from benchmarks.panels import layout
-from benchmarks.panels.names import with_names
-from numclip_runtime.errors import MissingDependencyError, UsageError
+from benchmarks.bench.plots.layout import draw_panel, panel_height, panels_of
+from benchmarks.bench.plots.theme import PAPER, stand_ins, with_names
+from benchmarks.bench.results import Document, Row
+from numclip_runtime.errors import UsageError, require
 from numclip_runtime.files import atomic_path
 
-SUFFIXES = (".png", ".svg")
+_SUFFIXES = (".png", ".svg")
 _WIDE, _NARROW = 8.6, 5.1  # inches of a panel at 72 points: 620 and 366 pixels of a page
 _CELL = 7.2  # inches: half the width of a saved picture
 
 
 def check_plot(path: Path) -> None:
-    """Refuse, before a long run, what `save_plot` could not write after it.
+    """Refuse, before a long run, a file that `save_plot` could not write after it.
 
     Raises:
         UsageError: if the suffix is neither .png nor .svg.
         MissingDependencyError: if matplotlib is not installed.
     """
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"{path}: cannot plot into this kind of file; use .png or .svg.")
-    check_matplotlib()
+    require("plot", "matplotlib")
 
 
-def check_matplotlib() -> None:
-    """Refuse to go on without what draws.
-
-    Raises:
-        MissingDependencyError: if matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingDependencyError(
-            "matplotlib is not installed; install it with: pip install 'numclip[plot]'"
-        ) from None
-
-
-def save_plot(document: Mapping[str, Any], path: Path) -> None:
+def save_plot(document: Document, path: Path) -> None:
     """Draw the panels for which the document has data, on white, two in a line.
 
     Args:
-        document: Of schema 2, with at least one row.
+        document: With at least one row.
         path: File ending in .png or .svg; appears only when complete.
 
     Raises:
@@ -62,9 +47,9 @@ def save_plot(document: Mapping[str, Any], path: Path) -> None:
     rows = _rows(document)
     from matplotlib.figure import Figure
 
-    names = layout.filled(rows)
+    names = panels_of(rows)
     lines = [names[:2], names[2:]] if names[2:] else [names]
-    heights = [max(layout.height(name, rows, PAPER) for name in line) for line in lines]
+    heights = [max(panel_height(name, rows, PAPER) for name in line) for line in lines]
     with _settings("path"):
         figure = Figure((2 * _CELL, sum(heights) + 0.3), dpi=150, facecolor=PAPER.page)
         bands = figure.subfigures(
@@ -73,7 +58,7 @@ def save_plot(document: Mapping[str, Any], path: Path) -> None:
         for band, line in zip(bands, lines, strict=False):
             cells = band.subfigures(1, 2, squeeze=False, hspace=0, wspace=0)[0]
             for cell, name in zip(cells, line, strict=False):
-                layout.draw(cell, name, rows, PAPER)
+                draw_panel(cell, name, rows, PAPER)
         bands[-1].text(0.012, 0.5, _conditions(document), fontsize=8, color=PAPER.soft)
         with atomic_path(path) as temporary:
             kind = path.suffix.lower()[1:]
@@ -81,28 +66,28 @@ def save_plot(document: Mapping[str, Any], path: Path) -> None:
             figure.savefig(temporary, format=kind, facecolor=PAPER.page, metadata=metadata)
 
 
-def panel_svg(document: Mapping[str, Any], name: str, *, narrow: bool) -> str:
+def panel_svg(document: Document, name: str, *, narrow: bool) -> str:
     """Return one panel as an <svg> element that takes its colours from the page around it.
 
     Args:
-        document: Of schema 2.
-        name: Of `layout.filled`.
+        document: With at least one row.
+        name: Of `panels_of`.
         narrow: Draw for a telephone.
 
     Raises:
         UsageError: if there is no row.
         MissingDependencyError: if matplotlib is not installed.
     """
-    check_matplotlib()
+    require("plot", "matplotlib")
     rows = _rows(document)
     from matplotlib.figure import Figure
 
     theme, variables = stand_ins()
     theme = replace(theme, narrow=narrow, size=12.5)
-    size = (_NARROW if narrow else _WIDE, layout.height(name, rows, theme))
+    size = (_NARROW if narrow else _WIDE, panel_height(name, rows, theme))
     with _settings("none"):  # text stays text: it takes the page's font, and can be searched
         figure = Figure(size, facecolor="none", dpi=72)
-        layout.draw(figure, name, rows, theme)
+        draw_panel(figure, name, rows, theme)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -130,13 +115,12 @@ def _settings(fonttype: str) -> AbstractContextManager[None]:
     )
 
 
-def _rows(document: Mapping[str, Any]) -> Sequence[Row]:
-    if not document["rows"]:
+def _rows(document: Document) -> Sequence[Row]:
+    if not document.rows:
         raise UsageError("nothing was measured, so there is nothing to draw.")
-    return with_names(document["rows"], short=True)
+    return with_names(document.rows, short=True)
 
 
-def _conditions(document: Mapping[str, Any]) -> str:
-    environment = document["environment"]
-    parts = [environment["cpu"], environment["command"], environment["date"]]
-    return "   ".join(str(part) for part in parts if part)
+def _conditions(document: Document) -> str:
+    environment = document.environment
+    return "   ".join((environment.cpu, environment.command, environment.date))

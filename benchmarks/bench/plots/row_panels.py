@@ -1,4 +1,4 @@
-"""Latency distribution: a histogram of all batches, and the tail batch by batch."""
+"""The two panels that list all rows: the distribution of the latency, and the time per stage."""
 
 from __future__ import annotations
 
@@ -7,46 +7,40 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.bench.plots.plot_rows import in_order, name_lanes, places
-from benchmarks.bench.plots.theme import Row, Theme, dress, heading, note, number
+from benchmarks.bench.plots.plot_rows import baselines_of, in_order, name_plot_rows
+from benchmarks.bench.plots.theme import Theme, dress, heading, label_number, note
+from benchmarks.bench.results import STAGES, TOTAL, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TITLE = "Total latency of a batch"
-_HIGH = 0.42  # of a lane: the histogram's highest bar
+_HIGH = 0.42  # of a plot row: the histogram's highest bar
 
 
-def draw(axes: Axes, rows: Sequence[Row], theme: Theme) -> None:
-    """Draw one lane per row, on shared logarithmic bins.
-
-    Args:
-        axes: Where to draw.
-        rows: With "total_ms_samples", ms per batch.
-        theme: How it looks.
-    """
+def draw_distribution(axes: Axes, rows: Sequence[Row], theme: Theme) -> None:
+    """Draw a histogram of all batches per row, on shared logarithmic bins, and the tail."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     rows = in_order(rows)
-    samples = [np.asarray(row["total_ms_samples"], float) for row in rows]
+    samples = [np.asarray(row.total_ms_samples, float) for row in rows]
     low, high = (float(f([f(times) for times in samples])) for f in (np.min, np.max))
     edges = np.geomspace(low / 1.02, high * 1.02, 90)
-    for row, times, y in zip(rows, samples, places(rows), strict=True):
+    for row, times, y in zip(rows, samples, baselines_of(rows), strict=True):
         counts, _ = np.histogram(times, edges)
         # A few long runs must not flatten the rest, so the root of the counts is drawn.
         bars = np.sqrt(counts / counts.max())
         axes.stairs(_HIGH * bars + y, edges, baseline=y, fill=True, color=theme.fill)
-        total = row["stages_ms"]["total"]
-        p50, p99, slowest = total["p50"], total["p99"], total["max"]
+        total = row.stages_ms[TOTAL]
         # In the tail a bar of one batch is too low to see: there each batch has a mark.
-        tail = times[times >= total["p95"]]
+        tail = times[times >= total.p95]
         axes.vlines(tail, y - 0.03, y + 0.13, color=theme.tail, linewidth=0.9)
-        axes.vlines([p50], y - 0.03, y + 0.5, color=theme.ink, linewidth=1.4)
-        axes.vlines([p99], y - 0.03, y + 0.5, color=theme.tail, linewidth=1.4)
-        note(axes, theme, f"p50 {number(p50)}", (p50, y + 0.5), right=-3, ha="right")
-        note(axes, theme, f"p99 {number(p99)}", (p99, y + 0.5), right=3, color=theme.tail)
-        note(axes, theme, f"max {number(slowest)}", (slowest, y + 0.06), right=4)
-    name_lanes(axes, rows, theme, middle=0.25)
+        for value, colour in ((total.p50, theme.ink), (total.p99, theme.tail)):
+            axes.vlines([value], y - 0.03, y + 0.5, color=colour, linewidth=1.4)
+        p50, p99, slowest = map(label_number, (total.p50, total.p99, total.max))
+        note(axes, theme, f"p50 {p50}", (total.p50, y + 0.5), right=-3, ha="right")
+        note(axes, theme, f"p99 {p99}", (total.p99, y + 0.5), right=3, color=theme.tail)
+        note(axes, theme, f"max {slowest}", (total.max, y + 0.06), right=4)
+    name_plot_rows(axes, rows, theme, middle=0.25)
     axes.set_xscale("log")
     reach = high / low
     room = (0.34, 0.36) if theme.narrow else (0.13, 0.16)  # for the numbers beyond both ends
@@ -58,4 +52,48 @@ def draw(axes: Axes, rows: Sequence[Row], theme: Theme) -> None:
     dress(axes, theme, grid="x")
     axes.set_xlabel("ms, logarithmic", fontsize=theme.size - 1, color=theme.soft)
     remark = "square root of the counts; a mark for each batch beyond p95, none left out"
-    heading(axes, theme, TITLE, remark if not theme.narrow else "a mark for each batch beyond p95")
+    short = "a mark for each batch beyond p95"
+    heading(axes, theme, "Total latency of a batch", short if theme.narrow else remark)
+
+
+def draw_stages(axes: Axes, rows: Sequence[Row], theme: Theme) -> None:
+    """Draw a stacked bar of the stage means per row, per image; together they are the total."""
+    rows = in_order(rows)
+    middle = 0.3 if theme.narrow else 0.25
+    shown = set()
+    for row, y in zip(rows, baselines_of(rows), strict=True):
+        start = 0.0
+        for stage, colour in zip(STAGES, theme.stages, strict=True):
+            found = row.stages_ms.get(stage)
+            width = 0.0 if found is None else found.mean / row.batch
+            if width > 0:
+                # The edge keeps neighbours apart for eyes that see both colours alike.
+                axes.barh(y + middle, width, 0.46, start, color=colour, edgecolor=theme.page,
+                          linewidth=0.6)  # fmt: skip
+                shown.add(stage)
+            start += width
+        text = f"{label_number(start)} ms, {label_number(row.throughput_img_s)} img/s"
+        note(axes, theme, text, (start, y + middle), right=5)
+    name_plot_rows(axes, rows, theme, middle=middle)
+    axes.margins(x=0)
+    longest = max(row.stages_ms[TOTAL].mean / row.batch for row in rows)
+    axes.set_xlim(0, longest * (1.85 if theme.narrow else 1.45))  # the rest is for the numbers
+    dress(axes, theme, grid="x")
+    axes.set_xlabel("ms per image", fontsize=theme.size - 1, color=theme.soft)
+    _legend(axes, theme, [stage for stage in STAGES if stage in shown])
+
+
+def _legend(axes: Axes, theme: Theme, shown: Sequence[str]) -> None:
+    """Name the colours above the bars, in the bars' order."""
+    from matplotlib.patches import Patch
+
+    patches = [Patch(color=theme.stages[STAGES.index(stage)], label=stage) for stage in shown]
+    columns = 3 if theme.narrow else len(shown)
+    # matplotlib fills column by column; readers go line by line
+    patches = [patch for column in range(columns) for patch in patches[column::columns]]
+    axes.legend(handles=patches, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1),
+                frameon=False, fontsize=theme.size - 1, labelcolor=theme.ink, handlelength=0.9,
+                handleheight=0.9, handletextpad=0.4, columnspacing=1.1, borderpad=0,
+                borderaxespad=0.5)  # fmt: skip
+    lines = -(-len(shown) // columns)
+    heading(axes, theme, "Mean time of an image", "", lift=(lines - 1) * 15)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+from benchmarks.bench.results import STAGES, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Row = Mapping[str, Any]
-STAGES = ("decode", "preprocess", "upload", "inference", "download", "postprocess")
+LONGEST = 38  # characters of a name in a picture
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,35 @@ def stand_ins() -> tuple[Theme, dict[str, str]]:
     return replace(PAPER, **single, stages=stages, series=series), names  # type: ignore[arg-type]
 
 
-def number(value: float) -> str:
+def label_number(value: float) -> str:
     """Format with 3 digits, or all of them before the decimal point."""
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def names_of(rows: Sequence[Row]) -> list[str]:
     """Return the different names, in the order of the rows."""
-    return list(dict.fromkeys(row["name"] for row in rows))
+    return list(dict.fromkeys(row.name for row in rows))
+
+
+def with_names(rows: Sequence[Row], *, short: bool = False) -> list[Row]:
+    """Return the rows with names that are printable and different where the rows are.
+
+    Several models measured in one run have the same names: then the model's comes first.
+
+    Args:
+        rows: Of a document.
+        short: Cut names to LONGEST in the middle, for their ends tell them apart.
+    """
+    seen = Counter((row.name, row.batch) for row in rows)
+    several = any(count > 1 for count in seen.values())
+    named = []
+    for row in rows:
+        model = f"{row.model.partition('.')[0]} " if several else ""
+        name = "".join(c if c.isprintable() else " " for c in f"{model}{row.name}")
+        if short and len(name) > LONGEST:
+            name = f"{name[: LONGEST - 16]}…{name[-15:]}"
+        named.append(replace(row, name=name))
+    return named
 
 
 def heading(axes: Axes, theme: Theme, title: str, remark: str, *, lift: float = 0) -> None:

@@ -1,0 +1,84 @@
+"""The output of a run: text for the terminal, and files that are opened before it measures."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.bench.output.compare import comparison
+from benchmarks.bench.output.page import write_html
+from benchmarks.bench.output.table import KEY, conditions, markdown, text_table, write_csv
+from benchmarks.bench.plots.picture import check_plot, save_plot
+from benchmarks.bench.processes.startup import startup_lines
+from benchmarks.bench.results import Document, write_json
+from numclip_runtime.errors import require
+from numclip_runtime.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files to write; None: not asked for."""
+
+    json: Path | None = None
+    csv: Path | None = None
+    markdown: Path | None = None
+    plot: Path | None = None
+    report: Path | None = None
+
+
+def open_outputs(stack: ExitStack, outputs: Outputs) -> dict[str, Path]:
+    """Open the files; they appear under their names when the stack closes without an error.
+
+    Args:
+        stack: Closes them.
+        outputs: Files to write.
+
+    Returns:
+        Field of `Outputs` -> temporary file beside the asked one.
+
+    Raises:
+        UsageError: if a path cannot be written.
+        MissingDependencyError: if a picture or the page is asked for without matplotlib.
+    """
+    if outputs.plot is not None:
+        check_plot(outputs.plot)
+    if outputs.report is not None:
+        require("plot", "matplotlib")
+    asked = {kind: path for kind, path in vars(outputs).items() if path is not None}
+    return {kind: stack.enter_context(atomic_path(path)) for kind, path in asked.items()}
+
+
+def write_outputs(document: Document, paths: dict[str, Path]) -> None:
+    """Write to the files of `open_outputs`."""
+    for kind, path in paths.items():
+        if kind == "plot":
+            save_plot(document, path)
+        elif kind == "report":
+            write_html(document, path)
+        else:
+            with path.open("w", encoding="utf-8", newline="") as file:
+                if kind == "json":
+                    write_json(file, document)
+                elif kind == "csv":
+                    write_csv(file, document.rows)
+                else:
+                    file.write(markdown(document.rows) + "\n")
+
+
+def summary(document: Document, older: tuple[str, Document] | None) -> str:
+    """Return the text that a run prints: conditions, table, warnings, notes, comparison.
+
+    Args:
+        document: The run.
+        older: File name and run to compare with.
+    """
+    rows = document.rows
+    parts = [text_table(rows), KEY] if rows else ["nothing could be measured."]
+    if document.startup is not None:
+        parts.append(f"Process start to first prediction:\n{startup_lines(document.startup)}")
+    parts += [f"Warning: {warning}" for warning in document.state.warnings]
+    parts += [f"Note: {note}" for note in document.notes]
+    if older is not None:
+        parts.append("\n".join(comparison(document, older[1], name=older[0])))
+    return f"{conditions(document.environment)}\n\n" + "\n".join(parts)
