@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,14 +22,14 @@ if not __package__:  # run by its path
 
 from benchmarks.bench.decode_paths import SAME, DecodeTimes, psnr, time_ways, ways
 from benchmarks.bench.images import write_synthetic
-from benchmarks.bench.machine.environment import describe_environment
-from benchmarks.bench.machine.state import load_average
-from benchmarks.bench.results import Environment, report_file
+from benchmarks.bench.interleave import track
+from benchmarks.bench.machine.environment import script_report
 from numclip_runtime import Preprocessing
 from numclip_runtime.console import FILE, SETTINGS, columns, exit_on_error
 from numclip_runtime.decode import decode
 from numclip_runtime.files import find_images
 from numclip_runtime.preprocess import least_side
+from numclip_runtime.system import cpu_name
 
 DECODE_ROUNDS = 5
 SYNTHETIC = {"0.3": (640, 480), "2": (1632, 1224), "12": (4000, 3000)}  # megapixels -> size
@@ -54,31 +54,12 @@ class WaySpeed:
     worst_psnr_db: float
 
 
-@dataclass
-class DecodeEnvironment(Environment):
-    """The environment, and the settings of the run."""
-
-    images: dict[str, str | int]  # "name", "count"
-    rounds: int
-    preprocessing: Preprocessing
-
-
-@dataclass(frozen=True)
-class DecodeReport:
-    """The JSON file."""
-
-    environment: DecodeEnvironment
-    results: list[WaySpeed]
-
-
-def compare_ways(
-    paths: Sequence[str], spec: Preprocessing, *, rounds: int, tick: Callable[[], None]
-) -> list[WaySpeed]:
+def compare_ways(paths: Sequence[str], spec: Preprocessing, *, rounds: int) -> list[WaySpeed]:
     """Measure all ways on all files; one record for each class of sizes and way."""
     by = ways(spec)
     # (class, way) -> megapixels, scale, times and PSNR of each file
     found: dict[tuple[int, str], list[tuple[float, int, DecodeTimes, float]]] = defaultdict(list)
-    for path in paths:
+    for path in track("images", paths):
         scale = decode(path, least=least_side(spec)).scale  # also refuses broken files
         times = time_ways(path, by, rounds=rounds)
         with Image.open(path) as image:
@@ -88,7 +69,6 @@ def compare_ways(
         for name, each in inputs.items():
             fidelity = psnr(each, inputs["textbook"], spec)
             found[size, name].append((megapixels, scale, times[name], fidelity))
-        tick()
     return [
         WaySpeed(
             size=_class_name(size),
@@ -176,25 +156,14 @@ def measure_decoding(
     Raises:
         NumclipError: if an image or the output cannot be used.
     """
-    with ExitStack() as stack:
-        write = stack.enter_context(report_file(json_path))
-        paths, name = stack.enter_context(image_files(folder))
-        load_before = load_average()
-        with click.progressbar(
-            length=len(paths), file=sys.stderr, hidden=not sys.stderr.isatty()
-        ) as bar:
-            rows = compare_ways(paths, spec, rounds=rounds, tick=lambda: bar.update(1))
-        environment = DecodeEnvironment(
-            **vars(describe_environment(argv=argv, load_before=load_before)),
-            images={"name": name, "count": len(paths)},
-            rounds=rounds,
-            preprocessing=spec,
-        )
+    with script_report(json_path, argv) as write, image_files(folder) as (paths, name):
+        rows = compare_ways(paths, spec, rounds=rounds)
         click.echo(
-            f"ms per image, one thread, medians of {rounds} turns; {environment.cpu}; {name}; "
+            f"ms per image, one thread, medians of {rounds} turns; {cpu_name()}; {name}; "
             f"to {spec.crop} x {spec.crop}.\n\n{way_table(rows)}"
         )
-        write(DecodeReport(environment, rows))
+        images = {"name": name, "count": len(paths)}
+        write({"images": images, "rounds": rounds, "preprocessing": spec}, results=rows)
     return rows
 
 

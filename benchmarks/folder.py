@@ -22,10 +22,8 @@ if not __package__:  # run by its path
 
 from benchmarks.bench.folder_runners import Program, Rates, StreamOf, TextbookLoop, time_chunks
 from benchmarks.bench.images import open_images
-from benchmarks.bench.machine.environment import describe_environment
-from benchmarks.bench.machine.state import load_average
+from benchmarks.bench.machine.environment import script_report
 from benchmarks.bench.output.table import markdown_lines
-from benchmarks.bench.results import Environment, Images, report_file
 from numclip_runtime import Predictor, load
 from numclip_runtime.backends import BackendName
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
@@ -62,25 +60,6 @@ class StreamSpeed(ProgramSpeed):
     share_of_shared_cores: float
 
 
-@dataclass(frozen=True)
-class FolderImages(Images):
-    """The images, and how they were predicted."""
-
-    predicted: int
-    chunk: int  # at a time
-
-
-@dataclass(frozen=True)
-class FolderReport:
-    """The JSON file."""
-
-    environment: Environment
-    images: FolderImages
-    models: dict[str, dict[str, Any]]  # file name -> "sha256", "bytes"
-    rows: list[ProgramSpeed | StreamSpeed]
-    largest_difference_to_loop: dict[str, float]  # stream -> of values, in the task's unit
-
-
 @click.command(context_settings=SETTINGS)
 @click.argument("model_fp32", type=FILE)
 @click.argument("model_best", type=FILE)
@@ -107,8 +86,8 @@ def measure_folder(
     workers: int | None = None,
     json_path: Path | None = None,
     argv: list[str],
-) -> FolderReport:
-    """Measure, print the table, write the JSON; return its content.
+) -> list[ProgramSpeed | StreamSpeed]:
+    """Measure, print the table, write the JSON.
 
     Args:
         model_fp32: ONNX file, also run by the loop.
@@ -124,9 +103,8 @@ def measure_folder(
     Raises:
         NumclipError: if a model, an image or the output cannot be used.
     """
-    load_before = load_average()
     with ExitStack() as stack:
-        write = stack.enter_context(report_file(json_path))
+        write = stack.enter_context(script_report(json_path, argv))
         found = stack.enter_context(open_images(images))
         paths = list(itertools.islice(itertools.cycle(found.paths), repeat_to))
 
@@ -156,22 +134,19 @@ def measure_folder(
             for name, stream in streams.items()
         }
         seconds = time_chunks(programs, paths, chunk=min(CHUNK, len(paths)))
-        report = FolderReport(
-            environment=describe_environment(argv=argv, load_before=load_before),
-            images=FolderImages(**vars(found.about), predicted=len(paths), chunk=CHUNK),
-            models={
-                path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
-                for path in (model_fp32, model_best)
-            },
-            rows=speeds(seconds, streams, len(paths)),
-            largest_difference_to_loop=differences,
-        )
+        rows = speeds(seconds, streams, len(paths))
         click.echo(f"{found.about}; {len(paths)} predicted, by turns, {CHUNK} at a time.\n")
-        click.echo(speed_table(report.rows))
+        click.echo(speed_table(rows))
         worst = ", ".join(f"{name} {value:.4f}" for name, value in differences.items())
         click.echo(f"\nLargest difference of a value to the loop's: {worst}.")
-        write(report)
-    return report
+        files = (model_fp32, model_best)
+        write(
+            images={**vars(found.about), "predicted": len(paths), "chunk": CHUNK},
+            models={p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in files},
+            rows=rows,
+            largest_difference_to_loop=differences,  # stream -> of values, in the task's unit
+        )
+    return rows
 
 
 def speeds(

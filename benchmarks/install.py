@@ -20,10 +20,8 @@ import click
 if not __package__:  # run by its path
     __import__("script")
 
-from benchmarks.bench.machine.environment import REPOSITORY, describe_environment
-from benchmarks.bench.machine.state import load_average
+from benchmarks.bench.machine.environment import REPOSITORY, script_report
 from benchmarks.bench.processes import installed
-from benchmarks.bench.results import Environment, report_file
 from numclip_runtime.console import FILE, SETTINGS, columns, exit_on_error
 from numclip_runtime.errors import NumclipError
 
@@ -51,14 +49,6 @@ class Install:
     warm_s: float  # the same once more, into another environment
     import_ms: float | None  # median over RUNS processes; None: not everything is installed
     mb: float  # of all packages, 10**6 bytes
-
-
-@dataclass(frozen=True)
-class InstallReport:
-    """The JSON file."""
-
-    environment: Environment
-    results: list[Install]
 
 
 def measure_install(python: str, requirement: str, options: Sequence[str] = ()) -> Install:
@@ -145,18 +135,16 @@ def main(
     pythons: tuple[str, ...], extra: str, options: tuple[str, ...], json_path: Path | None
 ) -> None:
     """Install this checkout's wheel for each PYTHON (a command or a path), and report the cost."""
-    load_before = load_average()
     with (
         exit_on_error(),
-        report_file(json_path) as write,
+        script_report(json_path, sys.argv) as write,
         tempfile.TemporaryDirectory() as folder,
     ):
         wheel = build_wheel(Path(folder))
         requirement = f"{wheel}[{extra}]" if extra else str(wheel)
         installs = [measure_install(python, requirement, options) for python in pythons]
         click.echo(f"wheel: {wheel.stat().st_size / 1e3:.0f} kB\n{install_table(installs)}")
-        environment = describe_environment(argv=sys.argv, load_before=load_before)
-        write(InstallReport(environment, installs))
+        write(results=installs)
 
 
 if __name__ == "__main__":

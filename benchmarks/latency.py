@@ -6,8 +6,8 @@ Run from the repository: `python benchmarks/latency.py [MODELS...]`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
@@ -179,22 +179,12 @@ def measure_latency(
         # Outputs are opened first: a bad path should fail now, not after minutes of measuring.
         older = None if compare is None else (compare.name, read_document(compare))
         temporary = open_outputs(stack, outputs)
-        document = measure_all(request, argv=argv, progress=progress)
+        document = measure_all(request, argv=argv)
         click.echo(summary(document, older))
         if not document.rows:
             sys.exit(1)  # leaves no file
         write_outputs(document, temporary)
     return document
-
-
-@contextmanager
-def progress(label: str, length: int) -> Iterator[Callable[[], None]]:
-    """Yield a function to call after each step; shows a bar on stderr if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
-        yield lambda: bar.update(1)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ if not __package__:  # run by its path
     __import__("script")
 
 from benchmarks.bench.images import open_images
-from benchmarks.bench.machine.environment import describe_environment
-from benchmarks.bench.machine.state import load_average
+from benchmarks.bench.machine.environment import script_report
 from benchmarks.bench.processes.programs import STATUS
 from benchmarks.bench.processes.worker import Worker
-from benchmarks.bench.results import Environment, Images, from_plain, report_file
+from benchmarks.bench.results import from_plain
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import sha256
@@ -38,17 +36,6 @@ class Sample:
     rss_kib: int
     peak_kib: int
     seconds: float  # since it began to load the model
-
-
-@dataclass(frozen=True)
-class MemoryReport:
-    """The JSON file."""
-
-    environment: Environment
-    images: Images
-    model: dict[str, str]  # "name", "sha256"
-    samples: list[Sample]
-    growth: float  # of the resident memory, from the first sample to the last
 
 
 @click.command(context_settings=SETTINGS)
@@ -77,14 +64,14 @@ def measure_memory(
     workers: int | None = None,
     json_path: Path | None = None,
     argv: list[str],
-) -> MemoryReport:
-    """Measure and print; return the content of the JSON.
+) -> list[Sample]:
+    """Measure, print, and write the JSON; growth counts from the first sample.
 
     Args:
         model: Exported model.
         images: Folder, read again and again; None makes synthetic images.
         count: Images in all.
-        every: Images between two samples; growth counts from the first one.
+        every: Images between two samples.
         backend: None: by the model.
         batch_size: None: automatic.
         workers: None: automatic.
@@ -99,45 +86,33 @@ def measure_memory(
         raise UsageError(f"memory is read from {STATUS}, which only Linux has.")
     if every >= count:
         raise UsageError(f"--every {every} leaves one sample of {count}; make it smaller.")
-    load_before = load_average()
-    with ExitStack() as stack:
-        write = stack.enter_context(report_file(json_path))
-        found = stack.enter_context(open_images(images))
+    task = {
+        "model": str(model),
+        "count": count,
+        "every": every,
+        "options": {"backend": backend, "device": "cpu", "optimize_for": "throughput"},
+        "stream": {"batch_size": batch_size, "workers": workers},
+    }
+    samples = []
+    with script_report(json_path, argv) as write, open_images(images) as found:
         click.echo(f"{model.name}; {found.about}\n\n  images     RSS MiB    peak MiB    images/s")
-        worker = stack.enter_context(
-            Worker(
-                STREAMER,
-                name=str(model),
-                model=str(model),
-                paths=found.paths,
-                count=count,
-                every=every,
-                options={"backend": backend, "device": "cpu", "optimize_for": "throughput"},
-                stream={"batch_size": batch_size, "workers": workers},
-            )
-        )
-        samples = []
-        for answer in itertools.chain([worker.first], worker.rest()):
-            sample = from_plain(Sample, answer)
-            samples.append(sample)
-            rss, peak = sample.rss_kib / 1024, sample.peak_kib / 1024
-            rate = sample.images / sample.seconds
-            click.echo(f"{sample.images:>8}  {rss:>10.1f}  {peak:>10.1f}  {rate:>10.1f}")
+        with Worker(STREAMER, name=str(model), paths=found.paths, **task) as worker:
+            for answer in itertools.chain([worker.first], worker.rest()):
+                sample = from_plain(Sample, answer)
+                samples.append(sample)
+                rss, peak = sample.rss_kib / 1024, sample.peak_kib / 1024
+                rate = sample.images / sample.seconds
+                click.echo(f"{sample.images:>8}  {rss:>10.1f}  {peak:>10.1f}  {rate:>10.1f}")
         first, last = samples[0], samples[-1]
-        report = MemoryReport(
-            environment=describe_environment(argv=argv, load_before=load_before),
-            images=found.about,
-            model={"name": model.name, "sha256": sha256(model)},
-            samples=samples,
-            growth=last.rss_kib / first.rss_kib - 1,
-        )
+        growth = last.rss_kib / first.rss_kib - 1
         click.echo(
             f"\nRSS after {first.images} images {first.rss_kib / 1024:.1f} MiB, after "
-            f"{last.images} {last.rss_kib / 1024:.1f} MiB: {report.growth:+.2%}; "
+            f"{last.images} {last.rss_kib / 1024:.1f} MiB: {growth:+.2%}; "
             f"peak {last.peak_kib / 1024:.1f} MiB."
         )
-        write(report)
-    return report
+        about = {"name": model.name, "sha256": sha256(model)}
+        write(images=found.about, model=about, samples=samples, growth=growth)
+    return samples
 
 
 if __name__ == "__main__":

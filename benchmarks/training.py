@@ -25,11 +25,10 @@ if not __package__:  # run by its path
 
 from benchmarks.bench.images import write_synthetic
 from benchmarks.bench.interleave import interleave
-from benchmarks.bench.machine.environment import describe_environment, loaded_versions
-from benchmarks.bench.machine.state import load_average
+from benchmarks.bench.machine.environment import loaded_versions, script_report
 from benchmarks.bench.processes.programs import peak_host_mb
 from benchmarks.bench.processes.worker import call_apart
-from benchmarks.bench.results import Environment, from_plain, report_file
+from benchmarks.bench.results import from_plain
 from numclip_runtime import Task
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 
@@ -50,14 +49,6 @@ class TrainingSpeed:
     speed_of_plain: float  # Lightning's share of the plain loop's speed
     versions: dict[str, str]
     peak_rss_mb: int  # of the whole process
-
-
-@dataclass(frozen=True)
-class TrainingReport:
-    """The JSON file."""
-
-    environment: Environment
-    results: list[TrainingSpeed]
 
 
 def lightning_steps(model: Any, data: Any, config: Any, steps: int) -> list[float]:
@@ -167,8 +158,8 @@ def main(
     backbones: tuple[str, ...], batch: int, steps: int, turns: int, json_path: Path | None
 ) -> None:
     """Time training steps of BACKBONES (architectures or .json), each in a fresh process."""
-    before, results = load_average(), []
-    with exit_on_error(), report_file(json_path) as write:
+    results = []
+    with exit_on_error(), script_report(json_path, sys.argv) as write:
         click.echo(f"{'backbone':<12} {'batch':>5} {'s/step':>8} {'of plain':>9} {'peak RSS':>10}")
         for backbone in backbones:
             plain = call_apart(
@@ -181,8 +172,7 @@ def main(
                 f"{speed.backbone:<12} {batch:>5} {speed.seconds_per_step['lightning']:>8.3f} "
                 f"{speed.speed_of_plain:>8.1%} {speed.peak_rss_mb:>7} MB"
             )
-        environment = describe_environment(argv=sys.argv, load_before=before)
-        write(TrainingReport(environment, results))
+        write(results=results)
 
 
 if __name__ == "__main__":

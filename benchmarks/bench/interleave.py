@@ -8,10 +8,12 @@ trust it.
 from __future__ import annotations
 
 import random
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, TypeVar
 
+import click
 import numpy as np
 
 from benchmarks.bench.results import Ratio
@@ -26,14 +28,21 @@ Found = TypeVar("Found")
 Order = Literal["fixed", "mirrored", "shuffled"]
 
 
+def track(label: str, items: Iterable[Found], length: int | None = None) -> Iterator[Found]:
+    """Yield the items; shows a bar on stderr if that is a terminal."""
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(items, length, label, file=sys.stderr, hidden=hidden) as bar:
+        yield from bar
+
+
 def schedule(names: Sequence[Name], rounds: int, order: Order) -> Iterator[list[Name]]:
     """Yield the order of each round."""
     rng = random.Random(0)
     for number in range(rounds):
-        names_now = list(names)
+        now = list(names)
         if order == "shuffled":
-            rng.shuffle(names_now)
-        yield names_now[:: -1 if order == "mirrored" and number % 2 else 1]
+            rng.shuffle(now)
+        yield now[:: -1 if order == "mirrored" and number % 2 else 1]
 
 
 def interleave(
@@ -43,7 +52,7 @@ def interleave(
     order: Order = "fixed",
     pause_s: float = 0.0,
     pause: Callable[[float], object] = time.sleep,
-    tick: Callable[[], None] = lambda: None,
+    label: str | None = None,
 ) -> dict[Name, list[Found]]:
     """Let each take one turn per round.
 
@@ -53,28 +62,27 @@ def interleave(
         order: Of the turns in a round.
         pause_s: Seconds before each turn.
         pause: Waits for seconds.
-        tick: Called after each turn.
+        label: Of the progress bar; None shows none.
 
     Returns:
         Name -> what its turns returned, one per round.
     """
     found: dict[Name, list[Found]] = {name: [] for name in turns}
-    for number, names in enumerate(schedule(list(turns), rounds, order)):
-        for name in names:
-            if pause_s:
-                pause(pause_s)
-            found[name].append(turns[name](number))
-            tick()
+    steps = [
+        (i, name) for i, names in enumerate(schedule(list(turns), rounds, order)) for name in names
+    ]
+    for number, name in steps if label is None else track(label, steps):
+        if pause_s:
+            pause(pause_s)
+        found[name].append(turns[name](number))
     return found
 
 
-def ratio(
-    rounds: Sequence[Stamps], baseline: Sequence[Stamps], *, to: str, stage: str = "inference"
-) -> Ratio:
-    """Compare two systems round by round, by the median time of a stage in each."""
+def ratio(rounds: Sequence[Stamps], baseline: Sequence[Stamps], *, to: str) -> Ratio:
+    """Compare two systems round by round, by their median time of inference in each."""
     ours, theirs = (
-        np.array([np.median(Timings.from_stamps(s, batch=1).stages[stage]) for s in part])
+        np.array([np.median(Timings.from_stamps(s, batch=1).stages["inference"]) for s in part])
         for part in (rounds, baseline)
     )
     low, middle, high = np.percentile(theirs / ours, [25, 50, 75]).tolist()
-    return Ratio(to, stage, middle, low, high)
+    return Ratio(to, "inference", middle, low, high)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
@@ -16,7 +14,6 @@ import numpy.typing as npt
 
 from benchmarks.bench.machine.state import MachineState
 from numclip_runtime.errors import UsageError
-from numclip_runtime.files import atomic_text
 
 SCHEMA = 2
 STAGES = ("decode", "preprocess", "upload", "inference", "download", "postprocess")
@@ -284,20 +281,3 @@ def _rounded(part: Any) -> Any:
 
 def _on_one_line(numbers: re.Match[str]) -> str:
     return f"[{' '.join(numbers[1].split())}]"
-
-
-@contextmanager
-def report_file(path: Path | None) -> Iterator[Callable[[Any], None]]:
-    """Open a script's JSON file before it measures; yield a function that writes its report.
-
-    Args:
-        path: File to write, which appears only when complete; None: nothing is written.
-
-    Raises:
-        UsageError: if it cannot be written.
-    """
-    if path is None:
-        yield lambda _: None
-        return
-    with atomic_text(path) as file:
-        yield lambda report: print(json.dumps(asdict(report), indent=1), file=file)

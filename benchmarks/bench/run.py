@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,23 +15,18 @@ import numpy as np
 
 from benchmarks.bench.baselines.registry import REFERENCE
 from benchmarks.bench.fidelity import PHOTOS, Labelled, Outputs
-from benchmarks.bench.images import ImageSet
-from benchmarks.bench.interleave import PAUSE_S, UNTIMED, interleave, ratio
-from benchmarks.bench.load import LIMIT_S
+from benchmarks.bench.interleave import PAUSE_S, UNTIMED, interleave, ratio, track
 from benchmarks.bench.machine.ceilings import Ceilings
 from benchmarks.bench.machine.energy import PowerReading, PowerSampler, sum_power
 from benchmarks.bench.processes.worker import Worker
 from benchmarks.bench.results import TOTAL, FixedRate, Row, StartTimes, Warmup, from_plain
-from benchmarks.bench.stages import Stamps, Timings
+from benchmarks.bench.stages import WARMUP_S, Stamps, Timings
 from benchmarks.bench.systems import ARTEFACT, Systems, SystemUnderTest
 from numclip_runtime import GpuRequiredError, MissingDependencyError, NumclipError, Task
 from numclip_runtime.files import sha256
 
 ROUNDS = 10
-STARTS, STARTS_S = 3, 10.0  # processes started for the time to first prediction; not beyond 10 s
-RATE_S = 5.0
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+STARTS_S = 10.0  # no further processes are started for the first prediction after this time
 
 
 @dataclass(frozen=True)
@@ -42,26 +36,16 @@ class Plan:
     batches: tuple[int, ...] = (1, 8)  # images per batch
     iterations: int = 100  # timed batches per row
     duration: float | None = None  # seconds of timed batches per row, in place of iterations
-    warmup_s: float = LIMIT_S  # longest warm-up per row
-    starts: int = STARTS  # processes per system, for the time to first prediction
+    warmup_s: float = WARMUP_S  # longest warm-up per row
+    starts: int = 3  # processes per system, for the time to first prediction
     rate: float | None = None  # images per second of the fixed-rate mode
-    rate_s: float = RATE_S  # its length
+    rate_s: float = 5.0  # its length
     data: Path | None = None  # labelled images
 
     @property
     def rounds(self) -> int:
         """Turns of each system at a batch size."""
         return ROUNDS if self.duration is not None else min(ROUNDS, self.iterations)
-
-    @property
-    def turn_iterations(self) -> int:
-        """Timed batches of a turn; the least number, where `turn_s` limits it."""
-        return 1 if self.duration is not None else -(-self.iterations // self.rounds)
-
-    @property
-    def turn_s(self) -> float | None:
-        """Seconds of a turn; None: by iterations."""
-        return None if self.duration is None else self.duration / self.rounds
 
 
 @dataclass
@@ -82,92 +66,63 @@ class Run:
 
     def turn(self, _: int, *, batch: int, plan: Plan) -> Stamps:
         """Measure one turn, with its power."""
+        iterations, seconds = -(-plan.iterations // plan.rounds), None
+        if plan.duration is not None:
+            iterations, seconds = 1, plan.duration / plan.rounds
         with PowerSampler("cpu" if self.about["device"] == "cpu" else "gpu") as power:
-            length = {"iterations": plan.turn_iterations, "seconds": plan.turn_s}
-            found = self.worker.ask("turn", batch=batch, untimed=UNTIMED, **length)
-        self.power.append(power.reading())
+            found = self.worker.ask(
+                "turn", batch=batch, untimed=UNTIMED, iterations=iterations, seconds=seconds
+            )
+        self.power.append(power.reading)
         return np.array(found, np.int64)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Results of a family."""
-
-    rows: list[Row] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)  # of packages that the processes loaded
-    power: list[PowerReading] = field(default_factory=list)  # of each turn
-
-
-@contextmanager
-def no_progress(_: str, __: int) -> Iterator[Callable[[], None]]:
-    """Show nothing."""
-    yield lambda: None
-
-
 def run_family(
-    systems: Systems,
-    plan: Plan,
-    images: ImageSet,
-    ceilings: Ceilings | None,
-    *,
-    progress: Progress = no_progress,
-) -> Measured:
-    """Measure systems with the same weights against each other.
+    systems: Systems, plan: Plan, images: list[str], ceilings: Ceilings | None
+) -> list[Run]:
+    """Measure systems with the same weights against each other; the processes end.
 
     Notes on those that could not be measured go to `systems.notes`.
 
     Raises:
         NumclipError: if an artefact, which was asked for by name, cannot be run.
     """
+    runs: list[Run] = []
     with ExitStack() as stack:
-        runs = []
-        with progress("starting", len(systems.systems)) as tick:
-            for system in systems.systems:
-                try:
-                    run = start(system, images.paths, plan)
-                except NumclipError as error:
-                    if system.kind == ARTEFACT and system.backend is None:
-                        raise
-                    absent = isinstance(error, (GpuRequiredError, MissingDependencyError))
-                    verb = "is left out" if absent else "failed"
-                    systems.notes.append(f"{system.name} {verb}: {error}")
-                else:
-                    stack.callback(run.worker.close)
-                    runs.append(run)
-                tick()
-        if not runs:
-            return Measured()
-        for batch in sorted(plan.batches):
-            _measure(runs, plan, batch, progress)
-        _compare(runs, images, progress)
-        if plan.data is not None:
-            _judge(runs, plan.data, progress)
-        for run in runs:
-            for row in run.rows:
-                if ceilings and row.device == "cpu" and row.kind != "zero-shot":
-                    inference_ms = row.stages_ms["inference"].p50
-                    row.ceiling_share = ceilings.share(
-                        systems.macs, inference_ms, batch=row.batch, precision=row.precision
-                    )
-            systems.notes += [n for n in run.about["notes"] if n not in systems.notes]
-    rows = [row for run in runs for row in run.rows]
-    return Measured(
-        sorted(rows, key=lambda row: row.batch),  # stable: the order of the systems stays
-        {name: text for run in runs for name, text in run.about["versions"].items()},
-        [reading for run in runs for reading in run.power],
-    )
+        for system in track("starting", systems.systems):
+            try:
+                runs.append(start(system, images, plan))
+            except NumclipError as error:
+                if system.kind == ARTEFACT and system.backend is None:
+                    raise
+                absent = isinstance(error, (GpuRequiredError, MissingDependencyError))
+                verb = "is left out" if absent else "failed"
+                systems.notes.append(f"{system.name} {verb}: {error}")
+            else:
+                stack.callback(runs[-1].worker.close)
+        if runs:
+            for batch in sorted(plan.batches):
+                _measure(runs, plan, batch)
+            _compare(runs, images[:PHOTOS])
+            if plan.data is not None:
+                _judge(runs, plan.data)
+    for run in runs:
+        for row in run.rows:
+            if ceilings and row.device == "cpu" and row.kind != "zero-shot":
+                inference_ms = row.stages_ms["inference"].p50
+                row.ceiling_share = ceilings.share(
+                    systems.macs, inference_ms, batch=row.batch, precision=row.precision
+                )
+        systems.notes += [note for note in run.about["notes"] if note not in systems.notes]
+    return runs
 
 
 def start(system: SystemUnderTest, paths: list[str], plan: Plan) -> Run:
     """Start a process a few times, for its first prediction; keep the last."""
     begin, seconds = perf_counter(), []
+    server = "benchmarks.bench.processes.system_server:SystemServer"
     while True:
-        worker = Worker(
-            "benchmarks.bench.processes.system_server:SystemServer",
-            name=system.name,
-            system=asdict(system),
-            image=paths[0],
-        )
+        worker = Worker(server, name=system.name, system=asdict(system), image=paths[0])
         seconds.append(worker.first_s)
         if len(seconds) >= plan.starts or perf_counter() - begin > STARTS_S:
             break
@@ -177,17 +132,16 @@ def start(system: SystemUnderTest, paths: list[str], plan: Plan) -> Run:
     return Run(system, worker, times)
 
 
-def _measure(runs: list[Run], plan: Plan, batch: int, progress: Progress) -> None:
+def _measure(runs: list[Run], plan: Plan, batch: int) -> None:
     """Warm up, take turns, and add a row to each."""
-    warmups = []
-    with progress(f"warm-up, batch {batch}", len(runs)) as tick:
-        for run in runs:
-            done = run.worker.ask("warm", batch=batch, limit_s=plan.warmup_s)
-            warmups.append(from_plain(Warmup, done))
-            tick()
-    with progress(f"batch {batch}", plan.rounds * len(runs)) as tick:
-        turns = {i: partial(run.turn, batch=batch, plan=plan) for i, run in enumerate(runs)}
-        stamps = interleave(turns, plan.rounds, order="shuffled", pause_s=PAUSE_S, tick=tick)
+    warmups = [
+        from_plain(Warmup, run.worker.ask("warm", batch=batch, limit_s=plan.warmup_s))
+        for run in track(f"warm-up, batch {batch}", runs)
+    ]
+    turns = {i: partial(run.turn, batch=batch, plan=plan) for i, run in enumerate(runs)}
+    stamps = interleave(
+        turns, plan.rounds, order="shuffled", pause_s=PAUSE_S, label=f"batch {batch}"
+    )
     base = next((i for i, run in enumerate(runs) if run.system.kind == REFERENCE), 0)
     for index, run in enumerate(runs):
         timings = Timings.from_stamps(np.concatenate(stamps[index]), batch=batch)
@@ -198,11 +152,9 @@ def _measure(runs: list[Run], plan: Plan, batch: int, progress: Progress) -> Non
         row.power = sum_power(run.power[-plan.rounds :], done)
         run.rows.append(row)
     if plan.rate is not None:
-        with progress(f"{plan.rate:g} img/s, batch {batch}", len(runs)) as tick:
-            for run in runs:
-                found = run.worker.ask("rate", batch=batch, rate=plan.rate, seconds=plan.rate_s)
-                run.rows[-1].rate = from_plain(FixedRate, found)
-                tick()
+        for run in track(f"{plan.rate:g} img/s, batch {batch}", runs):
+            found = run.worker.ask("rate", batch=batch, rate=plan.rate, seconds=plan.rate_s)
+            run.rows[-1].rate = from_plain(FixedRate, found)
 
 
 def _row(run: Run, timings: Timings, warmup: Warmup) -> Row:
@@ -215,10 +167,7 @@ def _row(run: Run, timings: Timings, warmup: Warmup) -> Row:
         kind=system.kind,
         model=system.model.name,
         sha256=sha256(system.model),
-        backend=about["backend"],
-        provider=about["provider"],
-        device=about["device"],
-        precision=about["precision"],
+        **{key: about[key] for key in ("backend", "provider", "device", "precision")},
         batch=timings.batch,
         threads=system.threads,
         # nothing is uploaded to a CPU
@@ -233,32 +182,29 @@ def _row(run: Run, timings: Timings, warmup: Warmup) -> Row:
     )
 
 
-def _compare(runs: list[Run], images: ImageSet, progress: Progress) -> None:
+def _compare(runs: list[Run], photos: list[str]) -> None:
     """Add fidelity to the rows, where PyTorch's float32 took part."""
     reference = next((run for run in runs if run.system.kind == REFERENCE), None)
     if reference is None:
         return
-    rows = [(run, row) for run in runs for row in run.rows]
-    with tempfile.TemporaryDirectory() as folder, progress("fidelity", len(rows)) as tick:
+    with tempfile.TemporaryDirectory() as folder:
 
         def outputs(run: Run, batch: int) -> Outputs:
             to = Path(folder) / "outputs.npz"
-            run.worker.ask("outputs", paths=images.paths[:PHOTOS], batch=batch, to=str(to))
+            run.worker.ask("outputs", paths=photos, batch=batch, to=str(to))
             return Outputs.read(to)
 
         exact = outputs(reference, 1)
-        for run, row in rows:
+        for run in track("fidelity", runs):
             if run.system.family == reference.system.family:
-                row.fidelity = outputs(run, row.batch).compare(exact)
-            tick()
+                for row in run.rows:
+                    row.fidelity = outputs(run, row.batch).compare(exact)
 
 
-def _judge(runs: list[Run], data: Path, progress: Progress) -> None:
+def _judge(runs: list[Run], data: Path) -> None:
     """Add the error on labelled images to the rows."""
     labelled = Labelled.read(data, Task.from_dict(runs[0].about["task"]))
-    with progress("labelled images", len(runs)) as tick:
-        for run in runs:
-            error = labelled.mae(run.worker.ask("values", paths=labelled.paths), run.about["unit"])
-            for row in run.rows:
-                row.mae = error
-            tick()
+    for run in track("labelled images", runs):
+        error = labelled.mae(run.worker.ask("values", paths=labelled.paths), run.about["unit"])
+        for row in run.rows:
+            row.mae = error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench.machine.energy import PackageMeter, PowerSampler, sum_power
+from benchmarks.bench.machine.energy import PowerSampler, package_meter, sum_power
 from tests.benchmarks.recorded import lay_out
 
 RAIL = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1/"
@@ -20,11 +20,11 @@ def test_steady_rail_of_a_jetson(tmp_path: Path) -> None:
     root = lay_out("orin-nano", tmp_path)
     with PowerSampler("gpu", root=root, interval_s=0.02) as power:
         time.sleep(0.2)
-    assert power.source == "module: VDD_IN, VDD_CPU_GPU_CV, VDD_SOC"
-    assert power.problem is None
-    assert power.mean_watts == pytest.approx(4.785)
-    assert power.joules == pytest.approx(4.785 * power.seconds)
-    assert power.seconds >= 0.2
+    assert power.reading.source == "module: VDD_IN, VDD_CPU_GPU_CV, VDD_SOC"
+    assert power.reading.problem is None
+    assert power.reading.mean_watts == pytest.approx(4.785)
+    assert power.reading.joules == pytest.approx(4.785 * power.reading.seconds)
+    assert power.reading.seconds >= 0.2
 
 
 def test_power_that_rises_is_integrated(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_power_that_rises_is_integrated(tmp_path: Path) -> None:
         time.sleep(0.3)
         (root / RAIL / "curr1_input").write_text("3000")
         time.sleep(0.3)
-    assert power.mean_watts == pytest.approx(10, rel=0.2)  # 5 W, then 15 W
+    assert power.reading.mean_watts == pytest.approx(10, rel=0.2)  # 5 W, then 15 W
 
 
 def test_a_sleeping_sensor_leaves_a_gap(tmp_path: Path) -> None:
@@ -50,35 +50,35 @@ def test_a_sleeping_sensor_leaves_a_gap(tmp_path: Path) -> None:
         time.sleep(0.05)
         current.write_text(text)
         time.sleep(0.05)
-    assert power.mean_watts == pytest.approx(4.785)
+    assert power.reading.mean_watts == pytest.approx(4.785)
 
 
 def test_counter_of_a_processor_starts_again(tmp_path: Path) -> None:
     root = lay_out("laptop", tmp_path)  # 328850 µJ below its range
-    meter = PackageMeter(root)
-    assert meter.problem is None
-    assert meter.joules() == 0
+    _, problem, read = package_meter(root)
+    assert problem is None
+    assert read().joules == 0
     (root / COUNTER).write_text("1671149")
     (root / COUNTER.replace(":0/", ":0:0/")).write_text("900000")  # its cores: part of it
-    assert meter.joules() == pytest.approx(2.0)
+    assert read().joules == pytest.approx(2.0)
     (root / COUNTER).write_text("4671149")
-    assert meter.joules() == pytest.approx(5.0)
+    assert read().joules == pytest.approx(5.0)
 
 
 def test_counter_is_read_around_the_body(tmp_path: Path) -> None:
     root = lay_out("laptop", tmp_path, {COUNTER: "1000000"})
     with PowerSampler("cpu", root=root) as power:
         (root / COUNTER).write_text("4000000")
-    assert power.joules == pytest.approx(3.0)
-    found = sum_power([power.reading()], images=20)
+    assert power.reading.joules == pytest.approx(3.0)
+    found = sum_power([power.reading], images=20)
     assert found is not None
     assert found.joules_per_image == pytest.approx(0.15)
     assert found.source == "CPU package"
     json.dumps(asdict(found))
-    twice = sum_power([power.reading()] * 2, images=20)
+    twice = sum_power([power.reading] * 2, images=20)
     assert twice is not None
     assert twice.joules_per_image == pytest.approx(0.3)
-    assert twice.mean_watts == pytest.approx(power.mean_watts)
+    assert twice.mean_watts == pytest.approx(power.reading.mean_watts)
 
 
 def test_counter_for_root_only(tmp_path: Path) -> None:
@@ -87,16 +87,18 @@ def test_counter_for_root_only(tmp_path: Path) -> None:
     (root / COUNTER).mkdir()
     with PowerSampler("cpu", root=root) as power:
         pass
-    assert power.joules is None
-    assert power.problem == "only root may read the CPU's energy counter; run with sudo"
+    assert power.reading.joules is None
+    assert power.reading.problem == "only root may read the CPU's energy counter; run with sudo"
 
 
 def test_machine_without_a_counter(tmp_path: Path) -> None:
     with PowerSampler("cpu", root=tmp_path) as power:
         pass
-    assert power.joules is power.mean_watts is None
-    assert power.problem == "this CPU has no energy counter, or the virtual machine hides it"
-    assert sum_power([power.reading()], images=3) is None
+    assert power.reading.joules is power.reading.mean_watts is None
+    assert (
+        power.reading.problem == "this CPU has no energy counter, or the virtual machine hides it"
+    )
+    assert sum_power([power.reading], images=3) is None
 
 
 def test_error_in_the_body_comes_through(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,7 @@ from PIL import Image
 
 from benchmarks import folder
 from benchmarks.bench.folder_runners import Program, Rates, StreamOf, TextbookLoop, time_chunks
-from benchmarks.bench.results import from_plain
-from benchmarks.folder import FolderReport, StreamSpeed
+from benchmarks.folder import StreamSpeed
 from numclip_runtime import ImageError, Prediction, load
 from numclip_runtime.pipeline import plan_stream
 from numclip_runtime.preprocess import ImageLike, InputArray
@@ -110,11 +110,13 @@ def test_an_unreadable_image_is_no_result(tiny: Path, photos: Path) -> None:
 
 def test_run(tiny: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "folder.json"
-    report = folder.measure_folder(
+    rows = folder.measure_folder(
         tiny, tiny, images=photos, repeat_to=12, fast_decode=True, json_path=out, argv=ARGV
     )
-    assert from_plain(FolderReport, json.loads(out.read_text())) == report
-    loop, *streams = report.rows
+    report = json.loads(out.read_text())
+    assert [asdict(row) for row in rows] == report["rows"]
+    assert report["images"]["predicted"] == 12
+    loop, *streams = rows
     assert (loop.name, loop.ratio) == (folder.LOOP, 1)
     for row in streams:
         assert isinstance(row, StreamSpeed)
@@ -126,7 +128,7 @@ def test_run(tiny: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFix
         with load(tiny, optimize_for="throughput") as predictor:
             plan = plan_stream(predictor.backend)
             assert (row.threads, row.workers, row.lanes) == (1, plan.workers, plan.lanes)
-    assert all(value < 1e-3 for value in report.largest_difference_to_loop.values())
+    assert all(value < 1e-3 for value in report["largest_difference_to_loop"].values())
     said = capsys.readouterr().out
     assert "| stream, best |" in said
     assert "12 predicted" in said
@@ -142,8 +144,8 @@ def test_fast_decode_is_one_more_stream(
         return load(model, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(folder, "load", loading)
-    report = folder.measure_folder(
+    rows = folder.measure_folder(
         tiny, tiny, images=photos, repeat_to=4, fast_decode=True, argv=ARGV
     )
     assert asked == [False, False, True]
-    assert [row.name for row in report.rows][-1] == "stream, best, fast decode"
+    assert [row.name for row in rows][-1] == "stream, best, fast decode"

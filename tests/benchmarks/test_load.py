@@ -7,8 +7,8 @@ from itertools import chain, repeat
 import numpy as np
 import pytest
 
-from benchmarks.bench.load import RUNS, at_rate, warm_up
 from benchmarks.bench.results import FixedRate
+from benchmarks.bench.stages import RUNS, at_rate, warm_up
 from tests.benchmarks.conftest import Clock, DelayedBackend
 
 

@@ -26,8 +26,8 @@ with PowerSampler("gpu", interval_s=0.02) as power:
     time.sleep(0.3)
 with PowerSampler("gpu", gpu=7) as absent:
     pass
-readings = [asdict(power.reading()), asdict(absent.reading())]
-energy = sum_power([power.reading()], images=100)
+readings = [asdict(power.reading), asdict(absent.reading)]
+energy = sum_power([power.reading], images=100)
 print(json.dumps([[asdict(gpu) for gpu in gpus], problem, *readings, energy and asdict(energy)]))
 """
 
@@ -60,9 +60,9 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with PowerSampler("gpu") as power:
         pass
-    assert power.joules is power.mean_watts is None
-    assert power.problem is not None
-    assert "numclip[nvml]" in power.problem
+    assert power.reading.joules is power.reading.mean_watts is None
+    assert power.reading.problem is not None
+    assert "numclip[nvml]" in power.reading.problem
 
 
 def test_without_a_driver() -> None:

@@ -3,43 +3,57 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.bench.results import Document, from_plain, read_document, report_file, write_json
-from benchmarks.folder import FolderReport
-from benchmarks.memory import MemoryReport
-from benchmarks.training import TrainingReport
+from benchmarks.bench.machine.environment import script_report
+from benchmarks.bench.results import (
+    Document,
+    Environment,
+    Images,
+    from_plain,
+    read_document,
+    write_json,
+)
+from benchmarks.folder import ProgramSpeed, StreamSpeed
+from benchmarks.memory import Sample
+from benchmarks.training import TrainingSpeed
 from numclip_runtime import UsageError
 from tests.benchmarks.conftest import ROOT
 from tests.benchmarks.sample_document import make_document
 
 SAMPLE = ROOT / "tests" / "data" / "latency.sample.json"
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-KINDS = {
-    "latency": Document,
-    "paired": Document,
-    "folder": FolderReport,
-    "memory": MemoryReport,
-    "training": TrainingReport,
-}
+
+
+def round_trips(kind: Any, data: Any) -> None:
+    assert asdict(from_plain(kind, data)) == data
 
 
 @pytest.mark.parametrize("path", [SAMPLE, *RESULTS], ids=lambda path: path.stem)
 def test_kept_results_round_trip(path: Path) -> None:
-    kind = KINDS.get(path.stem.replace(".", "-").partition("-")[0])
-    if kind is None:
-        assert path.stem == "ablation"  # of examples/
-        return
     data = json.loads(path.read_text("utf-8"))
-    assert asdict(from_plain(kind, data)) == data
-    if kind is Document:
+    if path.stem.startswith(("latency", "paired")):
+        round_trips(Document, data)
         text = StringIO()
         write_json(text, read_document(path))
         assert text.getvalue() == path.read_text("utf-8")
+        return
+    round_trips(Environment, data["environment"])
+    for sample in data.get("samples", []):  # memory
+        round_trips(Sample, sample)
+    if "images" in data:
+        names = {field.name for field in fields(Images)}
+        round_trips(Images, {name: data["images"][name] for name in names})
+    for row in data.get("rows", []):  # folder
+        round_trips(StreamSpeed if "workers" in row else ProgramSpeed, row)
+    if path.stem.startswith("training"):
+        for row in data["results"]:
+            round_trips(TrainingSpeed, row)
 
 
 def test_a_document_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -60,8 +74,15 @@ def test_fields_of_another_schema_are_refused(tmp_path: Path) -> None:
             read_document(tmp_path / "a.json")
 
 
-def test_no_file_is_written_where_none_is_asked_for(tmp_path: Path) -> None:
-    with report_file(None) as write:
-        write(make_document(tmp_path / "machine", samples=5, ways=1))
-    with pytest.raises(UsageError, match="cannot write there"), report_file(tmp_path / "no" / "a"):
+def test_report_of_a_script(tmp_path: Path) -> None:
+    with script_report(None, ["x.py"]) as write:
+        write(results=[Sample(1, 2, 3, 4.0)])
+    missing = script_report(tmp_path / "no" / "a", ["x.py"])
+    with pytest.raises(UsageError, match="cannot write there"), missing:
         pass
+    with script_report(tmp_path / "a.json", ["/a/x.py"]) as write:
+        write({"rounds": 3}, results=[Sample(1, 2, 3, 4.0)])
+    document = json.loads((tmp_path / "a.json").read_text("utf-8"))
+    assert document["results"] == [{"images": 1, "rss_kib": 2, "peak_kib": 3, "seconds": 4.0}]
+    assert document["environment"]["rounds"] == 3
+    assert document["environment"]["command"] == "python benchmarks/x.py"

@@ -6,13 +6,12 @@ from time import perf_counter
 
 import pytest
 
-from benchmarks.bench.processes import startup
-from benchmarks.bench.processes.startup import first_predictions, startup_lines, summarise_starts
+from benchmarks.bench.document import PROGRAMS, first_predictions, summarise_starts
 from benchmarks.bench.processes.worker import Worker
 from benchmarks.bench.results import Startup
 from numclip_runtime import ImageError, ModelError
 
-PROGRAMS = """
+SMALL = """
 import sys, time
 def slow():
     time.sleep(0.3)
@@ -38,7 +37,7 @@ def predict_with_torch(**_):
 @pytest.fixture(autouse=True)
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let child processes find a module of small programs."""
-    (tmp_path / "small_programs.py").write_text(PROGRAMS)
+    (tmp_path / "small_programs.py").write_text(SMALL)
     before = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{before}")
 
@@ -84,20 +83,15 @@ def test_noisy_process_does_not_hang() -> None:
 def test_runtime_program_predicts(
     tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(startup.PROGRAMS, "torch", "small_programs:predict_with_torch")
-    ticks: list[None] = []
-    found = first_predictions(
-        tiny, Path("c.pt"), str(photos / "0.png"), threads=1, runs=2,
-        tick=lambda: ticks.append(None),
-    )  # fmt: skip
+    monkeypatch.setitem(PROGRAMS, "torch", ("small_programs:predict_with_torch", "checkpoint"))
+    files = {"numclip_runtime": tiny, "torch": Path("c.pt")}
+    found = first_predictions(files, str(photos / "0.png"), threads=1, runs=2)
     assert list(found) == ["numclip_runtime", "torch"]
-    assert len(ticks) == 4
     lean = found["numclip_runtime"]
     assert 0 < lean.import_s < lean.median
     assert lean.peak_host_mb is not None
     assert 20 < lean.peak_host_mb < 1000
     assert 0 < lean.min <= lean.median <= lean.max
     assert lean.n == 2
-    assert "numclip_runtime" in startup_lines(found)
     with pytest.raises(ImageError, match=r"nothing\.png: no such file"):
-        first_predictions(tiny, Path("c.pt"), "nothing.png", runs=1)
+        first_predictions(files, "nothing.png", runs=1)

@@ -22,11 +22,8 @@ def disturbances(
 ) -> list[str]:
     """Return a sentence for each reason to distrust the numbers: cause, figure, way out.
 
-    Args:
-        before: `capture()` before the run.
-        after: `capture()` after it, on the same machine.
-        during: Readings of the measurements between: a GPU reports why it is slow only while it
-            works.
+    `during` has the readings of the measurements between the two looks at the machine: a GPU
+    reports why it is slow only while it works.
     """
     return [
         *_busy(before, after),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 from benchmarks.bench.machine.jetson import read_rails, total_watts
 from benchmarks.bench.machine.nvidia import asker, harmful, open_nvml, read_reasons, throttle_words
@@ -21,116 +21,92 @@ from numclip_runtime.system import read_jetson
 _SM_CLOCK = 1  # NVML_CLOCK_SM
 
 
-class Meter:
-    """A source of energy or power readings; opened on entry, closed on exit."""
+@dataclass
+class Momentary:
+    """One reading of a meter; None where it has no such sensor."""
 
-    source = ""  # in words
-    problem: str | None = None  # why it measures nothing; known after entry
-
-    def __enter__(self) -> Meter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def joules(self) -> float | None:
-        """Return a counter of energy that only grows; None if there is none."""
-        return None
-
-    def watts(self) -> float | None:
-        """Return the power now; None if it is not reported."""
-        return None
-
-    def clock(self) -> tuple[int | None, int | None]:
-        """Return a GPU's clock, MHz, and the bits of the reasons why it is low."""
-        return None, None
+    joules: float | None = None  # a counter that only grows
+    watts: float | None = None
+    mhz: int | None = None  # a GPU's clock
+    reasons: int | None = None  # bits of the reasons why it is low
 
 
-class BoardMeter(Meter):
-    """The rails of a Jetson: the whole module, CPU and GPU and memory. They have no counter."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        rails = read_rails(root)
-        self.source = "module: " + ", ".join(rails)
-        self.problem = None if rails else "no power rail can be read"
-
-    def watts(self) -> float | None:
-        """Return the total power now; a read takes about 0.5 ms per register of the chip."""
-        return total_watts(read_rails(self._root))
+# Name of a meter, the reason why it measures nothing (or None), and the function that reads it
+Meter: TypeAlias = tuple[str, str | None, Callable[[], Momentary]]
 
 
-class PackageMeter(Meter):
-    """The energy counter of an Intel or AMD processor (RAPL), without memory and board."""
+def board_meter(root: Path) -> Meter:
+    """Return the rails of a Jetson, the whole module; a read lasts 0.5 ms per register."""
+    rails = ", ".join(read_rails(root))
+    problem = None if rails else "no power rail can be read"
+    return f"module: {rails}", problem, lambda: Momentary(watts=total_watts(read_rails(root)))
 
-    source = "CPU package"
 
-    def __init__(self, root: Path) -> None:
-        folders = numbered(root / "sys/class/powercap", "intel-rapl:*")
-        self._packages = [path for path in folders if path.name.count(":") == 1]
-        self._seen: dict[Path, int] = {}
-        self._total = 0
-        if not self._packages:
-            self.problem = "this CPU has no energy counter, or the virtual machine hides it"
-        elif any(read_int(path / "energy_uj") is None for path in self._packages):
-            self.problem = "only root may read the CPU's energy counter; run with sudo"
+def package_meter(root: Path) -> Meter:
+    """Return the counter of an Intel or AMD processor (RAPL), without memory and board.
 
-    def joules(self) -> float | None:
-        """Return the energy since the first call; call it often, the counter wraps at 262 kJ."""
-        for package in self._packages:
+    Read it often: it wraps at 262 kJ.
+    """
+    folders = numbered(root / "sys/class/powercap", "intel-rapl:*")
+    packages = [path for path in folders if path.name.count(":") == 1]
+    seen: dict[Path, int] = {}
+    total = 0
+
+    def read() -> Momentary:
+        nonlocal total
+        for package in packages:
             now = read_int(package / "energy_uj")
             if now is None:
-                return None
-            step = now - self._seen.get(package, now)
+                return Momentary()
+            step = now - seen.get(package, now)
             if step < 0:
                 step += (read_int(package / "max_energy_range_uj") or 0) + 1
-            self._total += step
-            self._seen[package] = now
-        return self._total / 1e6 if self._packages else None
+            total += step
+            seen[package] = now
+        return Momentary(joules=total / 1e6 if packages else None)
+
+    problem = None
+    if not packages:
+        problem = "this CPU has no energy counter, or the virtual machine hides it"
+    elif any(read_int(path / "energy_uj") is None for path in packages):
+        problem = "only root may read the CPU's energy counter; run with sudo"
+    return "CPU package", problem, read
 
 
-class GpuMeter(Meter):
-    """An NVIDIA GPU with its memory, and the clocks that it runs at meanwhile."""
+@contextmanager
+def gpu_meter(index: int) -> Iterator[Meter]:
+    """Yield an NVIDIA GPU with its memory, and its clocks.
 
-    def __init__(self, index: int = 0) -> None:
-        self.source = f"GPU {index}"
-        self._index = index
-        self._stack = ExitStack()
-        self._ask: Callable[..., Any] = lambda *_: None
-
-    def __enter__(self) -> GpuMeter:
-        nvml, self.problem = self._stack.enter_context(open_nvml())
+    The counter counts since the driver was loaded, and is absent before Volta and on some cards;
+    the power is the mean of the last second from Ampere on.
+    """
+    with open_nvml() as (nvml, problem):
+        read: Callable[[], Momentary] = Momentary
         if nvml is not None:
             try:
-                self._ask = asker(nvml, nvml.nvmlDeviceGetHandleByIndex(self._index))
+                ask = asker(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
             except nvml.NVMLError as error:
-                self.problem = f"NVML: GPU {self._index}: {error}"
-        return self
+                problem = f"NVML: GPU {index}: {error}"
+            else:
 
-    def __exit__(self, *_: object) -> None:
-        self._ask = lambda *_: None
-        self._stack.close()
+                def read() -> Momentary:
+                    energy = ask("nvmlDeviceGetTotalEnergyConsumption")  # mJ
+                    power = ask("nvmlDeviceGetPowerUsage")  # mW
+                    return Momentary(
+                        joules=None if energy is None else energy / 1e3,
+                        watts=None if power is None else power / 1e3,
+                        mhz=ask("nvmlDeviceGetClockInfo", _SM_CLOCK),
+                        reasons=read_reasons(ask),
+                    )
 
-    def joules(self) -> float | None:
-        """Return the energy since the driver was loaded; None before Volta and on some cards."""
-        millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption")
-        return None if millijoules is None else millijoules / 1e3
-
-    def watts(self) -> float | None:
-        """Return the power now; from Ampere on it is the mean of the last second."""
-        milliwatts = self._ask("nvmlDeviceGetPowerUsage")
-        return None if milliwatts is None else milliwatts / 1e3
-
-    def clock(self) -> tuple[int | None, int | None]:
-        """Return the clock of the multiprocessors, and the bits of `throttle_words`."""
-        return self._ask("nvmlDeviceGetClockInfo", _SM_CLOCK), read_reasons(self._ask)
+        yield f"GPU {index}", problem, read
 
 
 @dataclass(frozen=True)
 class PowerReading:
     """Result of a `PowerSampler`."""
 
-    source: str
+    source: str  # the meter, in words
     seconds: float
     joules: float | None
     mean_watts: float | None
@@ -141,130 +117,105 @@ class PowerReading:
 
 
 class PowerSampler:
-    """Context manager that measures energy while its body runs.
-
-    ```
-    with PowerSampler("gpu") as power:
-        ...  # measure
-    power.joules, power.mean_watts  # None where not available; power.problem gives the reason
-    ```
+    """Context manager that measures energy while its body runs; `reading` is the result.
 
     It counts all that the meter sees, other processes and the idle power included. A counter of
     energy is preferred; without one the power is read every `interval_s` and integrated. On a
     Jetson the rails are read for either device, else the device's own meter.
-
-    Args:
-        device: Where the network runs.
-        gpu: Number of the GPU, as NVML counts.
-        root: Folder that stands for `/`.
-        interval_s: Seconds between two readings.
     """
+
+    reading: PowerReading  # after the body
 
     def __init__(
         self,
         device: Literal["cpu", "gpu"] = "cpu",
         *,
-        gpu: int = 0,
-        root: Path = Path("/"),
+        gpu: int = 0,  # number of the GPU, as NVML counts
+        root: Path = Path("/"),  # stands for `/`
         interval_s: float = 0.1,
     ) -> None:
-        self._meter: Meter
+        self._stack = ExitStack()
         if read_jetson(root) is not None:
-            self._meter = BoardMeter(root)
+            meter = board_meter(root)
+        elif device == "gpu":
+            meter = self._stack.enter_context(gpu_meter(gpu))
         else:
-            self._meter = GpuMeter(gpu) if device == "gpu" else PackageMeter(root)
+            meter = package_meter(root)
+        self._source, self._problem, self._read = meter
         self._interval_s = interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="power sampler")
-        self._readings: list[tuple[float, float | None, float | None]] = []  # s, J, W
-        self._clocks: list[int] = []
-        self._reasons: Counter[str] = Counter()
-        self._harmful: Counter[str] = Counter()
-        self.joules: float | None = None  # while the body ran
-        self.mean_watts: float | None = None
-        self.seconds = 0.0
-
-    @property
-    def source(self) -> str:
-        """The meter, in words."""
-        return self._meter.source
-
-    @property
-    def problem(self) -> str | None:
-        """Why there are no joules; None if there are."""
-        if self._meter.problem is None and self.joules is None and self.seconds:
-            return f"{self.source} reports neither energy nor power"
-        return self._meter.problem
+        self._readings: list[tuple[float, Momentary]] = []
 
     def __enter__(self) -> PowerSampler:
-        self._meter.__enter__()
-        if self._meter.problem is None:
-            self._read()
+        if self._problem is None:
+            self._sample()
             self._thread.start()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._thread.is_alive():
             self._stop.set()
             self._thread.join()
-            self._read()
-            self._finish()
-        self._meter.__exit__(*exc)
+            self._sample()
+        self._stack.close()
+        self.reading = self._result()
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
-            self._read()
+            self._sample()
 
-    def _read(self) -> None:
-        joules = self._meter.joules()
-        watts = self._meter.watts() if joules is None else None
-        self._readings.append((time.perf_counter(), joules, watts))
-        mhz, bits = self._meter.clock()
-        if mhz is not None:
-            self._clocks.append(mhz)
-        if bits is not None:
-            self._reasons.update(throttle_words(bits))
-            self._harmful.update(harmful(bits))
+    def _sample(self) -> None:
+        self._readings.append((time.perf_counter(), self._read()))
 
-    def _finish(self) -> None:
-        times, counted, watts = zip(*self._readings, strict=True)
-        self.seconds = times[-1] - times[0]
-        if counted[0] is not None and counted[-1] is not None:
-            self.joules = counted[-1] - counted[0]
-        else:
-            # A rail that can't be read once leaves a gap, which the line over it closes.
-            known = [(t, w) for t, w in zip(times, watts, strict=True) if w is not None]
-            if len(known) >= 2:
-                area = sum((t1 - t0) * (w0 + w1) / 2 for (t0, w0), (t1, w1) in pairwise(known))
-                self.joules = area * self.seconds / (known[-1][0] - known[0][0])
-        if self.joules is not None and self.seconds:
-            self.mean_watts = self.joules / self.seconds
-
-    def reading(self) -> PowerReading:
-        """Return the result, after the body has run."""
-        n = len(self._readings)
+    def _result(self) -> PowerReading:
+        all_now = [now for _, now in self._readings]
+        seconds = self._readings[-1][0] - self._readings[0][0] if all_now else 0.0
+        joules, problem = _joules(self._readings), self._problem
+        if problem is None and joules is None:
+            problem = f"{self._source} reports neither energy nor power"
+        clocks = [now.mhz for now in all_now if now.mhz is not None]
+        bits = [now.reasons for now in all_now if now.reasons is not None]
+        throttle, harm = (
+            {word: round(n / len(all_now), 3) for word, n in Counter(words).items()}
+            for words in (
+                [word for each in bits for word in throttle_words(each)],
+                [word for each in bits for word in harmful(each)],
+            )
+        )
         return PowerReading(
-            source=self.source,
-            seconds=self.seconds,
-            joules=self.joules,
-            mean_watts=self.mean_watts,
-            sm_mhz=(min(self._clocks), max(self._clocks)) if self._clocks else None,
-            throttle={word: round(count / n, 3) for word, count in self._reasons.items()},
-            harmful={word: round(count / n, 3) for word, count in self._harmful.items()},
-            problem=self.problem,
+            source=self._source,
+            seconds=seconds,
+            joules=joules,
+            mean_watts=joules / seconds if joules is not None and seconds else None,
+            sm_mhz=(min(clocks), max(clocks)) if clocks else None,
+            throttle=throttle,
+            harmful=harm,
+            problem=problem,
         )
 
 
-def sum_power(readings: Sequence[PowerReading], images: int) -> Energy | None:
-    """Add up readings; None where one has no joules.
+def _joules(readings: Sequence[tuple[float, Momentary]]) -> float | None:
+    if not readings:
+        return None
+    (start, first), (end, last) = readings[0], readings[-1]
+    if first.joules is not None and last.joules is not None:
+        return last.joules - first.joules
+    # A rail that can't be read once leaves a gap, which the line over it closes.
+    known = [(t, now.watts) for t, now in readings if now.watts is not None]
+    if len(known) < 2:
+        return None
+    area = sum((t1 - t0) * (w0 + w1) / 2 for (t0, w0), (t1, w1) in pairwise(known))
+    return area * (end - start) / (known[-1][0] - known[0][0])
 
-    Args:
-        readings: One per turn.
-        images: That ran in all of them, untimed ones included: they used energy as well.
+
+def sum_power(readings: Sequence[PowerReading], images: int) -> Energy | None:
+    """Add up the readings of all turns; None where one has no joules.
+
+    `images` ran in all of them, untimed ones included: they used energy as well.
     """
     joules = [reading.joules for reading in readings if reading.joules is not None]
     if not joules or len(joules) < len(readings):
         return None
-    seconds = sum(reading.seconds for reading in readings)
-    total = sum(joules)
+    total, seconds = sum(joules), sum(reading.seconds for reading in readings)
     return Energy(readings[0].source, total / images, total / seconds if seconds else None)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime, timezone
+from io import StringIO
 from pathlib import Path
 
 import numclip_runtime
 from benchmarks.bench.machine.state import load_average
 from benchmarks.bench.results import Environment
+from numclip_runtime.files import atomic_text
 from numclip_runtime.system import cpu_name
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -27,6 +32,29 @@ _PACKAGES = {
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt_rtx",
 }
+
+
+@contextmanager
+def script_report(path: Path | None, argv: Sequence[str]) -> Iterator[Callable[..., None]]:
+    """Open a script's JSON file before it measures; yield a function that writes the results.
+
+    Args:
+        path: File, which appears only when complete; None: nothing is written.
+        argv: Command line, script first; named in the file.
+
+    Raises:
+        UsageError: if it cannot be written.
+    """
+    load_before = load_average()
+    with atomic_text(path) if path is not None else StringIO() as file:
+
+        def write(settings: Mapping[str, object] | None = None, **results: object) -> None:
+            """Write results, and the environment with the settings in it."""
+            environment = vars(describe_environment(argv=argv, load_before=load_before))
+            document = {"environment": {**environment, **(settings or {})}, **results}
+            print(json.dumps(document, indent=1, default=asdict), file=file)
+
+        yield write
 
 
 def describe_environment(*, argv: Sequence[str], load_before: list[float] | None) -> Environment:

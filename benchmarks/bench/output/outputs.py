@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.bench.output.compare import comparison
 from benchmarks.bench.output.page import write_html
-from benchmarks.bench.output.table import KEY, conditions, markdown, text_table, write_csv
+from benchmarks.bench.output.table import KEY, conditions, markdown, number, text_table, write_csv
 from benchmarks.bench.plots.picture import check_plot, save_plot
-from benchmarks.bench.processes.startup import startup_lines
-from benchmarks.bench.results import Document, write_json
+from benchmarks.bench.results import Document, Startup, write_json
 from numclip_runtime.errors import require
 from numclip_runtime.files import atomic_path
 
@@ -76,9 +76,19 @@ def summary(document: Document, older: tuple[str, Document] | None) -> str:
     rows = document.rows
     parts = [text_table(rows), KEY] if rows else ["nothing could be measured."]
     if document.startup is not None:
-        parts.append(f"Process start to first prediction:\n{startup_lines(document.startup)}")
+        parts += ["Process start to first prediction:", *_startup(document.startup)]
     parts += [f"Warning: {warning}" for warning in document.state.warnings]
     parts += [f"Note: {note}" for note in document.notes]
     if older is not None:
         parts.append("\n".join(comparison(document, older[1], name=older[0])))
     return f"{conditions(document.environment)}\n\n" + "\n".join(parts)
+
+
+def _startup(starts: Mapping[str, Startup]) -> Iterator[str]:
+    width = max(map(len, starts))
+    for name, took in starts.items():
+        yield (
+            f"  {name.ljust(width)}  {took.median:.2f} s ({took.min:.2f} to {took.max:.2f}, "
+            f"{took.n} processes), of these imports {took.import_s:.2f} s; peak "
+            f"{number(took.peak_host_mb)} MB"
+        )

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench.fidelity import features_of
-from benchmarks.bench.load import at_rate, warm_up
 from benchmarks.bench.machine.environment import loaded_versions
 from benchmarks.bench.machine.nvidia import gpu_memory_mb
 from benchmarks.bench.processes.programs import peak_host_mb
 from benchmarks.bench.results import FixedRate, Warmup
-from benchmarks.bench.stages import batches, measure, time_batch
+from benchmarks.bench.stages import at_rate, batches, measure, time_batch, warm_up
 from benchmarks.bench.systems import SystemUnderTest
 from numclip_runtime import ImageError, Predictor
 
