@@ -152,12 +152,9 @@ def measure_folder(
 def speeds(
     seconds: Mapping[str, list[float]], streams: Mapping[str, StreamOf], count: int
 ) -> list[ProgramSpeed | StreamSpeed]:
-    """Turn seconds per chunk into one record per program that predicts.
+    """Turn seconds per chunk into one record per program that predicted `count` images.
 
-    Args:
-        seconds: See `time_chunks`; "NAME", and for streams "NAME: decode" and "NAME: infer".
-        streams: By name.
-        count: Images that each program got.
+    `seconds` is of `time_chunks`: "NAME", and for streams "NAME: decode" and "NAME: infer".
     """
     found: list[ProgramSpeed | StreamSpeed] = []
     total = {name: sum(times) for name, times in seconds.items()}

@@ -131,10 +131,7 @@ def chosen_baselines(
 ) -> tuple[str, ...]:
     """Return the baselines to measure, with the one that all others are compared with.
 
-    Args:
-        peers: Of --peers; None: not given.
-        given: Whether models are given.
-        checkpoint: Whether their checkpoint is.
+    `peers` is the option, None where it is not given; the other two state what else is given.
 
     Raises:
         UsageError: if the options contradict each other.
@@ -162,13 +159,7 @@ def chosen_backends(backends: tuple[Any, ...] | None, *, given: bool) -> tuple[A
 def measure_latency(
     request: Request, outputs: Outputs, *, compare: Path | None, argv: list[str]
 ) -> Document:
-    """Measure, print the table, write the files.
-
-    Args:
-        request: Subject and plan.
-        outputs: Files to write.
-        compare: JSON of an older run.
-        argv: Command line, script first; named in the JSON.
+    """Measure, print the table, write the files, and compare with the JSON of an older run.
 
     Raises:
         NumclipError: if a model, an image or an output path cannot be used.

@@ -42,11 +42,18 @@ def textbook_decode(path: str) -> Image.Image:
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
-def textbook_input(image: Image.Image, *, spec: Preprocessing) -> FloatArray:
-    """Squash, crop and normalise step by step, as a line of transforms in torchvision does."""
-    image = image.resize((spec.resize, spec.resize), Image.Resampling.BILINEAR)
-    start = round((spec.resize - spec.crop) / 2)
-    image = image.crop((start, start, start + spec.crop, start + spec.crop))
+def textbook_input(image: Image.Image, spec: Preprocessing) -> FloatArray:
+    """Resize, crop and normalise step by step, as a line of transforms in torchvision does.
+
+    Returns (3, crop, crop) float32.
+    """
+    scale = spec.resize / min(image.size)
+    width, height = (max(spec.resize, int(side * scale)) for side in image.size)
+    if spec.resize_mode == "squash":
+        width = height = spec.resize
+    image = image.resize((width, height), Image.Resampling[spec.interpolation.upper()])
+    left, top = round((width - spec.crop) / 2), round((height - spec.crop) / 2)
+    image = image.crop((left, top, left + spec.crop, top + spec.crop))
     scaled = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)).astype(np.float32) / 255
     mean, std = (np.array(each, np.float32)[:, None, None] for each in (spec.mean, spec.std))
     return np.asarray((scaled - mean) / std, np.float32)

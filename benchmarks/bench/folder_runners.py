@@ -12,11 +12,11 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
+from benchmarks.bench.decode_paths import textbook_decode, textbook_input
 from benchmarks.bench.interleave import interleave
 from numclip_runtime import ImageError, Predictor, UsageError
-from numclip_runtime.metadata import VALUES_NAME, ModelMetadata
+from numclip_runtime.metadata import INPUT_NAME, VALUES_NAME, ModelMetadata
 from numclip_runtime.pipeline import StreamPlan, plan_stream
 
 # Called with paths; its result is ignored while the clock runs.
@@ -26,9 +26,7 @@ Program = Callable[[Sequence[str]], object]
 class TextbookLoop:
     """The usual first program: open, resize, crop, normalise, run; one image after the other.
 
-    Args:
-        model: ONNX file with float32 input, run by onnxruntime with its default threads.
-        metadata: Of the file.
+    The model is an ONNX file with float32 input, run by onnxruntime with its default threads.
 
     Raises:
         UsageError: if the model's input is pixels.
@@ -37,10 +35,9 @@ class TextbookLoop:
     def __init__(self, model: Path, metadata: ModelMetadata) -> None:
         import onnxruntime as ort
 
-        spec = self.spec = metadata.preprocessing
+        self.spec = metadata.preprocessing
         if metadata.input != "float32":
             raise UsageError(f"{model}: its input is pixels; the textbook loop needs float32.")
-        self.filter = Image.Resampling[spec.interpolation.upper()]
         self.session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
 
     def __call__(self, paths: Sequence[str]) -> list[float]:
@@ -49,30 +46,12 @@ class TextbookLoop:
 
     def predict(self, path: str) -> float:
         """Return the value of one image."""
-        spec = self.spec
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-        scale = spec.resize / min(image.size)
-        width, height = (max(spec.resize, int(side * scale)) for side in image.size)
-        if spec.resize_mode == "squash":
-            width = height = spec.resize
-        image = image.resize((width, height), self.filter)
-        left, top = round((width - spec.crop) / 2), round((height - spec.crop) / 2)
-        image = image.crop((left, top, left + spec.crop, top + spec.crop))
-        pixels = np.asarray(image, np.float32) / 255  # (H, W, 3)
-        normalised = (pixels - np.array(spec.mean)) / np.array(spec.std)
-        inputs = normalised.transpose(2, 0, 1)[None].astype(np.float32)  # (1, 3, H, W)
-        return float(self.session.run([VALUES_NAME], {"images": inputs})[0][0])
+        inputs = textbook_input(textbook_decode(path), self.spec)[None]  # (1, 3, H, W)
+        return float(self.session.run([VALUES_NAME], {INPUT_NAME: inputs})[0][0])
 
 
 class StreamOf:
-    """A predictor's stream, and its two stages by themselves with the same threads.
-
-    Args:
-        predictor: Opened model; stays open.
-        batch_size: None: automatic.
-        workers: None: automatic.
-    """
+    """A predictor's stream, and its two stages by themselves with the same threads."""
 
     def __init__(
         self, predictor: Predictor, *, batch_size: int | None = None, workers: int | None = None
@@ -151,14 +130,8 @@ def time_chunks(
 ) -> dict[str, list[float]]:
     """Give each chunk of images to each program, every second time in reverse order.
 
-    Args:
-        programs: Name -> program.
-        paths: Images; each program gets all of them.
-        chunk: Images at a time. Before the clock starts, each program gets one chunk.
-        clock: In seconds.
-
-    Returns:
-        Name -> seconds for each chunk.
+    Before the clock (in seconds) starts, each program gets one chunk. Returns, by name, the
+    seconds for each chunk.
     """
     for program in programs.values():
         program(paths[:chunk])

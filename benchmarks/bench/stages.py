@@ -152,10 +152,7 @@ def warm_up(
 ) -> Warmup:
     """Call `run` until its times are stable by RULE: caches, clocks and lazy compilation settle.
 
-    Args:
-        run: One untimed batch.
-        limit_s: Longest time, seconds; the run under way is finished, so at least one is made.
-        clock: In ns.
+    At `limit_s`, seconds, the run under way is finished, so at least one is made; `clock` is in ns.
     """
     start = clock()
     runs, last, stable = 0, None, False

@@ -12,8 +12,7 @@ from PIL import Image
 
 from benchmarks.bench.plots.curve_panels import compared
 from benchmarks.bench.plots.labels import spread
-from benchmarks.bench.plots.layout import panels_of
-from benchmarks.bench.plots.picture import check_plot, panel_svg, save_plot
+from benchmarks.bench.plots.picture import check_plot, panel_svg, panels_of, save_plot
 from benchmarks.bench.plots.theme import LONGEST, with_names
 from benchmarks.bench.results import Document, Row, Summary
 from numclip_runtime import UsageError

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.bench.document import without_home
-from benchmarks.bench.output.compare import comparison
+from benchmarks.bench.output.outputs import comparison
 from benchmarks.bench.output.table import number
 from benchmarks.bench.results import read_document
 from benchmarks.results_table import BEGIN, END, main, result_files, updated

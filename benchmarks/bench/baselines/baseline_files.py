@@ -69,10 +69,6 @@ def export_plainly(checkpoint: str, output: str) -> None:
     The text features are constants, for no deployment ships the text tower; nothing else is
     rewritten. Our metadata go into the file, so that the runtime can open it.
 
-    Args:
-        checkpoint: Path of the checkpoint.
-        output: Path of the ONNX file.
-
     Raises:
         ModelError: if the checkpoint cannot be read.
         ImportError: if torch, onnx or onnxscript is not installed.
@@ -120,10 +116,7 @@ def export_plainly(checkpoint: str, output: str) -> None:
 def quantise(plain: str, output: str, images: list[str]) -> None:
     """Quantise with NNCF, OpenVINO's own compressor: the strongest baseline on an x86 CPU.
 
-    Args:
-        plain: ONNX file, float32.
-        output: OpenVINO file to write, .xml; its .bin goes beside it, and our metadata as .json.
-        images: To calibrate with.
+    `output`.xml is for OpenVINO; its .bin goes beside it, and our metadata as .json.
 
     Raises:
         ImportError: if nncf or openvino is not installed.

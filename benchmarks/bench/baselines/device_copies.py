@@ -24,23 +24,13 @@ def with_copies_apart(backend: Backend) -> Backend:
 
 
 class _Wrapped:
+    """A backend with one method more."""
+
     def __init__(self, backend: Backend) -> None:
-        self.name, self.provider, self.device = backend.name, backend.provider, backend.device
-        self.metadata = backend.metadata
-        self.lanes, self.threads = backend.lanes, backend.threads
-        self.max_batch = backend.max_batch
         self._backend: Any = backend
 
-    @property
-    def notes(self) -> Any:
-        return self._backend.notes
-
-    def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
-        values, bin_probs = self._backend.run(images)
-        return values, bin_probs
-
-    def close(self) -> None:
-        self._backend.close()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
 
 
 class OnnxCopies(_Wrapped):

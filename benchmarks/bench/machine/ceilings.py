@@ -26,11 +26,7 @@ class Ceilings:
     ) -> float | None:
         """Return the share of the ceiling of its precision that a row reaches; None: not known.
 
-        Args:
-            macs: Multiply-accumulates of one image.
-            inference_ms: Median, of one batch.
-            batch: Images per batch.
-            precision: "fp32", "bf16", "fp16" or "int8".
+        `macs` are the multiply-accumulates of one image, `inference_ms` the median time of a batch.
         """
         ceiling = self.gflops.get(precision)
         if macs is None or ceiling is None:
@@ -39,11 +35,7 @@ class Ceilings:
 
 
 def measure_ceilings(threads: int | None = None) -> Ceilings:
-    """Multiply matrices with PyTorch, or in float32 with numpy where PyTorch is missing.
-
-    Args:
-        threads: As for the systems; None leaves the library's choice. numpy ignores it.
-    """
+    """Multiply matrices with PyTorch, or in float32 with numpy, which ignores `threads`."""
     found: dict[str, float | None] = {"fp32": None, "bf16": None, "int8": None}
     try:
         import torch

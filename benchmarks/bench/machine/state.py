@@ -98,11 +98,8 @@ def capture(root: Path = Path("/"), *, window_s: float = WINDOW_S) -> MachineSta
     """Describe the machine's state now; lasts `window_s` and keeps one core busy meanwhile.
 
     The busy core makes two readings comparable: an idle one sleeps at any clock, and loses no time
-    to other guests of the host.
-
-    Args:
-        root: Folder that stands for `/`, for what is read from files.
-        window_s: Seconds over which other processes are watched; 0 leaves them and `speed` out.
+    to other guests of the host. A window of 0 leaves other processes and `speed` out. `root` stands
+    for `/`, for what is read from files.
     """
     numbers = core_numbers(root)
     processes, begin, start = _process_seconds(), read_cpu_time(numbers), time.perf_counter()
@@ -181,13 +178,9 @@ def busiest(
     seconds: float,
     count: int = 3,
 ) -> list[BusyProcess]:
-    """Return the programs that used most CPU time between two readings, the busiest first.
+    """Return the programs that used most CPU time, the busiest first, from 5 % of a core on.
 
-    Args:
-        before: Process id -> name and CPU seconds.
-        after: The same, `seconds` later.
-        seconds: Wall time between them.
-        count: Programs at most; those below 5 % of a core are left out.
+    Both readings map process ids to names and CPU seconds; `seconds` lie between them.
     """
     used: dict[str, float] = {}
     for pid, (name, now) in after.items():

@@ -1,4 +1,4 @@
-"""The output of a run: text for the terminal, and files that are opened before it measures."""
+"""The output of a run: text, the comparison with an older run, and files opened beforehand."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bench.output.compare import comparison
 from benchmarks.bench.output.page import write_html
 from benchmarks.bench.output.table import KEY, conditions, markdown, number, text_table, write_csv
 from benchmarks.bench.plots.picture import check_plot, save_plot
-from benchmarks.bench.results import Document, Startup, write_json
+from benchmarks.bench.results import Document, Row, Startup, write_json
 from numclip_runtime.errors import require
 from numclip_runtime.files import atomic_path
+
+# Fields that identify a row; a changed file hash is reported instead
+_SAME = ("name", "kind", "model", "backend", "precision", "batch", "threads")
+_MACHINE = ("cpu", "logical_cores", "platform", "python", "numclip")
 
 
 @dataclass(frozen=True)
@@ -92,3 +95,47 @@ def _startup(starts: Mapping[str, Startup]) -> Iterator[str]:
             f"{took.n} processes), of these imports {took.import_s:.2f} s; peak "
             f"{number(took.peak_host_mb)} MB"
         )
+
+
+def comparison(new: Document, old: Document, *, name: str) -> list[str]:
+    """Return lines of text: the change of each row, and the differences of the environment.
+
+    Args:
+        new: The run just made.
+        old: The run to compare with.
+        name: Of the old run's file.
+    """
+    before = {_key(row): row for row in old.rows}
+    lines = []
+    for row in new.rows:
+        other = before.get(_key(row))
+        if other is None:
+            continue
+        parts = []
+        for stage in ("inference", "total"):
+            was, now = (each.stages_ms[stage].p50 for each in (other, row))
+            parts.append(
+                f"{stage} {number(was)} -> {number(now)} ms ({was / now:.2f} times as fast)"
+            )
+        changed = "" if row.sha256 == other.sha256 else "; another file of this name"
+        lines.append(f"{row.name}, batch {row.batch}: {', '.join(parts)}{changed}")
+    if not lines:
+        return [f"compared with {name}: no row is in both."]
+    return [f"Compared with {name}, p50:", *lines, *_differences(new, old)]
+
+
+def _key(row: Row) -> tuple[object, ...]:
+    return tuple(getattr(row, field) for field in _SAME)
+
+
+def _differences(new: Document, old: Document) -> list[str]:
+    now, then = new.environment, old.environment
+    pairs = [(field, getattr(then, field), getattr(now, field)) for field in _MACHINE]
+    for package in sorted({*now.versions, *then.versions}):
+        was, is_now = (each.versions.get(package, "absent") for each in (then, now))
+        pairs.append((package, was, is_now))
+    found = [f"Note: {what}: {was} then, {is_now} now." for what, was, is_now in pairs
+             if was != is_now]  # fmt: skip
+    if now.images != then.images:
+        found.append("Note: the images were others.")
+    return [*found, *(f"Note: then: {warning}" for warning in old.state.warnings)]

@@ -13,17 +13,13 @@ from typing import Any
 
 from benchmarks.bench.output.state_facts import state_facts
 from benchmarks.bench.output.table import filled
-from benchmarks.bench.plots.layout import panels_of
-from benchmarks.bench.plots.picture import panel_svg
-from benchmarks.bench.plots.theme import PAPER, with_names
-from benchmarks.bench.results import STAGES, Document, Row
+from benchmarks.bench.plots.picture import panel_svg, panels_of
+from benchmarks.bench.plots.theme import with_names
+from benchmarks.bench.results import Document, Row
 from numclip_runtime.console import visible
 from numclip_runtime.errors import require
 from numclip_runtime.files import atomic_text
 
-# Of Theme.stages and Theme.series where the page is dark
-_DARK_STAGES = ("#e69f00", "#8fd0f5", "#e59cc4", "#3d8fe0", "#8d96a1", "#2fbf93")
-_DARK_SERIES = ("#5fb0ff", "#ff9a57", "#3fcf9f", "#e79fd0", "#8fd8ff", "#e0b84a", "#c8ced6")
 _TITLES = {
     "distribution": "Latency distribution",
     "stages": "Time per stage",
@@ -64,6 +60,8 @@ def _template() -> Any:
 def _content(document: Document) -> dict[str, object]:
     from markupsafe import Markup
 
+    house = resources.files("numclip_runtime.app").joinpath("gallery.css")
+    own = Path(__file__).with_suffix(".css")
     rows = sorted(with_names(document.rows), key=lambda row: row.batch)
     models = list(dict.fromkeys(row.model for row in rows))
     more = f" and {len(models) - 3} more" if len(models) > 3 else ""
@@ -77,7 +75,7 @@ def _content(document: Document) -> dict[str, object]:
         figures.append(figure)
     return {
         "subject": ", ".join(models[:3]) + more,
-        "style": Markup(_style()),
+        "style": Markup(house.read_text("utf-8") + own.read_text("utf-8")),
         "environment": document.environment,
         "count": len(rows),
         "warnings": document.state.warnings,
@@ -117,22 +115,3 @@ def _settings(document: Document) -> Iterator[tuple[str, object]]:
     unsettled = dict.fromkeys(row.name for row in document.rows if not row.warmup.stable)
     if unsettled:
         yield "Not yet steady after the warm-up", ", ".join(unsettled)
-
-
-def _style() -> str:
-    house = resources.files("numclip_runtime.app").joinpath("gallery.css").read_text("utf-8")
-    own = Path(__file__).with_suffix(".css").read_text("utf-8")
-    light, dark = (
-        _variables(stages, series)
-        for stages, series in ((PAPER.stages, PAPER.series), (_DARK_STAGES, _DARK_SERIES))
-    )
-    return (
-        f"{house}{own}:root {{\n{light}}}\n"
-        f"@media (prefers-color-scheme: dark) {{\n:root {{\n{dark}}}\n}}\n"
-    )
-
-
-def _variables(stages: Sequence[str], series: Sequence[str]) -> str:
-    named = [*zip((f"stage-{stage}" for stage in STAGES), stages, strict=True)]
-    named += [(f"series-{i}", colour) for i, colour in enumerate(series)]
-    return "".join(f"  --{name}: {colour};\n" for name, colour in named)

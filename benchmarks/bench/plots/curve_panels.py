@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.bench.plots.labels import name_line_ends, name_points
+from benchmarks.bench.plots.labels import name_line_ends
 from benchmarks.bench.plots.theme import MARKERS, Theme, dress, heading, label_number, names_of
 from benchmarks.bench.results import TOTAL, Row
 
@@ -41,14 +41,7 @@ def _marker(rows: Sequence[Row], name: str) -> str:
 
 
 def draw_batches(upper: Axes, lower: Axes, rows: Sequence[Row], theme: Theme) -> None:
-    """Draw one line per name, named at its right end.
-
-    Args:
-        upper: For throughput, img/s.
-        lower: For latency, p50 of the total, ms per batch.
-        rows: All; names with one batch size are a point.
-        theme: How it looks.
-    """
+    """Draw throughput (img/s) above latency (p50 of the total, ms), one line per name."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     groups = by_name(rows)
@@ -128,7 +121,7 @@ def draw_fidelity(axes: Axes, rows: Sequence[Row], theme: Theme) -> None:
         heading(axes, theme, "Speed against fidelity", f"{what}; up and right is better")
     dress(axes, theme, grid="both")
     places = list(zip(speeds, ys, strict=True))  # now the layout is final
-    name_points(axes, places, [row.name for row in points], colours, theme)
+    name_line_ends(axes, places, [row.name for row in points], colours, theme)
 
 
 def _cosine(nines: int) -> str:

@@ -7,17 +7,27 @@ import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from benchmarks.bench.plots.layout import draw_panel, panel_height, panels_of
-from benchmarks.bench.plots.theme import PAPER, stand_ins, with_names
+from benchmarks.bench.plots.curve_panels import by_name, compared, draw_batches, draw_fidelity
+from benchmarks.bench.plots.row_panels import draw_distribution, draw_stages, rows_height
+from benchmarks.bench.plots.theme import PAPER, Theme, names_of, stand_ins, with_names
 from benchmarks.bench.results import Document, Row
 from numclip_runtime.errors import UsageError, require
 from numclip_runtime.files import atomic_path
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
 _SUFFIXES = (".png", ".svg")
 _WIDE, _NARROW = 8.6, 5.1  # inches of a panel at 72 points: 620 and 366 pixels of a page
 _CELL = 7.2  # inches: half the width of a saved picture
+_LETTER = 0.56 / 72  # inches per point of size: a letter's mean width
+_TOP, _BOTTOM = 0.78, 0.55
+_CURVES = 3.6  # inches: the inside of a panel of curves, at least
 
 
 def check_plot(path: Path) -> None:
@@ -35,12 +45,8 @@ def check_plot(path: Path) -> None:
 def save_plot(document: Document, path: Path) -> None:
     """Draw the panels for which the document has data, on white, two in a line.
 
-    Args:
-        document: With at least one row.
-        path: File ending in .png or .svg; appears only when complete.
-
     Raises:
-        UsageError: if the suffix is another, there is no row, or the file cannot be written.
+        UsageError: if `path` is neither .png nor .svg or cannot be written, or there is no row.
         MissingDependencyError: if matplotlib is not installed.
     """
     check_plot(path)
@@ -67,12 +73,7 @@ def save_plot(document: Document, path: Path) -> None:
 
 
 def panel_svg(document: Document, name: str, *, narrow: bool) -> str:
-    """Return one panel as an <svg> element that takes its colours from the page around it.
-
-    Args:
-        document: With at least one row.
-        name: Of `panels_of`.
-        narrow: Draw for a telephone.
+    """Return a panel of `panels_of` as <svg> that takes its colours from the page around it.
 
     Raises:
         UsageError: if there is no row.
@@ -124,3 +125,57 @@ def _rows(document: Document) -> Sequence[Row]:
 def _conditions(document: Document) -> str:
     environment = document.environment
     return "   ".join((environment.cpu, environment.command, environment.date))
+
+
+def panels_of(rows: Sequence[Row]) -> list[str]:
+    """Return the names of the panels that the rows have data for."""
+    found = ["distribution", "stages"]
+    if any(len(group) > 1 for group in by_name(rows).values()):
+        found.append("batches")
+    return [*found, "fidelity"] if len(compared(rows)) > 1 else found
+
+
+def panel_height(name: str, rows: Sequence[Row], theme: Theme) -> float:
+    """Return the inches that a panel needs."""
+    inside = _CURVES
+    if name in ("distribution", "stages"):
+        inside = rows_height(rows, theme)
+    elif name == "batches":  # two lists of names, one below the other
+        inside = max(_CURVES, 2.3 * len(names_of(rows)) * (theme.size + 2) / 72)
+    return inside + _top(name, theme) + _BOTTOM
+
+
+def _top(name: str, theme: Theme) -> float:
+    return _TOP + (0.25 if name == "stages" and theme.narrow else 0)
+
+
+def draw_panel(cell: Figure | SubFigure, name: str, rows: Sequence[Row], theme: Theme) -> None:
+    """Draw one panel of `panels_of` into a figure, or a part of one, of its final size."""
+    longest = max(map(len, names_of(rows))) * theme.size * _LETTER
+    # The cell may be higher than the panel: the rest lies below it.
+    below = cell.bbox.height / cell.dpi - panel_height(name, rows, theme)
+    place = partial(_axes, cell, top=_top(name, theme), bottom=_BOTTOM + max(below, 0))
+    if name in ("distribution", "stages"):
+        axes = place(left=0.05 if theme.narrow else longest + 0.25, right=0.35)
+        (draw_distribution if name == "distribution" else draw_stages)(axes, rows, theme)
+        return
+    right = longest * (theme.size - 1) / theme.size + 0.15
+    if name == "batches":
+        upper = place(left=0.62, right=right, part=(0.53, 1))
+        lower = place(left=0.62, right=right, part=(0, 0.47))
+        draw_batches(upper, lower, rows, theme)
+    else:
+        draw_fidelity(place(left=0.85, right=right), rows, theme)
+
+
+def _axes(
+    cell: Figure | SubFigure, *, left: float, right: float, top: float, bottom: float,
+    part: tuple[float, float] = (0, 1),
+) -> Axes:  # fmt: skip
+    """Add axes within margins (inches); `part` of the height between them, from the bottom."""
+    width, high = cell.bbox.width / cell.dpi, cell.bbox.height / cell.dpi
+    inside = high - top - bottom
+    low, up = (bottom + inside * end for end in part)
+    return cell.add_axes(
+        (left / width, low / high, (width - left - right) / width, (up - low) / high)
+    )

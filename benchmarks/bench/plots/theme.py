@@ -77,11 +77,8 @@ def names_of(rows: Sequence[Row]) -> list[str]:
 def with_names(rows: Sequence[Row], *, short: bool = False) -> list[Row]:
     """Return the rows with names that are printable and different where the rows are.
 
-    Several models measured in one run have the same names: then the model's comes first.
-
-    Args:
-        rows: Of a document.
-        short: Cut names to LONGEST in the middle, for their ends tell them apart.
+    Several models measured in one run have the same names: then the model's comes first. Short
+    names are cut to LONGEST in the middle, for their ends tell them apart.
     """
     seen = Counter((row.name, row.batch) for row in rows)
     several = any(count > 1 for count in seen.values())

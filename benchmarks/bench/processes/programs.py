@@ -52,15 +52,9 @@ def stream_images(
     options: dict[str, Any],
     stream: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
-    """Stream images, again and again; yield the memory after each `every` images.
+    """Stream `count` images, again and again; yield the memory after each `every` images.
 
-    Args:
-        model: Exported model.
-        paths: Images.
-        count: Images in all.
-        every: Images between two samples.
-        options: For `load`.
-        stream: For `Predictor.stream`.
+    `options` are for `load`, `stream` for `Predictor.stream`.
     """
     from numclip_runtime import load
 

@@ -25,9 +25,7 @@ from numclip_runtime import ImageError, Predictor
 class SystemServer:
     """An opened system, and one method per command; see `child`.
 
-    Args:
-        system: Fields of a `SystemUnderTest`.
-        image: The image of the first prediction, with which all is loaded.
+    `image` is the image of the first prediction, with which all is loaded.
     """
 
     COMMANDS = ("memory", "images", "warm", "turn", "rate", "outputs", "values")

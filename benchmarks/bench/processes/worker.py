@@ -60,24 +60,14 @@ class Worker:
         self.first_s = perf_counter() - start  # seconds until then, process start included
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """Send a command; return its result.
-
-        Raises:
-            NumclipError: of the type that the process met.
-            ModelError: if the process dies.
-        """
+        """Send a command; return its result. Errors are those of the class."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # a dead process: its last words give the reason
             print(json.dumps({"do": command, **arguments}), file=self.process.stdin, flush=True)
         return self._answer()
 
     def rest(self) -> Iterator[Any]:
-        """Yield a generator's answers after the first one, until the process ends.
-
-        Raises:
-            NumclipError: of the type that the process met.
-            ModelError: if the process dies.
-        """
+        """Yield a generator's answers after the first one, until the process ends."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             yield self._result(line)
@@ -128,16 +118,7 @@ class Worker:
 def call_apart(target: str, /, **arguments: Any) -> Any:
     """Call a function in a process of its own: its imports and memory are gone afterwards.
 
-    Args:
-        target: Such as "benchmarks.bench.models:write_model".
-        arguments: Plain data.
-
-    Returns:
-        Plain data; a dataclass comes as a dict.
-
-    Raises:
-        NumclipError: of the type that the function met; MissingDependencyError for ImportError.
-        ModelError: if the process dies.
+    Arguments and result are plain data, a dataclass comes as a dict; errors as those of `Worker`.
     """
     with Worker(target, name=target, **arguments) as worker:
         return worker.first
