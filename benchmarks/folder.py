@@ -20,7 +20,13 @@ import numpy as np
 if not __package__:  # run by its path
     __import__("script")
 
-from benchmarks.bench.folder_runners import Program, Rates, StreamOf, TextbookLoop, time_chunks
+from benchmarks.bench.folder_runners import (
+    Program,
+    StreamOf,
+    TextbookLoop,
+    stream_shares,
+    time_chunks,
+)
 from benchmarks.bench.images import open_images
 from benchmarks.bench.machine.environment import script_report
 from benchmarks.bench.output.table import markdown_lines
@@ -171,7 +177,7 @@ def speeds(
         if name in streams:
             backend, plan = streams[name].predictor.backend, streams[name].plan
             decode, infer = (count / total[f"{name}: {stage}"] for stage in ("decode", "infer"))
-            rates = Rates(speed.images_per_s, decode, infer)
+            slowest, shared = stream_shares(speed.images_per_s, decode, infer)
             speed = StreamSpeed(
                 **vars(speed),
                 backend=backend.name,
@@ -181,8 +187,8 @@ def speeds(
                 batch_size=plan.batch_size,
                 decode_images_per_s=decode,
                 infer_images_per_s=infer,
-                share_of_slowest_stage=rates.of_slowest,
-                share_of_shared_cores=rates.of_shared_cores,
+                share_of_slowest_stage=slowest,
+                share_of_shared_cores=shared,
             )
         found.append(speed)
     return found

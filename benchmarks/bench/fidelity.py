@@ -25,25 +25,20 @@ PHOTOS = 32
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs that a system's process wrote."""
+    """Outputs of a system for N images; plain data, as its process answers."""
 
-    values: FloatArray  # (N,) label units
-    features: FloatArray | None  # (N, D)
-
-    @classmethod
-    def read(cls, path: Path) -> Outputs:
-        """Read the .npz file."""
-        with np.load(path) as arrays:
-            return cls(arrays["values"], arrays.get("features"))
+    values: list[float]  # (N,) label units
+    features: list[list[float]] | None  # (N, D)
 
     def compare(self, reference: Outputs) -> Fidelity:
         """Compare with the reference's outputs for the same images."""
-        errors = np.abs(self.values.astype(np.float64) - reference.values)
+        errors = np.abs(np.subtract(self.values, reference.values))
         low = mean = None
         if self.features is not None and reference.features is not None:
             from numclip_export.cosine import centred_cosines  # numpy only
 
-            cosines = centred_cosines(self.features, reference.features)
+            ours, theirs = (np.array(each.features, np.float32) for each in (self, reference))
+            cosines = centred_cosines(ours, theirs)
             low, mean = float(cosines.min()), float(cosines.mean())
         return Fidelity(float(errors.max()), float(errors.mean()), low, mean, len(errors))
 
@@ -68,12 +63,7 @@ class Labelled:
         return cls([str(sample.path) for sample in samples], [s.label for s in samples])
 
     def mae(self, values: Sequence[float | None], unit: str) -> LabelError | None:
-        """Return the mean absolute error in label units; None if no image could be read.
-
-        Args:
-            values: One per image; None where it could not be read.
-            unit: Of the labels.
-        """
+        """Return the mean absolute error; a value is None where the image could not be read."""
         pairs = zip(values, self.labels, strict=True)
         errors = [abs(value - label) for value, label in pairs if value is not None]
         if not errors:
@@ -86,11 +76,8 @@ def features_of(
 ) -> FloatArray | None:
     """Return the image features (N, D) of N network inputs; None where they cannot be had.
 
-    Args:
-        system: Names the tensor of its ONNX file.
-        backend: Opened; gives them itself where it has a method `features`.
-        inputs: (N, ...) as the network takes them.
-        batch: Images per run; the last run is filled up with the first images.
+    A backend gives them itself where it has a method `features`; else they are a tensor of the ONNX
+    file. The last batch is filled up with the first images.
     """
     own = getattr(backend, "features", None)
     if own is None:

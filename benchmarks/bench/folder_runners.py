@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -102,23 +101,13 @@ class StreamOf:
         self._inputs = [np.stack(list(itertools.islice(inputs, size))) for _ in range(4)]
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Speed of a stream, and of its stages by themselves; images per second."""
+def stream_shares(stream: float, decode: float, infer: float) -> tuple[float, float]:
+    """Return the stream's share of what its stages allow; all speeds are images per second.
 
-    stream: float
-    decode: float  # decoding and preprocessing only
-    infer: float  # network only
-
-    @property
-    def of_slowest(self) -> float:
-        """The stream's share of its slowest stage's own rate: 1 where all else is hidden."""
-        return self.stream / min(self.decode, self.infer)
-
-    @property
-    def of_shared_cores(self) -> float:
-        """Its share of what can be reached where both stages need the same cores."""
-        return self.stream * (1 / self.decode + 1 / self.infer)
+    First of its slowest stage's own speed, 1 where all else is hidden; then of what can be reached
+    where both stages need the same cores.
+    """
+    return stream / min(decode, infer), stream * (1 / decode + 1 / infer)
 
 
 def time_chunks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -187,18 +186,15 @@ def _compare(runs: list[Run], photos: list[str]) -> None:
     reference = next((run for run in runs if run.system.kind == REFERENCE), None)
     if reference is None:
         return
-    with tempfile.TemporaryDirectory() as folder:
 
-        def outputs(run: Run, batch: int) -> Outputs:
-            to = Path(folder) / "outputs.npz"
-            run.worker.ask("outputs", paths=photos, batch=batch, to=str(to))
-            return Outputs.read(to)
+    def outputs(run: Run, batch: int) -> Outputs:
+        return from_plain(Outputs, run.worker.ask("outputs", paths=photos, batch=batch))
 
-        exact = outputs(reference, 1)
-        for run in track("fidelity", runs):
-            if run.system.family == reference.system.family:
-                for row in run.rows:
-                    row.fidelity = outputs(run, row.batch).compare(exact)
+    exact = outputs(reference, 1)
+    for run in track("fidelity", runs):
+        if run.system.family == reference.system.family:
+            for row in run.rows:
+                row.fidelity = outputs(run, row.batch).compare(exact)
 
 
 def _judge(runs: list[Run], data: Path) -> None:

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter_ns
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.bench.results import STAGES, TOTAL, FixedRate, Summary, Warmup
 from numclip_runtime import Predictor
-from numclip_runtime.preprocess import FloatArray, InputArray, load_rgb, network_input
+from numclip_runtime.preprocess import load_rgb, network_input
 
 RUNS, SPAN_S = 5, 0.25  # a window has at least this many runs, and lasts at least this long
 CHANGE = 0.03  # of the median from one window to the next
@@ -34,18 +34,6 @@ KEPT_UP = 0.98  # of the asked rate: the last requests are still being answered 
 
 Times: TypeAlias = npt.NDArray[np.float64]  # (N,) wall time of each batch, ms
 Stamps: TypeAlias = npt.NDArray[np.int64]  # (N, 7) ns: start of a batch, then the end of each stage
-
-
-@runtime_checkable
-class CopiesApart(Protocol):
-    """A backend on a GPU that can time the copies of a run apart from the network."""
-
-    def run_apart(self, images: InputArray) -> tuple[FloatArray, FloatArray, int, int]:
-        """Run the network as `Backend.run`; return also the time of upload and download, ns.
-
-        Taken from the device's events, or around calls that wait for the device.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +72,8 @@ def batches(paths: Sequence[str], batch: int) -> Iterator[list[str]]:
 def time_batch(predictor: Predictor, paths: Sequence[str]) -> tuple[int, ...]:
     """Predict one batch; return the clock, ns, at its start and after each of STAGES, (7,).
 
-    On the CPU nothing is uploaded nor downloaded: both take 0. On a GPU, inference is what remains
+    On the CPU nothing is uploaded nor downloaded: both take 0. A backend on a GPU has a method
+    `run_apart`, which also returns the time of upload and download, ns; inference is what remains
     of the run: the device's work and its launch, for which a caller waits as well.
 
     Raises:
@@ -95,11 +84,11 @@ def time_batch(predictor: Predictor, paths: Sequence[str]) -> tuple[int, ...]:
     decoded = perf_counter_ns()
     inputs = np.stack([network_input(image, predictor.metadata) for image in images])
     preprocessed = perf_counter_ns()
-    backend, upload, download = predictor.backend, 0, 0
-    if isinstance(backend, CopiesApart):
-        values, bin_probs, upload, download = backend.run_apart(inputs)
+    upload = download = 0
+    if (run_apart := getattr(predictor.backend, "run_apart", None)) is not None:
+        values, bin_probs, upload, download = run_apart(inputs)
     else:
-        values, bin_probs = backend.run(inputs)  # (B,), (B, K); returns when computed
+        values, bin_probs = predictor.backend.run(inputs)  # (B,), (B, K); returns when computed
     ran = perf_counter_ns()
     predictor.postprocess(values, bin_probs)
     end = perf_counter_ns()
@@ -115,21 +104,15 @@ def measure(
     clock: Callable[[], int] = perf_counter_ns,
     seconds: float | None = None,
 ) -> Stamps:
-    """Predict some untimed and then timed batches.
+    """Predict some untimed and then timed batches; return (N, 7) ns, see `time_batch`.
 
     Args:
         predictor: Model to measure; stays open.
-        source: Of `batches`: consecutive batches take different images, as far as they reach.
+        source: Of `batches`: consecutive batches have different images, as far as they reach.
         iterations: Timed batches, at least 1.
         untimed: Batches before them.
         clock: In ns, asked for `seconds`.
         seconds: Stop the timed batches after this time, in place of `iterations`.
-
-    Returns:
-        (N, 7) ns, see `time_batch`.
-
-    Raises:
-        ImageError: if an image cannot be read.
     """
     for _ in range(untimed):
         time_batch(predictor, next(source))

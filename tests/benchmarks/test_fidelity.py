@@ -16,8 +16,8 @@ from tests.benchmarks.conftest import METADATA, Clock
 
 
 def test_differences_in_label_units() -> None:
-    reference = Outputs(np.array([1, 2, 3], np.float32), None)
-    found = Outputs(np.array([1, 2.5, 2], np.float32), None).compare(reference)
+    reference = Outputs([1, 2, 3], None)
+    found = Outputs([1, 2.5, 2], None).compare(reference)
     assert (found.value_max, found.value_mean) == (1, 0.5)
     assert (found.cosine_min, found.cosine_mean, found.images) == (None, None, 3)
 

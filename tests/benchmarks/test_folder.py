@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 from benchmarks import folder
-from benchmarks.bench.folder_runners import Program, Rates, StreamOf, TextbookLoop, time_chunks
+from benchmarks.bench.folder_runners import (
+    Program,
+    StreamOf,
+    TextbookLoop,
+    stream_shares,
+    time_chunks,
+)
 from benchmarks.folder import StreamSpeed
 from numclip_runtime import ImageError, Prediction, load
 from numclip_runtime.pipeline import plan_stream
@@ -23,9 +29,9 @@ def paths_in(photos: Path) -> list[str]:
 
 
 def test_rates_are_compared_with_the_slowest_and_with_what_shared_cores_allow() -> None:
-    rates = Rates(stream=20, decode=100, infer=25)
-    assert rates.of_slowest == pytest.approx(0.8)
-    assert rates.of_shared_cores == pytest.approx(20 / (1 / (1 / 100 + 1 / 25)))
+    slowest, shared = stream_shares(stream=20, decode=100, infer=25)
+    assert slowest == pytest.approx(0.8)
+    assert shared == pytest.approx(20 / (1 / (1 / 100 + 1 / 25)))
 
 
 def test_programs_take_turns_on_the_same_images(clock: Clock) -> None:

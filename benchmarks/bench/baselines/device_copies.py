@@ -41,7 +41,7 @@ class OnnxCopies(_Wrapped):
     """
 
     def run_apart(self, images: InputArray) -> tuple[FloatArray, FloatArray, int, int]:
-        """See `benchmarks.bench.stages.CopiesApart`."""
+        """Run the network; return also the time of upload and download, ns."""
         import onnxruntime as ort
 
         session = self._backend._session
@@ -72,7 +72,7 @@ class PlanCopies(_Wrapped):
         self._copies: dict[int, tuple[int, int]] = {}  # batch -> upload, download, ns
 
     def run_apart(self, images: InputArray) -> tuple[FloatArray, FloatArray, int, int]:
-        """See `benchmarks.bench.stages.CopiesApart`."""
+        """Run the network; return also the time of upload and download, ns."""
         size = len(images)
         if size not in self._copies:
             self._copies[size] = self._probe(images)

@@ -73,6 +73,8 @@ class TorchBackend:
             self._model.image_encoder.forward = lambda images: encoder(
                 images.to(self._dtype)
             ).float()
+        if device != "cpu":
+            self.run_apart = self._run  # copies are timed apart
         self._forward: Any = self._model
         if form.compiled:
             # Else its pool of compilers lives on beside the others' turns, 6 % of a core
@@ -127,15 +129,7 @@ class TorchBackend:
         del self._model, self._forward
 
 
-class CudaTorchBackend(TorchBackend):
-    """The same on a GPU, where the copies are timed apart. Not verified on hardware."""
-
-    def run_apart(self, images: FloatArray) -> tuple[FloatArray, FloatArray, int, int]:
-        """See `benchmarks.bench.stages.CopiesApart`."""
-        return self._run(images)
-
-
-class GraphBackend(CudaTorchBackend):
+class GraphBackend(TorchBackend):
     """Replay a CUDA graph per batch size: no launch of single kernels. Not verified on hardware."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -183,5 +177,5 @@ def open_torch(checkpoint: Path, form: TorchForm, threads: int | None, *, gpu: b
     else:
         if not torch.cuda.is_available():
             raise GpuRequiredError("PyTorch sees no CUDA GPU here.")
-    kind = GraphBackend if form.graphs else CudaTorchBackend
+    kind = GraphBackend if form.graphs else TorchBackend
     return kind(checkpoint, form, threads=threads, device="cuda")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench.fidelity import features_of
+from benchmarks.bench.fidelity import Outputs, features_of
 from benchmarks.bench.machine.environment import loaded_versions
 from benchmarks.bench.machine.nvidia import gpu_memory_mb
 from benchmarks.bench.processes.programs import peak_host_mb
@@ -96,24 +96,20 @@ class SystemServer:
         run()
         return at_rate(run, rate=rate, batch=batch, seconds=seconds)
 
-    def outputs(self, paths: list[str], batch: int, to: str) -> None:
-        """Write values (N,) and, where they can be had, features (N, D) of images to an .npz file.
+    def outputs(self, paths: list[str], batch: int) -> Outputs:
+        """Return values and, where they can be had, features of images.
 
         The last batch is filled up with the first images: INT8 scales that are taken from a batch
         make results depend on its mates, so every batch has the size that is measured.
         """
+        backend = self.predictor.backend
         inputs = np.stack([self.predictor.preprocess(path) for path in paths])
-        count = len(inputs)
-        found = np.empty(count, np.float32)
-        for start in range(0, count, batch):
-            rows = np.arange(start, start + batch) % count
-            kept = min(batch, count - start)
-            found[start : start + kept] = self.predictor.backend.run(inputs[rows])[0][:kept]
-        arrays = {"values": found}
-        features = features_of(self.system, self.predictor.backend, inputs, batch)
-        if features is not None:
-            arrays["features"] = features
-        np.savez(to, **arrays)  # type: ignore[arg-type]
+        values: list[float] = []
+        for start in range(0, len(inputs), batch):
+            rows = np.arange(start, start + batch) % len(inputs)
+            values += backend.run(inputs[rows])[0].tolist()
+        features = features_of(self.system, backend, inputs, batch)
+        return Outputs(values[: len(inputs)], None if features is None else features.tolist())
 
     def values(self, paths: list[str]) -> list[float | None]:
         """Predict images one by one; None where one cannot be read."""
