@@ -19,7 +19,7 @@ if not __package__:  # run by its path
 from benchmarks.bench.baselines.registry import BASELINES, REFERENCE
 from benchmarks.bench.document import Request, measure_all
 from benchmarks.bench.models import SIZES
-from benchmarks.bench.output.outputs import Outputs, open_outputs, summary, write_outputs
+from benchmarks.bench.output.outputs import OutputFiles, open_outputs, summary, write_outputs
 from benchmarks.bench.results import Document, read_document
 from benchmarks.bench.run import Plan
 from benchmarks.bench.systems import Choice, installed_backends
@@ -122,7 +122,7 @@ def main(
         if models and sizes:
             raise UsageError("--model-size is for runs without MODELS; leave one of them out.")
         request = Request(models, ckpt, sizes or SIZES[:1], images, Plan(**plan), choice)
-        outputs = Outputs(json, csv, markdown, plot, report)
+        outputs = OutputFiles(json, csv, markdown, plot, report)
         measure_latency(request, outputs, compare=compare, argv=sys.argv)
 
 
@@ -157,7 +157,7 @@ def chosen_backends(backends: tuple[Any, ...] | None, *, given: bool) -> tuple[A
 
 
 def measure_latency(
-    request: Request, outputs: Outputs, *, compare: Path | None, argv: list[str]
+    request: Request, outputs: OutputFiles, *, compare: Path | None, argv: list[str]
 ) -> Document:
     """Measure, print the table, write the files, and compare with the JSON of an older run.
 
@@ -167,7 +167,7 @@ def measure_latency(
     """
     require("bench", "psutil", "jinja2")
     with ExitStack() as stack:
-        # Outputs are opened first: a bad path should fail now, not after minutes of measuring.
+        # OutputFiles are opened first: a bad path should fail now, not after minutes of measuring.
         older = None if compare is None else (compare.name, read_document(compare))
         temporary = open_outputs(stack, outputs)
         document = measure_all(request, argv=argv)

@@ -1,7 +1,7 @@
 """Write the README's latency table from the kept results, so that the two never differ.
 
-`python benchmarks/results_table.py` rewrites what lies between the markers; `--check` says with
-exit code 1 that it would.
+`python benchmarks/results_table.py` rewrites the text between the markers; `--check` only exits
+with 1 if it would change.
 """
 
 from __future__ import annotations

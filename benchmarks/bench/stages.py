@@ -23,11 +23,11 @@ from benchmarks.bench.results import STAGES, TOTAL, FixedRate, Summary, Warmup
 from numclip_runtime import Predictor
 from numclip_runtime.preprocess import load_rgb, network_input
 
-RUNS, SPAN_S = 5, 0.25  # a window has at least this many runs, and lasts at least this long
+WINDOW, SPAN_S = 5, 0.25  # a window has at least this many runs, and lasts at least this long
 CHANGE = 0.03  # of the median from one window to the next
 WARMUP_S = 5.0  # at most
 RULE = (
-    f"medians of two consecutive windows (each at least {RUNS} runs and {SPAN_S:g} s) differ by "
+    f"medians of two consecutive windows (each at least {WINDOW} runs and {SPAN_S:g} s) differ by "
     f"less than {CHANGE:.0%}, or {{limit:g}} s have passed"
 )
 KEPT_UP = 0.98  # of the asked rate: the last requests are still being answered when time is up
@@ -145,7 +145,7 @@ def warm_up(
         run()
         window.append(clock() - before)
         runs += 1
-        if len(window) >= RUNS and sum(window) >= SPAN_S * 1e9:
+        if len(window) >= WINDOW and sum(window) >= SPAN_S * 1e9:
             now = median(window)
             stable = last is not None and abs(now - last) < CHANGE * last
             last, window = now, []

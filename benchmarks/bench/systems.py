@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from benchmarks.bench.baselines.baseline_files import nncf_file, plain_file
 from benchmarks.bench.baselines.device_copies import with_copies_apart
@@ -117,47 +116,49 @@ def choose_systems(
         UsageError: if nothing is left, or no model was made from the checkpoint.
     """
     found = Systems()
-    checkpoint = str(family.checkpoint) if family.checkpoint else None
     digest = sha256(family.checkpoint) if family.checkpoint else None
-    described = [(path, read_metadata(path)) for path in family.models]
-    made_from = {metadata.checkpoint_sha256 for _, metadata in described}
+    described = {path: read_metadata(path) for path in family.models}
+    made_from = {metadata.checkpoint_sha256 for metadata in described.values()}
     if digest is not None and described and digest not in made_from:
         raise UsageError(
             f"{family.checkpoint}: none of the models was made from this checkpoint, so they do "
             "not have the same weights; give the one that they were exported from."
         )
+    chosen = [
+        (path, metadata, backend)
+        for path, metadata in described.items()
+        for backend in choice.backends
+        if choice.precisions is None or metadata.precision in choice.precisions
+        if path.suffix not in PLAN_SUFFIXES or backend in (None, "tensorrt")
+    ]
+    nothing = UsageError("nothing is left to measure; choose another --precision or --peers.")
+    if not chosen and not choice.baselines:
+        raise nothing
     facts = {path: _facts(path, found.notes) for path in family.models}
+    found.macs = max((macs or 0 for macs, _ in facts.values()), default=0) or None
     # An INT8 file keeps the name of its float32 sibling's tensor
-    features = {m.checkpoint_sha256: f for p, m in described if (f := facts[p]["features"])}
-    for path, metadata in described:
-        if choice.precisions is not None and metadata.precision not in choice.precisions:
-            continue
-        for backend in choice.backends:
-            if path.suffix in PLAN_SUFFIXES and backend not in (None, "tensorrt"):
-                continue
-            system = SystemUnderTest(
-                name=_name(path, metadata, backend),
-                kind=ARTEFACT,
-                file=str(path),
-                checkpoint=checkpoint,
-                backend=backend,
-                device=choice.device,
-                threads=choice.threads,
-                family=metadata.checkpoint_sha256 or sha256(path),
-                features=facts[path]["features"] or features.get(metadata.checkpoint_sha256),
-            )
-            found.systems.append(system)
-    found.macs = max((fact["macs"] or 0 for fact in facts.values()), default=0) or None
+    features = {m.checkpoint_sha256: f for p, m in described.items() if (f := facts[p][1])}
+    for path, metadata, backend in chosen:
+        system = SystemUnderTest(
+            name=_name(path, metadata, backend),
+            kind=ARTEFACT,
+            file=str(path),
+            checkpoint=str(family.checkpoint) if family.checkpoint else None,
+            backend=backend,
+            device=choice.device,
+            threads=choice.threads,
+            family=metadata.checkpoint_sha256 or sha256(path),
+            features=facts[path][1] or features.get(metadata.checkpoint_sha256),
+        )
+        found.systems.append(system)
     if family.checkpoint is not None and digest is not None:
         _add_baselines(found, family.checkpoint, digest, choice, images, cache)
     if not found.systems:
-        raise UsageError("nothing is left to measure; choose another --precision or --peers.")
+        raise nothing
     names = [system.name for system in found.systems]
     found.systems = [
-        replace(each, name=f"{each.name} ({each.model.name})")
-        if names.count(each.name) > 1
-        else each
-        for each in found.systems
+        replace(s, name=f"{s.name} ({s.model.name})") if names.count(s.name) > 1 else s
+        for s in found.systems
     ]
     return found
 
@@ -174,16 +175,16 @@ def _name(path: Path, metadata: ModelMetadata, backend: BackendName | None) -> s
     return f"numclip {precision}, {WORDS.get(kind, kind)}"
 
 
-def _facts(path: Path, notes: list[str]) -> dict[str, Any]:
-    unknown: dict[str, Any] = {"macs": None, "features": None}
+def _facts(path: Path, notes: list[str]) -> tuple[int | None, str | None]:
+    """Return multiply-accumulates and the features' tensor of a file; a plan has neither."""
     if path.suffix in PLAN_SUFFIXES:
-        return unknown
+        return None, None
     try:
-        found: dict[str, Any] = call_apart("benchmarks.bench.fidelity:model_facts", path=str(path))
+        found = call_apart("benchmarks.bench.fidelity:model_facts", path=str(path))
     except NumclipError as error:
         notes.append(f"{path.name}: arithmetic and features are not known: {error}")
-        return unknown
-    return found
+        return None, None
+    return found["macs"], found["features"]
 
 
 def _add_baselines(
@@ -198,21 +199,20 @@ def _add_baselines(
     if any(BASELINES[name].onnx for name in choice.baselines):
         try:
             plain = plain_file(checkpoint, digest, cache)
+            found.macs = found.macs or _facts(plain, found.notes)[0]
         except NumclipError as error:
             found.notes.append(f"peers of the plain ONNX export are left out: {error}")
-        else:
-            found.macs = found.macs or _facts(plain, found.notes)["macs"]
     for name in choice.baselines:
-        baseline, file = BASELINES[name], plain
+        baseline = BASELINES[name]
         unwanted = choice.precisions is not None and baseline.precision not in choice.precisions
         if unwanted and name != REFERENCE:  # the reference of all others stays
             continue
-        if baseline.onnx and plain is None:
-            continue
-        if name == NNCF:
-            assert plain is not None
+        file = None
+        if baseline.onnx:
+            if plain is None:
+                continue
             try:
-                file = nncf_file(plain, digest, images, cache)
+                file = nncf_file(plain, digest, images, cache) if name == NNCF else plain
             except NumclipError as error:
                 found.notes.append(f"{baseline.title} is left out: {error}")
                 continue
@@ -220,10 +220,10 @@ def _add_baselines(
             SystemUnderTest(
                 name=baseline.title,
                 kind=name,
-                file=str(file) if baseline.onnx else None,
+                file=str(file) if file else None,
                 checkpoint=str(checkpoint),
                 threads=choice.threads,
                 family=digest,
-                features="features" if baseline.onnx else None,
+                features="features" if file else None,
             )
         )

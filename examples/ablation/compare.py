@@ -117,7 +117,7 @@ def execute_all(
 )
 @click.option("--plot", type=FILE, help="Also draw them (.png or .svg).")
 @click.option("--jobs", type=click.IntRange(1), default=2, help="Processes, one thread each.")
-@click.option("--quick", is_flag=True, help="Tiny sizes: shows that it runs, says nothing.")
+@click.option("--quick", is_flag=True, help="Tiny sizes: shows that it runs, proves nothing.")
 def main(json_path: Path, plot: Path | None, jobs: int, quick: bool) -> None:
     """Compare methods on rendered counts and severities; takes about an hour on 2 cores."""
     from benchmarks.bench.plots.picture import check_plot

@@ -39,7 +39,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Name the run in files; the tuning runs differ by their rates, too."""
+        """Name the run in files; the tuning runs differ by their rates as well."""
         tuned = f"/{self.rates[0]:g}" if self.seed == TUNING_SEED else ""
         return f"{self.task}/{self.shots}/{self.method}/{self.seed}{tuned}"
 

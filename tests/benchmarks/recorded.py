@@ -16,7 +16,7 @@ def lay_out(name: str, root: Path, changes: Mapping[str, str] | None = None) -> 
     """Write tests/data/machines/NAME.json below `root`, with some files changed; return `root`.
 
     One JSON file and no folder of files: paths such as `iio:device0` can't be checked out on
-    every system. null is a file that refuses to be read; a folder in its place does, too.
+    every system. null is a file that refuses to be read; a folder in its place does so as well.
     """
     files = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))["files"]
     for path, text in (files | dict(changes or {})).items():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.bench.results import FixedRate
-from benchmarks.bench.stages import RUNS, at_rate, warm_up
+from benchmarks.bench.stages import WINDOW, at_rate, warm_up
 from tests.benchmarks.conftest import Clock, DelayedBackend
 
 
@@ -31,7 +31,7 @@ def test_a_stall_delays_the_requests_that_follow() -> None:
     found = served(delays, rate=100)
     latencies = np.array(found.samples_ms)
     assert len(latencies) == found.requests == 100
-    # The others arrived 10, 20, 30, 40 ms into the stall, and queued behind each other, too.
+    # The others arrived 10, 20, 30, 40 ms into the stall, and queued behind each other as well.
     np.testing.assert_allclose(latencies[20:27], [50, 42, 34, 26, 18, 10, 2], atol=0.1)
     np.testing.assert_allclose(latencies[:20], 2, atol=0.1)
     assert found.latency_ms.max == pytest.approx(50, abs=0.1)
@@ -41,7 +41,7 @@ def test_a_stall_delays_the_requests_that_follow() -> None:
     assert found.achieved_img_s == pytest.approx(100)
 
 
-def test_a_rate_beyond_reach_is_said() -> None:
+def test_a_rate_beyond_reach_is_reported() -> None:
     found = served(repeat(20.0), rate=100)  # 50 per second is all it can do
     assert found.kept_up is False
     assert found.achieved_img_s == pytest.approx(50)
@@ -76,7 +76,7 @@ def test_ends_when_two_windows_agree() -> None:
     delays = chain([0.4] * 5, repeat(0.1))
     done = warm_up(lambda: clock.wait(next(delays)), limit_s=60, clock=clock)
     assert done.stable
-    assert done.runs == 3 * RUNS  # slow, steady, steady
+    assert done.runs == 3 * WINDOW  # slow, steady, steady
     assert done.seconds == pytest.approx(0.4 * 5 + 0.1 * 10)
 
 
@@ -87,7 +87,7 @@ def test_short_runs_fill_a_window_by_time() -> None:
     assert done.seconds == pytest.approx(0.5)
 
 
-def test_gives_up_when_time_is_up_and_says_so() -> None:
+def test_gives_up_when_time_is_up_and_reports_it() -> None:
     clock = Clock()
     delays = (0.1 * 1.1**i for i in range(1000))  # slower and slower
     done = warm_up(lambda: clock.wait(next(delays)), limit_s=5, clock=clock)
@@ -100,7 +100,7 @@ def test_gives_up_when_time_is_up_and_says_so() -> None:
 def test_a_change_of_three_percent_is_not_stable() -> None:
     clock = Clock()
     delays = chain([0.1] * 5, [0.104] * 5, repeat(0.105))
-    assert warm_up(lambda: clock.wait(next(delays)), limit_s=60, clock=clock).runs == 3 * RUNS
+    assert warm_up(lambda: clock.wait(next(delays)), limit_s=60, clock=clock).runs == 3 * WINDOW
 
 
 def test_runs_once_at_least() -> None:

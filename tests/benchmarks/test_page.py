@@ -85,7 +85,7 @@ def test_page_stands_alone(document: Document, tmp_path: Path) -> None:
     assert set(used) <= set(ids)
 
 
-def test_page_says_all_of_it(document: Document, tmp_path: Path) -> None:
+def test_page_holds_all_of_it(document: Document, tmp_path: Path) -> None:
     page = Page(write(document, tmp_path))
     for part in (
         "Do not trust these numbers yet",
@@ -103,7 +103,7 @@ def test_page_says_all_of_it(document: Document, tmp_path: Path) -> None:
     assert warning < table
 
 
-def test_quiet_machine_is_said_to_be_quiet(document: Document, tmp_path: Path) -> None:
+def test_quiet_machine_is_reported_as_quiet(document: Document, tmp_path: Path) -> None:
     document.state.warnings = []
     text = write(document, tmp_path)
     assert "Nothing was seen on the machine that spoils these numbers." in text
@@ -112,7 +112,7 @@ def test_quiet_machine_is_said_to_be_quiet(document: Document, tmp_path: Path) -
 
 def test_page_has_light_and_dark_of_every_colour(document: Document, tmp_path: Path) -> None:
     text = write(document, tmp_path)
-    # Those of the page itself; its style has some of the runtime's gallery, too.
+    # Those of the page itself; its style also has some of the runtime's gallery.
     used = set(re.findall(r"var\((--[\w-]+)\)", text.partition("</style>")[2]))
     assert {"--ink", "--stage-inference", "--series-0"} <= used
     dark = "".join(

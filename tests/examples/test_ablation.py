@@ -23,6 +23,15 @@ SMALL = Size(full=60, val=40, test=40, steps=2, seeds=2)
 RUN = Run("linear", "count", 1, 0, RATES[0])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Use one thread: on tensors this small, more only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def clip() -> torch.nn.Module:
     torch.manual_seed(0)

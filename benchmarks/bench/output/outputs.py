@@ -20,7 +20,7 @@ _MACHINE = ("cpu", "logical_cores", "platform", "python", "numclip")
 
 
 @dataclass(frozen=True)
-class Outputs:
+class OutputFiles:
     """Files to write; None: not asked for."""
 
     json: Path | None = None
@@ -30,7 +30,7 @@ class Outputs:
     report: Path | None = None
 
 
-def open_outputs(stack: ExitStack, outputs: Outputs) -> dict[str, Path]:
+def open_outputs(stack: ExitStack, outputs: OutputFiles) -> dict[str, Path]:
     """Open the files; they appear under their names when the stack closes without an error.
 
     Args:
@@ -38,7 +38,7 @@ def open_outputs(stack: ExitStack, outputs: Outputs) -> dict[str, Path]:
         outputs: Files to write.
 
     Returns:
-        Field of `Outputs` -> temporary file beside the asked one.
+        Field of `OutputFiles` -> temporary file beside the asked one.
 
     Raises:
         UsageError: if a path cannot be written.
