@@ -69,11 +69,7 @@ class DecodeTimes:
 
 
 def time_ways(path: str, by: Ways, *, rounds: int) -> dict[str, DecodeTimes]:
-    """Time all ways on one file by turns, A B C A B C; the first turn is not counted.
-
-    Raises:
-        ImageError: if the file cannot be read.
-    """
+    """Time all ways on one file by turns, A B C A B C; the first turn is not counted."""
 
     def turn(way: tuple[Decoder, Finisher], _: int) -> tuple[int, int, int]:
         decoder, finisher = way

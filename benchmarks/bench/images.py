@@ -42,7 +42,7 @@ class ImageSet:
 
 @contextmanager
 def open_images(folder: Path | None, *, seed: int = SEED) -> Iterator[ImageSet]:
-    """Give the images of a folder or, for None, made ones that are deleted afterwards.
+    """Yield the images of a folder or, for None, made ones that are deleted afterwards.
 
     Made ones are pieces of real photos where scikit-image or scikit-learn is installed, else
     synthetic: the network's time does not depend on it, fidelity does. `seed` chooses them.

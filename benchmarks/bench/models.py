@@ -40,15 +40,11 @@ def cache_folder() -> Path:
 
 
 def cached(name: str, make: Callable[[Path], None], *, cache: Path | None = None) -> Path:
-    """Return a folder of the cache, made if it is not there.
+    """Return a folder of the cache, filled by `make` if it is not there.
 
     It appears under its name only when complete, so an interrupted run leaves nothing behind. Of
-    two runs that make it at once, the first to finish wins.
-
-    Args:
-        name: Of the folder: names all that its content depends on.
-        make: Fills an empty folder.
-        cache: Parent folder; None: `cache_folder`.
+    two runs that make it at once, the first to finish wins. `name` holds all that its content
+    depends on; the parent folder is the user's cache by default.
 
     Raises:
         UsageError: if the cache cannot be written.
@@ -87,10 +83,7 @@ class FullSize:
 
 
 def full_size(name: str) -> FullSize:
-    """Return a full-size model from the cache, made and exported if it is not there.
-
-    Args:
-        name: One of SIZES.
+    """Return one of SIZES from the cache, made and exported if it is not there.
 
     Raises:
         MissingDependencyError: if a package that makes it is not installed.
@@ -138,10 +131,6 @@ def write_model(name: str, folder: str) -> None:
     """Write the checkpoint, its float32 ONNX file and, where the export allows it, INT8.
 
     Not verified at export: the run itself measures how far each file is from the checkpoint.
-
-    Args:
-        name: One of SIZES.
-        folder: Where to.
     """
     import torch
 

@@ -75,9 +75,6 @@ def time_batch(predictor: Predictor, paths: Sequence[str]) -> tuple[int, ...]:
     On the CPU nothing is uploaded nor downloaded: both take 0. A backend on a GPU has a method
     `run_apart`, which also returns the time of upload and download, ns; inference is what remains
     of the run: the device's work and its launch, for which a caller waits as well.
-
-    Raises:
-        ImageError: if an image cannot be read.
     """
     start = perf_counter_ns()
     images = [load_rgb(path) for path in paths]

@@ -103,13 +103,9 @@ class Systems:
 def choose_systems(
     family: Family, choice: Choice, images: Sequence[str], *, cache: Path | None = None
 ) -> Systems:
-    """Return the systems to measure.
+    """Return the systems to measure; a baseline is calibrated with the images.
 
-    Args:
-        family: Models and checkpoint.
-        choice: Backends, baselines, precisions.
-        images: To calibrate a baseline with.
-        cache: Folder of the baselines' files; None: the user's cache.
+    The baselines' files are kept in `cache`, by default the user's.
 
     Raises:
         ModelError: if a model is missing, or not one of numclip.

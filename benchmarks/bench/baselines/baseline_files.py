@@ -25,11 +25,7 @@ MANY_CONVOLUTIONS = 5  # more are a convolutional network; a ViT has one
 
 
 def plain_file(checkpoint: Path, digest: str, cache: Path | None = None) -> Path:
-    """Return the plain export of a checkpoint with this SHA-256, made if it is not in the cache.
-
-    Raises:
-        NumclipError: if it cannot be made.
-    """
+    """Return the plain export of a checkpoint with this SHA-256, made if it is not in the cache."""
 
     def make(folder: Path) -> None:
         output = str(folder / "model.plain.onnx")
@@ -43,11 +39,7 @@ def plain_file(checkpoint: Path, digest: str, cache: Path | None = None) -> Path
 
 
 def nncf_file(plain: Path, digest: str, images: Sequence[str], cache: Path | None = None) -> Path:
-    """Return NNCF's form of the plain file, made with these images if it is not in the cache.
-
-    Raises:
-        NumclipError: if it cannot be made.
-    """
+    """Return NNCF's form of the plain file, made with these images if it is not in the cache."""
     try:
         made_by = f"nncf{version('nncf')}"
     except PackageNotFoundError:

@@ -18,14 +18,9 @@ class TorchBackend:
     """Run a training checkpoint with PyTorch; implements `Backend`.
 
     The phrases are encoded once, at opening, unless asked otherwise: a baseline that ran the text
-    tower again for every batch would flatter the exported model.
-
-    Args:
-        checkpoint: Path of a `checkpoint.pt` that numclip-train wrote.
-        form: How to run it.
-        threads: Threads inside one inference; None leaves PyTorch's choice. PyTorch keeps this
-            per process: `close` restores the former number.
-        device: "cpu" or "cuda", the latter not verified on hardware.
+    tower again for every batch would flatter the exported model. On a GPU ("cuda", not verified on
+    hardware) the copies are timed apart. PyTorch keeps the number of threads per process: `close`
+    restores it.
 
     Raises:
         MissingDependencyError: if PyTorch is not installed.
@@ -161,12 +156,10 @@ class GraphBackend(TorchBackend):
 
 
 def open_torch(checkpoint: Path, form: TorchForm, threads: int | None, *, gpu: bool) -> Any:
-    """Open a checkpoint on the CPU or a GPU.
+    """Open a checkpoint on the CPU or a GPU, see `TorchBackend`.
 
     Raises:
-        MissingDependencyError: if PyTorch is not installed.
         GpuRequiredError: if a GPU is asked for and PyTorch has none.
-        ModelError: if the file is not a checkpoint.
     """
     if not gpu:
         return TorchBackend(checkpoint, form, threads=threads)

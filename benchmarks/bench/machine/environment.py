@@ -38,9 +38,7 @@ _PACKAGES = {
 def script_report(path: Path | None, argv: Sequence[str]) -> Iterator[Callable[..., None]]:
     """Open a script's JSON file before it measures; yield a function that writes the results.
 
-    Args:
-        path: File, which appears only when complete; None: nothing is written.
-        argv: Command line, script first; named in the file.
+    The file appears only when complete; without a path nothing is written.
 
     Raises:
         UsageError: if it cannot be written.
@@ -58,12 +56,7 @@ def script_report(path: Path | None, argv: Sequence[str]) -> Iterator[Callable[.
 
 
 def describe_environment(*, argv: Sequence[str], load_before: list[float] | None) -> Environment:
-    """Describe machine and software; call it after the run, when all packages are loaded.
-
-    Args:
-        argv: Command line, script first.
-        load_before: `load_average()` before the run.
-    """
+    """Describe machine and software, after the run: now all packages are loaded."""
     return Environment(
         command=command_line(argv),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -33,12 +33,7 @@ class OutputFiles:
 def open_outputs(stack: ExitStack, outputs: OutputFiles) -> dict[str, Path]:
     """Open the files; they appear under their names when the stack closes without an error.
 
-    Args:
-        stack: Closes them.
-        outputs: Files to write.
-
-    Returns:
-        Field of `OutputFiles` -> temporary file beside the asked one.
+    Returns fields of `OutputFiles` -> temporary file beside the asked one.
 
     Raises:
         UsageError: if a path cannot be written.
@@ -59,22 +54,17 @@ def write_outputs(document: Document, paths: dict[str, Path]) -> None:
             save_plot(document, path)
         elif kind == "report":
             write_html(document, path)
+        elif kind == "markdown":
+            path.write_text(markdown(document.rows) + "\n", "utf-8")
         else:
             with path.open("w", encoding="utf-8", newline="") as file:
-                if kind == "json":
-                    write_json(file, document)
-                elif kind == "csv":
-                    write_csv(file, document.rows)
-                else:
-                    file.write(markdown(document.rows) + "\n")
+                (write_json if kind == "json" else write_csv)(file, document)
 
 
 def summary(document: Document, older: tuple[str, Document] | None) -> str:
     """Return the text that a run prints: conditions, table, warnings, notes, comparison.
 
-    Args:
-        document: The run.
-        older: File name and run to compare with.
+    `older` is the file name of an older run, and the run.
     """
     rows = document.rows
     parts = [text_table(rows), KEY] if rows else ["nothing could be measured."]
@@ -98,12 +88,9 @@ def _startup(starts: Mapping[str, Startup]) -> Iterator[str]:
 
 
 def comparison(new: Document, old: Document, *, name: str) -> list[str]:
-    """Return lines of text: the change of each row, and the differences of the environment.
+    """Return the change of each row, and the differences of the environment, as lines.
 
-    Args:
-        new: The run just made.
-        old: The run to compare with.
-        name: Of the old run's file.
+    `name` is that of the old run's file.
     """
     before = {_key(row): row for row in old.rows}
     lines = []

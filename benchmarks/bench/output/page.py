@@ -29,11 +29,7 @@ _TITLES = {
 
 
 def write_html(document: Document, path: Path) -> None:
-    """Write the report.
-
-    Args:
-        document: Names, notes and all other text in it are escaped.
-        path: File to write; appears only when complete.
+    """Write the report; names, notes and all other text are escaped.
 
     Raises:
         MissingDependencyError: if Jinja2 or matplotlib, which draws the pictures, is not installed.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
-from benchmarks.bench.results import STAGES, TOTAL, Row, RunEnvironment
+from benchmarks.bench.results import STAGES, TOTAL, Document, Row, RunEnvironment
 from numclip_runtime.console import columns
 
 NONE = "-"
@@ -102,9 +102,7 @@ COLUMNS = (
 def filled(rows: Sequence[Row], sheet: str) -> Iterator[tuple[str, bool, list[str]]]:
     """Yield heading, whether aligned left, and the cells of each column that has data.
 
-    Args:
-        rows: Of a document.
-        sheet: "text", "page" or "stages".
+    `sheet` is "text", "page" or "stages".
     """
     for column in COLUMNS:
         heading, cells = getattr(column, sheet), [column.cell(row) for row in rows]
@@ -153,9 +151,9 @@ def conditions(environment: RunEnvironment) -> str:
     )
 
 
-def write_csv(file: IO[str], rows: Sequence[Row]) -> None:
+def write_csv(file: IO[str], document: Document) -> None:
     """Write one line per row: every statistic of every stage, and the rest but the samples."""
-    flat = [dict(_flat(asdict(row))) for row in rows]
+    flat = [dict(_flat(asdict(row))) for row in document.rows]
     writer = csv.DictWriter(file, list(dict.fromkeys(name for row in flat for name in row)), "")
     writer.writeheader()
     writer.writerows(flat)
