@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -201,7 +202,7 @@ def stranger() -> Iterator[None]:
         "if os.fork(): os._exit(0)\n"  # orphans belong to the system's first process
         f"for _ in range({count} - 1):\n    if not os.fork(): break\n"
         "print(os.getpid(), flush=True)\n"
-        "end = time.monotonic() + 20\n"
+        "end = time.monotonic() + 60\n"
         "while time.monotonic() < end: pass\n"
     )
     starter = subprocess.Popen([sys.executable, "-c", loop], stdout=subprocess.PIPE, text=True)
@@ -209,7 +210,8 @@ def stranger() -> Iterator[None]:
     pids = [int(starter.stdout.readline()) for _ in range(count)]
     yield
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     starter.stdout.close()
     starter.wait()
 

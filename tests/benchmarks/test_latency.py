@@ -41,7 +41,8 @@ def script_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the script of a copy, from another folder; return its JSON."""
     # A copy, and with a sign: an editable install would find the original by itself.
     folder = tmp_path_factory.mktemp("script")
-    copy = shutil.copytree(ROOT / "benchmarks", folder / "copy" / "benchmarks")
+    compiled = shutil.ignore_patterns("__pycache__")  # which other processes may be writing
+    copy = shutil.copytree(ROOT / "benchmarks", folder / "copy" / "benchmarks", ignore=compiled)
     (copy / "__init__.py").write_text("import sys; print('copy', file=sys.stderr)")
     ceilings = copy / "bench" / "machine" / "ceilings.py"
     ceilings.write_text(ceilings.read_text("utf-8").replace("SECONDS = 1.5", "SECONDS = 0.01"))
