@@ -171,7 +171,7 @@ class Images:
 
 @dataclass
 class Environment:
-    """What numbers depend on besides the model."""
+    """The environment that numbers depend on besides the model."""
 
     command: str
     date: str  # ISO 8601, UTC

@@ -139,7 +139,7 @@ def compare(json_path: Path, size: Size, jobs: int) -> dict[str, Any]:
 
     Args:
         json_path: Results, written after each run; the small CLIP is kept beside it meanwhile.
-        size: How large the comparison is.
+        size: Of the comparison.
         jobs: Processes.
 
     Raises:
@@ -174,7 +174,7 @@ def _unfinished(path: Path, size: Size) -> dict[str, Any]:
     try:
         before = json.loads(path.read_text("utf-8"))
     except ValueError:
-        raise UsageError(f"{path}: is no JSON file; give another --json.") from None
+        raise UsageError(f"{path}: is not a JSON file; give another --json.") from None
     if "environment" in before or before.get("size") != fresh["size"]:
         return fresh
     return dict(before)

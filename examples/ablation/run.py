@@ -29,7 +29,7 @@ POOL_SEED, VAL_SEED, TEST_SEED = 1, 2, 3
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained on what."""
+    """A method, and the data that it is trained on."""
 
     method: str  # key of METHODS
     task: str  # key of TASKS
@@ -46,7 +46,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Size:
-    """How large the comparison is."""
+    """Size of the comparison."""
 
     pretrain_pictures: int = 60_000
     pretrain_epochs: int = 5

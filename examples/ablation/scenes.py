@@ -116,7 +116,7 @@ def _damage(image: Image.Image, kind: str, share: float, rng: np.random.Generato
 
 
 def word(task: Task, number: float, rng: np.random.Generator) -> str:
-    """Return the phrase that somebody would use for a number; near an edge, people differ."""
+    """Return the phrase that a person would use for a number; near an edge, people differ."""
     middles = np.asarray(task.bin_edges)
     position = np.interp(number + 0.5, middles, np.arange(len(middles)))  # in bins
     return task.phrases[int(np.clip(position + rng.normal(0, JITTER), 0, task.num_bins - 1e-6))]

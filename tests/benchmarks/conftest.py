@@ -28,7 +28,7 @@ class Wait(Protocol):
 
 
 class Clock:
-    """A clock in ns that stands still until someone waits."""
+    """A clock in ns that stands still until a test waits."""
 
     def __init__(self) -> None:
         self.now = 0

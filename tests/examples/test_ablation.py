@@ -154,7 +154,7 @@ def test_command_measures_goes_on_where_it_stopped_and_reports(
     ("arguments", "message"),
     [
         (["--json", "missing/ablation.json"], "no such folder"),
-        (["--json", "broken.json"], "is no JSON file"),
+        (["--json", "broken.json"], "is not a JSON file"),
         (["--json", "new.json", "--plot", "a.pdf"], "use .png or .svg"),
     ],
 )

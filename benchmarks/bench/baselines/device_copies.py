@@ -62,9 +62,9 @@ class OnnxCopies(_Wrapped):
 class PlanCopies(_Wrapped):
     """A TensorRT plan, its copies measured with the device's events.
 
-    What users run is one CUDA graph of upload, network and download, in which nothing can be told
-    apart. So each batch size first runs a few times without a graph, with events between the three;
-    their medians then stand for the copies of each timed run.
+    Users run one CUDA graph of upload, network and download, whose parts cannot be timed. So each
+    batch size first runs a few times without a graph, with events between the three; their medians
+    then stand for the copies of each timed run.
     """
 
     def __init__(self, backend: Backend) -> None:

@@ -1,4 +1,4 @@
-"""What numbers depend on besides the model: machine, versions, load, command."""
+"""The environment that numbers depend on besides the model: machine, versions, command."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ LONGEST = 38  # characters of a name in a picture
 
 @dataclass(frozen=True)
 class Theme:
-    """How a picture looks."""
+    """Colours and sizes of a picture."""
 
     ink: str  # text
     soft: str  # small print, axes
@@ -31,7 +31,7 @@ class Theme:
     narrow: bool = False  # for a telephone: names above their bars, not beside them
 
 
-# Okabe and Ito's colours, which all eyes tell apart; yellow is darker than theirs, for white paper.
+# Okabe and Ito's colours, which all eyes distinguish; yellow is darker here, for white paper.
 PAPER = Theme(
     ink="#1d2733",
     soft="#5a6675",
@@ -78,7 +78,7 @@ def with_names(rows: Sequence[Row], *, short: bool = False) -> list[Row]:
     """Return the rows with names that are printable and different where the rows are.
 
     Several models measured in one run have the same names: then the model's comes first. Short
-    names are cut to LONGEST in the middle, for their ends tell them apart.
+    names are cut to LONGEST in the middle, for their ends distinguish them.
     """
     seen = Counter((row.name, row.batch) for row in rows)
     several = any(count > 1 for count in seen.values())
