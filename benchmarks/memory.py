@@ -96,7 +96,7 @@ def measure_memory(
     samples = []
     with script_report(json_path, argv) as write, open_images(images) as found:
         click.echo(f"{model.name}; {found.about}\n\n  images     RSS MiB    peak MiB    images/s")
-        with Worker(STREAMER, name=str(model), paths=found.paths, **task) as worker:
+        with Worker(STREAMER, str(model), paths=found.paths, **task) as worker:
             for answer in itertools.chain([worker.first], worker.rest()):
                 sample = from_plain(Sample, answer)
                 samples.append(sample)

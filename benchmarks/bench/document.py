@@ -158,7 +158,7 @@ def first_predictions(
     def turn(name: str, _: int) -> tuple[float, dict[str, Any]]:
         target, argument = PROGRAMS[name]
         given = {argument: str(files[name]), "image": image, "threads": threads}
-        with Worker(target, name=f"first prediction with {name}", **given) as worker:
+        with Worker(target, f"first prediction with {name}", **given) as worker:
             (facts,) = worker.rest()
             return worker.first_s, facts
 

@@ -121,7 +121,7 @@ def start(system: SystemUnderTest, paths: list[str], plan: Plan) -> Run:
     begin, seconds = perf_counter(), []
     server = "benchmarks.bench.processes.system_server:SystemServer"
     while True:
-        worker = Worker(server, name=system.name, system=asdict(system), image=paths[0])
+        worker = Worker(server, system.name, system=asdict(system), image=paths[0])
         seconds.append(worker.first_s)
         if len(seconds) >= plan.starts or perf_counter() - begin > STARTS_S:
             break

@@ -20,7 +20,7 @@ from numclip_runtime import MissingDependencyError, ModelError, UsageError, load
 def serve(path: Path, image: str) -> Worker:
     system = SystemUnderTest("tiny", ARTEFACT, str(path), threads=1)
     server = "benchmarks.bench.processes.system_server:SystemServer"
-    return Worker(server, name="tiny", system=asdict(system), image=image)
+    return Worker(server, "tiny", system=asdict(system), image=image)
 
 
 def test_worker_serves_a_model(tiny: Path, photos: Path) -> None:
@@ -63,7 +63,9 @@ def test_a_call_apart_returns_plain_data_and_keeps_errors(tmp_path: Path) -> Non
     module = tmp_path / "apart_example.py"
     module.write_text(
         "from numclip_runtime import UsageError\n"
-        "def double(number): print('noise'); return {'twice': 2 * number}\n"
+        "def double(number, name="
+        ", target="
+        "): print('noise'); return {'twice': 2 * number}\n"
         "def refuse(): raise UsageError('no')\n"
         "def miss(): import a_package_that_is_not_there\n"
         "def die(): import sys; sys.exit('last words')\n"
@@ -74,14 +76,14 @@ def test_a_call_apart_returns_plain_data_and_keeps_errors(tmp_path: Path) -> Non
     before = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{before}"
     try:
-        assert call_apart("apart_example:double", number=21) == {"twice": 42}
+        assert call_apart("apart_example:double", number=21, name="a", target="b") == {"twice": 42}
         with pytest.raises(UsageError, match="no"):
             call_apart("apart_example:refuse")
         with pytest.raises(MissingDependencyError, match="a_package_that_is_not_there"):
             call_apart("apart_example:miss")
         with pytest.raises(ModelError, match=r"exit code 1 \(last words\)"):
             call_apart("apart_example:die")
-        with Worker("apart_example:count", name="count", to=3) as worker:
+        with Worker("apart_example:count", "count", to=3) as worker:
             found = [worker.first]
             with pytest.raises(UsageError, match="too far"):
                 found.extend(worker.rest())

@@ -43,7 +43,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def start(program: str) -> Worker:
-    return Worker(f"small_programs:{program}", name="x")
+    return Worker(f"small_programs:{program}", "x")
 
 
 def test_time_ends_at_the_first_answer_and_not_at_the_exit() -> None:

@@ -32,7 +32,7 @@ class Worker:
         ModelError: if the process dies.
     """
 
-    def __init__(self, target: str, /, *, name: str, **arguments: Any) -> None:
+    def __init__(self, target: str, name: str, /, **arguments: Any) -> None:
         self._name = name
         # A file, not a pipe: a process that fills the pipe of stderr would wait for ever.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
@@ -59,7 +59,7 @@ class Worker:
             raise
         self.first_s = perf_counter() - start  # seconds until then, process start included
 
-    def ask(self, command: str, **arguments: Any) -> Any:
+    def ask(self, command: str, /, **arguments: Any) -> Any:
         """Send a command; return its result. Errors are those of the class."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # a dead process: its last words give the reason
@@ -120,7 +120,7 @@ def call_apart(target: str, /, **arguments: Any) -> Any:
 
     Arguments and result are plain data, a dataclass comes as a dict; errors as those of `Worker`.
     """
-    with Worker(target, name=target, **arguments) as worker:
+    with Worker(target, target, **arguments) as worker:
         return worker.first
 
 
