@@ -63,9 +63,7 @@ def test_a_call_apart_returns_plain_data_and_keeps_errors(tmp_path: Path) -> Non
     module = tmp_path / "apart_example.py"
     module.write_text(
         "from numclip_runtime import UsageError\n"
-        "def double(number, name="
-        ", target="
-        "): print('noise'); return {'twice': 2 * number}\n"
+        "def double(number, name, target): print('noise'); return {'twice': 2 * number}\n"
         "def refuse(): raise UsageError('no')\n"
         "def miss(): import a_package_that_is_not_there\n"
         "def die(): import sys; sys.exit('last words')\n"
