@@ -5,38 +5,40 @@ Run from the repository: `python benchmarks/decode.py photos/ --json decode.json
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import click
 from PIL import Image
 
-if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run by its path
+    __import__("script")
 
-from benchmarks.decode_ways import SAME, Timing, measure, psnr, ways
-from benchmarks.environment import describe_environment, load_average
-from benchmarks.images import write_synthetic
+from benchmarks.bench.decode_paths import SAME, DecodeTimes, psnr, time_ways, ways
+from benchmarks.bench.images import write_synthetic
+from benchmarks.bench.interleave import track
+from benchmarks.bench.machine.environment import script_report
 from numclip_runtime import Preprocessing
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.console import FILE, SETTINGS, columns, exit_on_error
 from numclip_runtime.decode import decode
-from numclip_runtime.files import atomic_text, find_images
+from numclip_runtime.files import find_images
 from numclip_runtime.preprocess import least_side
+from numclip_runtime.system import cpu_name
 
-ROUNDS = 5
+DECODE_ROUNDS = 5
 SYNTHETIC = {"0.3": (640, 480), "2": (1632, 1224), "12": (4000, 3000)}  # megapixels -> size
 SYNTHETIC_COUNT = 4  # of each size
 CLASSES = (1.0, 4.0)  # megapixels at which a new class of sizes starts
 
 
 @dataclass(frozen=True)
-class Row:
+class WaySpeed:
     """One way on all files of one class of sizes; medians over the files."""
 
     size: str  # class, megapixels
@@ -45,48 +47,43 @@ class Row:
     way: str
     decode_ms: float
     preprocess_ms: float
-    speed: float  # times as fast as the textbook
+    speed: float  # relative to the textbook
     scaled: int  # images that were decoded at a smaller size
     # To the textbook's input, of the 8-bit pixels behind it; SAME: equal
     psnr_db: float
     worst_psnr_db: float
 
 
-def compare(
-    paths: Sequence[str], spec: Preprocessing, *, rounds: int, tick: Callable[[], None]
-) -> list[Row]:
-    """Measure all ways on all files; one row for each class of sizes and way."""
+def compare_ways(paths: Sequence[str], spec: Preprocessing, *, rounds: int) -> list[WaySpeed]:
+    """Measure all ways on all files; one record for each class of sizes and way."""
     by = ways(spec)
-    found: dict[int, list[tuple[float, int, dict[str, Timing], dict[str, float]]]] = {}
-    for path in paths:
+    # (class, way) -> megapixels, scale, times and PSNR of each file
+    found: dict[tuple[int, str], list[tuple[float, int, DecodeTimes, float]]] = defaultdict(list)
+    for path in track("images", paths):
         scale = decode(path, least=least_side(spec)).scale  # also refuses broken files
-        timings = measure(path, by, rounds=rounds)
+        times = time_ways(path, by, rounds=rounds)
         with Image.open(path) as image:
             megapixels = image.width * image.height / 1e6
         inputs = {name: finish(decoder(path)) for name, (decoder, finish) in by.items()}
-        fidelity = {name: psnr(each, inputs["textbook"], spec) for name, each in inputs.items()}
         size = sum(megapixels >= edge for edge in CLASSES)
-        found.setdefault(size, []).append((megapixels, scale, timings, fidelity))
-        tick()
-    rows = []
-    for size, files in sorted(found.items()):
-        for way in by:
-            mine, fidelities = [f[2][way] for f in files], [f[3][way] for f in files]
-            rows.append(
-                Row(
-                    size=_class_name(size),
-                    images=len(files),
-                    megapixels=median(f[0] for f in files),
-                    way=way,
-                    decode_ms=median(t.decode_ms for t in mine),
-                    preprocess_ms=median(t.preprocess_ms for t in mine),
-                    speed=median(t.ratio for t in mine),
-                    scaled=sum(f[1] > 1 for f in files) if way == "fast" else 0,
-                    psnr_db=median(fidelities),
-                    worst_psnr_db=min(fidelities),
-                )
-            )
-    return rows
+        for name, each in inputs.items():
+            fidelity = psnr(each, inputs["textbook"], spec)
+            found[size, name].append((megapixels, scale, times[name], fidelity))
+    return [
+        WaySpeed(
+            size=_class_name(size),
+            images=len(files),
+            megapixels=median(f[0] for f in files),
+            way=way,
+            decode_ms=median(f[2].decode_ms for f in files),
+            preprocess_ms=median(f[2].preprocess_ms for f in files),
+            speed=median(f[2].ratio for f in files),
+            scaled=sum(f[1] > 1 for f in files) if way == "fast" else 0,
+            psnr_db=median(f[3] for f in files),
+            worst_psnr_db=min(f[3] for f in files),
+        )
+        for (size, way), files in sorted(found.items(), key=lambda item: item[0][0])
+    ]
 
 
 def _class_name(size: int) -> str:
@@ -97,7 +94,7 @@ def _class_name(size: int) -> str:
     return f"{CLASSES[size - 1]:g} to {CLASSES[size]:g}"
 
 
-def table(rows: Sequence[Row]) -> str:
+def way_table(rows: Sequence[WaySpeed]) -> str:
     """Return an aligned table of all rows."""
     head = ("MP", "images", "way", "decode", "preprocess", "speed", "scaled", "PSNR dB", "worst")
     lines: list[tuple[str, ...]] = [head]
@@ -105,16 +102,12 @@ def table(rows: Sequence[Row]) -> str:
         close = ("equal" if db == SAME else f"{db:.1f}" for db in (r.psnr_db, r.worst_psnr_db))
         ms = (f"{r.decode_ms:.2f}", f"{r.preprocess_ms:.2f}", f"{r.speed:.2f}x")
         lines.append((r.size, str(r.images), r.way, *ms, str(r.scaled), *close))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    )
+    return "\n".join(columns(lines, ">" * len(head)))
 
 
 @contextmanager
-def files(folder: Path | None) -> Iterator[tuple[list[str], str]]:
-    """Give the images of a folder, or for None synthetic ones of three sizes, and their name.
+def image_files(folder: Path | None) -> Iterator[tuple[list[str], str]]:
+    """Yield the images of a folder, or for None synthetic ones of three sizes, and their name.
 
     Raises:
         UsageError: if the folder holds no image.
@@ -133,28 +126,29 @@ def files(folder: Path | None) -> Iterator[tuple[list[str], str]]:
 @click.command(context_settings=SETTINGS)
 @click.argument("folder", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "json_path", type=FILE, help="Write all numbers.")
-@click.option("--rounds", type=click.IntRange(1), default=ROUNDS, help="Turns per image.")
+@click.option("--rounds", type=click.IntRange(1), default=DECODE_ROUNDS, help="Turns per image.")
 @click.option("--resize", type=click.IntRange(1), default=Preprocessing.resize, help="Pixels.")
 @click.option("--crop", type=click.IntRange(1), default=Preprocessing.crop, help="Pixels.")
 def main(folder: Path | None, json_path: Path | None, rounds: int, resize: int, crop: int) -> None:
     """Measure decoding and preprocessing of the images in FOLDER, in ms per image."""
     with exit_on_error():
-        run(folder, Preprocessing(crop, resize), json_path=json_path, rounds=rounds, argv=sys.argv)
+        spec = Preprocessing(crop, resize)
+        measure_decoding(folder, spec, json_path=json_path, rounds=rounds, argv=sys.argv)
 
 
-def run(
+def measure_decoding(
     folder: Path | None,
     spec: Preprocessing,
     *,
-    rounds: int = ROUNDS,
+    rounds: int = DECODE_ROUNDS,
     json_path: Path | None = None,
     argv: Sequence[str] = ("decode.py",),
-) -> list[Row]:
+) -> list[WaySpeed]:
     """Measure, print the table, write the JSON file; return the rows.
 
     Args:
         folder: Images; None makes synthetic ones.
-        spec: What the network wants; resized by squashing, bilinearly.
+        spec: Input of the network; images are resized by squashing, bilinearly.
         rounds: Timed turns per image.
         json_path: File for all numbers.
         argv: Command line, script first; named in the JSON.
@@ -162,27 +156,14 @@ def run(
     Raises:
         NumclipError: if an image or the output cannot be used.
     """
-    with ExitStack() as stack:
-        json_file = stack.enter_context(atomic_text(json_path)) if json_path else None
-        paths, name = stack.enter_context(files(folder))
-        load_before = load_average()
-        with click.progressbar(
-            length=len(paths), file=sys.stderr, hidden=not sys.stderr.isatty()
-        ) as bar:
-            rows = compare(paths, spec, rounds=rounds, tick=lambda: bar.update(1))
-        environment = describe_environment(argv=argv, load_before=load_before) | {
-            "images": {"name": name, "count": len(paths)},
-            "rounds": rounds,
-            "preprocessing": asdict(spec),
-        }
+    with script_report(json_path, argv) as write, image_files(folder) as (paths, name):
+        rows = compare_ways(paths, spec, rounds=rounds)
         click.echo(
-            f"ms per image, one thread, medians of {rounds} turns; {environment['cpu']}; {name}; "
-            f"to {spec.crop} x {spec.crop}.\n\n{table(rows)}"
+            f"ms per image, one thread, medians of {rounds} turns; {cpu_name()}; {name}; "
+            f"to {spec.crop} x {spec.crop}.\n\n{way_table(rows)}"
         )
-        if json_file is not None:
-            results = [asdict(row) for row in rows]
-            json.dump({"environment": environment, "results": results}, json_file, indent=2)
-            json_file.write("\n")
+        images = {"name": name, "count": len(paths)}
+        write({"images": images, "rounds": rounds, "preprocessing": spec}, results=rows)
     return rows
 
 

@@ -5,11 +5,11 @@ Run from the repository: `python benchmarks/folder.py fp32.onnx int8.onnx --imag
 
 from __future__ import annotations
 
-import inspect
 import itertools
-import json
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,19 +17,53 @@ from typing import Any
 import click
 import numpy as np
 
-if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run by its path
+    __import__("script")
 
-from benchmarks.contest import Program, Rates, StreamOf, TextbookLoop, by_turns
-from benchmarks.environment import describe_environment, load_average
-from benchmarks.images import open_images
-from numclip_runtime import Predictor, UsageError, load
+from benchmarks.bench.folder_runners import (
+    Program,
+    StreamOf,
+    TextbookLoop,
+    stream_shares,
+    time_chunks,
+)
+from benchmarks.bench.images import open_images
+from benchmarks.bench.machine.environment import script_report
+from benchmarks.bench.output.table import markdown_lines
+from numclip_runtime import Predictor, load
 from numclip_runtime.backends import BackendName
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
-from numclip_runtime.files import atomic_text, sha256
+from numclip_runtime.files import sha256
 
 LOOP = "textbook loop, fp32"
 CHUNK = 50  # images; a stream fills and empties its window once in each
+
+
+@dataclass(frozen=True)
+class ProgramSpeed:
+    """One program that predicted all images."""
+
+    name: str
+    images_per_s: float
+    ratio: float  # to the loop, of the whole time
+    ratio_median: float  # over the chunks, each of which met one state of the machine
+    ratio_min: float
+    ratio_max: float
+
+
+@dataclass(frozen=True)
+class StreamSpeed(ProgramSpeed):
+    """A stream, beside its stages by themselves."""
+
+    backend: str
+    threads: int | None
+    workers: int
+    lanes: int
+    batch_size: int
+    decode_images_per_s: float
+    infer_images_per_s: float
+    share_of_slowest_stage: float
+    share_of_shared_cores: float
 
 
 @click.command(context_settings=SETTINGS)
@@ -44,10 +78,10 @@ CHUNK = 50  # images; a stream fills and empties its window once in each
 def main(**options: Any) -> None:
     """Stream a folder through MODEL_FP32 and MODEL_BEST; print images/s and ratios to the loop."""
     with exit_on_error():
-        run(**options, argv=sys.argv)
+        measure_folder(**options, argv=sys.argv)
 
 
-def run(
+def measure_folder(
     model_fp32: Path,
     model_best: Path,
     *,
@@ -58,8 +92,8 @@ def run(
     workers: int | None = None,
     json_path: Path | None = None,
     argv: list[str],
-) -> dict[str, Any]:
-    """Measure, print the table, write the JSON; return what is in it.
+) -> list[ProgramSpeed | StreamSpeed]:
+    """Measure, print the table, write the JSON.
 
     Args:
         model_fp32: ONNX file, also run by the loop.
@@ -75,128 +109,104 @@ def run(
     Raises:
         NumclipError: if a model, an image or the output cannot be used.
     """
-    if fast_decode and "fast_decode" not in inspect.signature(load).parameters:
-        raise UsageError("--fast-decode: this numclip cannot decode so.")
-    load_before = load_average()
     with ExitStack() as stack:
-        file = stack.enter_context(atomic_text(json_path)) if json_path else None
+        write = stack.enter_context(script_report(json_path, argv))
         found = stack.enter_context(open_images(images))
         paths = list(itertools.islice(itertools.cycle(found.paths), repeat_to))
 
-        def opened(model: Path, **more: Any) -> Predictor:
-            options: dict[str, Any] = {
-                "backend": backend,
-                "device": "cpu",
-                "optimize_for": "throughput",
-            }
-            return stack.enter_context(load(model, **options, **more))
+        def opened(model: Path, *, fast: bool = False) -> Predictor:
+            return stack.enter_context(
+                load(model, backend=backend, device="cpu", optimize_for="throughput",
+                     fast_decode=fast)
+            )  # fmt: skip
 
         streams = {
             "stream, fp32": StreamOf(opened(model_fp32), workers=workers),
             "stream, best": StreamOf(opened(model_best), workers=workers),
         }
         if fast_decode:
-            fast = opened(model_best, fast_decode=True)
-            streams["stream, best, fast decode"] = StreamOf(fast, workers=workers)
-        exact = streams["stream, fp32"].predictor
-        loop = TextbookLoop(model_fp32, exact.metadata)
+            fast = StreamOf(opened(model_best, fast=True), workers=workers)
+            streams["stream, best, fast decode"] = fast
+        loop = TextbookLoop(model_fp32, streams["stream, fp32"].predictor.metadata)
         programs: dict[str, Program] = {LOOP: loop}
         for name, stream in streams.items():
             stream.prepare(found.paths[: 4 * stream.plan.batch_size])
             programs |= {name: stream, f"{name}: decode": stream.decode}
             programs[f"{name}: infer"] = stream.infer
         sample = found.paths[:20]
-        drift = _drift(loop(sample), {name: stream(sample) for name, stream in streams.items()})
-        seconds = by_turns(programs, paths, chunk=min(CHUNK, len(paths)))
-        found_rows = rows(seconds, streams, len(paths))
-        report: dict[str, Any] = {
-            "environment": describe_environment(argv=argv, load_before=load_before),
-            "images": found.description | {"predicted": len(paths), "chunk": CHUNK},
-            "models": {
-                path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
-                for path in (model_fp32, model_best)
-            },
-            "rows": found_rows,
-            "largest_difference_to_loop": drift,  # of values, in the task's unit
+        expected = loop(sample)
+        differences = {
+            name: float(np.abs(np.subtract(stream(sample), expected)).max())
+            for name, stream in streams.items()
         }
-        click.echo(f"{found}; {len(paths)} predicted, by turns, {CHUNK} at a time.\n")
-        click.echo(table(found_rows))
-        worst = ", ".join(f"{name} {value:.4f}" for name, value in drift.items())
+        seconds = time_chunks(programs, paths, chunk=min(CHUNK, len(paths)))
+        rows = speeds(seconds, streams, len(paths))
+        click.echo(f"{found.about}; {len(paths)} predicted, by turns, {CHUNK} at a time.\n")
+        click.echo(speed_table(rows))
+        worst = ", ".join(f"{name} {value:.4f}" for name, value in differences.items())
         click.echo(f"\nLargest difference of a value to the loop's: {worst}.")
-        if file is not None:
-            json.dump(report, file, indent=1)
-            file.write("\n")
-    return report
+        files = (model_fp32, model_best)
+        write(
+            images={**vars(found.about), "predicted": len(paths), "chunk": CHUNK},
+            models={p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in files},
+            rows=rows,
+            largest_difference_to_loop=differences,  # stream -> of values, in the task's unit
+        )
+    return rows
 
 
-def rows(
-    seconds: dict[str, list[float]], streams: dict[str, StreamOf], count: int
-) -> list[dict[str, Any]]:
-    """Turn seconds per chunk into one row per program that predicts.
+def speeds(
+    seconds: Mapping[str, list[float]], streams: Mapping[str, StreamOf], count: int
+) -> list[ProgramSpeed | StreamSpeed]:
+    """Turn seconds per chunk into one record per program that predicted `count` images.
 
-    Args:
-        seconds: See `by_turns`; "NAME", and for streams "NAME: decode" and "NAME: infer".
-        streams: By name.
-        count: Images that each program got.
+    `seconds` is of `time_chunks`: "NAME", and for streams "NAME: decode" and "NAME: infer".
     """
-    found: list[dict[str, Any]] = []
+    found: list[ProgramSpeed | StreamSpeed] = []
+    total = {name: sum(times) for name, times in seconds.items()}
     for name in (LOOP, *streams):
         ratios = [loop / own for loop, own in zip(seconds[LOOP], seconds[name], strict=True)]
-        row: dict[str, Any] = {
-            "name": name,
-            "images_per_s": count / sum(seconds[name]),
-            "ratio": sum(seconds[LOOP]) / sum(seconds[name]),
-            # over the chunks, each of which met one state of the machine
-            "ratio_median": median(ratios),
-            "ratio_min": min(ratios),
-            "ratio_max": max(ratios),
-        }
+        speed = ProgramSpeed(
+            name=name,
+            images_per_s=count / total[name],
+            ratio=total[LOOP] / total[name],
+            ratio_median=median(ratios),
+            ratio_min=min(ratios),
+            ratio_max=max(ratios),
+        )
         if name in streams:
-            stream = streams[name]
-            backend, plan = stream.predictor.backend, stream.plan
-            rates = Rates(
-                *(
-                    count / sum(seconds[part])
-                    for part in (name, f"{name}: decode", f"{name}: infer")
-                )
+            backend, plan = streams[name].predictor.backend, streams[name].plan
+            decode, infer = (count / total[f"{name}: {stage}"] for stage in ("decode", "infer"))
+            slowest, shared = stream_shares(speed.images_per_s, decode, infer)
+            speed = StreamSpeed(
+                **vars(speed),
+                backend=backend.name,
+                threads=backend.threads,
+                workers=plan.workers,
+                lanes=plan.lanes,
+                batch_size=plan.batch_size,
+                decode_images_per_s=decode,
+                infer_images_per_s=infer,
+                share_of_slowest_stage=slowest,
+                share_of_shared_cores=shared,
             )
-            row |= {
-                "backend": backend.name,
-                "threads": backend.threads,
-                "workers": plan.workers,
-                "lanes": plan.lanes,
-                "batch_size": plan.batch_size,
-                "decode_images_per_s": rates.decode,
-                "infer_images_per_s": rates.infer,
-                "share_of_slowest_stage": rates.of_slowest,
-                "share_of_shared_cores": rates.of_shared_cores,
-            }
-        found.append(row)
+        found.append(speed)
     return found
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def speed_table(rows: Sequence[ProgramSpeed]) -> str:
     """Return the rows as Markdown."""
-    lines = [
-        "| | images/s | to the loop | decode alone | network alone | of slowest | of cores |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in found:
-        ratio = f"{row['ratio']:.2f}x ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})"
-        cells = [row["name"], f"{row['images_per_s']:.1f}", ratio]
-        if "decode_images_per_s" in row:
-            cells += [f"{row[f'{part}_images_per_s']:.1f}" for part in ("decode", "infer")]
-            cells += [f"{row[f'share_of_{of}']:.0%}" for of in ("slowest_stage", "shared_cores")]
-        else:
-            cells += ["", "", "", ""]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _drift(expected: list[float], found: dict[str, list[float]]) -> dict[str, float]:
-    return {
-        name: float(np.abs(np.subtract(values, expected)).max()) for name, values in found.items()
-    }
+    heading = ("", "images/s", "to the loop", "decode alone", "network alone", "of slowest",
+               "of cores")  # fmt: skip
+    lines = []
+    for row in rows:
+        ratio = f"{row.ratio:.2f}x ({row.ratio_min:.2f} to {row.ratio_max:.2f})"
+        cells = [row.name, f"{row.images_per_s:.1f}", ratio]
+        if isinstance(row, StreamSpeed):
+            cells += [f"{row.decode_images_per_s:.1f}", f"{row.infer_images_per_s:.1f}"]
+            cells += [f"{row.share_of_slowest_stage:.0%}", f"{row.share_of_shared_cores:.0%}"]
+        lines.append(cells + [""] * (len(heading) - len(cells)))
+    return "\n".join(markdown_lines(heading, lines, [True] + [False] * 6))
 
 
 if __name__ == "__main__":

@@ -10,43 +10,24 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import click
 
-if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run by its path
+    __import__("script")
 
-from benchmarks.environment import describe_environment, load_average
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from benchmarks.bench.machine.environment import REPOSITORY, script_report
+from benchmarks.bench.processes import installed
+from numclip_runtime.console import FILE, SETTINGS, columns, exit_on_error
 from numclip_runtime.errors import NumclipError
-from numclip_runtime.files import atomic_text
 
-ROOT = Path(__file__).resolve().parents[1]
 RUNS = 21  # fresh processes whose imports are timed
-# What a process loads that predicts with `load(...).predict(...)`.
+# Imports of a process that predicts with `load(...).predict(...)`.
 IMPORTS = ("numpy", "PIL.Image", "numclip_runtime", "onnxruntime")
-
-# A file's size as pip's RECORD names it, so the bytecode that pip compiles is counted as well.
-_INSPECT = """
-import json, platform
-from importlib.metadata import distributions
-def size(files):
-    paths = [file.locate() for file in files or ()]
-    return sum(path.stat().st_size for path in paths if path.is_file())
-found = [(d.metadata["Name"], d.version, size(d.files)) for d in distributions()]
-print(json.dumps([platform.python_version(), found]))
-"""
-_IMPORT = """
-import sys, time
-start = time.perf_counter()
-for name in sys.argv[1:]:
-    __import__(name)
-print((time.perf_counter() - start) * 1e3)
-"""
 
 
 @dataclass(frozen=True)
@@ -60,18 +41,14 @@ class Package:
 
 @dataclass(frozen=True)
 class Install:
-    """What a fresh virtual environment holds after one `pip install`, and what that took."""
+    """Content of a fresh virtual environment after one `pip install`, and its cost."""
 
     python: str  # "3.11.7"
-    packages: tuple[Package, ...]  # largest first; pip itself is not among them
+    packages: list[Package]  # largest first; pip itself is not among them
     cold_s: float  # pip install with an empty cache: depends on the network
     warm_s: float  # the same once more, into another environment
     import_ms: float | None  # median over RUNS processes; None: not everything is installed
-
-    @property
-    def mb(self) -> float:
-        """Size of all packages, 10**6 bytes."""
-        return sum(package.mb for package in self.packages)
+    mb: float  # of all packages, 10**6 bytes
 
 
 def measure_install(python: str, requirement: str, options: Sequence[str] = ()) -> Install:
@@ -86,34 +63,32 @@ def measure_install(python: str, requirement: str, options: Sequence[str] = ()) 
         NumclipError: if the environment cannot be made, or pip fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        cold, warm = Path(folder, "cold"), Path(folder, "warm")
         seconds = []
-        for environment in (cold, warm):
+        for name in ("cold", "warm"):
             # pip stays outside and works on the environment, which so holds nothing else.
-            _run([python, "-m", "venv", "--without-pip", str(environment)])
-            target = ["--python", str(environment / "bin" / "python")]
+            _run([python, "-m", "venv", "--without-pip", str(Path(folder, name))])
+            inside = Path(folder, name, "bin", "python")
             cache = ["--cache-dir", str(Path(folder, "cache"))]
-            command = [sys.executable, "-m", "pip", *target, "install", "-q", *cache]
+            command = [sys.executable, "-m", "pip", "--python", str(inside), "install", "-q"]
             start = perf_counter()
-            _run([*command, *options, requirement])
+            _run([*command, *cache, *options, requirement])
             seconds.append(perf_counter() - start)
-        version, packages = inspect_packages(warm / "bin" / "python")
+        version, packages = inspect_packages(inside)
         cold_s, warm_s = seconds
-        return Install(
-            version, packages, cold_s, warm_s, import_ms(warm / "bin" / "python", IMPORTS)
-        )
+        took, mb = import_ms(inside, IMPORTS), sum(package.mb for package in packages)
+        return Install(version, packages, cold_s, warm_s, took, mb)
 
 
-def inspect_packages(python: Path) -> tuple[str, tuple[Package, ...]]:
-    """Return a Python's version, and what is installed for it, largest first."""
-    version, found = json.loads(_run([str(python), "-c", _INSPECT]))
+def inspect_packages(python: Path) -> tuple[str, list[Package]]:
+    """Return a Python's version, and the packages installed for it, largest first."""
+    version, found = json.loads(_run([str(python), installed.__file__]))
     packages = [Package(name, release, size / 1e6) for name, release, size in found]
-    return version, tuple(sorted(packages, key=lambda package: -package.mb))
+    return version, sorted(packages, key=lambda package: -package.mb)
 
 
 def import_ms(python: Path, modules: Sequence[str]) -> float | None:
     """Return the median time to import modules, in fresh processes; None where one is missing."""
-    command = [str(python), "-c", _IMPORT, *modules]
+    command = [str(python), installed.__file__, *modules]
     try:
         _run(command)  # reads the files into the system's cache
     except NumclipError:
@@ -132,22 +107,21 @@ def _run(command: Sequence[str], cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def table(installs: Sequence[Install]) -> str:
+def install_table(installs: Sequence[Install]) -> str:
     """Format one line per Python, and below the packages of the last one."""
-    lines = [f"{'Python':8}  packages     MB  cold s  warm s  imports ms"]
+    rows: list[tuple[str, ...]] = [("Python", "packages", "MB", "cold s", "warm s", "imports ms")]
     for one in installs:
         imports = "-" if one.import_ms is None else f"{one.import_ms:.0f}"
-        lines.append(
-            f"{one.python:8}  {len(one.packages):8}  {one.mb:5.1f}  {one.cold_s:6.1f}  "
-            f"{one.warm_s:6.1f}  {imports:>10}"
-        )
-    lines += [""] + [f"{p.mb:7.1f} MB  {p.name} {p.version}" for p in installs[-1].packages]
-    return "\n".join(lines)
+        figures = (f"{figure:.1f}" for figure in (one.mb, one.cold_s, one.warm_s))
+        rows.append((one.python, str(len(one.packages)), *figures, imports))
+    packages = [f"{p.mb:7.1f} MB  {p.name} {p.version}" for p in installs[-1].packages]
+    return "\n".join([*columns(rows, "<>>>>>"), "", *packages])
 
 
 def build_wheel(folder: Path) -> Path:
     """Build this checkout's wheel."""
-    _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT)
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    _run(command, cwd=REPOSITORY)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
@@ -161,18 +135,16 @@ def main(
     pythons: tuple[str, ...], extra: str, options: tuple[str, ...], json_path: Path | None
 ) -> None:
     """Install this checkout's wheel for each PYTHON (a command or a path), and report the cost."""
-    load_before = load_average()
-    with exit_on_error(), tempfile.TemporaryDirectory() as folder:
+    with (
+        exit_on_error(),
+        script_report(json_path, sys.argv) as write,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         wheel = build_wheel(Path(folder))
         requirement = f"{wheel}[{extra}]" if extra else str(wheel)
         installs = [measure_install(python, requirement, options) for python in pythons]
-        click.echo(f"wheel: {wheel.stat().st_size / 1e3:.0f} kB\n{table(installs)}")
-        if json_path is not None:
-            environment = describe_environment(argv=sys.argv, load_before=load_before)
-            results = [asdict(one) | {"mb": one.mb} for one in installs]
-            with atomic_text(json_path) as file:
-                json.dump({"environment": environment, "results": results}, file, indent=2)
-                file.write("\n")
+        click.echo(f"wheel: {wheel.stat().st_size / 1e3:.0f} kB\n{install_table(installs)}")
+        write(results=installs)
 
 
 if __name__ == "__main__":

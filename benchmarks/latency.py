@@ -1,4 +1,4 @@
-"""Measure the latency of models, stage by stage, against their peers.
+"""Measure the latency of models, stage by stage, against other ways to run the same weights.
 
 Run from the repository: `python benchmarks/latency.py [MODELS...]`.
 """
@@ -6,29 +6,30 @@ Run from the repository: `python benchmarks/latency.py [MODELS...]`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
-if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run by its path
+    __import__("script")
 
-from benchmarks.document import Request, measure_all
-from benchmarks.full_size import SIZES
-from benchmarks.lineup import Choice, installed_backends
-from benchmarks.outputs import OUTPUTS, open_outputs, show
-from benchmarks.peers import PEERS, REFERENCE
-from benchmarks.run import Plan
+from benchmarks.bench.baselines.registry import BASELINES, REFERENCE
+from benchmarks.bench.document import Request, measure_all
+from benchmarks.bench.models import SIZES
+from benchmarks.bench.output.outputs import OutputFiles, open_outputs, summary, write_outputs
+from benchmarks.bench.results import Document, read_document
+from benchmarks.bench.run import Plan
+from benchmarks.bench.systems import Choice, installed_backends
 from numclip_runtime import UsageError
 from numclip_runtime.backends import BackendName, DeviceKind
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.errors import require
 from numclip_runtime.metadata import Precision
 
-DEFAULT_PEERS = (REFERENCE, "torch-bf16", "plain-onnx")  # where no model is given
+DEFAULT_BASELINES = (REFERENCE, "torch-bf16", "plain-onnx")  # where no model is given
 
 
 def parse_batches(_: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
@@ -39,7 +40,7 @@ def parse_batches(_: click.Context, parameter: click.Parameter, text: str) -> tu
         sizes = ()
     if not sizes or min(sizes) < 1:
         raise click.BadParameter(
-            f"{text!r} is no list of batch sizes; give whole numbers from 1, such as 1,8.",
+            f"{text!r} is not a list of batch sizes; give whole numbers from 1, such as 1,8.",
             param=parameter,
         )
     return sizes
@@ -63,15 +64,12 @@ def parse_words(choices: tuple[str, ...]) -> Callable[..., tuple[str, ...] | Non
     return parse
 
 
-@click.command(
-    context_settings=SETTINGS,
-    epilog=f"Peers: {', '.join(PEERS)}.",
-)
+@click.command(context_settings=SETTINGS, epilog=f"Peers: {', '.join(BASELINES)}.")
 @click.argument("models", nargs=-1, type=FILE)
 @click.option("--model-size", "sizes", type=click.Choice(SIZES), multiple=True,
               help="What is made where no MODELS are given.  [default: ViT-B-32]")  # fmt: skip
 @click.option("--ckpt", type=FILE, help="Checkpoint of MODELS: for peers and fidelity.")
-@click.option("--peers", callback=parse_words(("all", "none", *PEERS)),
+@click.option("--peers", callback=parse_words(("all", "none", *BASELINES)),
               help="all, none or a list.  [default: torch-eager with --ckpt]")  # fmt: skip
 @click.option("--backend", "backends", callback=parse_words(("all", *get_args(BackendName))),
               help="For ONNX files; all: those installed.  [default: the runtime's]")  # fmt: skip
@@ -101,85 +99,83 @@ def parse_words(choices: tuple[str, ...]) -> Callable[..., tuple[str, ...] | Non
 @click.option("--markdown", type=FILE, help="Write the table as Markdown.")
 @click.option("--plot", type=FILE, help="Draw a .png or .svg.")
 @click.option("--report", type=FILE, help="Write one HTML page with table and pictures.")
-def main(models: tuple[Path, ...], **given: Any) -> None:
+def main(
+    models: tuple[Path, ...], ckpt: Path | None, sizes: tuple[str, ...], images: Path | None,
+    peers: tuple[str, ...] | None, backends: tuple[Any, ...] | None,
+    precisions: tuple[str, ...] | None, threads: int | None, device: DeviceKind,
+    compare: Path | None, json: Path | None, csv: Path | None, markdown: Path | None,
+    plot: Path | None, report: Path | None, **plan: Any,
+) -> None:  # fmt: skip
     """Measure MODELS against each other and their peers; without MODELS, a full-size one.
 
     Each runs in a process of its own; they take turns, so that what disturbs one disturbs all.
     Exit codes: 0 measured, 1 nothing could be measured, 2 wrong use or a bad file.
     """
     with exit_on_error():
-        run(models, given, argv=sys.argv)
+        choice = Choice(
+            chosen_backends(backends, given=bool(models)),
+            chosen_baselines(peers, given=bool(models), checkpoint=ckpt is not None),
+            precisions,
+            threads,
+            device,
+        )
+        if models and sizes:
+            raise UsageError("--model-size is for runs without MODELS; leave one of them out.")
+        request = Request(models, ckpt, sizes or SIZES[:1], images, Plan(**plan), choice)
+        outputs = OutputFiles(json, csv, markdown, plot, report)
+        measure_latency(request, outputs, compare=compare, argv=sys.argv)
 
 
-def run(
-    models: tuple[Path, ...], given: dict[str, Any], *, argv: list[str]
-) -> list[dict[str, Any]]:
-    """Measure, print the table, write the asked files; return the rows.
+def chosen_baselines(
+    peers: tuple[str, ...] | None, *, given: bool, checkpoint: bool
+) -> tuple[str, ...]:
+    """Return the baselines to measure, with the one that all others are compared with.
 
-    Args:
-        models: Exported models; none: full-size ones are made.
-        given: The command's options, by name.
-        argv: Command line, script first; named in the JSON.
-
-    Raises:
-        NumclipError: if a model, an image or an output path cannot be used.
-        SystemExit: with code 1, if none could be run; the notes say why.
-    """
-    request = request_of(models, given)
-    with ExitStack() as stack:
-        # Outputs are opened first: a bad path should fail now, not after minutes of measuring.
-        paths = {name: path for name in OUTPUTS if (path := given[name]) is not None}
-        outputs = open_outputs(stack, paths, compare=given["compare"])
-        document = measure_all(request, argv=argv, progress=progress)
-        click.echo(show(document, outputs.older))
-        if not document["rows"]:
-            sys.exit(1)  # leaves no file
-        outputs.write(document)
-    rows: list[dict[str, Any]] = document["rows"]
-    return rows
-
-
-def request_of(models: tuple[Path, ...], given: dict[str, Any]) -> Request:
-    """Turn options into what is to be measured.
+    `peers` is the option, None where it is not given; the other two state what else is given.
 
     Raises:
-        UsageError: if they contradict each other.
+        UsageError: if the options contradict each other.
     """
-    ckpt, peers, backends = given["ckpt"], given["peers"], given["backends"]
-    if models and given["sizes"]:
-        raise UsageError("--model-size is for runs without MODELS; leave one of them out.")
-    if ckpt is not None and not models:
+    if checkpoint and not given:
         raise UsageError("--ckpt is the checkpoint of MODELS; give them as well.")
     if peers is None:
-        peers = DEFAULT_PEERS if not models else (REFERENCE,) if ckpt else ()
+        peers = DEFAULT_BASELINES if not given else (REFERENCE,) if checkpoint else ()
     elif {"all", "none"} & set(peers):
         if len(peers) > 1:
             raise UsageError("--peers: all and none stand alone.")
-        peers = tuple(PEERS) if peers == ("all",) else ()
-    if peers and models and ckpt is None:
+        peers = tuple(BASELINES) if peers == ("all",) else ()
+    if peers and given and not checkpoint:
         raise UsageError("--peers run the checkpoint that MODELS come from; give --ckpt.")
+    return peers if REFERENCE in peers or not peers else (REFERENCE, *peers)
+
+
+def chosen_backends(backends: tuple[Any, ...] | None, *, given: bool) -> tuple[Any, ...]:
+    """Return the backends of ONNX files; None is the runtime's choice."""
     if backends is None:
-        backends = (None,) if models else installed_backends() or (None,)
-    elif "all" in backends:
-        backends = installed_backends() or (None,)
-    plan_fields = ("batches", "iterations", "duration", "warmup_s", "starts", "rate", "rate_s")
-    plan = Plan(**{name: given[name] for name in (*plan_fields, "data")})
-    choice = Choice(backends, peers, given["precisions"], given["threads"], given["device"])
-    if REFERENCE not in peers and peers:
-        choice = replace(
-            choice, peers=(REFERENCE, *peers)
-        )  # speed and fidelity are told against it
-    return Request(models, ckpt, given["sizes"] or SIZES[:1], given["images"], plan, choice)
+        return (None,) if given else installed_backends() or (None,)
+    return (installed_backends() or (None,)) if "all" in backends else backends
 
 
-@contextmanager
-def progress(label: str, length: int) -> Iterator[Callable[[], None]]:
-    """Give a function to call after each step; shows a bar on stderr if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
-        yield lambda: bar.update(1)
+def measure_latency(
+    request: Request, outputs: OutputFiles, *, compare: Path | None, argv: list[str]
+) -> Document:
+    """Measure, print the table, write the files, and compare with the JSON of an older run.
+
+    Raises:
+        NumclipError: if a model, an image or an output path cannot be used.
+        SystemExit: with code 1, if nothing could be measured; the notes give the reasons.
+    """
+    require("bench", "psutil", "jinja2")
+    with ExitStack() as stack:
+        # OutputFiles are opened first: a bad path should fail now, not after minutes of measuring.
+        older = None if compare is None else (compare.name, read_document(compare))
+        temporary = open_outputs(stack, outputs)
+        document = measure_all(request, argv=argv)
+        click.echo(summary(document, older))
+        if not document.rows:
+            sys.exit(1)  # leaves no file
+        write_outputs(document, temporary)
+    return document
 
 
 if __name__ == "__main__":

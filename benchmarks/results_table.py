@@ -1,32 +1,34 @@
 """Write the README's latency table from the kept results, so that the two never differ.
 
-`python benchmarks/results_table.py` rewrites what lies between the markers; `--check` says with
-exit code 1 that it would.
+`python benchmarks/results_table.py` rewrites the text between the markers; `--check` only exits
+with 1 if it would change.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import click
 
-if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run by its path
+    __import__("script")
 
-from benchmarks.compare import read_document
-from benchmarks.report import Row, number
+from benchmarks.bench.machine.environment import REPOSITORY
+from benchmarks.bench.output.table import number
+from benchmarks.bench.results import Document, Row, read_document
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_text
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = REPOSITORY / "benchmarks" / "results"
 BEGIN, END = "<!-- latency:begin -->", "<!-- latency:end -->"
 PATTERN = "latency*.json"
-LEAST_COSINE = 0.999  # of the features; what is below is another model
+Place: TypeAlias = tuple[str, int]  # model and batch size: a column
+LEAST_COSINE = 0.999  # of the features; below it, the row computes another model
 
 
 def result_files(folder: Path = RESULTS) -> list[Path]:
@@ -35,77 +37,68 @@ def result_files(folder: Path = RESULTS) -> list[Path]:
 
 
 def section(files: Sequence[Path]) -> str:
-    """Return what belongs between the markers: one row per competitor, over all files.
+    """Return the text between the markers: one row per system, over all files.
 
     Raises:
         UsageError: if a file is not the JSON of a run.
     """
-    documents = [(path, read_document(path)) for path in files]
-    runs: dict[str, dict[tuple[str, int], Row]] = {}  # competitor -> (model, batch) -> its row
-    for _, document in documents:
-        for row in document["rows"]:
-            runs.setdefault(row["name"], {})[_model(row), row["batch"]] = row
-    columns = list(dict.fromkeys(place for rows in runs.values() for place in rows))
-    columns.sort(key=lambda place: [_model(doc["rows"][0]) for _, doc in documents].index(place[0]))
-    heads = [f"{model}, batch {batch}" for model, batch in columns]
+    documents = {path.name: read_document(path) for path in files}
+    order = [_model(document.rows[0]) for document in documents.values()]
+    runs: dict[str, dict[Place, Row]] = {}  # system -> its rows
+    for document in documents.values():
+        for row in document.rows:
+            runs.setdefault(row.name, {})[_model(row), row.batch] = row
+    every = [row for rows in runs.values() for row in rows.values()]
+    places = list(dict.fromkeys(place for rows in runs.values() for place in rows))
+    places.sort(key=lambda place: order.index(place[0]))
+    base = next((row.ratio.to for row in every if row.ratio is not None), "the first")
+    heads = [f"{model}, batch {batch}" for model, batch in places]
     lines = [
-        f"| network alone: ms (times as fast as {_baseline(runs)}) | {' | '.join(heads)} |",
-        f"| :-- |{' --: |' * len(columns)}",
+        f"| network alone: ms (times as fast as {base}) | {' | '.join(heads)} |",
+        f"| :-- |{' --: |' * len(places)}",
     ]
-    for name, rows in sorted(runs.items(), key=lambda item: _slowness(item[1], columns)):
-        cells = [_cell(rows.get(place)) for place in columns]
+    # by the first place that has a figure
+    slowness = {
+        name: [_inference_ms(rows[p]) if p in rows else math.inf for p in places]
+        for name, rows in runs.items()
+    }
+    for name in sorted(runs, key=lambda name: slowness[name]):
+        cells = [_cell(runs[name].get(place)) for place in places]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    marked = any(_is_another_model(row) for rows in runs.values() for row in rows.values())
-    if marked:
+    if any(_is_another_model(row) for row in every):
         lines += ["", f"\\* the lowest centred cosine of its features is below {LEAST_COSINE}."]
-    return "\n".join(
-        [*lines, "", *(_conditions(document, path.name) for path, document in documents)]
-    )
+    return "\n".join([*lines, "", *(_conditions(d, name) for name, d in documents.items())])
 
 
 def _model(row: Row) -> str:
-    return Path(row["model"]).name.split(".")[0]
+    return Path(row.model).name.split(".")[0]
 
 
-def _baseline(runs: Mapping[str, Mapping[Any, Row]]) -> str:
-    ratios = (row["ratio"] for rows in runs.values() for row in rows.values())
-    return next((str(ratio["to"]) for ratio in ratios if ratio is not None), "the first")
-
-
-def _slowness(rows: Mapping[Any, Row], columns: Sequence[Any]) -> list[float]:
-    """Sort by the first column that has a figure."""
-    return [
-        rows[place]["stages_ms"]["inference"]["p50"] if place in rows else float("inf")
-        for place in columns
-    ]
+def _inference_ms(row: Row) -> float:
+    return row.stages_ms["inference"].p50
 
 
 def _is_another_model(row: Row) -> bool:
-    fidelity = row["fidelity"]
-    cosine = None if fidelity is None else fidelity["cosine_min"]
+    cosine = None if row.fidelity is None else row.fidelity.cosine_min
     return cosine is not None and cosine < LEAST_COSINE
 
 
 def _cell(row: Row | None) -> str:
     if row is None:
         return "-"
-    ratio = "1" if row["ratio"] is None else f"{row['ratio']['median']:.1f}"
+    ratio = "1" if row.ratio is None else f"{row.ratio.median:.1f}"
     mark = "\\*" if _is_another_model(row) else ""
-    return f"{number(row['stages_ms']['inference']['p50'])} ({ratio}){mark}"
+    return f"{number(_inference_ms(row))} ({ratio}){mark}"
 
 
-def _conditions(document: Mapping[str, Any], name: str) -> str:
-    environment = document["environment"]
-    versions = environment["versions"]
-    packages = ", ".join(
-        f"{package} {versions[package]}"
-        for package in ("onnxruntime", "openvino", "torch")
-        if package in versions
-    )
-    warnings = "".join(f" {warning}" for warning in document["state"]["warnings"])
+def _conditions(document: Document, name: str) -> str:
+    environment = document.environment
+    found = [(p, environment.versions.get(p)) for p in ("onnxruntime", "openvino", "torch")]
+    packages = ", ".join(f"{package} {version}" for package, version in found if version)
+    warnings = "".join(f" {warning}" for warning in document.state.warnings)
     return (
-        f"[{_model(document['rows'][0])}](benchmarks/results/{name}): {environment['cpu']}, "
-        f"{environment['threads'] or 'automatic'} threads, {environment['date'][:10]}, "
+        f"[{_model(document.rows[0])}](benchmarks/results/{name}): {environment.cpu}, "
+        f"{environment.threads or 'automatic'} threads, {environment.date[:10]}, "
         f"{packages}.{warnings}  "
     )
 
@@ -130,7 +123,7 @@ def updated(readme: str, files: Sequence[Path], *, name: str = "README.md") -> s
 
 @click.command(context_settings=SETTINGS)
 @click.option("--check", is_flag=True, help="Change nothing; exit with 1 if it would.")
-@click.option("--readme", type=FILE, default=ROOT / "README.md")
+@click.option("--readme", type=FILE, default=REPOSITORY / "README.md")
 @click.option("--results", type=FILE, default=RESULTS)
 def main(check: bool, readme: Path, results: Path) -> None:
     """Write the latency table of the README from the kept results."""

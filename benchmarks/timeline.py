@@ -5,21 +5,20 @@ Run from the repository, where a GPU is: `python benchmarks/timeline.py x.plan -
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
-if __name__ == "__main__":  # run as a script: the package `benchmarks` is one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run by its path
+    __import__("script")
 
-from benchmarks.plot import check_plot
+from benchmarks.bench.plots.picture import check_plot
+from benchmarks.bench.plots.theme import PAPER, dress
 from numclip_runtime.backends.tensorrt.backend import DEFAULT_LANES, TensorRTBackend
 from numclip_runtime.backends.tensorrt.engine import STAGES
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
@@ -28,11 +27,7 @@ from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_path
 from numclip_runtime.plan import read_plan_metadata
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _COLOURS = dict(zip(STAGES, ("#56b4e9", "#0072b2", "#e69f00"), strict=True))  # Okabe-Ito
-_INK, _PALE, _SMALL = "#333333", "#bbbbbb", "#777777"
 _WARMUP = 4  # runs in each lane before those that are drawn
 
 
@@ -51,12 +46,8 @@ def record(backend: TensorRTBackend, *, batch: int, runs: int) -> list[Span]:
     """Run random batches from as many threads as there are lanes; return when each stage ran.
 
     The times are of CUDA events between the stages, so a stage that waits for its engine, because
-    the other lane has it, looks longer. Graphs are not used, as no event fits into one.
-
-    Args:
-        backend: Freshly opened.
-        batch: Images in each.
-        runs: How many in all, after the warm-up.
+    the other lane has it, looks longer. Graphs are not used, as no event fits into one. The backend
+    must be freshly opened; `runs` are counted after the warm-up.
     """
     marks: list[tuple[Stream, str, Event]] = []
 
@@ -108,49 +99,34 @@ def _spans(marks: Sequence[tuple[Stream, str, Event]]) -> list[Span]:
 
 
 def save_timeline(path: Path, spans: Sequence[Span], *, kind: str, title: str, note: str) -> None:
-    """Draw a row for each stage of each lane.
-
-    Args:
-        path: File to write.
-        spans: What ran, at least one.
-        kind: "png" or "svg".
-        title: What was run.
-        note: Machine and conditions, for the small print.
-    """
+    """Draw a row for each stage of each lane, as "png" or "svg"; `note` is the small print."""
     from matplotlib.figure import Figure
 
-    lanes = 1 + max(span.lane for span in spans)
+    lanes, end = 1 + max(span.lane for span in spans), max(span.end_ms for span in spans)
     figure = Figure(figsize=(12, 1.5 + 0.95 * lanes), layout="constrained")
     axes = figure.subplots()
     for span in spans:
-        _draw(axes, span, full=max(s.end_ms for s in spans))
+        length, y = span.end_ms - span.start_ms, _row(span.lane, span.stage)
+        colour = _COLOURS[span.stage]
+        axes.barh(y, length, 0.78, left=span.start_ms, color=colour, edgecolor="white")
+        # The run's number, where there is room; a download is next to its compute.
+        if length > 0.02 * end and span.stage != STAGES[-1]:
+            ink = "white" if span.stage == STAGES[1] else PAPER.ink
+            middle = span.start_ms + length / 2
+            axes.text(middle, y, str(span.run + 1), ha="center", va="center", fontsize=8, color=ink)
     rows = [(lane, stage) for lane in range(lanes) for stage in STAGES]
-    axes.set_yticks([_row(*row) for row in rows], [stage for _, stage in rows])
     for lane in range(lanes):
-        middle = _row(lane, STAGES[1])
-        axes.annotate(
-            f"lane {lane + 1}",
-            (0, middle),
-            xytext=(-78, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            color=_INK,
-            fontweight="bold",
-        )
+        axes.annotate(f"lane {lane + 1}", (0, _row(lane, STAGES[1])), (-78, 0),
+                      xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
+                      va="center", color=PAPER.ink, fontweight="bold")  # fmt: skip
     axes.set_ylim(_row(lanes - 1, STAGES[-1]) + 0.6, -0.6)
-    axes.set_xlim(0, max(span.end_ms for span in spans))
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_PALE)
-    axes.tick_params(color=_PALE, labelcolor=_INK, labelsize=9)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_xlabel("ms", fontsize=9, color=_INK)
+    axes.set_xlim(0, end)
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=PAPER.ink)
+    dress(axes, PAPER, grid="x")
+    axes.set_yticks([_row(*row) for row in rows], [stage for _, stage in rows])
+    axes.set_xlabel("ms", fontsize=9, color=PAPER.ink)
     if note:
-        figure.supxlabel(note, fontsize=8, color=_SMALL)
+        figure.supxlabel(note, fontsize=8, color=PAPER.soft)
     figure.savefig(path, format=kind, dpi=150)
 
 
@@ -158,35 +134,14 @@ def _row(lane: int, stage: str) -> float:
     return 3.5 * lane + STAGES.index(stage)
 
 
-def _draw(axes: Axes, span: Span, *, full: float) -> None:
-    """Draw a bar, with the run's number where there is room; a download is next to its compute."""
-    length, y = span.end_ms - span.start_ms, _row(span.lane, span.stage)
-    axes.barh(y, length, 0.78, left=span.start_ms, color=_COLOURS[span.stage], edgecolor="white")
-    if length > 0.02 * full and span.stage != STAGES[-1]:
-        axes.text(
-            span.start_ms + length / 2,
-            y,
-            str(span.run + 1),
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if span.stage == STAGES[1] else _INK,
-        )
-
-
 @click.command(context_settings=SETTINGS)
 @click.argument("plan", type=FILE)
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Images.")
 @click.option("--runs", type=click.IntRange(1), default=8, show_default=True, help="Drawn.")
 @click.option("--lanes", type=click.IntRange(1), default=DEFAULT_LANES, show_default=True)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("timeline.png"),
-    show_default=True,
-    help="Picture, .png or .svg.",
-)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
+              default=Path("timeline.png"), show_default=True,
+              help="Picture, .png or .svg.")  # fmt: skip
 @exit_on_error()
 def main(plan: Path, batch: int, runs: int, lanes: int, output: Path) -> None:
     """Draw when the lanes of PLAN upload, compute and download, on the GPU of this machine."""
@@ -203,9 +158,8 @@ def main(plan: Path, batch: int, runs: int, lanes: int, output: Path) -> None:
         backend.close()
     title = f"{plan.name}, batches of {batch}"
     with atomic_path(output) as path:
-        save_timeline(
-            path, spans, kind=output.suffix[1:].lower(), title=title, note="; ".join(notes)
-        )
+        kind = output.suffix[1:].lower()
+        save_timeline(path, spans, kind=kind, title=title, note="; ".join(notes))
     click.echo(f"{output}: {runs} runs in {max(span.end_ms for span in spans):.2f} ms.")
 
 

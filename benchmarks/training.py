@@ -1,19 +1,18 @@
 """Training steps: time and memory of a backbone, and Lightning's cost over a plain PyTorch loop.
 
-Both loops take the same model, batches, losses and optimizer, in turns (A B A B), so that a busy
+Both loops use the same model, batches, losses and optimizer, in turns (A B A B), so that a busy
 machine disturbs both. Weights are random: this measures speed, not accuracy.
 """
 
 from __future__ import annotations
 
-import json
-import resource
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -21,18 +20,35 @@ from typing import Any
 
 import click
 
-from numclip_runtime.console import FILE, SETTINGS
+if not __package__:  # run by its path
+    __import__("script")
 
-if __name__ == "__main__":  # run as a script: the folder above holds the package `benchmarks`
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.environment import describe_environment, load_average, loaded_versions
-from benchmarks.images import write_synthetic
+from benchmarks.bench.images import write_synthetic
+from benchmarks.bench.interleave import interleave
+from benchmarks.bench.machine.environment import loaded_versions, script_report
+from benchmarks.bench.processes.programs import peak_host_mb
+from benchmarks.bench.processes.worker import call_apart
+from benchmarks.bench.results import from_plain
 from numclip_runtime import Task
-from numclip_runtime.files import atomic_text
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 
 TASK = Task("age", "years", (0, 13, 19, 35, 65, 101), ("child", "teen", "young", "middle", "old"))
 WARMUP = 2  # steps of each turn that are not counted: allocator, lazily built kernels
+
+
+@dataclass(frozen=True)
+class TrainingSpeed:
+    """One backbone."""
+
+    backbone: str
+    batch: int
+    steps: int  # counted, of each loop
+    parameters: int
+    trained_parameters: int
+    seconds_per_step: dict[str, float]  # "plain" and "lightning", medians
+    speed_of_plain: float  # Lightning's share of the plain loop's speed
+    versions: dict[str, str]
+    peak_rss_mb: int  # of the whole process
 
 
 def lightning_steps(model: Any, data: Any, config: Any, steps: int) -> list[float]:
@@ -89,8 +105,8 @@ def plain_steps(model: Any, data: Any, config: Any, steps: int) -> list[float]:
     return seconds
 
 
-def measure(backbone: str, batch: int, steps: int, turns: int) -> dict[str, Any]:
-    """Measure one backbone in this process; `peak_rss_mb` is the process's whole peak."""
+def measure_training(backbone: str, batch: int, steps: int, turns: int) -> TrainingSpeed:
+    """Measure one backbone in this process."""
     import torch
 
     from numclip.data.dataset import ImageDataset, training_transform
@@ -113,23 +129,26 @@ def measure(backbone: str, batch: int, steps: int, turns: int) -> dict[str, Any]
         samples = [Sample(photos[i % len(photos)], float(7 * i % 100)) for i in range(count)]
         spec = Preprocessing(crop=side, resize=round(side * 8 / 7))
         data = ImageDataset(samples, TASK, training_transform(spec))
-        times: dict[str, list[float]] = {"lightning": [], "plain": []}
-        for _ in range(turns):
-            for name, loop in (("plain", plain_steps), ("lightning", lightning_steps)):
-                times[name] += loop(model, data, config, steps + WARMUP)[WARMUP:]
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+        def turn(loop: Any, _: int) -> list[float]:
+            seconds: list[float] = loop(model, data, config, steps + WARMUP)[WARMUP:]
+            return seconds
+
+        loops = {"plain": partial(turn, plain_steps), "lightning": partial(turn, lightning_steps)}
+        found = interleave(loops, turns)
+        times = {name: [s for part in found[name] for s in part] for name in loops}
     middle = {name: median(seconds) for name, seconds in times.items()}
-    return {
-        "backbone": Path(backbone).name,
-        "batch": batch,
-        "steps": len(times["plain"]),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "trained_parameters": trained,
-        "seconds_per_step": {name: round(value, 4) for name, value in middle.items()},
-        "speed_of_plain": round(middle["plain"] / middle["lightning"], 4),
-        "versions": loaded_versions(),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-    }
+    return TrainingSpeed(
+        backbone=Path(backbone).name,
+        batch=batch,
+        steps=len(times["plain"]),
+        parameters=sum(p.numel() for p in model.parameters()),
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        seconds_per_step={name: round(middle[name], 4) for name in ("lightning", "plain")},
+        speed_of_plain=round(middle["plain"] / middle["lightning"], 4),
+        versions=loaded_versions(),
+        peak_rss_mb=round((peak_host_mb() or 0) * 1e6 / 2**20),
+    )
 
 
 @click.command(context_settings=SETTINGS)
@@ -138,36 +157,25 @@ def measure(backbone: str, batch: int, steps: int, turns: int) -> dict[str, Any]
 @click.option("--steps", type=click.IntRange(1), default=4, help="Counted in each turn.")
 @click.option("--turns", type=click.IntRange(1), default=2)
 @click.option("--json", "json_path", type=FILE, help="Write the results.")
-@click.option("--one", is_flag=True, hidden=True, help="Measure in this process and print JSON.")
 def main(
-    backbones: tuple[str, ...],
-    batch: int,
-    steps: int,
-    turns: int,
-    json_path: Path | None,
-    one: bool,
+    backbones: tuple[str, ...], batch: int, steps: int, turns: int, json_path: Path | None
 ) -> None:
     """Time training steps of BACKBONES (architectures or .json), each in a fresh process."""
-    if one:
-        click.echo(json.dumps(measure(backbones[0], batch, steps, turns)))
-        return
-    before, rows = load_average(), []
-    click.echo(f"{'backbone':<12} {'batch':>5} {'s/step':>8} {'of plain':>9} {'peak RSS':>10}")
-    for backbone in backbones:
-        numbers = ("--batch", batch, "--steps", steps, "--turns", turns, "--one")
-        command = [sys.executable, __file__, backbone, *map(str, numbers)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        row = json.loads(done.stdout.splitlines()[-1])
-        rows.append(row)
-        click.echo(
-            f"{row['backbone']:<12} {batch:>5} {row['seconds_per_step']['lightning']:>8.3f} "
-            f"{row['speed_of_plain']:>8.1%} {row['peak_rss_mb']:>7} MB"
-        )
-    if json_path is not None:
-        environment = describe_environment(argv=sys.argv, load_before=before)
-        with atomic_text(json_path) as file:
-            json.dump({"environment": environment, "results": rows}, file, indent=2)
-            file.write("\n")
+    results = []
+    with exit_on_error(), script_report(json_path, sys.argv) as write:
+        click.echo(f"{'backbone':<12} {'batch':>5} {'s/step':>8} {'of plain':>9} {'peak RSS':>10}")
+        for backbone in backbones:
+            plain = call_apart(
+                "benchmarks.training:measure_training",
+                backbone=backbone, batch=batch, steps=steps, turns=turns,
+            )  # fmt: skip
+            speed = from_plain(TrainingSpeed, plain)
+            results.append(speed)
+            click.echo(
+                f"{speed.backbone:<12} {batch:>5} {speed.seconds_per_step['lightning']:>8.3f} "
+                f"{speed.speed_of_plain:>8.1%} {speed.peak_rss_mb:>7} MB"
+            )
+        write(results=results)
 
 
 if __name__ == "__main__":

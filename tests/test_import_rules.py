@@ -24,11 +24,6 @@ LIGHT = {
     "runtime/numclip_runtime": {"numclip_runtime", "numpy", "PIL", "click"},
     "benchmarks": {"benchmarks", "numclip_runtime", "numpy", "PIL", "click"},
 }
-# They train, on a desktop; none of the others may load them.
-TRAINING = {
-    f"benchmarks/{name}.py"
-    for name in ("ablation", "ablation_report", "ablation_run", "methods", "tiny_clip")
-}
 
 
 def imports(node: ast.AST, *, loading: bool = True) -> Iterator[tuple[str, int, bool]]:
@@ -69,20 +64,9 @@ def test_import_rules(folder: str) -> None:
     found = [
         f"{path.relative_to(ROOT)}, {problem}"
         for path in files
-        if path.relative_to(ROOT).as_posix() not in TRAINING
         for problem in violations(path.read_text(encoding="utf-8"), folder)
     ]
     assert not found, "\n".join(found)
-
-
-def test_only_training_benchmarks_load_training_benchmarks() -> None:
-    modules = {name.removesuffix(".py").replace("/", ".") for name in TRAINING}
-    for path in sorted((ROOT / "benchmarks").glob("*.py")):
-        if path.relative_to(ROOT).as_posix() not in TRAINING:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            loaded = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-            assert not modules & loaded, path
-    assert all((ROOT / name).is_file() for name in TRAINING)
 
 
 @pytest.mark.parametrize(

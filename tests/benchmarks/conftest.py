@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import stages
+from benchmarks.bench import stages
 from numclip_runtime import ModelMetadata, Predictor, Preprocessing, Task
 from numclip_runtime.backends import Backend
 from numclip_runtime.preprocess import FloatArray
@@ -28,7 +28,7 @@ class Wait(Protocol):
 
 
 class Clock:
-    """A clock in ns that stands still until someone waits."""
+    """A clock in ns that stands still until a test waits."""
 
     def __init__(self) -> None:
         self.now = 0

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.state import capture
-from benchmarks.state.warn import warnings
-from tests.benchmarks.recorded import lay_out
+from benchmarks.bench.machine.disturbances import disturbances
+from benchmarks.bench.results import (
+    SCHEMA,
+    Document,
+    Fidelity,
+    Images,
+    LabelError,
+    Ratio,
+    Row,
+    RunEnvironment,
+    StartTimes,
+    State,
+    Summary,
+    Warmup,
+)
+from tests.benchmarks.recorded import lay_out, look_at
 
 # name, backend, precision, inference at batch 1 and 8 (ms), spread, lowest cosine, MAE
 WAYS = [
@@ -26,13 +38,7 @@ WAYS = [
 ]
 
 
-def summary(times: np.ndarray[Any, Any]) -> dict[str, float]:
-    p50, p90, p95, p99 = np.percentile(times, [50, 90, 95, 99]).tolist()
-    found = {"p50": p50, "p90": p90, "p95": p95, "p99": p99}
-    return found | {"max": float(times.max()), "mean": float(times.mean()), "n": len(times)}
-
-
-def make_row(i: int, batch: int, samples: int, *, mae: bool) -> dict[str, Any]:
+def make_row(i: int, batch: int, samples: int, *, mae: bool) -> Row:
     name, backend, precision, medians, spread, cosine, error = WAYS[i]
     random = np.random.default_rng([i, batch])
     inference = medians[batch > 1] * np.exp(spread * random.standard_normal(samples))
@@ -47,51 +53,39 @@ def make_row(i: int, batch: int, samples: int, *, mae: bool) -> dict[str, Any]:
     }
     total = np.sum(list(stages.values()), axis=0)
     reference = WAYS[0][3][batch > 1] / medians[batch > 1]
-    return {
-        "name": name,
-        "kind": "artefact" if name.startswith("numclip") else "peer",
-        "model": f"ViT-B-32.{precision}.{'pt' if backend == 'torch' else 'onnx'}",
-        "sha256": f"{i:x}" * 64,
-        "backend": backend,
-        "provider": {"onnxruntime": "CPUExecutionProvider"}.get(backend, "cpu"),
-        "device": "cpu",
-        "precision": precision,
-        "batch": batch,
-        "threads": 2,
-        "stages_ms": {key: summary(times) for key, times in (stages | {"total": total}).items()},
-        "total_ms_samples": total.round(4).tolist(),
-        "inference_ms_samples": inference.round(4).tolist(),
-        "throughput_img_s": float(1e3 * batch * samples / total.sum()),
-        "ratio": {
-            "to": "torch eager",
-            "of": "inference",
-            "median": reference,
-            "low": 0.97 * reference,
-            "high": 1.04 * reference,
-        }
+    return Row(
+        name=name,
+        kind="artefact" if name.startswith("numclip") else "baseline",
+        model=f"ViT-B-32.{precision}.{'pt' if backend == 'torch' else 'onnx'}",
+        sha256=f"{i:x}" * 64,
+        backend=backend,
+        provider={"onnxruntime": "CPUExecutionProvider"}.get(backend, "cpu"),
+        device="cpu",
+        precision=precision,
+        batch=batch,
+        threads=2,
+        stages_ms={key: Summary.of(times) for key, times in (stages | {"total": total}).items()},
+        total_ms_samples=total.round(4).tolist(),
+        inference_ms_samples=inference.round(4).tolist(),
+        throughput_img_s=float(1e3 * batch * samples / total.sum()),
+        ratio=Ratio("torch eager", "inference", reference, 0.97 * reference, 1.04 * reference)
         if i
         else None,
-        "fidelity": {
-            "value_max": 30 * (1 - cosine),
-            "value_mean": 7 * (1 - cosine),
-            "cosine_min": cosine,
-            "cosine_mean": 1 - (1 - cosine) / 4,
-            "images": 64,
-        },
-        "mae": {"mae": error, "images": 500} if mae else None,
-        "peak_host_mb": 260.0 + 40 * i,
-        "peak_device_mb": None,
-        "first_prediction_s": 0.4 + 4 * (backend == "torch"),
-        "ceiling_share": 0.3 + 0.05 * i,
-        "power": None,
-        "warmup": {
-            "rule": "medians of two windows agree",
-            "seconds": 0.8,
-            "stable": i != 1,
-            "runs": 9,
-        },
-        "rate": None,
-    }
+        fidelity=Fidelity(
+            value_max=30 * (1 - cosine),
+            value_mean=7 * (1 - cosine),
+            cosine_min=cosine,
+            cosine_mean=1 - (1 - cosine) / 4,
+            images=64,
+        ),
+        mae=LabelError(error, "years", 500, 0) if mae else None,
+        first_prediction_s=0.4 + 4 * (backend == "torch"),
+        first_prediction=StartTimes(0.4 + 4 * (backend == "torch"), 0.3, 5.0, 3),
+        warmup=Warmup("medians of two windows agree", 0.8, i != 1, 9),
+        peak_host_mb=260.0 + 40 * i,
+        peak_device_mb=None,
+        ceiling_share=0.3 + 0.05 * i,
+    )
 
 
 def make_document(
@@ -102,35 +96,40 @@ def make_document(
     samples: int = 400,
     mae: bool = False,
     ways: int = len(WAYS),
-) -> dict[str, Any]:
+) -> Document:
     """Return a document; the state is that of a recorded machine, laid out in `folder`."""
     root = lay_out(machine, folder)
-    before = capture(root, window_s=0) | {"gpus": [], "gpu_problem": "NVML: no GPU"}
-    hot = {"sys/class/hwmon/hwmon4/temp1_input": "97000", "proc/loadavg": "3.1 1 1 1/1 1"}
-    after = capture(lay_out(machine, root, hot if machine == "laptop" else None), window_s=0)
-    after |= {"gpus": [], "gpu_problem": "NVML: no GPU"}
-    after["ticks"] |= {key: after["ticks"][key] + 400 for key in ("busy", "idle")}
-    rows = [make_row(i, batch, samples, mae=mae) for batch in batches for i in range(ways)]
-    document = {
-        "schema": 2,
-        "environment": {
-            "command": "python benchmarks/latency.py --peers --batch 1,8 --json latency.json",
-            "date": "2026-11-25T17:00:00+00:00",
-            "numclip": "0.1.0",
-            "python": "3.11.7",
-            "platform": "Linux-6.8.0-x86_64-with-glibc2.39",
-            "cpu": before["cpu"]["model"],
-            "logical_cores": 4,
-            "load_average_before": before["load_average"],
-            "load_average_after": after["load_average"],
-            "versions": {"numpy": "2.4.6", "onnxruntime": "1.32.0", "torch": "2.13.0+cpu"},
-            "images": {"name": "640x480 JPEG, quality 90", "count": 64, "megapixels": 0.3072},
-            "threads": 2,
-            "iterations": samples,
-        },
-        "state": {"before": before, "after": after, "warnings": warnings(before, after)},
-        "ceilings_gflops": {"fp32": 474.0, "bf16": 900.0, "int8": 1900.0},
-        "rows": rows,
-        "notes": ["ViT-B-32: random weights, as good as trained ones for speed."],
-    }
-    return dict(json.loads(json.dumps(document)))  # as it comes out of a file
+    before = look_at(root)
+    hot = {"sys/class/hwmon/hwmon4/temp1_input": "97000"} if machine == "laptop" else None
+    after = look_at(lay_out(machine, root, hot))
+    if machine == "laptop":
+        after.load_average = [3.1, 1.0, 1.0]
+    assert before.ticks is not None
+    after.ticks = replace(before.ticks, busy=1400, idle=5400)
+    environment = RunEnvironment(
+        command="python benchmarks/latency.py --peers --batch 1,8 --json latency.json",
+        date="2026-11-25T17:00:00+00:00",
+        numclip="0.1.0",
+        python="3.11.7",
+        platform="Linux-6.8.0-x86_64-with-glibc2.39",
+        cpu=before.cpu.model,
+        logical_cores=4,
+        load_average_before=before.load_average,
+        load_average_after=after.load_average,
+        versions={"numpy": "2.4.6", "onnxruntime": "1.32.0", "torch": "2.13.0+cpu"},
+        images=Images("synthetic", "640x480 JPEG, quality 90", 64, 0.3072),
+        threads=2,
+        iterations=samples,
+        duration=None,
+        rounds=10,
+        ceilings_with="torch 2.13.0+cpu",
+    )
+    return Document(
+        schema=SCHEMA,
+        environment=environment,
+        state=State(before, after, disturbances(before, after)),
+        ceilings_gflops={"fp32": 474.0, "bf16": 900.0, "int8": 1900.0},
+        startup=None,
+        rows=[make_row(i, batch, samples, mae=mae) for batch in batches for i in range(ways)],
+        notes=["ViT-B-32: random weights, as fast as trained ones."],
+    )

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import decode_ways
-from benchmarks.decode import main, run
-from benchmarks.decode_ways import SAME, Ways, measure, psnr, ways
-from benchmarks.images import write_synthetic
+from benchmarks.bench import decode_paths
+from benchmarks.bench.decode_paths import SAME, Ways, psnr, time_ways, ways
+from benchmarks.bench.images import write_synthetic
+from benchmarks.decode import main, measure_decoding
 from numclip_runtime import Preprocessing
 from tests.benchmarks.conftest import ROOT, Clock
 
@@ -33,7 +33,7 @@ def jpegs(tmp_path: Path) -> Path:
 
 
 def test_measure(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_ways, "perf_counter_ns", clock)
+    monkeypatch.setattr(decode_paths, "perf_counter_ns", clock)
     turns = iter([0.1, 0.01, 0.02, 0.04])  # seconds the first way decodes; the first turn is lost
     array = np.zeros((3, 2, 2), np.float32)
 
@@ -45,7 +45,7 @@ def test_measure(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         "first": (lambda _: wait(next(turns)), lambda _: wait(0.0)),
         "second": (lambda _: wait(0.004), lambda _: wait(0.001)),
     }
-    timings = measure("", by, rounds=3)
+    timings = time_ways("", by, rounds=3)
     assert vars(timings["first"]) == pytest.approx(
         {"decode_ms": 20, "preprocess_ms": 0, "ratio": 1}
     )
@@ -99,7 +99,7 @@ def test_run(jpegs: Path, tmp_path: Path) -> None:
 
 def test_without_a_folder_three_sizes_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.decode.SYNTHETIC", {"small": (40, 30), "large": (1200, 900)})
-    rows = run(None, SPEC, rounds=1)
+    rows = measure_decoding(None, SPEC, rounds=1)
     assert [(r.size, r.images) for r in rows[::3]] == [("below 1", 4), ("1 to 4", 4)]
 
 

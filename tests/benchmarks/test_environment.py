@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.environment import command_line, load_average, loaded_versions
-from benchmarks.images import COUNT, SIZE, find_photos, write_pieces, write_synthetic
+from benchmarks.bench.images import COUNT, SIZE, find_photos, write_pieces, write_synthetic
+from benchmarks.bench.machine.environment import command_line, loaded_versions
+from benchmarks.bench.machine.state import load_average
 
 
 def test_command_line_hides_absolute_paths() -> None:

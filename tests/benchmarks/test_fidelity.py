@@ -1,21 +1,23 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import Labelled
-from benchmarks.ceilings import best, measure, share
-from benchmarks.fidelity import Outputs, compare
+from benchmarks.bench.fidelity import Labelled, Outputs
+from benchmarks.bench.machine import ceilings
+from benchmarks.bench.machine.ceilings import Ceilings, best, measure_ceilings
+from benchmarks.bench.results import LabelError
 from numclip_export.cosine import centred_cosines
 from numclip_runtime import UsageError
-from tests.benchmarks.conftest import METADATA
+from tests.benchmarks.conftest import METADATA, Clock
 
 
 def test_differences_in_label_units() -> None:
-    reference = Outputs(np.array([1, 2, 3], np.float32), None)
-    found = compare(Outputs(np.array([1, 2.5, 2], np.float32), None), reference)
+    reference = Outputs([1, 2, 3], None)
+    found = Outputs([1, 2.5, 2], None).compare(reference)
     assert (found.value_max, found.value_mean) == (1, 0.5)
     assert (found.cosine_min, found.cosine_mean, found.images) == (None, None, 3)
 
@@ -32,12 +34,8 @@ def test_cosine_sees_past_the_common_direction() -> None:
 
 def test_mae_leaves_out_what_cannot_be_read() -> None:
     labelled = Labelled(["a", "b", "c"], [10.0, 20.0, 30.0])
-    assert labelled.mae([11.0, None, 27.0], "years") == {
-        "mae": 2.0,
-        "unit": "years",
-        "images": 2,
-        "failed": 1,
-    }
+    found = labelled.mae([11.0, None, 27.0], "years")
+    assert found == LabelError(mae=2.0, unit="years", images=2, failed=1)
     assert labelled.mae([None] * 3, "years") is None
 
 
@@ -53,34 +51,26 @@ def test_labels_are_read_as_by_numclip_eval(photos: Path, tmp_path: Path) -> Non
 
 
 def test_share_of_the_ceiling() -> None:
-    ceilings = {"fp32": 100.0, "int8": None}
+    known = Ceilings({"fp32": 100.0, "int8": None}, "torch")
     # 2 * 1e9 operations, twice, in 80 ms: 50e9 per second
-    assert share(10**9, 80, 2, "fp32", ceilings) == pytest.approx(0.5)
-    for unknown in (
-        share(None, 80, 2, "fp32", ceilings),
-        share(10**9, 80, 2, "int8", ceilings),
-        share(10**9, 80, 2, "fp32", None),
-    ):
-        assert unknown is None
+    assert known.share(10**9, 80, batch=2, precision="fp32") == pytest.approx(0.5)
+    assert known.share(None, 80, batch=2, precision="fp32") is None
+    assert known.share(10**9, 80, batch=2, precision="int8") is None
+    assert known.share(10**9, 80, batch=2, precision="fp16") is None
 
 
 def test_ceiling_is_the_best_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks import ceilings
-    from tests.benchmarks.conftest import Clock
-
     clock = Clock()
     monkeypatch.setattr(ceilings, "perf_counter_ns", clock)
     times = iter([0.4, 0.1, 0.5, 9])
     found = best(lambda: clock.wait(next(times)), seconds=0.9)
-    assert found == pytest.approx(ceilings.FLOPS / 0.1e9)
+    assert found == pytest.approx(ceilings.OPERATIONS / 0.1e9)
 
 
 def test_ceilings_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr("benchmarks.ceilings.SECONDS", 0.01)
-    found = measure()
-    assert found["with"] == "numpy"
-    assert found["fp32"] > 0
-    assert found["bf16"] is found["int8"] is None
+    monkeypatch.setattr("benchmarks.bench.machine.ceilings.SECONDS", 0.01)
+    found = measure_ceilings()
+    assert found.library == "numpy"
+    assert found.gflops["fp32"] > 0  # type: ignore[operator]
+    assert found.gflops["bf16"] is found.gflops["int8"] is None

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from benchmarks import folder
-from benchmarks.contest import Program, Rates, StreamOf, TextbookLoop, by_turns
-from numclip_runtime import ImageError, Prediction, UsageError, load
+from benchmarks.bench.folder_runners import (
+    Program,
+    StreamOf,
+    TextbookLoop,
+    stream_shares,
+    time_chunks,
+)
+from benchmarks.folder import StreamSpeed
+from numclip_runtime import ImageError, Prediction, load
 from numclip_runtime.pipeline import plan_stream
 from numclip_runtime.preprocess import ImageLike, InputArray
 from tests.benchmarks.conftest import Clock
@@ -21,9 +29,9 @@ def paths_in(photos: Path) -> list[str]:
 
 
 def test_rates_are_compared_with_the_slowest_and_with_what_shared_cores_allow() -> None:
-    rates = Rates(stream=20, decode=100, infer=25)
-    assert rates.of_slowest == pytest.approx(0.8)
-    assert rates.of_shared_cores == pytest.approx(20 / (1 / (1 / 100 + 1 / 25)))
+    slowest, shared = stream_shares(stream=20, decode=100, infer=25)
+    assert slowest == pytest.approx(0.8)
+    assert shared == pytest.approx(20 / (1 / (1 / 100 + 1 / 25)))
 
 
 def test_programs_take_turns_on_the_same_images(clock: Clock) -> None:
@@ -37,7 +45,7 @@ def test_programs_take_turns_on_the_same_images(clock: Clock) -> None:
 
         return run
 
-    seconds = by_turns(
+    seconds = time_chunks(
         {"a": program("a", 1), "b": program("b", 2)},
         "abcdefg",
         chunk=3,
@@ -108,29 +116,33 @@ def test_an_unreadable_image_is_no_result(tiny: Path, photos: Path) -> None:
 
 def test_run(tiny: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "folder.json"
-    report = folder.run(tiny, tiny, images=photos, repeat_to=12, json_path=out, argv=ARGV)
-    assert json.loads(out.read_text()) == report
-    loop, fp32, best = report["rows"]
-    assert (loop["name"], loop["ratio"]) == (folder.LOOP, 1)
-    for row in (fp32, best):
-        assert row["ratio_min"] <= row["ratio_median"] <= row["ratio_max"]
-        assert row["images_per_s"] == pytest.approx(loop["images_per_s"] * row["ratio"])
-        assert row["share_of_slowest_stage"] == pytest.approx(
-            row["images_per_s"] / min(row["decode_images_per_s"], row["infer_images_per_s"])
+    rows = folder.measure_folder(
+        tiny, tiny, images=photos, repeat_to=12, fast_decode=True, json_path=out, argv=ARGV
+    )
+    report = json.loads(out.read_text())
+    assert [asdict(row) for row in rows] == report["rows"]
+    assert report["images"]["predicted"] == 12
+    loop, *streams = rows
+    assert (loop.name, loop.ratio) == (folder.LOOP, 1)
+    for row in streams:
+        assert isinstance(row, StreamSpeed)
+        assert row.ratio_min <= row.ratio_median <= row.ratio_max
+        assert row.images_per_s == pytest.approx(loop.images_per_s * row.ratio)
+        assert row.share_of_slowest_stage == pytest.approx(
+            row.images_per_s / min(row.decode_images_per_s, row.infer_images_per_s)
         )
-    with load(tiny, optimize_for="throughput") as predictor:
-        plan = plan_stream(predictor.backend)
-        assert (best["threads"], best["workers"], best["lanes"]) == (1, plan.workers, plan.lanes)
+        with load(tiny, optimize_for="throughput") as predictor:
+            plan = plan_stream(predictor.backend)
+            assert (row.threads, row.workers, row.lanes) == (1, plan.workers, plan.lanes)
     assert all(value < 1e-3 for value in report["largest_difference_to_loop"].values())
     said = capsys.readouterr().out
     assert "| stream, best |" in said
     assert "12 predicted" in said
 
 
-def test_fast_decode(tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "load", lambda model: None)
-    with pytest.raises(UsageError, match="--fast-decode: this numclip cannot decode so"):
-        folder.run(tiny, tiny, images=photos, fast_decode=True, argv=ARGV)
+def test_fast_decode_is_one_more_stream(
+    tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[object] = []
 
     def loading(model: Path, *, fast_decode: bool = False, **options: object) -> object:
@@ -138,6 +150,8 @@ def test_fast_decode(tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) 
         return load(model, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(folder, "load", loading)
-    report = folder.run(tiny, tiny, images=photos, repeat_to=4, fast_decode=True, argv=ARGV)
+    rows = folder.measure_folder(
+        tiny, tiny, images=photos, repeat_to=4, fast_decode=True, argv=ARGV
+    )
     assert asked == [False, False, True]
-    assert [row["name"] for row in report["rows"]][-1] == "stream, best, fast decode"
+    assert [row.name for row in rows][-1] == "stream, best, fast decode"

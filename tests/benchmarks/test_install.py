@@ -13,11 +13,18 @@ from click.testing import CliRunner
 
 import numclip_runtime
 from benchmarks import install
-from benchmarks.install import Install, Package, import_ms, inspect_packages, measure_install, table
+from benchmarks.install import (
+    Install,
+    Package,
+    import_ms,
+    inspect_packages,
+    install_table,
+    measure_install,
+)
 from numclip_runtime.errors import NumclipError
 
 ONE = Install(
-    "3.13.0", (Package("big", "2.0", 60.04), Package("small", "1", 0.3)), 9.71, 3.02, None
+    "3.13.0", [Package("big", "2.0", 60.04), Package("small", "1", 0.3)], 9.71, 3.02, None, 60.34
 )
 
 
@@ -65,7 +72,7 @@ def test_no_import_time_where_a_module_is_missing() -> None:
 
 
 def test_table_sums_the_packages_up() -> None:
-    header, row, _, *packages = table([ONE]).splitlines()
+    header, row, _, *packages = install_table([ONE]).splitlines()
     assert header.split() == ["Python", "packages", "MB", "cold", "s", "warm", "s", "imports", "ms"]
     assert row.split() == ["3.13.0", "2", "60.3", "9.7", "3.0", "-"]
     assert packages == ["   60.0 MB  big 2.0", "    0.3 MB  small 1"]

@@ -3,15 +3,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.compare import comparison, read_document
-from benchmarks.document import _without_home
-from benchmarks.report import number
+from benchmarks.bench.document import without_home
+from benchmarks.bench.output.outputs import comparison
+from benchmarks.bench.output.table import number
+from benchmarks.bench.results import read_document
 from benchmarks.results_table import BEGIN, END, main, result_files, updated
 from numclip_runtime import UsageError
 from tests.benchmarks.conftest import ROOT
@@ -48,13 +50,13 @@ def test_command_writes_the_table_and_then_finds_nothing_to_do(kept: Path) -> No
     text = (kept / "README.md").read_text("utf-8")
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
-    rows = read_document(SAMPLE)["rows"]
+    rows = read_document(SAMPLE).rows
     table = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(table) == 2 + len({row["name"] for row in rows})
-    batches = {row["batch"] for row in rows}
+    assert len(table) == 2 + len({row.name for row in rows})
+    batches = {row.batch for row in rows}
     assert all(line.count("|") == 2 + len(batches) for line in table)
-    eager = next(row for row in rows if row["name"] == "torch eager")
-    cell = f"{number(eager['stages_ms']['inference']['p50'])} ("
+    eager = next(row for row in rows if row.name == "torch eager")
+    cell = f"{number(eager.stages_ms['inference'].p50)} ("
     assert sum(cell in line for line in table if line.startswith("| torch eager")) == 1
     assert invoke(kept, "--check").exit_code == 0
     # A figure of the results changes, and the README no longer agrees
@@ -96,21 +98,22 @@ def test_markers_without_results_are_an_error() -> None:
 
 def test_comparison_finds_rows_and_what_else_changed() -> None:
     old, new = read_document(SAMPLE), read_document(SAMPLE)
-    for row in new["rows"]:
-        row["stages_ms"]["inference"]["p50"] /= 2
-    new["rows"][0]["sha256"] = "another"
-    new["rows"].append({**new["rows"][0], "name": "a new one"})
-    new["environment"]["cpu"] = "another CPU"
-    new["environment"]["versions"]["onnxruntime"] = "9.9"
+    for row in new.rows:
+        inference = row.stages_ms["inference"]
+        row.stages_ms["inference"] = replace(inference, p50=inference.p50 / 2)
+    new.rows[0].sha256 = "another"
+    new.rows.append(replace(new.rows[0], name="a new one"))
+    new.environment.cpu = "another CPU"
+    new.environment.versions["onnxruntime"] = "9.9"
     text = "\n".join(comparison(new, old, name="old.json"))
-    assert text.count("(2.00 times as fast)") == len(old["rows"])
-    assert text.count("(1.00 times as fast)") == len(old["rows"])  # the total
+    assert text.count("(2.00 times as fast)") == len(old.rows)
+    assert text.count("(1.00 times as fast)") == len(old.rows)  # the total
     assert text.count("another file of this name") == 1
     assert "a new one" not in text
-    was = old["environment"]
-    assert f"Note: cpu: {was['cpu']} then, another CPU now." in text
-    assert f"Note: onnxruntime: {was['versions']['onnxruntime']} then, 9.9 now." in text
-    new["rows"] = []
+    was = old.environment
+    assert f"Note: cpu: {was.cpu} then, another CPU now." in text
+    assert f"Note: onnxruntime: {was.versions['onnxruntime']} then, 9.9 now." in text
+    new.rows = []
     assert comparison(new, old, name="old.json") == ["compared with old.json: no row is in both."]
 
 
@@ -124,7 +127,7 @@ def test_only_documents_of_this_schema_are_read(text: str, tmp_path: Path) -> No
 
 def test_notes_name_no_folder_of_this_user() -> None:
     note = f"{Path.home()}/.cache/made/x.onnx: cannot be run; see {Path.home()}/a/b.txt."
-    assert _without_home(note) == "x.onnx: cannot be run; see b.txt."
+    assert without_home(note) == "x.onnx: cannot be run; see b.txt."
 
 
 def test_kept_results_name_no_folder_of_a_user() -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import stages
-from benchmarks.stages import STAGES, Summary, Timings, batches, measure
+from benchmarks.bench import stages
+from benchmarks.bench.results import STAGES, Summary
+from benchmarks.bench.stages import Timings, batches, measure
 from numclip_runtime import ImageError
 from numclip_runtime.backends import Backend
 from numclip_runtime.preprocess import FloatArray, load_rgb, network_input

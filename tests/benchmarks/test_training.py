@@ -1,4 +1,4 @@
-"""The training benchmark runs, and counts what it says."""
+"""The training benchmark runs, and counts as documented."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Measurement of a benchmark run: systems, processes, timing, results."""

@@ -1,0 +1,1 @@
+"""Other ways to run the weights that numclip exports."""

@@ -1,0 +1,70 @@
+"""The checkpoint's straight ONNX export, in the runtimes that a competent engineer would try."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.bench.baselines.device_copies import OnnxCopies
+from numclip_runtime.backends import OpenOptions
+from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from numclip_runtime.backends.openvino import OpenVinoBackend
+from numclip_runtime.errors import require
+from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME, ModelMetadata
+from numclip_runtime.preprocess import FloatArray
+
+
+class PlainOnnx(OnnxRuntimeBackend):
+    """onnxruntime on the CPU."""
+
+    def __init__(self, file: Path, threads: int | None) -> None:
+        super().__init__(file, OpenOptions(threads=threads, device="cpu"))
+
+
+class PlainOnnxCuda(OnnxCopies):
+    """onnxruntime with CUDA. Not verified on hardware."""
+
+    def __init__(self, file: Path, threads: int | None) -> None:
+        options = OpenOptions(threads=threads, device="cuda", require_gpu=True)
+        super().__init__(OnnxRuntimeBackend(file, options))
+
+
+class PlainOpenVino(OpenVinoBackend):
+    """OpenVINO on the CPU, for latency, in float32."""
+
+    def __init__(self, file: Path, threads: int | None) -> None:
+        super().__init__(file, OpenOptions(threads=threads))
+
+
+class NncfInt8:
+    """The plain file as OpenVINO's own compressor writes it: see `baseline_files.quantise`."""
+
+    name = "openvino"
+    provider = "CPU"
+    device = "cpu"
+    notes = ()
+    lanes = 1
+    max_batch: int | None = None
+
+    def __init__(self, file: Path, threads: int | None) -> None:
+        require("openvino", "openvino")
+        import openvino
+
+        self.threads = threads
+        beside = file.with_suffix(".json")  # an .xml carries no metadata
+        self.metadata = ModelMetadata.from_json(beside.read_text("utf-8"), source=str(beside))
+        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = str(threads)
+        compiled = openvino.Core().compile_model(str(file), "CPU", config)
+        self._outputs = [compiled.output(name) for name in (VALUES_NAME, BIN_PROBS_NAME)]
+        self._request = compiled.create_infer_request()
+
+    def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Run the network; see `Backend.run`."""
+        results = self._request.infer({INPUT_NAME: images}, share_inputs=True)
+        values, bin_probs = (results[output] for output in self._outputs)
+        return values, bin_probs
+
+    def close(self) -> None:
+        """Free the model."""
+        self._request = None

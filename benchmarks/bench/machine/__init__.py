@@ -1,0 +1,1 @@
+"""State of the machine around a measurement."""

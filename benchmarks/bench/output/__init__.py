@@ -1,0 +1,1 @@
+"""Results as a text table, Markdown, CSV, and an HTML page."""

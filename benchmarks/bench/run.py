@@ -1,0 +1,206 @@
+"""One family of systems: processes are started, take turns, are compared, and become rows."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench.baselines.registry import REFERENCE
+from benchmarks.bench.fidelity import PHOTOS, Labelled, Outputs
+from benchmarks.bench.interleave import PAUSE_S, UNTIMED, interleave, ratio, track
+from benchmarks.bench.machine.ceilings import Ceilings
+from benchmarks.bench.machine.energy import PowerReading, PowerSampler, sum_power
+from benchmarks.bench.processes.worker import Worker
+from benchmarks.bench.results import TOTAL, FixedRate, Row, StartTimes, Warmup, from_plain
+from benchmarks.bench.stages import WARMUP_S, Stamps, Timings
+from benchmarks.bench.systems import ARTEFACT, Systems, SystemUnderTest
+from numclip_runtime import GpuRequiredError, MissingDependencyError, NumclipError, Task
+from numclip_runtime.files import sha256
+
+ROUNDS = 10
+STARTS_S = 10.0  # no further processes are started for the first prediction after this time
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Lengths and sizes of the measurement."""
+
+    batches: tuple[int, ...] = (1, 8)  # images per batch
+    iterations: int = 100  # timed batches per row
+    duration: float | None = None  # seconds of timed batches per row, in place of iterations
+    warmup_s: float = WARMUP_S  # longest warm-up per row
+    starts: int = 3  # processes per system, for the time to first prediction
+    rate: float | None = None  # images per second of the fixed-rate mode
+    rate_s: float = 5.0  # its length
+    data: Path | None = None  # labelled images
+
+    @property
+    def rounds(self) -> int:
+        """Turns of each system at a batch size."""
+        return ROUNDS if self.duration is not None else min(ROUNDS, self.iterations)
+
+
+@dataclass
+class Run:
+    """A system's process, and its results so far."""
+
+    system: SystemUnderTest
+    worker: Worker
+    starts: StartTimes
+    power: list[PowerReading] = field(default_factory=list)  # of each turn
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The facts of `SystemServer.about`."""
+        facts: dict[str, Any] = self.worker.first
+        return facts
+
+    def turn(self, _: int, *, batch: int, plan: Plan) -> Stamps:
+        """Measure one turn, with its power."""
+        iterations, seconds = -(-plan.iterations // plan.rounds), None
+        if plan.duration is not None:
+            iterations, seconds = 1, plan.duration / plan.rounds
+        with PowerSampler("cpu" if self.about["device"] == "cpu" else "gpu") as power:
+            found = self.worker.ask(
+                "turn", batch=batch, untimed=UNTIMED, iterations=iterations, seconds=seconds
+            )
+        self.power.append(power.reading)
+        return np.array(found, np.int64)
+
+
+def run_family(
+    systems: Systems, plan: Plan, images: list[str], ceilings: Ceilings | None
+) -> list[Run]:
+    """Measure systems with the same weights against each other; the processes end.
+
+    Notes on those that could not be measured go to `systems.notes`.
+
+    Raises:
+        NumclipError: if an artefact, which was asked for by name, cannot be run.
+    """
+    runs: list[Run] = []
+    with ExitStack() as stack:
+        for system in track("starting", systems.systems):
+            try:
+                runs.append(start(system, images, plan))
+            except NumclipError as error:
+                if system.kind == ARTEFACT and system.backend is None:
+                    raise
+                absent = isinstance(error, (GpuRequiredError, MissingDependencyError))
+                verb = "is left out" if absent else "failed"
+                systems.notes.append(f"{system.name} {verb}: {error}")
+            else:
+                stack.callback(runs[-1].worker.close)
+        if runs:
+            for batch in sorted(plan.batches):
+                _measure(runs, plan, batch)
+            _compare(runs, images[:PHOTOS])
+            if plan.data is not None:
+                _judge(runs, plan.data)
+    for run in runs:
+        for row in run.rows:
+            if ceilings and row.device == "cpu" and row.kind != "zero-shot":
+                inference_ms = row.stages_ms["inference"].p50
+                row.ceiling_share = ceilings.share(
+                    systems.macs, inference_ms, batch=row.batch, precision=row.precision
+                )
+        systems.notes += [note for note in run.about["notes"] if note not in systems.notes]
+    return runs
+
+
+def start(system: SystemUnderTest, paths: list[str], plan: Plan) -> Run:
+    """Start a process a few times, for its first prediction; keep the last."""
+    begin, seconds = perf_counter(), []
+    server = "benchmarks.bench.processes.system_server:SystemServer"
+    while True:
+        worker = Worker(server, system.name, system=asdict(system), image=paths[0])
+        seconds.append(worker.first_s)
+        if len(seconds) >= plan.starts or perf_counter() - begin > STARTS_S:
+            break
+        worker.close()
+    worker.ask("images", paths=paths)
+    times = StartTimes(median(seconds), min(seconds), max(seconds), len(seconds))
+    return Run(system, worker, times)
+
+
+def _measure(runs: list[Run], plan: Plan, batch: int) -> None:
+    """Warm up, take turns, and add a row to each."""
+    warmups = [
+        from_plain(Warmup, run.worker.ask("warm", batch=batch, limit_s=plan.warmup_s))
+        for run in track(f"warm-up, batch {batch}", runs)
+    ]
+    turns = {i: partial(run.turn, batch=batch, plan=plan) for i, run in enumerate(runs)}
+    stamps = interleave(
+        turns, plan.rounds, order="shuffled", pause_s=PAUSE_S, label=f"batch {batch}"
+    )
+    base = next((i for i, run in enumerate(runs) if run.system.kind == REFERENCE), 0)
+    for index, run in enumerate(runs):
+        timings = Timings.from_stamps(np.concatenate(stamps[index]), batch=batch)
+        row = _row(run, timings, warmups[index])
+        if index != base:
+            row.ratio = ratio(stamps[index], stamps[base], to=runs[base].system.name)
+        done = batch * sum(UNTIMED + len(part) for part in stamps[index])
+        row.power = sum_power(run.power[-plan.rounds :], done)
+        run.rows.append(row)
+    if plan.rate is not None:
+        for run in track(f"{plan.rate:g} img/s, batch {batch}", runs):
+            found = run.worker.ask("rate", batch=batch, rate=plan.rate, seconds=plan.rate_s)
+            run.rows[-1].rate = from_plain(FixedRate, found)
+
+
+def _row(run: Run, timings: Timings, warmup: Warmup) -> Row:
+    about, system = run.about, run.system
+    total, inference = (
+        [round(ms, 4) for ms in timings.stages[stage].tolist()] for stage in (TOTAL, "inference")
+    )
+    return Row(
+        name=system.name,
+        kind=system.kind,
+        model=system.model.name,
+        sha256=sha256(system.model),
+        **{key: about[key] for key in ("backend", "provider", "device", "precision")},
+        batch=timings.batch,
+        threads=system.threads,
+        # nothing is uploaded to a CPU
+        stages_ms={stage: s for stage, s in timings.summaries.items() if s.max > 0},
+        total_ms_samples=total,
+        inference_ms_samples=inference,
+        throughput_img_s=timings.throughput_img_s,
+        first_prediction_s=run.starts.median,
+        first_prediction=run.starts,
+        warmup=warmup,
+        **run.worker.ask("memory"),
+    )
+
+
+def _compare(runs: list[Run], photos: list[str]) -> None:
+    """Add fidelity to the rows, where PyTorch's float32 took part."""
+    reference = next((run for run in runs if run.system.kind == REFERENCE), None)
+    if reference is None:
+        return
+
+    def outputs(run: Run, batch: int) -> Outputs:
+        return from_plain(Outputs, run.worker.ask("outputs", paths=photos, batch=batch))
+
+    exact = outputs(reference, 1)
+    for run in track("fidelity", runs):
+        if run.system.family == reference.system.family:
+            for row in run.rows:
+                row.fidelity = outputs(run, row.batch).compare(exact)
+
+
+def _judge(runs: list[Run], data: Path) -> None:
+    """Add the error on labelled images to the rows."""
+    labelled = Labelled.read(data, Task.from_dict(runs[0].about["task"]))
+    for run in track("labelled images", runs):
+        error = labelled.mae(run.worker.ask("values", paths=labelled.paths), run.about["unit"])
+        for row in run.rows:
+            row.mae = error
