@@ -116,9 +116,14 @@ def measure_folder(
 
         def opened(model: Path, *, fast: bool = False) -> Predictor:
             return stack.enter_context(
-                load(model, backend=backend, device="cpu", optimize_for="throughput",
-                     fast_decode=fast)
-            )  # fmt: skip
+                load(
+                    model,
+                    backend=backend,
+                    device="cpu",
+                    optimize_for="throughput",
+                    fast_decode=fast,
+                )
+            )
 
         streams = {
             "stream, fp32": StreamOf(opened(model_fp32), workers=workers),
@@ -196,8 +201,15 @@ def speeds(
 
 def speed_table(rows: Sequence[ProgramSpeed]) -> str:
     """Return the rows as Markdown."""
-    heading = ("", "images/s", "to the loop", "decode alone", "network alone", "of slowest",
-               "of cores")  # fmt: skip
+    heading = (
+        "",
+        "images/s",
+        "to the loop",
+        "decode alone",
+        "network alone",
+        "of slowest",
+        "of cores",
+    )
     lines = []
     for row in rows:
         ratio = f"{row.ratio:.2f}x ({row.ratio_min:.2f} to {row.ratio_max:.2f})"

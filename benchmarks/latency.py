@@ -66,32 +66,75 @@ def parse_words(choices: tuple[str, ...]) -> Callable[..., tuple[str, ...] | Non
 
 @click.command(context_settings=SETTINGS, epilog=f"Peers: {', '.join(BASELINES)}.")
 @click.argument("models", nargs=-1, type=FILE)
-@click.option("--model-size", "sizes", type=click.Choice(SIZES), multiple=True,
-              help="What is made where no MODELS are given.  [default: ViT-B-32]")  # fmt: skip
+@click.option(
+    "--model-size",
+    "sizes",
+    type=click.Choice(SIZES),
+    multiple=True,
+    help="What is made where no MODELS are given.  [default: ViT-B-32]",
+)
 @click.option("--ckpt", type=FILE, help="Checkpoint of MODELS: for peers and fidelity.")
-@click.option("--peers", callback=parse_words(("all", "none", *BASELINES)),
-              help="all, none or a list.  [default: torch-eager with --ckpt]")  # fmt: skip
-@click.option("--backend", "backends", callback=parse_words(("all", *get_args(BackendName))),
-              help="For ONNX files; all: those installed.  [default: the runtime's]")  # fmt: skip
+@click.option(
+    "--peers",
+    callback=parse_words(("all", "none", *BASELINES)),
+    help="all, none or a list.  [default: torch-eager with --ckpt]",
+)
+@click.option(
+    "--backend",
+    "backends",
+    callback=parse_words(("all", *get_args(BackendName))),
+    help="For ONNX files; all: those installed.  [default: the runtime's]",
+)
 @click.option("--device", type=click.Choice(get_args(DeviceKind)), default="auto")
-@click.option("--precision", "precisions", callback=parse_words((*get_args(Precision), "bf16")),
-              help="Only rows of these.")  # fmt: skip
+@click.option(
+    "--precision",
+    "precisions",
+    callback=parse_words((*get_args(Precision), "bf16")),
+    help="Only rows of these.",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads inside one inference.")
 @click.option("--batch", "batches", default="1,8", callback=parse_batches, help="Batch sizes.")
-@click.option("--iterations", type=click.IntRange(1), default=Plan.iterations,
-              help="Timed batches per row; a steady p99 needs 1000.")  # fmt: skip
-@click.option("--duration", type=click.FloatRange(0, min_open=True),
-              help="Seconds of timed batches per row, in place of --iterations.")  # fmt: skip
-@click.option("--warmup", "warmup_s", type=click.FloatRange(0), default=Plan.warmup_s,
-              help="Longest warm-up, seconds; it ends when times are stable.")  # fmt: skip
-@click.option("--starts", type=click.IntRange(1), default=Plan.starts,
-              help="Processes per row, for the time to first prediction.")  # fmt: skip
-@click.option("--rate", type=click.FloatRange(0, min_open=True),
-              help="Also serve this many images per second: latency with its queue.")  # fmt: skip
-@click.option("--rate-seconds", "rate_s", type=click.FloatRange(0, min_open=True),
-              default=Plan.rate_s, help="Length of --rate.")  # fmt: skip
-@click.option("--images", type=click.Path(exists=True, path_type=Path),
-              help="Folder of images.  [default: 32 JPEGs of 640x480, made here]")  # fmt: skip
+@click.option(
+    "--iterations",
+    type=click.IntRange(1),
+    default=Plan.iterations,
+    help="Timed batches per row; a steady p99 needs 1000.",
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds of timed batches per row, in place of --iterations.",
+)
+@click.option(
+    "--warmup",
+    "warmup_s",
+    type=click.FloatRange(0),
+    default=Plan.warmup_s,
+    help="Longest warm-up, seconds; it ends when times are stable.",
+)
+@click.option(
+    "--starts",
+    type=click.IntRange(1),
+    default=Plan.starts,
+    help="Processes per row, for the time to first prediction.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Also serve this many images per second: latency with its queue.",
+)
+@click.option(
+    "--rate-seconds",
+    "rate_s",
+    type=click.FloatRange(0, min_open=True),
+    default=Plan.rate_s,
+    help="Length of --rate.",
+)
+@click.option(
+    "--images",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder of images.  [default: 32 JPEGs of 640x480, made here]",
+)
 @click.option("--data", type=FILE, help="Labelled images as for numclip-eval: MAE of each row.")
 @click.option("--compare", type=FILE, help="JSON of an older run, to compare with.")
 @click.option("--json", type=FILE, help="Write all statistics and samples.")
@@ -100,12 +143,23 @@ def parse_words(choices: tuple[str, ...]) -> Callable[..., tuple[str, ...] | Non
 @click.option("--plot", type=FILE, help="Draw a .png or .svg.")
 @click.option("--report", type=FILE, help="Write one HTML page with table and pictures.")
 def main(
-    models: tuple[Path, ...], ckpt: Path | None, sizes: tuple[str, ...], images: Path | None,
-    peers: tuple[str, ...] | None, backends: tuple[Any, ...] | None,
-    precisions: tuple[str, ...] | None, threads: int | None, device: DeviceKind,
-    compare: Path | None, json: Path | None, csv: Path | None, markdown: Path | None,
-    plot: Path | None, report: Path | None, **plan: Any,
-) -> None:  # fmt: skip
+    models: tuple[Path, ...],
+    ckpt: Path | None,
+    sizes: tuple[str, ...],
+    images: Path | None,
+    peers: tuple[str, ...] | None,
+    backends: tuple[Any, ...] | None,
+    precisions: tuple[str, ...] | None,
+    threads: int | None,
+    device: DeviceKind,
+    compare: Path | None,
+    json: Path | None,
+    csv: Path | None,
+    markdown: Path | None,
+    plot: Path | None,
+    report: Path | None,
+    **plan: Any,
+) -> None:
     """Measure MODELS against each other and their peers; without MODELS, a full-size one.
 
     Each runs in a process of its own; they take turns, so that what disturbs one disturbs all.

@@ -116,9 +116,17 @@ def save_timeline(path: Path, spans: Sequence[Span], *, kind: str, title: str, n
             axes.text(middle, y, str(span.run + 1), ha="center", va="center", fontsize=8, color=ink)
     rows = [(lane, stage) for lane in range(lanes) for stage in STAGES]
     for lane in range(lanes):
-        axes.annotate(f"lane {lane + 1}", (0, _row(lane, STAGES[1])), (-78, 0),
-                      xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
-                      va="center", color=PAPER.ink, fontweight="bold")  # fmt: skip
+        axes.annotate(
+            f"lane {lane + 1}",
+            (0, _row(lane, STAGES[1])),
+            (-78, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            color=PAPER.ink,
+            fontweight="bold",
+        )
     axes.set_ylim(_row(lanes - 1, STAGES[-1]) + 0.6, -0.6)
     axes.set_xlim(0, end)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=PAPER.ink)
@@ -139,9 +147,14 @@ def _row(lane: int, stage: str) -> float:
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Images.")
 @click.option("--runs", type=click.IntRange(1), default=8, show_default=True, help="Drawn.")
 @click.option("--lanes", type=click.IntRange(1), default=DEFAULT_LANES, show_default=True)
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
-              default=Path("timeline.png"), show_default=True,
-              help="Picture, .png or .svg.")  # fmt: skip
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("timeline.png"),
+    show_default=True,
+    help="Picture, .png or .svg.",
+)
 @exit_on_error()
 def main(plan: Path, batch: int, runs: int, lanes: int, output: Path) -> None:
     """Draw when the lanes of PLAN upload, compute and download, on the GPU of this machine."""

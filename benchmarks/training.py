@@ -167,8 +167,11 @@ def main(
         for backbone in backbones:
             plain = call_apart(
                 "benchmarks.training:measure_training",
-                backbone=backbone, batch=batch, steps=steps, turns=turns,
-            )  # fmt: skip
+                backbone=backbone,
+                batch=batch,
+                steps=steps,
+                turns=turns,
+            )
             speed = from_plain(TrainingSpeed, plain)
             results.append(speed)
             click.echo(

@@ -116,8 +116,15 @@ def draw_coverage(axes: Axes, found: Predictions) -> None:
     measured = [row["coverage"] for row in rows]
     axes.plot(stated, measured, "o-", color=_BLUE, linewidth=1.8, markersize=6)
     for c, share in zip(stated, measured, strict=True):
-        axes.annotate(f"{share:.1%}", (c, share), (-6, 6), textcoords="offset points",
-                      ha="right", fontsize=9, color=_BLUE)  # fmt: skip
+        axes.annotate(
+            f"{share:.1%}",
+            (c, share),
+            (-6, 6),
+            textcoords="offset points",
+            ha="right",
+            fontsize=9,
+            color=_BLUE,
+        )
     axes.set_ylim(min(lowest, *measured) - 0.03, 1.05)
     axes.set_xticks(stated, [f"{c:.0%}" for c in stated])
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
@@ -135,8 +142,15 @@ def draw_reliability(axes: Axes, found: Predictions) -> None:
     axes.scatter(confidence, accuracy, s=20 + 600 * n / n.sum(), color=_GREEN, alpha=0.6)
     for c, a, count in zip(confidence, accuracy, n, strict=True):
         right_of_disc = (6 + 11 * (count / n.sum()) ** 0.5, 0)
-        axes.annotate(f"{count}", (c, a), right_of_disc, textcoords="offset points",
-                      va="center", fontsize=8, color=_INK)  # fmt: skip
+        axes.annotate(
+            f"{count}",
+            (c, a),
+            right_of_disc,
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=_INK,
+        )
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.04))
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")

@@ -152,12 +152,28 @@ def test_steal_and_a_slower_loop_in_a_virtual_machine(tmp_path: Path) -> None:
 
 
 GPU = Gpu(
-    name="NVIDIA H100 80GB HBM3", celsius=61, slowdown_celsius=89, harmful_reasons=[],
-    thermal_throttled_s=1.5, other_processes=0, sm="9.0", driver=None, cuda=None, sm_mhz=None,
-    sm_max_mhz=None, memory_mhz=None, memory_max_mhz=None, throttle_reasons=None, watts=None,
-    limit_watts=None, energy_j=None, memory_used_mb=None, memory_mb=None, persistence_mode=None,
+    name="NVIDIA H100 80GB HBM3",
+    celsius=61,
+    slowdown_celsius=89,
+    harmful_reasons=[],
+    thermal_throttled_s=1.5,
+    other_processes=0,
+    sm="9.0",
+    driver=None,
+    cuda=None,
+    sm_mhz=None,
+    sm_max_mhz=None,
+    memory_mhz=None,
+    memory_max_mhz=None,
+    throttle_reasons=None,
+    watts=None,
+    limit_watts=None,
+    energy_j=None,
+    memory_used_mb=None,
+    memory_mb=None,
+    persistence_mode=None,
     power_throttled_s=None,
-)  # fmt: skip
+)
 
 
 def reading(**harmful: float) -> PowerReading:

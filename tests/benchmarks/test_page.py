@@ -183,12 +183,28 @@ def test_state_of_a_jetson(tmp_path: Path) -> None:
 
 
 GPU = Gpu(
-    name="H100", sm="9.0", driver="580.65", cuda="13.0", watts=412.3, limit_watts=700.0,
-    sm_mhz=1755, sm_max_mhz=1980, memory_mhz=2619, memory_max_mhz=2619, celsius=61,
-    slowdown_celsius=89, memory_used_mb=None, memory_mb=None, throttle_reasons=[],
-    harmful_reasons=[], persistence_mode=True, other_processes=None, energy_j=None,
-    power_throttled_s=None, thermal_throttled_s=None,
-)  # fmt: skip
+    name="H100",
+    sm="9.0",
+    driver="580.65",
+    cuda="13.0",
+    watts=412.3,
+    limit_watts=700.0,
+    sm_mhz=1755,
+    sm_max_mhz=1980,
+    memory_mhz=2619,
+    memory_max_mhz=2619,
+    celsius=61,
+    slowdown_celsius=89,
+    memory_used_mb=None,
+    memory_mb=None,
+    throttle_reasons=[],
+    harmful_reasons=[],
+    persistence_mode=True,
+    other_processes=None,
+    energy_j=None,
+    power_throttled_s=None,
+    thermal_throttled_s=None,
+)
 
 
 def test_state_of_a_gpu_and_of_unknown_facts(document: Document) -> None:

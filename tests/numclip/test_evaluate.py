@@ -151,9 +151,10 @@ def test_uncalibrated_models_have_no_intervals(home: Path, tmp_path: Path) -> No
     run_export(ExportOptions(tmp_path / "bare.pt", tmp_path / "bare.onnx"))
     with load(tmp_path / "bare.onnx") as predictor:
         assert predictor.predict(home / "test" / "0.png").interval is None
-    assert "none: this model is not calibrated" in invoke(
-        "--model", tmp_path / "bare.onnx", "--data", home / "test.csv"
-    ).output  # fmt: skip
+    assert (
+        "none: this model is not calibrated"
+        in invoke("--model", tmp_path / "bare.onnx", "--data", home / "test.csv").output
+    )
     source = EvaluationSource(home / "test.csv", ckpt=tmp_path / "bare.pt")
     metrics = evaluate_predictions(source.predictions())
     assert metrics["intervals"] == []

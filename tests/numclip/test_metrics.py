@@ -93,8 +93,14 @@ def test_per_bin_by_hand() -> None:
     assert child["coverage"] == 1.0
     assert child["mean_width"] == pytest.approx((8 + 2 * math.sqrt(37)) / 2)
     assert teen == {
-        "bin": "teen", "n": 1, "mae": 0, "bias": 0, "acc_max": 1, "coverage": 1, "mean_width": 8,
-    }  # fmt: skip
+        "bin": "teen",
+        "n": 1,
+        "mae": 0,
+        "bias": 0,
+        "acc_max": 1,
+        "coverage": 1,
+        "mean_width": 8,
+    }
     assert (adult["n"], adult["mae"], adult["bias"], adult["acc_max"]) == (1, 6, -6, 0)
 
 

@@ -199,8 +199,10 @@ def test_closed_standard_output(tiny: Path, photos: Path, flags: list[str]) -> N
     command = [Path(sysconfig.get_path("scripts")) / "numclip-run", tiny, photos, *flags]
     done = subprocess.run(
         ["sh", "-c", shlex.join(map(str, command)) + " >&-"],
-        stderr=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     message = "Error: standard output is closed; name a file with --output.\n"
     assert (done.returncode, done.stderr) == (2, message)
 

@@ -224,9 +224,13 @@ def test_packages() -> None:
     ],
 )
 def test_a_gpu_that_onnxruntime_does_not_use(
-    installed: str, cuda: str | None, model: str, advice: str, tmp_path: Path,
+    installed: str,
+    cuda: str | None,
+    model: str,
+    advice: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """The machine's part, its packages and providers are given; the advice is under test."""
     where = "numclip_runtime.app.doctor.command."
     checks = [ProviderCheck("CPUExecutionProvider", None)]

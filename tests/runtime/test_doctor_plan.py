@@ -22,10 +22,14 @@ def metadata() -> ModelMetadata:
 
 
 def plan(
-    folder: Path, metadata: ModelMetadata, *, magic: bytes = b"vtrt",
-    targets: tuple[int, ...] | None, version: tuple[int, ...] = (1, 7, 1, 116),
+    folder: Path,
+    metadata: ModelMetadata,
+    *,
+    magic: bytes = b"vtrt",
+    targets: tuple[int, ...] | None,
+    version: tuple[int, ...] = (1, 7, 1, 116),
     flags: tuple[str, ...] = (),
-) -> Path:  # fmt: skip
+) -> Path:
     builder = "tensorrt-rtx" if magic == b"vtrt" else "tensorrt"
     stated = ".".join(map(str, version))
     facts = EngineFacts(builder, stated, targets, 1, 8, 32, "0" * 64, flags)  # type: ignore[arg-type]
@@ -51,9 +55,14 @@ FULL = {"magic": b"ftrt", "version": (10, 3, 0, 26)}
     ],
 )
 def test_plan_that_cannot_run(
-    tmp_path: Path, metadata: ModelMetadata, made: dict[str, object], found: str | None,
-    driver: CudaDriver, problem: str, advice: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    metadata: ModelMetadata,
+    made: dict[str, object],
+    found: str | None,
+    driver: CudaDriver,
+    problem: str,
+    advice: str,
+) -> None:
     path = plan(tmp_path, metadata, **made)  # type: ignore[arg-type]
     check = check_model(path, {"tensorrt": found, "tensorrt_rtx": found}, driver)
     assert len(check.problems) == len(check.advice) == 1
@@ -78,9 +87,15 @@ def test_plan_that_cannot_run(
     ],
 )
 def test_plan_that_fits_is_handed_to_the_predictor(
-    tmp_path: Path, metadata: ModelMetadata, made: dict[str, object], found: str,
-    driver: CudaDriver, needs: str, built_for: str, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    metadata: ModelMetadata,
+    made: dict[str, object],
+    found: str,
+    driver: CudaDriver,
+    needs: str,
+    built_for: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def load(path: Path) -> None:
         raise UsageError(f"{path}: handed over.")  # this plan is a header without an engine
 
@@ -101,9 +116,12 @@ def test_plan_that_fits_is_handed_to_the_predictor(
     ],
 )
 def test_no_tensorrt_on_a_jetson(
-    tmp_path: Path, metadata: ModelMetadata, made: dict[str, object], advice: str,
+    tmp_path: Path,
+    metadata: ModelMetadata,
+    made: dict[str, object],
+    advice: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """pip has neither package for ARM."""
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     path = plan(tmp_path, metadata, **made)  # type: ignore[arg-type]

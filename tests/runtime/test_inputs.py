@@ -64,8 +64,11 @@ def test_a_pipe_in_a_folder_is_no_image(photos: Path) -> None:
     os.mkfifo(photos / "a.png")
     (photos / "b.png").symlink_to("gone")
     assert [Path(item.path).name for item in items(photos)] == [
-        "b.png", "dark.png", "light.jpg", "mid.PNG",
-    ]  # fmt: skip
+        "b.png",
+        "dark.png",
+        "light.jpg",
+        "mid.PNG",
+    ]
 
 
 @pytest.mark.parametrize(

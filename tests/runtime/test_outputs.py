@@ -169,8 +169,11 @@ def test_interrupt_keeps_whole_records(tiny: Path, photos: Path, tmp_path: Path,
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [COMMAND, tiny, "-", "-o", out, "--annotate", tmp_path / "copies"],
-        stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
-    ) as run:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as run:
         signal.signal(signal.SIGINT, before)
         assert run.stdin is not None
         assert run.stderr is not None

@@ -121,8 +121,9 @@ def _differences(new: Document, old: Document) -> list[str]:
     for package in sorted({*now.versions, *then.versions}):
         was, is_now = (each.versions.get(package, "absent") for each in (then, now))
         pairs.append((package, was, is_now))
-    found = [f"Note: {what}: {was} then, {is_now} now." for what, was, is_now in pairs
-             if was != is_now]  # fmt: skip
+    found = [
+        f"Note: {what}: {was} then, {is_now} now." for what, was, is_now in pairs if was != is_now
+    ]
     if now.images != then.images:
         found.append("Note: the images were others.")
     return [*found, *(f"Note: then: {warning}" for warning in old.state.warnings)]

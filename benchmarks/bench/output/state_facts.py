@@ -23,8 +23,10 @@ def state_facts(before: MachineState, after: MachineState) -> Iterator[tuple[str
     if spent is not None:
         yield "CPU time of other processes during the run", f"{spent.others:.0%}"
         yield "CPU time that the host gave to others (steal)", f"{spent.steal:.1%}"
-    first, last = ({what: text for what, text in _facts(state) if text is not None}
-                   for state in (before, after))  # fmt: skip
+    first, last = (
+        {what: text for what, text in _facts(state) if text is not None}
+        for state in (before, after)
+    )
     for what in {**first, **last}:
         one, two = first.get(what, NONE), last.get(what, NONE)
         yield what, one if one == two else f"{one} → {two}"

@@ -49,8 +49,14 @@ def draw_batches(upper: Axes, lower: Axes, rows: Sequence[Row], theme: Theme) ->
     colours = [_colour(theme, rows, name) for name in groups]
     for axes, value in ((upper, _throughput), (lower, _latency)):
         for (name, group), colour in zip(groups.items(), colours, strict=True):
-            axes.plot([row.batch for row in group], [value(row) for row in group], color=colour,
-                      linewidth=1.6, markersize=5, marker=_marker(rows, name))  # fmt: skip
+            axes.plot(
+                [row.batch for row in group],
+                [value(row) for row in group],
+                color=colour,
+                linewidth=1.6,
+                markersize=5,
+                marker=_marker(rows, name),
+            )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(sizes, [str(size) for size in sizes])
@@ -97,16 +103,21 @@ def draw_fidelity(axes: Axes, rows: Sequence[Row], theme: Theme) -> None:
     ys = errors if by_error else [n for row in points if (n := _nines(row)) is not None]
     colours = [_colour(theme, rows, row.name) for row in points]
     for row, y, colour in zip(points, ys, colours, strict=True):
-        axes.plot(row.throughput_img_s, y, color=colour, marker=_marker(rows, row.name),
-                  markersize=7, linestyle="")  # fmt: skip
+        axes.plot(
+            row.throughput_img_s,
+            y,
+            color=colour,
+            marker=_marker(rows, row.name),
+            markersize=7,
+            linestyle="",
+        )
     axes.set_xscale("log")
     speeds = [row.throughput_img_s for row in points]
     axes.set_xlim(min(speeds) / 1.6, max(speeds) * 1.6)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: label_number(value)))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-    axes.set_xlabel(f"images/s, batch {points[0].batch}", fontsize=theme.size - 1,
-                    color=theme.soft)  # fmt: skip
+    axes.set_xlabel(f"images/s, batch {points[0].batch}", fontsize=theme.size - 1, color=theme.soft)
     if by_error:
         room = 0.2 * max(max(ys) - min(ys), 0.05 * max(ys), 1e-9)
         axes.set_ylim(max(ys) + room, min(ys) - room)  # less is better, and better is up

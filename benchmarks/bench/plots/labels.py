@@ -37,9 +37,12 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def name_line_ends(
-    axes: Axes, ends: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str],
+    axes: Axes,
+    ends: Sequence[tuple[float, float]],
+    names: Sequence[str],
+    colours: Sequence[str],
     theme: Theme,
-) -> None:  # fmt: skip
+) -> None:
     """Write names to the right of the axes, each beside its line's end, with a thin leader.
 
     `ends` are (x, y) in data; limits and position of the axes must be final.
@@ -50,8 +53,23 @@ def name_line_ends(
     ys = spread(wanted, (theme.size + 2) * dots, box.y0, box.y1)
     for end, name, colour, y in zip(ends, names, colours, ys, strict=True):
         at = (1.0, (y - box.y0) / box.height)
-        axes.annotate(name, end, at, xycoords="data", textcoords="axes fraction", va="center",
-                      color=colour, fontsize=theme.size - 1, annotation_clip=False,
-                      arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6,
-                                  "alpha": 0.5, "shrinkA": 0, "shrinkB": 4,
-                                  "relpos": (0, 0.5)})  # fmt: skip
+        axes.annotate(
+            name,
+            end,
+            at,
+            xycoords="data",
+            textcoords="axes fraction",
+            va="center",
+            color=colour,
+            fontsize=theme.size - 1,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.6,
+                "alpha": 0.5,
+                "shrinkA": 0,
+                "shrinkB": 4,
+                "relpos": (0, 0.5),
+            },
+        )

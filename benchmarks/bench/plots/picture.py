@@ -169,9 +169,14 @@ def draw_panel(cell: Figure | SubFigure, name: str, rows: Sequence[Row], theme: 
 
 
 def _axes(
-    cell: Figure | SubFigure, *, left: float, right: float, top: float, bottom: float,
+    cell: Figure | SubFigure,
+    *,
+    left: float,
+    right: float,
+    top: float,
+    bottom: float,
     part: tuple[float, float] = (0, 1),
-) -> Axes:  # fmt: skip
+) -> Axes:
     """Add axes within margins (inches); `part` of the height between them, from the bottom."""
     width, high = cell.bbox.width / cell.dpi, cell.bbox.height / cell.dpi
     inside = high - top - bottom

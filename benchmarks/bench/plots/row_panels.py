@@ -69,8 +69,15 @@ def draw_stages(axes: Axes, rows: Sequence[Row], theme: Theme) -> None:
             width = 0.0 if found is None else found.mean / row.batch
             if width > 0:
                 # The edge keeps neighbours apart for eyes that see both colours alike.
-                axes.barh(y + middle, width, 0.46, start, color=colour, edgecolor=theme.page,
-                          linewidth=0.6)  # fmt: skip
+                axes.barh(
+                    y + middle,
+                    width,
+                    0.46,
+                    start,
+                    color=colour,
+                    edgecolor=theme.page,
+                    linewidth=0.6,
+                )
                 shown.add(stage)
             start += width
         text = f"{label_number(start)} ms, {label_number(row.throughput_img_s)} img/s"
@@ -92,10 +99,21 @@ def _legend(axes: Axes, theme: Theme, shown: Sequence[str]) -> None:
     columns = 3 if theme.narrow else len(shown)
     # matplotlib fills column by column; readers go line by line
     patches = [patch for column in range(columns) for patch in patches[column::columns]]
-    axes.legend(handles=patches, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1),
-                frameon=False, fontsize=theme.size - 1, labelcolor=theme.ink, handlelength=0.9,
-                handleheight=0.9, handletextpad=0.4, columnspacing=1.1, borderpad=0,
-                borderaxespad=0.5)  # fmt: skip
+    axes.legend(
+        handles=patches,
+        ncols=columns,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        frameon=False,
+        fontsize=theme.size - 1,
+        labelcolor=theme.ink,
+        handlelength=0.9,
+        handleheight=0.9,
+        handletextpad=0.4,
+        columnspacing=1.1,
+        borderpad=0,
+        borderaxespad=0.5,
+    )
     lines = -(-len(shown) // columns)
     heading(axes, theme, "Mean time of an image", "", lift=(lines - 1) * 15)
 
@@ -131,16 +149,41 @@ def name_plot_rows(axes: Axes, rows: Sequence[Row], theme: Theme, *, middle: flo
     left = axes.get_yaxis_transform()
     for i, (row, y) in enumerate(zip(rows, baselines, strict=True)):
         if theme.narrow:
-            axes.text(0, y + 0.8, row.name, transform=left, va="center", color=theme.ink,
-                      fontsize=theme.size)  # fmt: skip
+            axes.text(
+                0,
+                y + 0.8,
+                row.name,
+                transform=left,
+                va="center",
+                color=theme.ink,
+                fontsize=theme.size,
+            )
         else:
-            axes.annotate(row.name, (0, y + middle), (-8, 0), xycoords=left, va="center",
-                          textcoords="offset points", ha="right", color=theme.ink,
-                          fontsize=theme.size, annotation_clip=False)  # fmt: skip
+            axes.annotate(
+                row.name,
+                (0, y + middle),
+                (-8, 0),
+                xycoords=left,
+                va="center",
+                textcoords="offset points",
+                ha="right",
+                color=theme.ink,
+                fontsize=theme.size,
+                annotation_clip=False,
+            )
         if i == 0 or row.batch != rows[i - 1].batch:
             up, right, ha = (1.2, 0, "left") if theme.narrow else (1.08, -8, "right")
-            axes.annotate(f"batch {row.batch}", (0, y + up), (right, 0), xycoords=left,
-                          textcoords="offset points", va="center", ha=ha, color=theme.soft,
-                          fontsize=theme.size - 1, fontweight="bold",
-                          annotation_clip=False)  # fmt: skip
+            axes.annotate(
+                f"batch {row.batch}",
+                (0, y + up),
+                (right, 0),
+                xycoords=left,
+                textcoords="offset points",
+                va="center",
+                ha=ha,
+                color=theme.soft,
+                fontsize=theme.size - 1,
+                fontweight="bold",
+                annotation_clip=False,
+            )
             axes.axhline(y + 1 + HEAD - 0.12, color=theme.line, linewidth=0.8)

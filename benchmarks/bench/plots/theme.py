@@ -98,9 +98,18 @@ def heading(axes: Axes, theme: Theme, title: str, remark: str, *, lift: float = 
         (title, 26, theme.size + 2, "bold", theme.ink),
         (remark, 10, theme.size - 1, "normal", theme.soft),
     ):
-        axes.annotate(text, (6, 1), (0, up + lift), xycoords=("subfigure points", "axes fraction"),
-                      textcoords="offset points", va="bottom", color=colour, fontsize=size,
-                      fontweight=weight, annotation_clip=False)  # fmt: skip
+        axes.annotate(
+            text,
+            (6, 1),
+            (0, up + lift),
+            xycoords=("subfigure points", "axes fraction"),
+            textcoords="offset points",
+            va="bottom",
+            color=colour,
+            fontsize=size,
+            fontweight=weight,
+            annotation_clip=False,
+        )
 
 
 def dress(axes: Axes, theme: Theme, *, grid: Literal["x", "both"]) -> None:
@@ -108,8 +117,9 @@ def dress(axes: Axes, theme: Theme, *, grid: Literal["x", "both"]) -> None:
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.set_facecolor("none")
-    axes.tick_params(which="both", color=theme.line, labelcolor=theme.soft, length=0,
-                     labelsize=theme.size - 1)  # fmt: skip
+    axes.tick_params(
+        which="both", color=theme.line, labelcolor=theme.soft, length=0, labelsize=theme.size - 1
+    )
     axes.grid(axis=grid, color=theme.line, linewidth=0.8)
     axes.set_axisbelow(True)
 
@@ -127,5 +137,13 @@ def note(
     color: str | None = None,
 ) -> None:
     """Write small text beside a data point, `right` and `up` points away from it."""
-    axes.annotate(text, at, (right, up), textcoords="offset points", ha=ha, va=va,
-                  fontsize=theme.size - 1, color=color or theme.ink)  # fmt: skip
+    axes.annotate(
+        text,
+        at,
+        (right, up),
+        textcoords="offset points",
+        ha=ha,
+        va=va,
+        fontsize=theme.size - 1,
+        color=color or theme.ink,
+    )
