@@ -46,7 +46,7 @@ def test_worker_serves_a_model(tiny: Path, photos: Path) -> None:
 def test_errors_keep_their_type(tiny: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
-    with pytest.raises(ModelError, match=r"broken\.onnx: not a model"):
+    with pytest.raises(ModelError, match=r"broken\.onnx: not an ONNX model"):
         serve(broken, "x.png")
     with pytest.raises(OSError, match=r"x\.png: no such file"):
         serve(tiny, "x.png")
