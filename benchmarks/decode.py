@@ -17,7 +17,7 @@ from statistics import median
 import click
 from PIL import Image
 
-if not __package__:  # run by its path
+if not __package__:  # run by its path: the repository joins the import path
     __import__("script")
 
 from benchmarks.bench.decode_paths import SAME, DecodeTimes, psnr, time_ways, ways

@@ -17,7 +17,7 @@ from typing import Any
 import click
 import numpy as np
 
-if not __package__:  # run by its path
+if not __package__:  # run by its path: the repository joins the import path
     __import__("script")
 
 from benchmarks.bench.folder_runners import (

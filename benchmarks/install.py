@@ -17,7 +17,7 @@ from time import perf_counter
 
 import click
 
-if not __package__:  # run by its path
+if not __package__:  # run by its path: the repository joins the import path
     __import__("script")
 
 from benchmarks.bench.machine.environment import REPOSITORY, script_report

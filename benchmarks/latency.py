@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import click
 
-if not __package__:  # run by its path
+if not __package__:  # run by its path: the repository joins the import path
     __import__("script")
 
 from benchmarks.bench.baselines.registry import BASELINES, REFERENCE

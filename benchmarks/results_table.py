@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import click
 
-if not __package__:  # run by its path
+if not __package__:  # run by its path: the repository joins the import path
     __import__("script")
 
 from benchmarks.bench.machine.environment import REPOSITORY

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-if not __package__:  # run by its path
+if not __package__:  # run by its path: the repository joins the import path
     __import__("script")
 
 from benchmarks.bench.plots.picture import check_plot

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-if not __package__:  # run by its path
+if not __package__:  # run by its path: the repository joins the import path
     __import__("script")
 
 from benchmarks.bench.images import write_synthetic

@@ -105,30 +105,27 @@ def public_definitions(source: str) -> Iterator[str]:
         yield from (name for name in names if not name.startswith("_"))
 
 
-def imported_units(source: str, package: str) -> Iterator[tuple[str, int]]:
-    """Yield (first-level unit of `package`, line) for each import of one."""
+def imported_names(source: str) -> Iterator[tuple[str, int]]:
+    """Yield (dotted name, line) for each import, wherever it stands; `from a import b` is a.b."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module]
-            if node.module == package:  # `from numclip_runtime import predictor`
-                names = [f"{package}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            first, _, rest = name.partition(".")
-            if first == package and rest:
-                yield rest.partition(".")[0], node.lineno
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
 
 
 def upward(source: str, unit: str, package: str, floors: Sequence[Sequence[str]]) -> list[str]:
     """Return a line for each import in a file of `unit` that does not go to a lower floor."""
     floor = {name: number for number, names in enumerate(floors) for name in names}
+    others = [
+        (name.split(".")[1], line)
+        for name, line in imported_names(source)
+        if name.startswith(f"{package}.")
+    ]
     return [
         f"line {line}: {unit} imports {other}, which is not on a lower floor"
-        for other, line in imported_units(source, package)
-        if other != unit and other in floor and floor[other] >= floor[unit]
+        for other, line in dict.fromkeys(others)  # a line may import several names of one unit
+        if other != unit and floor.get(other, -1) >= floor[unit]
     ]
 
 
@@ -182,13 +179,8 @@ def test_imports_go_down(package: str) -> None:
 
 def imported_modules(source: str, modules: set[str]) -> set[str]:
     """Return the ones of `modules` that a module imports, wherever it does so."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found & modules
+    names = {name for name, _ in imported_names(source)}
+    return (names | {name.rpartition(".")[0] for name in names}) & modules
 
 
 def circle(imports: Mapping[str, set[str]]) -> list[str]:
