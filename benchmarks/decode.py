@@ -26,8 +26,8 @@ from benchmarks.bench.interleave import track
 from benchmarks.bench.machine.environment import script_report
 from numclip_runtime import Preprocessing
 from numclip_runtime.console import FILE, SETTINGS, columns, exit_on_error
-from numclip_runtime.decode import decode
-from numclip_runtime.files import find_images
+from numclip_runtime.images.decode import decode
+from numclip_runtime.images.folder import find_images
 from numclip_runtime.preprocess import least_side
 from numclip_runtime.system import cpu_name
 

@@ -25,7 +25,7 @@ from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.cuda.resources import Event, Stream
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_path
-from numclip_runtime.plan import read_plan_metadata
+from numclip_runtime.model_files.plan import read_plan_metadata
 
 _COLOURS = dict(zip(STAGES, ("#56b4e9", "#0072b2", "#e69f00"), strict=True))  # Okabe-Ito
 _WARMUP = 4  # runs in each lane before those that are drawn

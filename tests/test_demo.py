@@ -53,7 +53,7 @@ def engines_of_the_demo(demo: Path) -> None:
     from click.testing import CliRunner
 
     from numclip_export.cli import main
-    from numclip_runtime.plan import read_plan_metadata
+    from numclip_runtime.model_files.plan import read_plan_metadata
 
     # 7.5 computes no FP32 matrix products, of which the float32 model has some in its pooling
     for precision, targets in (

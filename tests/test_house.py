@@ -31,12 +31,10 @@ ENTRY_POINTS = {"main"}
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "numclip_runtime": (
         ("errors", "system"),
-        ("console", "cuda", "decode", "files", "task"),
+        ("console", "cuda", "files", "images", "task"),
         ("calibration",),
         ("metadata",),
-        ("onnx_file", "preprocess"),
-        ("plan",),
-        ("model_file",),
+        ("model_files", "preprocess"),
         ("backends",),
         ("pipeline",),
         ("predictor",),

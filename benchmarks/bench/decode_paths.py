@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from benchmarks.bench.interleave import interleave
 from numclip_runtime import Preprocessing
-from numclip_runtime.decode import decode
+from numclip_runtime.images.decode import decode
 from numclip_runtime.preprocess import FloatArray, least_side, normalise, pixels_of
 
 SAME = 99.0  # stands for the PSNR of equal pixels, which is infinite; dB

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.bench.results import Images
-from numclip_runtime.files import find_images
+from numclip_runtime.images.folder import find_images
 from numclip_runtime.preprocess import load_rgb
 
 COUNT = 32

@@ -15,7 +15,7 @@ from benchmarks.bench.processes.worker import call_apart
 from numclip_runtime import ModelMetadata, NumclipError, UsageError, read_metadata
 from numclip_runtime.backends import Backend, BackendName, DeviceKind, OpenOptions, open_backend
 from numclip_runtime.files import sha256
-from numclip_runtime.model_file import PLAN_SUFFIXES
+from numclip_runtime.model_files.model_file import PLAN_SUFFIXES
 
 WORDS = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 ARTEFACT = "artefact"

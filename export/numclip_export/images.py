@@ -13,7 +13,7 @@ import numpy as np
 from numclip.checkpoint import Checkpoint
 from numclip.data.readers import read_samples
 from numclip_runtime import NumclipError
-from numclip_runtime.files import find_images
+from numclip_runtime.images.folder import find_images
 from numclip_runtime.metadata import InputKind, Preprocessing
 from numclip_runtime.preprocess import (
     FloatArray,

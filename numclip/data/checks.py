@@ -17,8 +17,8 @@ from PIL import Image
 from numclip.data.samples import Sample
 from numclip_runtime import ImageError, Task, UsageError
 from numclip_runtime.console import columns
-from numclip_runtime.decode import image_error
 from numclip_runtime.files import sha256
+from numclip_runtime.images.decode import image_error
 from numclip_runtime.preprocess import load_rgb
 
 # none; header: Pillow opens and verifies the file (checksums of PNG, the header of JPEG);

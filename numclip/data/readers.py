@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from numclip.data.samples import Sample, existing, number, sample_of
 from numclip_runtime import Task, UsageError
 from numclip_runtime.errors import require
-from numclip_runtime.files import IMAGE_SUFFIXES, find_images
+from numclip_runtime.images.folder import IMAGE_SUFFIXES, find_images
 
 KINDS = "a CSV file (.csv), a text list (.txt), a Parquet file (.parquet) or a folder per bin"
 # The labels are the numbers that a line ends in, so a path may hold spaces.

@@ -22,7 +22,7 @@ from numclip_runtime.errors import (
     UsageError,
 )
 from numclip_runtime.metadata import ModelMetadata, Preprocessing
-from numclip_runtime.model_file import read_metadata
+from numclip_runtime.model_files.model_file import read_metadata
 from numclip_runtime.predictor import Prediction, Predictor, load
 from numclip_runtime.task import Task
 

@@ -25,7 +25,7 @@ from numclip_runtime.backends.close_guard import CloseGuard
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.model_file import ModelFile
+from numclip_runtime.model_files.model_file import ModelFile
 from numclip_runtime.preprocess import FloatArray, ImageLike, InputArray, network_input
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from numclip_runtime.decode import Box, Decoded, decode
-from numclip_runtime.decode import ImageLike as ImageLike  # for code that works step by step
-from numclip_runtime.decode import load_rgb as load_rgb
 from numclip_runtime.errors import ImageError
+from numclip_runtime.images.decode import Box, Decoded, decode
+from numclip_runtime.images.decode import ImageLike as ImageLike  # for code that works step by step
+from numclip_runtime.images.decode import load_rgb as load_rgb
 from numclip_runtime.metadata import ModelMetadata, Preprocessing
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]

@@ -17,7 +17,7 @@ from numclip_export.engine.build_options import EngineOptions
 from numclip_runtime import ModelError, ModelMetadata, UsageError, read_metadata
 from numclip_runtime.files import sha256
 from numclip_runtime.metadata import METADATA_KEY
-from numclip_runtime.plan import read_plan_metadata
+from numclip_runtime.model_files.plan import read_plan_metadata
 from tests.export.chain import Chain
 
 trt = pytest.importorskip("tensorrt_rtx")

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from numclip_export.cli import main
 from numclip_export.options import output_path
 from numclip_runtime import UsageError
-from numclip_runtime.plan import read_plan_metadata
+from numclip_runtime.model_files.plan import read_plan_metadata
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -16,7 +16,7 @@ from numclip_export.engine.build import engine_from_onnx
 from numclip_export.engine.build_options import EngineOptions
 from numclip_export.engine.turing import model_for_turing, replace_head_products
 from numclip_runtime import ModelError
-from numclip_runtime.plan import read_plan_metadata
+from numclip_runtime.model_files.plan import read_plan_metadata
 from tests.export.chain import Chain
 from tests.export.half import half_tower
 from tests.numclip.tiny import images_of

@@ -19,8 +19,8 @@ from numclip.model.model_config import ModelConfig
 from numclip.model.numclip import NumClip
 from numclip_export.cli import main
 from numclip_runtime import ModelError, Preprocessing, load
-from numclip_runtime.onnx_file import MappedModel
-from numclip_runtime.plan import read_plan_metadata
+from numclip_runtime.model_files.onnx_file import MappedModel
+from numclip_runtime.model_files.plan import read_plan_metadata
 from tests.export.fragile import save_fragile
 from tests.numclip.tiny import TASK, TEXT, write_photos
 

@@ -26,7 +26,7 @@ from numclip.checkpoint import load_checkpoint
 from numclip_export import FoldedModel, onnx_from_folded
 from numclip_runtime import load
 from numclip_runtime.files import sha256
-from numclip_runtime.plan import read_plan_metadata
+from numclip_runtime.model_files.plan import read_plan_metadata
 from tests.export.fragile import save_fragile
 from tests.export.killable import start
 

@@ -18,7 +18,7 @@ from PIL import Image
 from numclip_export.engine.build import engine_from_onnx
 from numclip_export.engine.build_options import EngineOptions
 from numclip_runtime.cuda.probe import probe_cuda
-from numclip_runtime.plan import read_plan_metadata
+from numclip_runtime.model_files.plan import read_plan_metadata
 from tests.runtime.standin import StandinDriver, compile_standin
 
 trt = pytest.importorskip("tensorrt_rtx")

@@ -12,8 +12,8 @@ import pytest
 from numclip_runtime import ModelMetadata
 from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
 from numclip_runtime.metadata import METADATA_KEY
-from numclip_runtime.onnx_file import metadata_props
-from numclip_runtime.plan import EngineFacts, encode_metadata
+from numclip_runtime.model_files.onnx_file import metadata_props
+from numclip_runtime.model_files.plan import EngineFacts, encode_metadata
 from tests.runtime.plans import plan_bytes
 from tests.runtime.standin import StandinDriver
 from tests.runtime.standin_tensorrt import Behaviour, DataType, standin_tensorrt

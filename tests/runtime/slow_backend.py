@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from numclip_runtime.onnx_file import read_onnx_metadata
+from numclip_runtime.model_files.onnx_file import read_onnx_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
 
 

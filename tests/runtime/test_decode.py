@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from numclip_runtime import ModelMetadata, Preprocessing
-from numclip_runtime.decode import decode, load_rgb
+from numclip_runtime.images.decode import decode, load_rgb
 from numclip_runtime.metadata import Interpolation, ResizeMode
 from numclip_runtime.preprocess import network_input, resize_and_crop
 from numclip_runtime.task import Task

@@ -9,7 +9,7 @@ import pytest
 from numclip_runtime import ModelMetadata, Preprocessing, Task, UsageError
 from numclip_runtime.app.doctor.model import check_model
 from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
-from numclip_runtime.plan import EngineFacts, encode_metadata
+from numclip_runtime.model_files.plan import EngineFacts, encode_metadata
 
 ORIN = CudaDriver((CudaDevice("Orin", 87),), (12, 6))
 RTX = CudaDriver((CudaDevice("NVIDIA GeForce RTX 3090", 86),), (13, 0))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from numclip_runtime import ImageError, UsageError
 from numclip_runtime.app.inputs import Item, open_inputs
-from numclip_runtime.files import find_images
+from numclip_runtime.images.folder import find_images
 from tests.runtime.conftest import invoke, records
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from numclip_runtime import ModelError, UsageError, load
 from numclip_runtime.metadata import METADATA_KEY
-from numclip_runtime.onnx_file import message, metadata_props
+from numclip_runtime.model_files.onnx_file import message, metadata_props
 
 
 def test_threads_change_nothing(tiny: Path) -> None:

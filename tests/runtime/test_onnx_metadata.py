@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from numclip_runtime import ModelError, read_metadata
-from numclip_runtime.onnx_file import metadata_props
+from numclip_runtime.model_files.onnx_file import metadata_props
 
 
 def test_equals_what_onnxruntime_reads(tiny: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from numclip_runtime import ModelError, load, onnx_file
-from numclip_runtime.onnx_file import MappedModel, encoded, fields, message, varint
+from numclip_runtime import ModelError, load
+from numclip_runtime.model_files import onnx_file
+from numclip_runtime.model_files.onnx_file import MappedModel, encoded, fields, message, varint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files are mapped on Linux only")
 

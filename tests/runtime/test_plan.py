@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from numclip_runtime import ModelError, ModelMetadata, Preprocessing, Task, UsageError
-from numclip_runtime.plan import (
+from numclip_runtime.model_files.plan import (
     NAME_LIMIT,
     EngineFacts,
     PlanInfo,

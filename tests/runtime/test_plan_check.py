@@ -20,7 +20,7 @@ from numclip_runtime.backends.tensorrt.checks import (
     rebuild,
 )
 from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
-from numclip_runtime.plan import PlanInfo, read_plan_metadata
+from numclip_runtime.model_files.plan import PlanInfo, read_plan_metadata
 from tests.runtime.opener import RTX, TENSORRT, Opener
 from tests.runtime.standin import StandinDriver
 

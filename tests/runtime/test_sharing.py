@@ -247,7 +247,9 @@ def test_an_untouched_file_is_not_hashed_again(
     """The digest of 350 MB takes 0.2 to 1 s; on the same machine the file's stamp says enough."""
     with load(model) as predictor:
         text = pickle.dumps(predictor)
-        monkeypatch.setattr("numclip_runtime.model_file.sha256", lambda path: pytest.fail("hashed"))
+        monkeypatch.setattr(
+            "numclip_runtime.model_files.model_file.sha256", lambda path: pytest.fail("hashed")
+        )
         assert pickle.dumps(predictor) == text
         pickle.loads(text).predict(LEVELS[0])
 

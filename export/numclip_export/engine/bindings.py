@@ -9,7 +9,7 @@ from numclip_export.engine.build_options import EngineOptions
 from numclip_runtime import MissingDependencyError, UsageError
 from numclip_runtime.backends.tensorrt.module import INSTALL, Module, installed, load_module
 from numclip_runtime.cuda.probe import CudaDriver, probe_cuda
-from numclip_runtime.plan import Builder
+from numclip_runtime.model_files.plan import Builder
 
 MODULES: dict[Builder, Module] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 

@@ -27,7 +27,7 @@ from numclip_runtime import ModelError, ModelMetadata, UsageError, read_metadata
 from numclip_runtime.backends.tensorrt.module import collecting_logger, reason_of
 from numclip_runtime.files import atomic_path, atomic_text, sha256
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
-from numclip_runtime.plan import EngineFacts, encode_metadata
+from numclip_runtime.model_files.plan import EngineFacts, encode_metadata
 
 TURING = 75
 OUT_OF_MEMORY = "memory ran out: free some, or lower --max-batch or --workspace-mib"

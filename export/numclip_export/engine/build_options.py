@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from numclip_runtime import UsageError
-from numclip_runtime.plan import Builder
+from numclip_runtime.model_files.plan import Builder
 
 EngineTarget = Literal["auto", "tensorrt", "tensorrt-rtx"]
 MAX_BATCH = 32  # by default

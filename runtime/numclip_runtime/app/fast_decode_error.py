@@ -14,8 +14,8 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from numclip_runtime.decode import shrink
 from numclip_runtime.errors import ImageError
+from numclip_runtime.images.decode import shrink
 from numclip_runtime.metadata import Preprocessing
 from numclip_runtime.predictor import Predictor
 from numclip_runtime.preprocess import InputArray, least_side, network_input

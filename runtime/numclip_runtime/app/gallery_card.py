@@ -14,8 +14,8 @@ from pathlib import Path
 from PIL import Image
 
 from numclip_runtime.console import visible
-from numclip_runtime.decode import image_error
 from numclip_runtime.errors import ImageError
+from numclip_runtime.images.decode import image_error
 from numclip_runtime.predictor import Prediction
 from numclip_runtime.preprocess import load_rgb
 from numclip_runtime.task import Task

@@ -14,7 +14,7 @@ from PIL import Image
 from numclip_runtime.app.readers import BackgroundReader, read_paths, standard_input
 from numclip_runtime.app.video import Every, frames_of, import_av, is_live, is_video
 from numclip_runtime.errors import ImageError, MissingDependencyError, UsageError
-from numclip_runtime.files import find_images
+from numclip_runtime.images.folder import find_images
 from numclip_runtime.preprocess import ImageLike
 
 LIST = "-"

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, get_args
 
 from numclip_runtime.errors import UsageError
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.model_file import PLAN_SUFFIXES, check_model_path, check_sha256
+from numclip_runtime.model_files.model_file import PLAN_SUFFIXES, check_model_path, check_sha256
 from numclip_runtime.preprocess import FloatArray, InputArray
 
 DeviceKind = Literal["auto", "cpu", "cuda"]

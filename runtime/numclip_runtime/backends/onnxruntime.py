@@ -22,7 +22,7 @@ from numclip_runtime.errors import (
     import_extra,
 )
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
-from numclip_runtime.onnx_file import MappedModel, read_onnx_metadata
+from numclip_runtime.model_files.onnx_file import MappedModel, read_onnx_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
 from numclip_runtime.system import usable_cores
 

@@ -13,7 +13,7 @@ from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.backends.huge_pages import HugePages
 from numclip_runtime.errors import ModelError, UsageError, import_extra
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
-from numclip_runtime.onnx_file import read_onnx_metadata
+from numclip_runtime.model_files.onnx_file import read_onnx_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
 from numclip_runtime.system import usable_cores
 

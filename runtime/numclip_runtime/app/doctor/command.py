@@ -14,7 +14,7 @@ from numclip_runtime.app.doctor.packages import installed_packages, libjpeg_turb
 from numclip_runtime.app.doctor.providers import ProviderCheck, check_providers
 from numclip_runtime.console import FILE, SETTINGS, columns, exit_on_error
 from numclip_runtime.cuda.probe import CudaDriver, probe_cuda
-from numclip_runtime.model_file import PLAN_SUFFIXES
+from numclip_runtime.model_files.model_file import PLAN_SUFFIXES
 from numclip_runtime.system import Machine, read_machine
 
 

@@ -21,8 +21,8 @@ from numclip_runtime.backends.tensorrt.checks import (
 from numclip_runtime.cuda.probe import CudaDriver
 from numclip_runtime.errors import MissingDependencyError, NumclipError, first_line
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.model_file import PLAN_SUFFIXES, check_model_path
-from numclip_runtime.plan import PlanInfo, read_plan_metadata
+from numclip_runtime.model_files.model_file import PLAN_SUFFIXES, check_model_path
+from numclip_runtime.model_files.plan import PlanInfo, read_plan_metadata
 from numclip_runtime.predictor import load
 
 

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 
 from numclip_runtime.backends.onnxruntime import load_cuda_packages
-from numclip_runtime.onnx_file import message
+from numclip_runtime.model_files.onnx_file import message
 
 TIMEOUT_S = 60.0  # TensorRT's provider loads in 5 to 20 s on a cold disk
 

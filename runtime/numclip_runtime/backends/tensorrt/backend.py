@@ -24,7 +24,7 @@ from numclip_runtime.backends.tensorrt.module import load_module
 from numclip_runtime.cuda.context import CudaContext
 from numclip_runtime.cuda.probe import LIBRARY, probe_cuda
 from numclip_runtime.errors import GpuError, ModelError, UsageError
-from numclip_runtime.plan import read_plan_metadata
+from numclip_runtime.model_files.plan import read_plan_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
 
 # One computes while the other copies; a third would only wait for the GPU, and use memory.

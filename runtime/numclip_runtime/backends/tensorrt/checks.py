@@ -13,8 +13,8 @@ from pathlib import Path
 from numclip_runtime.backends.tensorrt.module import Module, installed
 from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
 from numclip_runtime.errors import GpuRequiredError, ModelError
-from numclip_runtime.model_file import check_sha256, pin_beside
-from numclip_runtime.plan import Builder, PlanInfo
+from numclip_runtime.model_files.model_file import check_sha256, pin_beside
+from numclip_runtime.model_files.plan import Builder, PlanInfo
 
 AMPERE = 80
 # Targets of TensorRT-RTX 1.4 to 1.7; a GPU with another one needs TensorRT.

@@ -14,7 +14,7 @@ from numclip_runtime.cuda.context import CudaContext
 from numclip_runtime.cuda.resources import Stream
 from numclip_runtime.errors import GpuError, ModelError
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
-from numclip_runtime.plan import PlanInfo
+from numclip_runtime.model_files.plan import PlanInfo
 
 # Called with a lane's stream and the stage that was just enqueued there: "start", then STAGES.
 Mark = Callable[[Stream, str], None]

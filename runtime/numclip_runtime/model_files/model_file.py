@@ -30,10 +30,10 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
     model = Path(path)
     check_model_path(model)
     if model.suffix in PLAN_SUFFIXES:
-        from numclip_runtime.plan import read_plan_metadata
+        from numclip_runtime.model_files.plan import read_plan_metadata
 
         return read_plan_metadata(model).metadata
-    from numclip_runtime.onnx_file import read_onnx_metadata
+    from numclip_runtime.model_files.onnx_file import read_onnx_metadata
 
     return read_onnx_metadata(model)
 

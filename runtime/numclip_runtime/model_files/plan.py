@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.onnx_file import no_metadata
+from numclip_runtime.model_files.onnx_file import no_metadata
 
 Builder = Literal["tensorrt", "tensorrt-rtx"]
 

@@ -1,0 +1,1 @@
+"""Pictures: the formats that are opened, decoding, and what a folder contains."""

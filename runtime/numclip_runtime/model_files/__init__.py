@@ -1,0 +1,1 @@
+"""Model files: their kinds, their metadata, and whether they can be trusted."""
