@@ -1,14 +1,56 @@
-"""Writing outputs: a file appears under its name only when it is complete."""
+"""Reading regular files within limits, and writing outputs that appear only when complete."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from numclip_runtime.errors import UsageError
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading bytes; a pipe, socket or device would make its reader wait.
+
+    Raises:
+        OSError: if it cannot be opened, or is a folder, pipe, socket or device; it names the file.
+    """
+    # A device is not opened at all: opening alone can have an effect. What passes is asked again
+    # once it is open, without waiting for a pipe that took the name meanwhile.
+    _require_regular(os.stat(path).st_mode, path)  # noqa: PTH116
+    flags = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    handle = os.open(path, os.O_RDONLY | flags)
+    try:
+        _require_regular(os.fstat(handle).st_mode, path)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _require_regular(mode: int, path: str | os.PathLike[str]) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "is a pipe, socket or device, not a file", os.fspath(path))
+
+
+def read_limited(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Raises:
+        OSError: as `open_regular`.
+        UsageError: if the file is larger.
+    """
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UsageError(f"{os.fspath(path)}: is larger than {limit:,} bytes, the limit here.")
+    return content
 
 
 @contextmanager
