@@ -31,8 +31,8 @@ ENTRY_POINTS = {"main"}
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "numclip_runtime": (
         ("errors", "system"),
-        ("console", "cuda", "files", "images", "task"),
-        ("calibration",),
+        ("console", "cuda", "files", "task"),
+        ("calibration", "images"),
         ("metadata",),
         ("model_files", "preprocess"),
         ("backends",),

@@ -32,6 +32,7 @@ from numclip_runtime.app.video import Every, is_live
 from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.errors import ImageError, NumclipError, UsageError
 from numclip_runtime.files import require_writable
+from numclip_runtime.images.folder import say_left_out
 from numclip_runtime.pipeline import StreamPlan, plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
 from numclip_runtime.preprocess import ImageLike
@@ -88,6 +89,7 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     """
     options.check()
     source = open_inputs(inputs, every=options.every, null=options.null)
+    say_left_out(source.left_out)
     # One at a time: a single picture, or a camera's newest
     single = source.total == 1 or any(map(is_live, inputs))
     opening = replace(options.opening, optimize_for="latency" if single else "throughput")
