@@ -25,15 +25,17 @@ from numclip_runtime.images.formats import (
 from numclip_runtime.images.signatures import OTHERS, signature
 
 # Pictures and videos that a search leaves out, and says so
-RAW_SUFFIXES = frozenset(
+_RAW = (
     ".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mef .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl"
-    " .sr2 .srf .srw".split()  # noqa: SIM905
+    " .sr2 .srf .srw"
 )
-LEFT_OUT_SUFFIXES = RAW_SUFFIXES | frozenset(
+_OTHER = (
     ".3gp .ai .avi .blp .cur .dcm .dds .djvu .emf .eps .exr .fit .fits .flif .flv .hdr .icns .ico"
     " .jxl .jxr .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .pam .pcx .pdf .pfm .ps .psb .psd .qoi"
-    " .ras .sgi .svg .svgz .tga .vob .wdp .webm .wmf .wmv .x3f .xbm .xcf .xpm".split()  # noqa: SIM905
+    " .ras .sgi .svg .svgz .tga .vob .wdp .webm .wmf .wmv .x3f .xbm .xcf .xpm"
 )
+RAW_SUFFIXES = frozenset(_RAW.split())
+LEFT_OUT_SUFFIXES = RAW_SUFFIXES | frozenset(_OTHER.split())
 # Folders of thumbnails, copies and deleted files, made by macOS, Windows, Synology and QNAP
 RUBBISH = frozenset(
     ("__macosx", "@eadir", "#recycle", "$recycle.bin", "@recycle", "@__thumb", "lost+found")
