@@ -31,7 +31,8 @@ ENTRY_POINTS = {"main"}
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "numclip_runtime": (
         ("errors", "system"),
-        ("console", "cuda", "files", "images", "task"),
+        ("console", "cuda", "fields", "files", "images"),
+        ("task",),
         ("calibration",),
         ("metadata",),
         ("model_files", "preprocess"),
