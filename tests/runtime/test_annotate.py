@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from numclip_runtime import Prediction
+from numclip_runtime import Prediction, Task
 from numclip_runtime.app.annotate import annotated, lines_of
 from tests.runtime.conftest import invoke
 
