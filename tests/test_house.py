@@ -30,7 +30,8 @@ ENTRY_POINTS = {"main"}
 # units of lower floors, in functions and for type checking as well.
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "numclip_runtime": (
-        ("errors", "system"),
+        ("errors", "posix"),
+        ("signals", "system"),
         ("console", "cuda", "fields", "files", "images"),
         ("task",),
         ("calibration",),

@@ -191,6 +191,7 @@ def _lines(path: Path, kind: str) -> Iterator[str]:
 
 @contextmanager
 def readable(path: Path, kind: str) -> Iterator[None]:
+    """Turn an OSError into one sentence about a file of this kind."""
     try:
         yield
     except OSError as error:
