@@ -1,7 +1,7 @@
 """One fuzzing process: `python -m tests.fuzz.child TARGET FINDINGS_FOLDER [libFuzzer's options]`.
 
 An exception that is not a refusal is noted once per place and kept with its input; fuzzing goes on.
-A crash of the interpreter, a hang, or too much memory ends the process, and libFuzzer keeps the input.
+A crash of the interpreter, a hang, or too much memory ends the process; libFuzzer keeps the input.
 """
 
 from __future__ import annotations

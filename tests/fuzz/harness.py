@@ -31,7 +31,7 @@ class Target(Protocol):
     def seeds(self) -> Iterator[bytes]: ...
 
 
-class Finding(AssertionError):
+class FindingError(AssertionError):
     """A reader accepted or said something that it should not."""
 
 
@@ -43,7 +43,7 @@ def refusals() -> Iterator[None]:
     except NumclipError as error:
         text = str(error)
         if not text or len(text) > LONGEST_MESSAGE:
-            raise Finding(f"a message of {len(text)} characters: {text[:200]}") from None
+            raise FindingError(f"a message of {len(text)} characters: {text[:200]}") from None
 
 
 @cache

@@ -94,7 +94,17 @@ def _number(pattern: str, log: str) -> int:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return a line per target, and one per finding."""
-    head = ("target", "executions", "seconds", "places", "MiB", "errors", "crashes", "hangs", "memory")
+    head = (
+        "target",
+        "executions",
+        "seconds",
+        "places",
+        "MiB",
+        "errors",
+        "crashes",
+        "hangs",
+        "memory",
+    )
     rows = [head] + [
         (
             o.target,
@@ -121,7 +131,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the outcomes to this file")
     given = parser.parse_args()
     if unknown := set(given.targets) - set(TARGETS):
-        parser.error(f"no such target: {', '.join(sorted(unknown))}; known are {', '.join(TARGETS)}")
+        parser.error(
+            f"no such target: {', '.join(sorted(unknown))}; known are {', '.join(TARGETS)}"
+        )
     outcomes = []
     for target in given.targets or TARGETS:
         outcomes.append(fuzz(target, given.seconds, given.corpus.resolve()))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.harness import CORPUS, TARGETS, Finding, refusals
+from tests.fuzz.harness import CORPUS, TARGETS, FindingError, refusals
 from tests.fuzz.run import write_seeds
 
 pytest.importorskip("torch")
@@ -41,5 +41,5 @@ def test_a_long_message_is_a_finding() -> None:
 
     with refusals():
         raise UsageError("x: no such file.")
-    with pytest.raises(Finding, match="a message of 5000 characters"), refusals():
+    with pytest.raises(FindingError, match="a message of 5000 characters"), refusals():
         raise UsageError("x" * 5000)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from numclip_runtime.images.decode import decode
-from tests.fuzz.harness import Finding, refusals, written
+from tests.fuzz.harness import FindingError, refusals, written
 
 FUZZED_PIXELS = 1 << 20  # larger pictures are legal, and would only make a fuzzer slow
 DATA = Path(__file__).parents[2] / "data"
@@ -27,7 +27,7 @@ def target(data: bytes) -> None:
         with refusals():
             decoded = decode(path, least=least)
             if decoded.image.mode != "RGB" or 0 in decoded.image.size:
-                raise Finding(f"{decoded.image.mode} of {decoded.image.size}")
+                raise FindingError(f"{decoded.image.mode} of {decoded.image.size}")
             decoded.image.tobytes()
 
 

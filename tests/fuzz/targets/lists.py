@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 
 from numclip_runtime.app.readers import read_paths
-from tests.fuzz.harness import Finding, refusals
+from tests.fuzz.harness import FindingError, refusals
 
 
 def target(data: bytes) -> None:
@@ -14,7 +14,7 @@ def target(data: bytes) -> None:
         with refusals():
             for path in read_paths(io.BytesIO(data), null=null):
                 if not path or "\0" in path:
-                    raise Finding(f"path {path!r}")
+                    raise FindingError(f"path {path!r}")
 
 
 def seeds() -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from numclip_runtime.metadata import METADATA_KEY, ModelMetadata
 from numclip_runtime.model_files.onnx_file import metadata_props
-from tests.fuzz.harness import Finding, refusals
+from tests.fuzz.harness import FindingError, refusals
 
 TINY = Path(__file__).parents[2] / "data/tiny.onnx"
 
@@ -17,7 +17,7 @@ def target(data: bytes) -> None:
     with refusals():
         metadata = ModelMetadata.from_json(data.decode("utf-8", "backslashreplace"))
         if ModelMetadata.from_json(metadata.to_json()) != metadata:
-            raise Finding(f"another one after its round trip: {metadata.to_json()}")
+            raise FindingError(f"another one after its round trip: {metadata.to_json()}")
 
 
 def seeds() -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from numclip.data.readers import read_samples
 from numclip_runtime import Task
-from tests.fuzz.harness import Finding, refusals, scratch, written
+from tests.fuzz.harness import FindingError, refusals, scratch, written
 
 SUFFIXES = (".csv", ".txt", ".parquet")  # by the first byte
 TASK = Task("x", "", (0, 10, 20, 30), ("low", "middle", "high"))
@@ -25,7 +25,7 @@ def target(data: bytes) -> None:
     with refusals():
         for sample in read_samples(path, TASK, group_column=group):
             if not math.isfinite(sample.label) or not TASK.contains(sample.label):
-                raise Finding(f"label {sample.label}")
+                raise FindingError(f"label {sample.label}")
 
 
 def _photo(*names: str) -> None:

@@ -8,7 +8,7 @@ from importlib import resources
 
 from numclip.tasks import load_task, preset_names
 from numclip_runtime import Calibration, Preprocessing, Task
-from tests.fuzz.harness import Finding, refusals, written
+from tests.fuzz.harness import FindingError, refusals, written
 
 TOML, TASK, CALIBRATION, PREPROCESSING = range(4)  # of the first byte: the form of the rest
 
@@ -36,7 +36,7 @@ def target(data: bytes) -> None:
 
 def _check(task: Task) -> None:
     if Task.from_dict(task.to_dict()) != task:
-        raise Finding(f"another one after its round trip: {task}")
+        raise FindingError(f"another one after its round trip: {task}")
     for value in task.bin_values:
         task.bin_of(value)
 
@@ -48,22 +48,28 @@ def seeds() -> Iterator[bytes]:
     yield bytes((TOML,)) + b'name = "x"\nunit = ""\nbin_edges = [-inf, nan, 0x7f, 1e400, 1_0]\n'
     task = Task("x", "kg", (0, 1, 2.5), ("a", "b"), label_offset=3.0, prediction="class")
     yield bytes((TASK,)) + json.dumps(task.to_dict()).encode()
-    yield bytes((CALIBRATION,)) + json.dumps(
-        {
-            "temperature": 1.5,
-            "scale_floor": 0.1,
-            "coverages": [0.5, 0.9],
-            "factors": [0.7, 2.0],
-            "images": 100,
-        }
-    ).encode()
-    yield bytes((PREPROCESSING,)) + json.dumps(
-        {
-            "crop": 8,
-            "resize": 10,
-            "resize_mode": "shortest",
-            "interpolation": "bicubic",
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.5, 0.5, 0.5],
-        }
-    ).encode()
+    yield (
+        bytes((CALIBRATION,))
+        + json.dumps(
+            {
+                "temperature": 1.5,
+                "scale_floor": 0.1,
+                "coverages": [0.5, 0.9],
+                "factors": [0.7, 2.0],
+                "images": 100,
+            }
+        ).encode()
+    )
+    yield (
+        bytes((PREPROCESSING,))
+        + json.dumps(
+            {
+                "crop": 8,
+                "resize": 10,
+                "resize_mode": "shortest",
+                "interpolation": "bicubic",
+                "mean": [0.5, 0.5, 0.5],
+                "std": [0.5, 0.5, 0.5],
+            }
+        ).encode()
+    )
