@@ -96,11 +96,11 @@ def without_broken(
         if len(faults) > NAMED:
             lines.append(f"  and {len(faults) - NAMED} more")
         way_out = "or leave them out with --skip-broken." if kept else "none is left."
-        raise UsageError(
-            f"{len(faults)} of {len(samples)} {name} images are broken:\n"
-            + "\n".join(lines)
-            + f"\nRepair or remove them, {way_out}"
-        )
+        lines.insert(0, f"{len(faults)} of {len(samples)} {name} images are broken:")
+        lines.append(f"Repair or remove them, {way_out}")
+        error = UsageError("\n".join(lines))
+        error.lines = tuple(lines)
+        raise error
     return kept
 
 

@@ -6,6 +6,9 @@ from typing import Any
 class NumclipError(Exception):
     """Base of every error that numclip raises on purpose; names cause, place and remedy."""
 
+    # Of a message that is meant to have several lines; any other line break is part of a name
+    lines: tuple[str, ...] = ()
+
 
 class UsageError(NumclipError, ValueError):
     """An argument, flag or configuration that cannot be used as given."""

@@ -30,6 +30,7 @@ from numclip_runtime.app.records import (
 )
 from numclip_runtime.app.video import Every, is_live
 from numclip_runtime.backends import DEFAULTS, OpenOptions
+from numclip_runtime.console import say
 from numclip_runtime.errors import ImageError, NumclipError, UsageError
 from numclip_runtime.files import require_writable
 from numclip_runtime.pipeline import StreamPlan, plan_stream
@@ -80,7 +81,8 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     """Predict all inputs and write one record each.
 
     Returns:
-        Exit code: 0 all read, 1 some failed, 130 interrupted (finished records are kept).
+        Exit code: 0 all read, 1 some failed, 130, 143 or 129 stopped by a signal (finished records
+        are kept).
 
     Raises:
         NumclipError: wrong use, bad model, missing package.
@@ -125,7 +127,7 @@ def _count(number: int, noun: str) -> str:
 
 def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
-        click.echo(f"Note: {note}", err=True)
+        say(f"Note: {note}")
 
 
 class _Run:
@@ -187,7 +189,7 @@ class _Run:
                 self.failure = error
             with self.interrupt.ends_block(), self.interrupt.held():
                 outputs.close()
-        if self.sample is not None and self.failure is None and not self.interrupt.came:
+        if self.sample is not None and self.failure is None and self.interrupt.came is None:
             with self.interrupt.ends_block():
                 deviation = measure_deviation(
                     self.predictor, self.sample.paths, workers=options.workers or 1
@@ -248,11 +250,11 @@ class _Run:
         of_all = "" if self.source.total is None else f" of {self.source.total}"
         if self.failure is not None:
             if self.options.output is not None:
-                click.echo(f"Stopped: {self.done}{of_all} images done and kept.", err=True)
+                say(f"Stopped: {self.done}{of_all} images done and kept.")
             raise self.failure
-        if self.interrupt.came:
-            click.echo(f"Interrupted: {self.done}{of_all} images done and kept.", err=True)
-            return 130
+        if self.interrupt.came is not None:
+            say(f"{self.interrupt.came.word}: {self.done}{of_all} images done and kept.")
+            return self.interrupt.came.exit_code
         if self.failed:
             click.echo(f"{self.failed} of {self.done} images failed.", err=True)
         return 1 if self.failed else 0
