@@ -30,6 +30,7 @@ from numclip_runtime.app.records import (
 )
 from numclip_runtime.app.video import Every, is_live
 from numclip_runtime.backends import DEFAULTS, OpenOptions
+from numclip_runtime.console import say
 from numclip_runtime.errors import ImageError, NumclipError, UsageError
 from numclip_runtime.files import require_writable
 from numclip_runtime.images.folder import say_left_out
@@ -45,6 +46,7 @@ class RunOptions:
     opening: OpenOptions = DEFAULTS  # of the model; `run` sets `optimize_for` by the inputs
     kind: Format = "jsonl"
     output: Path | None = None  # None: stdout
+    csv_safe: bool = False  # see `RecordWriter`
     annotate: Path | None = None  # folder of annotated copies
     report: Path | None = None  # HTML page
     every: Every | None = None  # frames of videos; None: all
@@ -65,6 +67,8 @@ class RunOptions:
             UsageError: if a file cannot be written, or Parquet would go to stdout.
             MissingDependencyError: if pyarrow is needed and missing.
         """
+        if self.csv_safe and self.kind != "csv":
+            raise UsageError("--csv-safe is about CSV; give --format csv or a name with .csv.")
         if self.kind == "parquet":
             if self.output is None:
                 raise UsageError("Parquet is not text: name a file with --output.")
@@ -81,7 +85,8 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     """Predict all inputs and write one record each.
 
     Returns:
-        Exit code: 0 all read, 1 some failed, 130 interrupted (finished records are kept).
+        Exit code: 0 all read, 1 some failed, 130, 143 or 129 stopped by a signal (finished records
+        are kept).
 
     Raises:
         NumclipError: wrong use, bad model, missing package.
@@ -127,7 +132,7 @@ def _count(number: int, noun: str) -> str:
 
 def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
-        click.echo(f"Note: {note}", err=True)
+        say(f"Note: {note}")
 
 
 class _Run:
@@ -169,7 +174,13 @@ class _Run:
         intervals = self.predictor.calibrated
         with ExitStack() as outputs:
             writer = outputs.enter_context(
-                open_writer(options.output, options.kind, self.task, intervals=intervals)
+                open_writer(
+                    options.output,
+                    options.kind,
+                    self.task,
+                    intervals=intervals,
+                    csv_safe=options.csv_safe,
+                )
             )
             try:
                 with self.interrupt.ends_block():
@@ -189,7 +200,7 @@ class _Run:
                 self.failure = error
             with self.interrupt.ends_block(), self.interrupt.held():
                 outputs.close()
-        if self.sample is not None and self.failure is None and not self.interrupt.came:
+        if self.sample is not None and self.failure is None and self.interrupt.came is None:
             with self.interrupt.ends_block():
                 deviation = measure_deviation(
                     self.predictor, self.sample.paths, workers=options.workers or 1
@@ -227,9 +238,8 @@ class _Run:
                     yield taken.popleft(), result
 
     def _take(self, item: Item, result: Prediction | ImageError, writer: Writer) -> None:
-        if isinstance(result, Prediction) and not math.isfinite(result.value):
-            # e.g. after an fp16 overflow; NaN is not valid JSON
-            result = ImageError(f"{item.path}: the model gives no number, but {result.value}.")
+        if isinstance(result, Prediction) and (fault := _not_finite(result)):
+            result = ImageError(f"{item.path}: {fault}")
         record = record_of(item.path, result, frame=item.frame, time_s=item.time_s)
         writer.write(record)
         self.done += 1
@@ -250,14 +260,28 @@ class _Run:
         of_all = "" if self.source.total is None else f" of {self.source.total}"
         if self.failure is not None:
             if self.options.output is not None:
-                click.echo(f"Stopped: {self.done}{of_all} images done and kept.", err=True)
+                say(f"Stopped: {self.done}{of_all} images done and kept.")
             raise self.failure
-        if self.interrupt.came:
-            click.echo(f"Interrupted: {self.done}{of_all} images done and kept.", err=True)
-            return 130
+        if self.interrupt.came is not None:
+            say(f"{self.interrupt.came.word}: {self.done}{of_all} images done and kept.")
+            return self.interrupt.came.exit_code
         if self.failed:
             click.echo(f"{self.failed} of {self.done} images failed.", err=True)
         return 1 if self.failed else 0
+
+
+def _not_finite(prediction: Prediction) -> str | None:
+    """Return a sentence if a number is NaN or infinite, e.g. by an fp16 overflow; JSON has none."""
+    if not math.isfinite(prediction.value):
+        return f"the model gives no number, but {prediction.value}."
+    for name, numbers in (
+        ("a probability", prediction.bin_probs.values()),
+        ("an end of the interval", prediction.interval or ()),
+    ):
+        for number in numbers:
+            if not math.isfinite(number):
+                return f"the model gives {number} as {name}."
+    return None
 
 
 def _progress_file(output: Path | None) -> IO[str] | None:

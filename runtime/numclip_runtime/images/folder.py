@@ -12,8 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
-import click
-
+from numclip_runtime.console import say
 from numclip_runtime.errors import UsageError
 from numclip_runtime.images.formats import (
     AVIF_WAY_OUT,
@@ -75,7 +74,7 @@ class LeftOut(Counter[str]):
 def say_left_out(left_out: LeftOut) -> None:
     """Print to stderr what a search did not take, if anything."""
     if left_out:
-        click.echo(f"Note: {left_out}.", err=True)
+        say(f"Note: {left_out}.")
 
 
 def find_images(
