@@ -11,7 +11,6 @@ Source:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from numclip_runtime.errors import UsageError
-from numclip_runtime.task import Task
+from numclip_runtime.fields import read_fields
+from numclip_runtime.task import LARGEST, Task
 
 DEFAULT_COVERAGE = 0.9  # of the interval that a Prediction carries
 
@@ -43,21 +43,24 @@ class Calibration:
 
     def __post_init__(self) -> None:
         for name in ("temperature", "scale_floor"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"calibration: {name} must be above 0 and finite.")
+            if not 1 / LARGEST <= getattr(self, name) <= LARGEST:
+                raise UsageError(
+                    f"{name} must be above 0 and finite ({1 / LARGEST:g} to {LARGEST:g})."
+                )
+        if self.images < 0:
+            raise UsageError("images must be at least 0.")
         if len(self.coverages) != len(self.factors):
             raise UsageError(
-                f"calibration: {len(self.coverages)} coverages need as many factors, "
-                f"got {len(self.factors)}."
+                f"{len(self.coverages)} coverages need as many factors, got {len(self.factors)}."
             )
         if list(self.coverages) != sorted(set(self.coverages)) or not all(
             0 < coverage < 1 for coverage in self.coverages
         ):
-            raise UsageError("calibration: coverages must ascend, each between 0 and 1.")
+            raise UsageError("coverages must ascend, each between 0 and 1.")
         if list(self.factors) != sorted(self.factors) or not all(
-            0 <= factor < math.inf for factor in self.factors
+            0 <= factor <= LARGEST for factor in self.factors
         ):
-            raise UsageError("calibration: factors must not descend, each finite and at least 0.")
+            raise UsageError("factors must not descend, each finite and at least 0.")
 
     def intervals(
         self,
@@ -93,13 +96,7 @@ class Calibration:
         Raises:
             UsageError: if a field is missing, unknown, of another type or out of range.
         """
-        try:
-            values: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
-            }
-            return cls(**values)
-        except (AttributeError, TypeError) as error:
-            raise UsageError(f"calibration: {error}.") from None
+        return read_fields(cls, data, "calibration")
 
 
 def bin_centres(task: Task) -> Array:

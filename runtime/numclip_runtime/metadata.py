@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from numclip_runtime.calibration import Calibration
 from numclip_runtime.errors import ModelError, UsageError
+from numclip_runtime.fields import parse_json, read_fields, shown
 from numclip_runtime.task import Task
 
 SCHEMA_VERSION = 1
@@ -26,6 +27,8 @@ Precision = Literal["fp32", "fp16", "int8"]
 Interpolation = Literal["bilinear", "bicubic"]
 ResizeMode = Literal["squash", "shortest"]
 InputKind = Literal["float32", "uint8"]
+
+LARGEST_SIDE = 4096  # pixels of a resized image: 50 MB; networks have up to 1,024
 
 
 @dataclass(frozen=True)
@@ -45,26 +48,28 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.resize:
-            raise UsageError(
-                f"preprocessing: crop ({self.crop}) must be between 1 and resize ({self.resize})."
-            )
+            raise UsageError(f"crop ({self.crop}) must be between 1 and resize ({self.resize}).")
+        if self.resize > LARGEST_SIDE:
+            raise UsageError(f"resize ({self.resize}) must be at most {LARGEST_SIDE} pixels.")
         if self.resize_mode not in get_args(ResizeMode):
-            raise UsageError(f"preprocessing: unknown resize_mode {self.resize_mode!r}.")
+            raise UsageError(f"unknown resize_mode {shown(self.resize_mode)}.")
         if self.interpolation not in get_args(Interpolation):
-            raise UsageError(f"preprocessing: unknown interpolation {self.interpolation!r}.")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UsageError("preprocessing: mean and std need 3 numbers each, std above 0.")
+            raise UsageError(f"unknown interpolation {shown(self.interpolation)}.")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise UsageError("mean and std need 3 numbers each.")
+        if not all(abs(mean) <= 1e6 for mean in self.mean):
+            raise UsageError("mean must be made of finite numbers, at most 1e+06 in size.")
+        if not all(1e-6 <= std <= 1e6 for std in self.std):
+            raise UsageError("std must be made of finite numbers above 0, 1e-06 to 1e+06.")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
-        """Build from plain data (lists become tuples)."""
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
-        }
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise UsageError(f"preprocessing: {error}.") from None
+        """Build from plain data (lists become tuples).
+
+        Raises:
+            UsageError: if a field is unknown, of another type or out of range.
+        """
+        return read_fields(cls, data, "preprocessing")
 
 
 @dataclass(frozen=True)
@@ -110,27 +115,41 @@ class ModelMetadata:
             ModelError: if the text is not metadata, or of a schema this version cannot read.
         """
         try:
-            data = json.loads(text)
-            version = data.pop("schema_version")
-        except (ValueError, AttributeError, KeyError, TypeError):
+            data = parse_json(text)
+        except ValueError as error:
+            raise _unreadable(source, str(error)) from None
+        return cls.from_dict(data, source=source)
+
+    @classmethod
+    def from_dict(cls, data: object, *, source: str = "model") -> ModelMetadata:
+        """Read the plain data that `to_json` wrote as JSON.
+
+        Args:
+            data: Fields and their values, schema version included.
+            source: File named in errors.
+
+        Raises:
+            ModelError: if the data are not metadata, or of a schema this version cannot read.
+        """
+        if not isinstance(data, Mapping) or "schema_version" not in data:
+            raise _unreadable(source, "they have no schema_version")
+        version = data["schema_version"]
+        if isinstance(version, bool) or version != SCHEMA_VERSION:
             raise ModelError(
-                f"{source}: its numclip metadata cannot be read; export the model again."
-            ) from None
-        if version != SCHEMA_VERSION:
-            raise ModelError(
-                f"{source}: metadata schema {version!r} is unknown, this numclip reads "
+                f"{source}: metadata schema {shown(version)} is unknown, this numclip reads "
                 f"schema {SCHEMA_VERSION}; update numclip or export the model again."
             )
         try:
-            data["task"] = Task.from_dict(data["task"])
-            data["preprocessing"] = Preprocessing.from_dict(data["preprocessing"])
-            if data.get("calibration") is not None:
-                data["calibration"] = Calibration.from_dict(data["calibration"])
-            if data.get("input", "float32") not in get_args(InputKind):
-                raise UsageError(f"unknown kind of input {data['input']!r}")
-            data["fp32_nodes"] = tuple(data.get("fp32_nodes", ()))
-            return cls(**data)
-        except (KeyError, TypeError, AttributeError, UsageError) as error:
+            plain = {key: value for key, value in data.items() if key != "schema_version"}
+            return read_fields(cls, plain, "metadata")
+        except UsageError as error:
+            reason = str(error).removesuffix(".")
             raise ModelError(
-                f"{source}: incomplete numclip metadata ({error}); export the model again."
+                f"{source}: incomplete numclip metadata ({reason}); export the model again."
             ) from None
+
+
+def _unreadable(source: str, reason: str) -> ModelError:
+    return ModelError(
+        f"{source}: its numclip metadata cannot be read ({reason}); export the model again."
+    )

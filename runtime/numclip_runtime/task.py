@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from numclip_runtime.errors import UsageError
+from numclip_runtime.fields import read_fields, shown
 
 # The headline number: the fine regressor's, that of the most probable bin, or the mean of the
 # bins' numbers weighted by their probabilities. A bin's number: see `Task.bin_values`.
 PredictionKind = Literal["regressor", "class", "expected"]
+
+MAX_BINS = 1_000  # each is a pass of the text tower when a checkpoint is loaded
+LARGEST = 1e30  # of a number in label units, in size; float32 ends at 3.4e38
 
 
 @dataclass(frozen=True)
@@ -32,32 +35,42 @@ class Task:
     prediction: PredictionKind = "regressor"  # meaning of the model's `values`
 
     def __post_init__(self) -> None:
-        where = f"task {self.name!r}"
+        where = f"task {shown(self.name)}"
         if not self.name or not self.name.replace("-", "").replace("_", "").isalnum():
             raise UsageError(
                 f"{where}: 'name' must be one word of letters, digits, '-' or '_' (such as 'age')."
             )
         if len(self.phrases) < 2:
             raise UsageError(f"{where}: needs at least 2 phrases, got {len(self.phrases)}.")
+        if len(self.phrases) > MAX_BINS:
+            raise UsageError(
+                f"{where}: {len(self.phrases):,} phrases; at most {MAX_BINS:,} are possible."
+            )
         if len(self.bin_edges) != len(self.phrases) + 1:
             raise UsageError(
                 f"{where}: {len(self.phrases)} phrases need {len(self.phrases) + 1} bin_edges "
                 f"(lower edge of each bin, then the upper end), got {len(self.bin_edges)}."
             )
-        if not all(math.isfinite(edge) for edge in (*self.bin_edges, self.label_offset)):
-            raise UsageError(f"{where}: bin_edges and label_offset must be finite numbers.")
+        if not all(abs(edge) <= LARGEST for edge in (*self.bin_edges, self.label_offset)):
+            raise UsageError(
+                f"{where}: bin_edges and label_offset must be finite numbers, at most "
+                f"{LARGEST:g} in size."
+            )
         if any(a >= b for a, b in zip(self.bin_edges, self.bin_edges[1:], strict=False)):
             raise UsageError(
-                f"{where}: bin_edges must be strictly increasing, got {list(self.bin_edges)}."
+                f"{where}: bin_edges must be strictly increasing, got {list(self.bin_edges[:20])}."
             )
         if any(not phrase.strip() for phrase in self.phrases):
             raise UsageError(f"{where}: a phrase is empty.")
         if len(set(self.phrases)) != len(self.phrases):
-            raise UsageError(f"{where}: phrases must differ from each other: {self.phrases}.")
+            twice = next(p for i, p in enumerate(self.phrases) if p in self.phrases[:i])
+            raise UsageError(
+                f"{where}: phrases must differ from each other, {shown(twice)} comes twice."
+            )
         if self.prediction not in get_args(PredictionKind):
             raise UsageError(
                 f"{where}: 'prediction' must be one of {', '.join(get_args(PredictionKind))}, "
-                f"got {self.prediction!r}."
+                f"got {shown(self.prediction)}."
             )
 
     @property
@@ -138,28 +151,9 @@ class Task:
             source: Where the data came from; named in errors.
 
         Raises:
-            UsageError: if a field is unknown, missing or of another type.
+            UsageError: if a field is unknown, missing, of another type, or malformed.
         """
-        known = {field.name: field for field in fields(cls)}
-        if unknown := sorted(set(data) - set(known)):
-            raise UsageError(f"{source}: unknown field(s) {unknown}; known are {sorted(known)}.")
-        required = ("name", "unit", "bin_edges", "phrases")
-        if missing := [name for name in required if name not in data]:
-            raise UsageError(f"{source}: missing field(s) {missing}.")
-        values = dict(data)
-        for name in ("name", "unit", "context", "prediction"):
-            if name in values and not isinstance(values[name], str):
-                raise UsageError(f"{source}: '{name}' must be text, got {values[name]!r}.")
-        values["phrases"] = _texts(values["phrases"], f"{source}: 'phrases'")
-        values["bin_edges"] = _numbers(values["bin_edges"], f"{source}: 'bin_edges'")
-        if "label_offset" in values:
-            (values["label_offset"],) = _numbers(
-                [values["label_offset"]], f"{source}: 'label_offset'"
-            )
-        try:
-            return cls(**values)
-        except UsageError as error:
-            raise UsageError(f"{source}: {error}") from None
+        return read_fields(cls, data, source)
 
 
 def as_written(number: float) -> str:
@@ -169,17 +163,3 @@ def as_written(number: float) -> str:
 
 def _is_one_number(low: float, high: float) -> bool:
     return low == round(low) and high - low == 1
-
-
-def _texts(value: object, where: str) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-        raise UsageError(f"{where} must be a list of texts, got {value!r}.")
-    return tuple(value)
-
-
-def _numbers(value: object, where: str) -> tuple[float, ...]:
-    if not isinstance(value, (list, tuple)) or not all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) for v in value
-    ):
-        raise UsageError(f"{where} must be made of numbers, got {value!r}.")
-    return tuple(float(v) for v in value)

@@ -67,7 +67,9 @@ def test_json_is_compact_plain_text_with_a_version() -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"text"', "7", "null", "{}", '{"task": 1}'])
 def test_garbage(text: str) -> None:
-    with pytest.raises(ModelError, match=r"^a\.onnx: its numclip metadata cannot be read; export"):
+    with pytest.raises(
+        ModelError, match=r"^a\.onnx: its numclip metadata cannot be read \(.+\); export"
+    ):
         ModelMetadata.from_json(text, source="a.onnx")
 
 
@@ -82,7 +84,9 @@ def test_unknown_schema(version: object) -> None:
 def test_missing_field(name: str) -> None:
     data = plain()
     del data[name]
-    with pytest.raises(ModelError, match=rf"incomplete numclip metadata \('{name}'\)"):
+    with pytest.raises(
+        ModelError, match=rf"incomplete numclip metadata \(.*missing field\(s\) \['{name}'\]\)"
+    ):
         ModelMetadata.from_json(json.dumps(data))
 
 
@@ -91,12 +95,21 @@ def test_missing_field(name: str) -> None:
     [
         ({"surprise": 1}, "surprise"),
         ({"task": None}, "metadata"),
-        ({"task": []}, "missing field"),
+        ({"task": []}, "'task': must be a table of fields, got a list of 0"),
         ({"task": {"name": "age"}}, "missing field"),
         ({"preprocessing": []}, "metadata"),
         ({"preprocessing": {"crop": 8, "zoom": 2}}, "zoom"),
-        ({"preprocessing": {"crop": "8"}}, "not supported between"),
-        ({"preprocessing": {"mean": None}}, "NoneType"),
+        ({"preprocessing": {"crop": "8"}}, "'crop' must be a whole number .*, got '8'"),
+        ({"preprocessing": {"crop": True}}, "'crop' must be a whole number .*, got True"),
+        ({"preprocessing": {"mean": None}}, "'mean' must be a list of numbers, got None"),
+        ({"preprocessing": {"mean": [0.1, 0.2]}}, "'mean' must have 3 numbers, got 2"),
+        ({"verified": 1}, "'verified' must be true or false, got 1"),
+        ({"precision": "fp8"}, "'precision' must be one of fp32, fp16, int8, got 'fp8'"),
+        ({"input": ["uint8"]}, "'input' must be text, got a list of 1"),
+        ({"parity": {"fp32_mean": "small"}}, "'parity', 'fp32_mean' must be a number"),
+        ({"parity": [1]}, "'parity' must be a table, got a list of 1"),
+        ({"versions": {"torch": 2}}, "'versions', 'torch' must be text, got 2"),
+        ({"fp32_nodes": "head"}, "'fp32_nodes' must be a list of texts, got 'head'"),
     ],
 )
 def test_wrong_field(changes: dict[str, Any], message: str) -> None:
@@ -109,11 +122,15 @@ def test_wrong_field(changes: dict[str, Any], message: str) -> None:
     [
         ({"crop": 0}, r"crop \(0\) must be between 1 and resize \(256\)"),
         ({"crop": 257}, r"crop \(257\) must be between"),
+        ({"resize": 20_000}, r"resize \(20000\) must be at most 4096 pixels"),
         ({"resize_mode": "stretch"}, "unknown resize_mode 'stretch'"),
         ({"interpolation": "nearest"}, "unknown interpolation 'nearest'"),
         ({"mean": (0.5,)}, "3 numbers each"),
         ({"std": (0.5, 0.5)}, "3 numbers each"),
-        ({"std": (0.5, 0.0, 0.5)}, "std above 0"),
+        ({"std": (0.5, 0.0, 0.5)}, "std must be made of finite numbers above 0"),
+        ({"std": (0.5, -1.0, 0.5)}, "std must be made of finite numbers above 0"),
+        ({"std": (0.5, float("nan"), 0.5)}, "std must be made of finite numbers above 0"),
+        ({"mean": (0.5, float("inf"), 0.5)}, "mean must be made of finite numbers"),
     ],
 )
 def test_preprocessing_out_of_range(changes: dict[str, Any], message: str) -> None:

@@ -12,11 +12,12 @@ import mmap
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from numclip_runtime.errors import ModelError, UsageError
+from numclip_runtime.fields import parse_json, read_fields
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_files.onnx_file import no_metadata
 
@@ -31,6 +32,7 @@ MARKER = b"numclip-plan/"
 # TensorRT-RTX 1.4 to 1.7 write. Both keep the version in bytes 24 to 27.
 MAGIC: dict[bytes, Builder] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
 HEADER_BYTES = 28
+LARGEST_BATCH = 65_536  # images; a lane's buffers for them are made when the plan is opened
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,21 @@ class EngineFacts:
     # "head-without-gemm"
     flags: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch <= LARGEST_BATCH:
+            raise UsageError(
+                f"batches {self.min_batch}, {self.opt_batch}, {self.max_batch} must ascend from 1 "
+                f"to at most {LARGEST_BATCH:,}."
+            )
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EngineFacts:
-        """Build from plain data (lists become tuples; fields unknown here are left out)."""
-        known = {field.name for field in fields(cls)}
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known
-        }
-        return cls(**values)
+        """Build from plain data (lists become tuples; fields unknown here are left out).
+
+        Raises:
+            UsageError: if a field is missing, of another type or out of range.
+        """
+        return read_fields(cls, data, "engine", newer=True)
 
 
 @dataclass(frozen=True)
@@ -107,16 +116,18 @@ def read_plan_metadata(path: Path) -> PlanInfo:
     except OSError as error:
         raise ModelError(f"{path}: cannot read this plan ({error.strerror}).") from None
     try:
-        plain = json.loads(text)
+        plain = parse_json(text)
+        if not isinstance(plain, dict) or not {"model", "engine"} <= plain.keys():
+            raise ValueError("they lack the model or the engine")
         engine = EngineFacts.from_dict(plain["engine"])
-        model = json.dumps(plain["model"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError as error:  # a UsageError, too
+        reason = str(error).removesuffix(".")
         raise ModelError(
-            f"{path}: its numclip metadata cannot be read; build it again from the ONNX file."
+            f"{path}: its numclip metadata cannot be read ({reason}); build it again from the ONNX "
+            "file."
         ) from None
-    return PlanInfo(
-        builder, version, size, ModelMetadata.from_json(model, source=str(path)), engine
-    )
+    metadata = ModelMetadata.from_dict(plain["model"], source=str(path))
+    return PlanInfo(builder, version, size, metadata, engine)
 
 
 def _read_header(header: bytes, size: int, path: Path) -> tuple[Builder, str | None]:
