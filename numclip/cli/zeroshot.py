@@ -47,7 +47,7 @@ def main(
 
         check_output(output)
         require_writable(output)
-        inputs = (task, backbone, pretrained, *([] if val is None else [val]))
+        inputs = (task, backbone, pretrained, *([] if val is None else [str(val)]))
         refuse_overwriting(output, inputs, "an input")
         untrained = zero_shot(load_task(task), backbone, pretrained, quick_gelu=quick_gelu)
         checkpoint, line = calibrate_on(untrained, val, root)
