@@ -114,7 +114,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
         "state_dict": {k: v.detach().cpu() for k, v in checkpoint.model.state_dict().items()},
     }
-    with atomic_path(path) as temporary:
+    with atomic_path(path, sync=True) as temporary:
         if path.suffix == SAFETENSORS:
             write_safetensors(temporary, content)
         else:
