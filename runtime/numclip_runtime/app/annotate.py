@@ -21,7 +21,13 @@ KEPT_SUFFIXES = frozenset((".jpg", ".jpeg", ".png"))  # other kinds become name.
 LONGEST_JPEG = 65_500  # pixels of a side; the copies of larger pictures become name.jpg.png
 MOST_NOTES = 5
 MOST_CHARACTERS = 120  # of a line; phrases have up to thousands
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # the next copy would fail as well
+_DISK = (
+    errno.ENOSPC,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    getattr(errno, "EDQUOT", None),
+)  # the next copy would fail as well
 SMALLEST = 12  # pixels of the small lines; smaller text cannot be read
 LINE_SHARE = 1 / 26  # height of a small line, relative to the picture's mean side
 # For phrases with characters beyond Pillow's own font, which is ASCII

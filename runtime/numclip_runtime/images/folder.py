@@ -21,7 +21,7 @@ from numclip_runtime.images.formats import (
     open_source,
     reads_avif,
 )
-from numclip_runtime.images.signatures import OTHERS, signature
+from numclip_runtime.images.signatures import FOREIGN, signature
 
 # Pictures and videos that a search leaves out, and says so
 _RAW = (
@@ -62,12 +62,12 @@ class LeftOut(Counter[str]):
         if "" in self:
             ways_out.append("name files without a suffix directly, or by a pattern")
         ways_out += [
-            f"{kind[1:].upper()}: {OTHERS[kind[1:].upper()][1]}"
+            f"{kind[1:].upper()}: {FOREIGN[kind[1:].upper()][1]}"
             for kind in (".jxl", ".psd", ".pdf", ".svg")
             if kind in self
         ]
         if self.keys() & RAW_SUFFIXES:
-            ways_out.append(f"raw photos: {OTHERS['RAW'][1]}")
+            ways_out.append(f"raw photos: {FOREIGN['RAW'][1]}")
         return f"left out: {', '.join(kinds)}" + "".join(f"; {way_out}" for way_out in ways_out)
 
 
@@ -209,7 +209,7 @@ def _is_picture(entry: os.DirEntry[str]) -> bool:
             kind = signature(file.read(512))
     except OSError:
         return False
-    return bool(kind) and kind not in OTHERS
+    return bool(kind) and kind not in FOREIGN
 
 
 def _matches(pattern: str, unreadable: Unreadable) -> Iterator[str]:

@@ -28,7 +28,7 @@ from numclip_runtime.images.memory import (
     check_memory,
     check_whole_file,
 )
-from numclip_runtime.images.signatures import OTHERS, signature, tiff_entries
+from numclip_runtime.images.signatures import FOREIGN, signature, tiff_entries
 
 # Most bytes read before the pixels: metadata. A GIF's or PNM's take quadratic or bytewise loops.
 _MAX_HEADER = {"GIF": 1 << 20, "PPM": 1 << 20, "BMP": 1 << 20}
@@ -174,7 +174,7 @@ def foreign(kind: str) -> str:
     """Return why a file of this kind is not read, for the end of a sentence about it."""
     if not kind:
         return "not an image that Pillow can read"
-    name, way_out = OTHERS[kind]
+    name, way_out = FOREIGN[kind]
     article = "an" if name[0] in "AEFHILMNORSX" and name[:2].isupper() else "a"
     return f"is {article} {name}; {way_out or f'numclip reads {READ}'}"
 
