@@ -124,7 +124,7 @@ def signature(head: bytes) -> str:
     """
     for start, kind in _BY_FIRST.get(head[0], ()) if head else ():
         if head.startswith(start):
-            return kind
+            return "RAW" if kind == "TIFF" and head[8:10] == b"CR" else kind  # Canon's CR2
     if head[4:8] == b"ftyp":
         return _by_brand(head)
     if head[:4] == b"RIFF":
