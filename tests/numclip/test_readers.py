@@ -237,7 +237,11 @@ def test_a_folder_holds_the_same_as_in_prediction(tmp_path: Path) -> None:
     """Hidden and rubbish entries are no bins, and what a phone's copy leaves there no images."""
     image = Image.new("RGB", (8, 8))
     names = ("20/a.jfif", "20/b.MPO", "20/deep/c.apng", "60/d.jpg")
-    rubbish = ("20/._a.jfif", "20/.ipynb_checkpoints/a.jpg", "60/@eaDir/d.jpg/x.jpg")
+    rubbish: tuple[str, ...] = (
+        "20/._a.jfif",
+        "20/.ipynb_checkpoints/a.jpg",
+        "60/@eaDir/d.jpg/x.jpg",
+    )
     rubbish += ("__MACOSX/20/._a.jpg", "@eaDir/a.jpg", "lost+found/a.jpg", ".hidden/a.jpg")
     for name in (*names, *rubbish, "60/e.cr2"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

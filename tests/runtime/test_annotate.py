@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from numclip_runtime import Prediction, Task
+from numclip_runtime import Prediction, Predictor, Task
 from numclip_runtime.app.annotate import Annotator, annotated, lines_of
 from numclip_runtime.app.copy_names import inside
 from tests.runtime.conftest import invoke

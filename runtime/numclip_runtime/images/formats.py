@@ -183,7 +183,7 @@ def reads_avif() -> bool:
     """Return whether this Pillow reads AVIF; its wheels do since 11.3."""
     from PIL import features
 
-    return bool(features.check("avif"))
+    return "avif" in features.modules and bool(features.check("avif"))
 
 
 @cache
