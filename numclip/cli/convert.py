@@ -10,7 +10,7 @@ import click
 from numclip.cli.options import CALIBRATION_OPTIONS
 from numclip.model.model_config import PromptKind, RankInterpolation
 from numclip_runtime import __version__
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error, visible
 from numclip_runtime.errors import require
 
 
@@ -62,7 +62,7 @@ def main(source: Path, output: Path, val: Path | None, root: Path | None, **give
     config = checkpoint.model.config
     click.echo(
         f"{output}: {checkpoint.task.num_bins} bins from {edges[0] + offset:g} to "
-        f"{edges[-1] + offset:g} {checkpoint.task.unit}".rstrip()
+        f"{edges[-1] + offset:g} {visible(checkpoint.task.unit)}".rstrip()
         + f", label offset {offset:g}, regressor {config.regressor}"
         + (
             f", {config.prompts.rank_interpolation} interpolation of "

@@ -26,7 +26,7 @@ from numclip.model.preprocessing import PreprocessingConfig
 from numclip.training.config import LearningRates, TrainConfig
 from numclip.training.run import TrainOptions, train
 from numclip_runtime import __version__
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error, visible
 from numclip_runtime.errors import require
 
 MODEL_OPTIONS = add(
@@ -126,7 +126,7 @@ def main(**given: Any) -> None:
         result = train(options)
     if result is None:
         return
-    unit = options.task.unit
+    unit = visible(options.task.unit)
     click.echo(f"{options.output}: validation {_line(result.checkpoint.metrics, unit)}")
     click.echo(result.calibration)
     if result.test is not None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from numclip.data.samples import Sample
 from numclip_runtime import ImageError, Task, UsageError
-from numclip_runtime.console import columns
+from numclip_runtime.console import columns, visible
 from numclip_runtime.files import sha256
 from numclip_runtime.images.decode import image_error
 from numclip_runtime.preprocess import load_rgb
@@ -157,7 +157,8 @@ def balance_table(sets: Mapping[str, Sequence[Sample]], task: Task, *, bar: str 
         name: Counter(task.bin_of(sample.label) for sample in samples)
         for name, samples in sets.items()
     }
-    table = [("bin", *task.phrases), (task.unit or "label", *label_ranges(task))]
+    phrases = map(visible, task.phrases)
+    table = [("bin", *phrases), (visible(task.unit) or "label", *label_ranges(task))]
     table += [
         (f"{name:>6}", *(_cell(count, k, bar) for k in range(task.num_bins)))
         for name, count in counts.items()
@@ -191,7 +192,8 @@ def summary(name: str, samples: Sequence[Sample], task: Task) -> str:
     """Return one line: number of images, range of labels, several annotators if any."""
     labels = [sample.label for sample in samples]
     line = (
-        f"{name}: {len(samples)} images, labels {min(labels):g} to {max(labels):g} {task.unit}"
+        f"{name}: {len(samples)} images, labels {min(labels):g} to {max(labels):g} "
+        f"{visible(task.unit)}"
     ).rstrip()
     several = sum(1 for sample in samples if sample.annotations)
     return f"{line}, {several} with several annotators" if several else line

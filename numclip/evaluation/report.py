@@ -11,6 +11,7 @@ from typing import Any
 from numclip.evaluation.predictions import EvaluationSource, Predictions
 from numclip_runtime import Task, UsageError
 from numclip_runtime.calibration import DEFAULT_COVERAGE
+from numclip_runtime.console import visible
 from numclip_runtime.files import atomic_text
 
 WIDTH = 46  # of the words before a number
@@ -73,7 +74,7 @@ def table(metrics: dict[str, Any], task: Task) -> str:
         metrics: Return value of `evaluate_predictions`.
         task: Gives the unit.
     """
-    unit = f" {task.unit}" if task.unit else ""
+    unit = f" {visible(task.unit)}" if task.unit else ""
     lines = [f"{name:<{WIDTH}} {text}" for name, text in _rows(metrics, unit)]
     return "\n".join([*lines, "", *_per_bin(metrics["per_bin"])])
 
@@ -111,6 +112,7 @@ def _rows(metrics: dict[str, Any], unit: str) -> Iterator[tuple[str, str]]:
 
 def _per_bin(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Yield a table with a line per bin; a bin without images shows a dash."""
+    rows = [row | {"bin": visible(row["bin"])} for row in rows]
     longest = max(3, *(len(row["bin"]) for row in rows))
     columns = [("MAE", "mae", ".2f"), ("bias", "bias", "+.2f"), ("right", "acc_max", ".1%")]
     if any(row["coverage"] is not None for row in rows):
