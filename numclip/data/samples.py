@@ -11,6 +11,7 @@ from numclip.data.numbers import MAX_ANNOTATIONS, grouped, is_like_number, numbe
 from numclip_runtime import Task, UsageError
 from numclip_runtime.fields import shown
 from numclip_runtime.files import atomic_text
+from numclip_runtime.task import as_written
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,14 @@ def _label(text: object, task: Task, where: str) -> float:
     if not task.contains(label):
         classes = task.labels_are_classes
         raise UsageError(
-            f"{where}: the label {label:g} is outside the task's "
-            f"{'classes' if classes else 'range'} {low:g} to {high - classes:g}; "
+            f"{where}: the label {as_written(label)} is outside the task's "
+            f"{'classes' if classes else 'range'} {as_written(low)} to "
+            f"{as_written(high - classes)}; "
             f"correct it, or widen bin_edges of task {task.name!r}."
         )
     if task.prediction == "class" and task.labels_are_classes and not (label - low).is_integer():
         raise UsageError(
-            f"{where}: the label {label:g} is between the classes of task {task.name!r}; "
+            f"{where}: the label {as_written(label)} is between the classes of task {task.name!r}; "
             "correct it, or predict numbers between them with --prediction expected."
         )
     return label

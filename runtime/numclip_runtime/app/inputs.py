@@ -44,6 +44,7 @@ class Inputs:
     ready: Iterator[Iterator[Item]]
     total: int | None  # items, if known beforehand
     close: Callable[[], None] = lambda: None
+    files: Sequence[str] = ()  # paths of the items that are known beforehand
 
 
 def open_inputs(inputs: Sequence[str], *, every: Every | None = None, null: bool = False) -> Inputs:
@@ -72,14 +73,15 @@ def open_inputs(inputs: Sequence[str], *, every: Every | None = None, null: bool
 
     parts = [_from_list(null) if item == LIST else list(_expand(item)) for item in inputs]
     known = [item for part in parts if isinstance(part, list) for item in part]
-    videos = any(is_video(item.path) for item in known)
+    files = [item.path for item in known]
+    videos = any(map(is_video, files))
     if videos:
         import_av()
     items = _pictures((item for part in parts for item in part), every)
     if LIST not in inputs:
-        return Inputs(iter([items]), None if videos else len(known))
+        return Inputs(iter([items]), None if videos else len(known), files=files)
     reader = BackgroundReader(items)
-    return Inputs(reader.ready(), None, reader.close)
+    return Inputs(reader.ready(), None, reader.close, files)
 
 
 def _expand(item: str) -> Iterator[Item]:
