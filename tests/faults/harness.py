@@ -297,10 +297,8 @@ def _is_hidden(name: str) -> bool:
 def _may_vanish(command: Command, name: str) -> bool:
     """Return whether a command deletes such a file: resume files, checksums of old artefacts."""
     return (
-        (_is_output(command, name)
-        and name.endswith((".ckpt", ".sha256", ".onnx", "/", ".md")))
-        or (command.name == "export" and _is_output(command, name))
-    )
+        _is_output(command, name) and name.endswith((".ckpt", ".sha256", ".onnx", "/", ".md"))
+    ) or (command.name == "export" and _is_output(command, name))
 
 
 def _lost_records(command: Command, result: Result, folder: Path, photos: int) -> list[str]:
