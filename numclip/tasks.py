@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from numclip.data.samples import number
+from numclip.data.numbers import number
 from numclip_runtime import Task, UsageError
 
 if sys.version_info >= (3, 11):

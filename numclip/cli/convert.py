@@ -12,6 +12,7 @@ from numclip.model.model_config import PromptKind, RankInterpolation
 from numclip_runtime import __version__
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import require
+from numclip_runtime.task import as_written
 
 
 @click.command(context_settings=SETTINGS)
@@ -61,9 +62,9 @@ def main(source: Path, output: Path, val: Path | None, root: Path | None, **give
     edges, offset = checkpoint.task.bin_edges, checkpoint.task.label_offset
     config = checkpoint.model.config
     click.echo(
-        f"{output}: {checkpoint.task.num_bins} bins from {edges[0] + offset:g} to "
-        f"{edges[-1] + offset:g} {checkpoint.task.unit}".rstrip()
-        + f", label offset {offset:g}, regressor {config.regressor}"
+        f"{output}: {checkpoint.task.num_bins} bins from {as_written(edges[0] + offset)} to "
+        f"{as_written(edges[-1] + offset)} {checkpoint.task.unit}".rstrip()
+        + f", label offset {as_written(offset)}, regressor {config.regressor}"
         + (
             f", {config.prompts.rank_interpolation} interpolation of "
             f"{config.prompts.num_base_ranks} base ranks"

@@ -25,8 +25,8 @@ from numclip.model.model_config import PromptConfig
 from numclip.model.preprocessing import PreprocessingConfig
 from numclip.training.config import LearningRates, TrainConfig
 from numclip.training.run import TrainOptions, train
-from numclip_runtime import __version__
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime import Task, __version__
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error, visible
 from numclip_runtime.errors import require
 
 MODEL_OPTIONS = add(
@@ -126,16 +126,16 @@ def main(**given: Any) -> None:
         result = train(options)
     if result is None:
         return
-    unit = options.task.unit
-    click.echo(f"{options.output}: validation {_line(result.checkpoint.metrics, unit)}")
+    click.echo(f"{options.output}: validation {_line(result.checkpoint.metrics, options.task)}")
     click.echo(result.calibration)
     if result.test is not None:
-        click.echo(f"test {_line(result.test, unit)}")
+        click.echo(f"test {_line(result.test, options.task)}")
 
 
-def _line(metrics: Mapping[str, float], unit: str) -> str:
-    mae = f"MAE {metrics['mae']:.3f} {unit}".rstrip()
-    return f"{mae}, RMSE {metrics['rmse']:.3f}, bin accuracy {metrics['bin_accuracy']:.1%}"
+def _line(metrics: Mapping[str, float], task: Task) -> str:
+    mae = f"MAE {task.number(metrics['mae'], 3)} {visible(task.unit)}".rstrip()
+    rmse = task.number(metrics["rmse"], 3)
+    return f"{mae}, RMSE {rmse}, bin accuracy {metrics['bin_accuracy']:.1%}"
 
 
 if __name__ == "__main__":

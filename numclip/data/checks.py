@@ -20,6 +20,7 @@ from numclip_runtime.console import columns
 from numclip_runtime.files import sha256
 from numclip_runtime.images.decode import image_error
 from numclip_runtime.preprocess import load_rgb
+from numclip_runtime.task import as_written
 
 # none; header: Pillow opens and verifies the file (checksums of PNG, the header of JPEG);
 # decode: every pixel, as training does.
@@ -169,8 +170,8 @@ def label_ranges(task: Task) -> list[str]:
     """Return the labels of each bin as text: "13 to 19", or "3" where labels are classes."""
     edges = [edge + task.label_offset for edge in task.bin_edges]
     if task.labels_are_classes:
-        return [f"{edge:g}" for edge in edges[:-1]]
-    return [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+        return [as_written(edge) for edge in edges[:-1]]
+    return [f"{as_written(low)} to {as_written(high)}" for low, high in pairwise(edges)]
 
 
 def _cell(counts: Counter[int], k: int, bar: str) -> str:
@@ -190,9 +191,8 @@ def bar_character() -> str:
 def summary(name: str, samples: Sequence[Sample], task: Task) -> str:
     """Return one line: number of images, range of labels, several annotators if any."""
     labels = [sample.label for sample in samples]
-    line = (
-        f"{name}: {len(samples)} images, labels {min(labels):g} to {max(labels):g} {task.unit}"
-    ).rstrip()
+    lowest, highest = as_written(min(labels)), as_written(max(labels))
+    line = f"{name}: {len(samples)} images, labels {lowest} to {highest} {task.unit}".rstrip()
     several = sum(1 for sample in samples if sample.annotations)
     return f"{line}, {several} with several annotators" if several else line
 

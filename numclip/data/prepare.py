@@ -21,6 +21,7 @@ from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
 from numclip.data.subsets import few_shot, from_label, shift_labels, split_samples
 from numclip_runtime import Task, UsageError
+from numclip_runtime.console import visible
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
         sets["train"], sets["val"] = split_samples(
             sets["train"], (1 - config.val_share, config.val_share), task, seed=config.seed
         )
+    warnings += disagreement_warnings(sets, task)
     warnings += leakage_warnings(sets, contents=config.image_check != "none")
     if config.shots is not None:
         sets["train"] = few_shot(sets["train"], config.shots, seed=config.seed)
@@ -109,6 +111,27 @@ def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
             f"({', '.join(empty)}); the model cannot learn them. Add images, or merge bins."
         )
     return Data(sets["train"], sets["val"], sets.get("test", [])), warnings
+
+
+def disagreement_warnings(sets: dict[str, list[Sample]], task: Task) -> Iterator[str]:
+    """Yield a warning for each set with annotators who differ by more than half of the range.
+
+    Such labels are often one number that a blank divides, as "1 234".
+    """
+    for name, samples in sets.items():
+        far = [
+            sample
+            for sample in samples
+            if sample.annotations
+            and max(sample.annotations) - min(sample.annotations) > task.label_range / 2
+        ]
+        if far:
+            labels = " ".join(f"{label:g}" for label in far[0].annotations[:10])
+            yield (
+                f"the annotators of {len(far)} of {len(samples)} {name} images differ by more than "
+                f"half of the range, first {visible(far[0].path)} ({labels}); check that these are "
+                "several labels, not one number with a blank inside."
+            )
 
 
 def leakage_warnings(sets: dict[str, list[Sample]], *, contents: bool) -> Iterator[str]:

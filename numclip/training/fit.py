@@ -24,7 +24,7 @@ from numclip.torchvision_compat import import_torchvision
 from numclip.training.config import TrainConfig
 from numclip.training.lightning_module import NumClipModule
 from numclip.training.run_folder import BEST_FILE, RESUME_FILE, unfinished
-from numclip_runtime import ImageError, ModelError, Preprocessing, UsageError
+from numclip_runtime import ImageError, ModelError, Preprocessing, Task, UsageError
 from numclip_runtime.errors import first_line
 
 import_torchvision()
@@ -39,14 +39,21 @@ def seed_everything(seed: int) -> None:
 
 
 class _EpochLines(pl.Callback):
-    """One line per epoch, for logs and pipes."""
+    """One line per epoch, for logs and pipes.
+
+    Args:
+        task: Determines the digits of its errors.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         got = {k: float(v) for k, v in trainer.callback_metrics.items()}
         if trainer.is_global_zero:
             print(
                 f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  "
-                f"loss {got['loss']:.3f}  val MAE {got['val_mae']:.3f}  "
+                f"loss {got['loss']:.3f}  val MAE {self.task.number(got['val_mae'], 3)}  "
                 f"bin accuracy {got['val_bin_accuracy']:.1%}",
                 flush=True,
             )
@@ -170,7 +177,7 @@ def fit(
         last = run.folder / RESUME_FILE
         if resume:
             run.check(last)
-        trainer = _trainer(config, run, _loggers(run_dir, tensorboard))
+        trainer = _trainer(config, run, _loggers(run_dir, tensorboard), model.task)
         with _quiet():
             try:
                 trainer.fit(module, ckpt_path=last if resume else None, weights_only=True)
@@ -197,7 +204,9 @@ def _loggers(run_dir: Path | None, tensorboard: bool) -> list[pl.loggers.Logger]
     return loggers
 
 
-def _trainer(config: TrainConfig, run: _RunFolder, loggers: list[pl.loggers.Logger]) -> pl.Trainer:
+def _trainer(
+    config: TrainConfig, run: _RunFolder, loggers: list[pl.loggers.Logger], task: Task
+) -> pl.Trainer:
     interactive = sys.stderr.isatty()
     # set by torchrun: the number of processes on this machine and in all
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -211,7 +220,7 @@ def _trainer(config: TrainConfig, run: _RunFolder, loggers: list[pl.loggers.Logg
         strategy="ddp" if world > 1 else "auto",
         use_distributed_sampler=False,  # EpochSampler shards by itself
         logger=loggers or False,
-        callbacks=[run] if interactive else [run, _EpochLines()],
+        callbacks=[run] if interactive else [run, _EpochLines(task)],
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=interactive,

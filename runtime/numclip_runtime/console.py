@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
+import math
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from numclip_runtime.errors import NumclipError
+from numclip_runtime.posix import STOP_SIGNALS
 from numclip_runtime.signals import Stopped as Stopped
 from numclip_runtime.signals import stop_requests
 from numclip_runtime.signals import stop_signals as stop_signals
@@ -22,6 +26,9 @@ FILE = click.Path(path_type=Path)  # type of every option that names a file or f
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
+EXIT_CODES = tuple(128 + signum for signum in STOP_SIGNALS)
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn numclip's own and the system's errors into one line on stderr and exit code 2.
@@ -29,9 +36,18 @@ def exit_on_error() -> Iterator[None]:
     Ctrl-C, SIGTERM and SIGHUP raise `Stopped` inside, and exit with 130, 143 and 129. Where memory
     or threads do not suffice, that is said, also with exit code 2.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows lacks most characters
+            stream.reconfigure(errors="backslashreplace")
     with stop_signals():
         try:
             yield
+        except SystemExit as error:  # of a library that has seen the signal, such as Lightning
+            if stop_requests()[0] is None or error.code in EXIT_CODES:
+                raise
+            stopped = Stopped(stop_requests()[0] or signal.SIGINT)
+            say(f"{stopped.word}.")
+            _leave(stopped.exit_code)
         except (NumclipError, OSError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
             if isinstance(error, BrokenPipeError):
                 raise  # `numclip-run ... | head`: click exits quietly
@@ -107,6 +123,36 @@ def visible(text: object) -> str:
     if plain.isprintable():
         return plain
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
+
+
+def plain(value: Any) -> Any:
+    """Return the value after a trip through JSON: lists for tuples, None for NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_text(value: object, *, encoding: str | None = "utf-8", indent: int | None = None) -> str:
+    """Return a value as JSON that is valid in a text of this encoding.
+
+    In UTF-8, characters stand as they are: the other encodings lack some of them, and get escapes.
+
+    Args:
+        value: Plain data.
+        encoding: Of the text, as Python names it; None is ASCII.
+        indent: See `json.dumps`.
+
+    Raises:
+        ValueError: if a number in it is NaN or infinite, which JSON lacks; see `plain`.
+    """
+    return json.dumps(value, ensure_ascii=not is_utf8(encoding), allow_nan=False, indent=indent)
+
+
+def is_utf8(encoding: str | None) -> bool:
+    """Return whether this is the name of UTF-8, which has every character."""
+    return (encoding or "").lower().replace("_", "-") in ("utf-8", "utf8")
 
 
 def columns(rows: Sequence[Sequence[str]], align: str = "") -> Iterator[str]:

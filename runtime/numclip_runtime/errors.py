@@ -1,5 +1,8 @@
 """The exception tree of numclip; each class is also a fitting built-in exception."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -35,23 +38,33 @@ class GpuRequiredError(GpuError):
 
 
 def require(extra: str, *modules: str) -> None:
-    """Check that optional packages are installed, without importing them.
+    """Import optional packages that a command is about to use, so that a missing one is named.
 
     Args:
         extra: Extra of numclip that installs them.
         modules: Names as they are imported.
 
     Raises:
-        MissingDependencyError: naming the pip command that installs them.
+        MissingDependencyError: naming those that are not installed, or the first that does not
+            load, and the pip command that helps.
     """
-    from importlib.util import find_spec
-
-    if missing := [name for name in modules if find_spec(name) is None]:
+    if missing := [module for module in modules if not _found(module)]:
         verb = "is" if len(missing) == 1 else "are"
         raise MissingDependencyError(
             f"{', '.join(missing)} {verb} not installed; "
             f"install with: pip install 'numclip[{extra}]'"
         )
+    for module in modules:
+        import_extra(extra, module)
+
+
+def _found(module: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(module) is not None
+    except ValueError:  # None, or something without a specification, in sys.modules
+        return False
 
 
 def import_extra(extra: str, module: str) -> Any:
@@ -60,17 +73,53 @@ def import_extra(extra: str, module: str) -> Any:
     Raises:
         MissingDependencyError: if it is not installed, or installed and broken.
     """
+    return import_optional(
+        module,
+        install=f"install with: pip install 'numclip[{extra}]'",
+        again=f"install it again with: pip install --force-reinstall 'numclip[{extra}]'",
+    )
+
+
+def import_optional(module: str, *, install: str, again: str) -> Any:
+    """Import an optional package, and return it.
+
+    Args:
+        module: Name as it is imported.
+        install: The remedy if it is not there.
+        again: The remedy if it is there and does not load.
+
+    Raises:
+        MissingDependencyError: if it is not installed, or fails on import, with the reason.
+        KeyboardInterrupt: after Ctrl-C, also if the package turned that into another exception.
+        MemoryError: if memory runs out.
+    """
     from importlib import import_module
 
+    package = module.partition(".")[0]
     try:
-        return import_module(module)
-    except ImportError as error:
-        require(extra, module.partition(".")[0])
-        # installed, but for example a shared library is missing
+        loaded = import_module(module)
+        if getattr(loaded, "__file__", "") is None:  # no package, but a folder of that name
+            raise ImportError("only an empty folder of it is left")
+    except Exception as error:  # a foreign numpy, CUDA or libc: ImportError, OSError, any
+        for cause in _causes(error):
+            if isinstance(cause, (KeyboardInterrupt, MemoryError)):
+                raise cause from None
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            raise MissingDependencyError(f"{package} is not installed; {install}") from None
         raise MissingDependencyError(
-            f"{module} is installed, and cannot be imported ({first_line(error)}); "
-            f"install it again with: pip install 'numclip[{extra}]'"
+            f"{module} is installed but does not load ({first_line(error)}); {again}"
         ) from None
+    return loaded
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those that it was raised from or during."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 def first_line(error: BaseException) -> str:

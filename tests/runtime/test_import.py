@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import numclip_runtime
-from numclip_runtime.errors import MissingDependencyError, import_extra
+from numclip_runtime.errors import MissingDependencyError, import_extra, require
 from tests.runtime.standin import StandinDriver
 
 HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "openvino", "numclip", "numclip_export"}
@@ -88,16 +89,64 @@ def test_public_names() -> None:
     assert all(hasattr(numclip_runtime, name) for name in numclip_runtime.__all__)
 
 
+BROKEN = {
+    "raise ImportError('libx.so: cannot open')": r"libx\.so: cannot open",
+    "raise OSError('libcudnn.so.9: cannot open')": r"libcudnn\.so\.9: cannot open",
+    "raise RuntimeError('compiled against ABI version 0x1000009')": "compiled against ABI",
+    "raise AttributeError('_ARRAY_API not found')": "_ARRAY_API not found",
+    "raise KeyError": "KeyError",
+    "import no_such_flatbuffers": "No module named 'no_such_flatbuffers'",
+    "import broken_one.no_such_part": r"No module named 'broken_one\.no_such_part'",
+    "from json import no_such_name": "cannot import name 'no_such_name' from 'json'",
+    "1 +": "invalid syntax",
+}
+
+
+@pytest.mark.parametrize("source", BROKEN)
+@pytest.mark.parametrize("act", [import_extra, require])
 def test_a_broken_package_is_not_called_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, act: Callable[..., object]
 ) -> None:
-    (tmp_path / "broken_one.py").write_text("raise ImportError('libx.so: cannot open')")
+    (tmp_path / "broken_one.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    again = r"cannot be imported \(libx\.so: cannot open\); .* pip install 'numclip\[gpu\]'"
-    with pytest.raises(MissingDependencyError, match=again):
-        import_extra("gpu", "broken_one")
-    with pytest.raises(MissingDependencyError, match=r"no_such is not installed; .*numclip\[gpu\]"):
+    reason = rf"broken_one is installed but does not load \({BROKEN[source]}.*\); install it again"
+    with pytest.raises(MissingDependencyError, match=rf"{reason} .*numclip\[gpu\]'") as error:
+        act("gpu", "broken_one")
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("act", [import_extra, require])
+def test_a_missing_package_is_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[..., object]
+) -> None:
+    missing = r"^no_such is not installed; install with: pip install 'numclip\[gpu\]'$"
+    with pytest.raises(MissingDependencyError, match=missing):
+        act("gpu", "no_such")
+    with pytest.raises(MissingDependencyError, match=missing):
         import_extra("gpu", "no_such.part")
+    monkeypatch.setitem(sys.modules, "no_such", None)
+    with pytest.raises(MissingDependencyError, match=missing):
+        act("gpu", "no_such")
+    (tmp_path / "leftover_one").mkdir()  # after an uninstall
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingDependencyError, match="only an empty folder of it is left"):
+        act("gpu", "leftover_one")
+
+
+@pytest.mark.parametrize("raised", ["KeyboardInterrupt", "MemoryError"])
+@pytest.mark.parametrize("chained", [False, True])
+def test_ctrl_c_and_too_little_memory_stay_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: str, chained: bool
+) -> None:
+    """Compiled modules turn what happens while they import numpy into an ImportError."""
+    source = f"raise {raised}"
+    if chained:
+        source = f"try:\n    {source}\nexcept BaseException:\n    raise ImportError('multiarray')"
+    (tmp_path / "stopped_one.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises((KeyboardInterrupt, MemoryError)) as error:
+        import_extra("gpu", "stopped_one")
+    assert error.type.__name__ == raised
 
 
 def test_errors_are_also_the_builtin_one_would_catch() -> None:

@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
-from numclip_runtime.app.gallery_card import decimals
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_path, naming
@@ -47,7 +46,7 @@ class Annotator:
         if used:
             raise UsageError(f"{folder}: is not empty; give a new folder for the pictures.")
         self._folder = folder
-        self._digits = decimals(task)
+        self._task = task
         self._taken: dict[Path, int] = {}  # the last number of a name that came more than once
 
     def write(self, name: str, source: str | Image.Image, prediction: Prediction) -> Path:
@@ -67,7 +66,7 @@ class Annotator:
         """
         image = load_rgb(source)
         profile = image.info.get("icc_profile")
-        drawn = annotated(image, lines_of(prediction, self._digits))
+        drawn = annotated(image, lines_of(prediction, self._task))
         target = self._target(name, is_file=isinstance(source, str))
         target.parent.mkdir(parents=True, exist_ok=True)
         jpeg = target.suffix.lower() != ".png"
@@ -94,12 +93,12 @@ class Annotator:
         return free
 
 
-def lines_of(prediction: Prediction, digits: int) -> list[str]:
+def lines_of(prediction: Prediction, task: Task) -> list[str]:
     """Return the lines to write: number, interval if known, bin with its probability."""
-    lines = [f"{prediction.value:.{digits}f} {prediction.unit}".rstrip()]
+    lines = [f"{task.number(prediction.value)} {prediction.unit}".rstrip()]
     if prediction.interval is not None:
         low, high = prediction.interval
-        lines.append(f"{low:.{digits}f} to {high:.{digits}f} ({DEFAULT_COVERAGE:.0%})")
+        lines.append(f"{task.number(low)} to {task.number(high)} ({DEFAULT_COVERAGE:.0%})")
     share = prediction.bin_probs.get(prediction.bin, math.nan)
     return [*lines, f"{prediction.bin} {share:.0%}"]
 

@@ -62,6 +62,11 @@ class _RunOrDoctor(click.Command):
     type=click.Choice(get_args(Format)),
     help="Default: by the suffix of --output, else table on a terminal and jsonl in a pipe.",
 )
+@click.option(
+    "--csv-safe",
+    is_flag=True,
+    help="Write ' before cells that a spreadsheet would run as a formula, such as =name.jpg.",
+)
 @click.option("--annotate", type=FILE, help="Write copies with the number drawn to this folder.")
 @click.option("--report", type=FILE, help="Write a gallery, one HTML page, to this file.")
 @click.option("--every", callback=_every, help="Frames of a video: 10 (each tenth) or 0.5s.")
@@ -112,6 +117,7 @@ def main(
     inputs: tuple[str, ...],
     output: Path | None,
     kind: Format | None,
+    csv_safe: bool,
     annotate: Path | None,
     report: Path | None,
     every: Every | None,
@@ -131,7 +137,8 @@ def main(
     INPUTS are image files, folders (searched for images), glob patterns, video files, - (a list of
     paths on standard input), or one camera (camera:0) or stream (rtsp://...).
 
-    Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model, 130 interrupted.
+    Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model,
+    130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP: finished records are kept.
     """
     # Pillow warns at half the size that it refuses; a camera of 108 megapixels is beyond it
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -147,6 +154,7 @@ def main(
             ),
             kind=kind or default_format(output),
             output=output,
+            csv_safe=csv_safe,
             annotate=annotate,
             report=report,
             every=every,

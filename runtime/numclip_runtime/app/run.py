@@ -45,6 +45,7 @@ class RunOptions:
     opening: OpenOptions = DEFAULTS  # of the model; `run` sets `optimize_for` by the inputs
     kind: Format = "jsonl"
     output: Path | None = None  # None: stdout
+    csv_safe: bool = False  # see `RecordWriter`
     annotate: Path | None = None  # folder of annotated copies
     report: Path | None = None  # HTML page
     every: Every | None = None  # frames of videos; None: all
@@ -65,6 +66,8 @@ class RunOptions:
             UsageError: if a file cannot be written, or Parquet would go to stdout.
             MissingDependencyError: if pyarrow is needed and missing.
         """
+        if self.csv_safe and self.kind != "csv":
+            raise UsageError("--csv-safe is about CSV; give --format csv or a name with .csv.")
         if self.kind == "parquet":
             if self.output is None:
                 raise UsageError("Parquet is not text: name a file with --output.")
@@ -169,7 +172,13 @@ class _Run:
         intervals = self.predictor.calibrated
         with ExitStack() as outputs:
             writer = outputs.enter_context(
-                open_writer(options.output, options.kind, self.task, intervals=intervals)
+                open_writer(
+                    options.output,
+                    options.kind,
+                    self.task,
+                    intervals=intervals,
+                    csv_safe=options.csv_safe,
+                )
             )
             try:
                 with self.interrupt.ends_block():
@@ -227,9 +236,8 @@ class _Run:
                     yield taken.popleft(), result
 
     def _take(self, item: Item, result: Prediction | ImageError, writer: Writer) -> None:
-        if isinstance(result, Prediction) and not math.isfinite(result.value):
-            # e.g. after an fp16 overflow; NaN is not valid JSON
-            result = ImageError(f"{item.path}: the model gives no number, but {result.value}.")
+        if isinstance(result, Prediction) and (fault := _not_finite(result)):
+            result = ImageError(f"{item.path}: {fault}")
         record = record_of(item.path, result, frame=item.frame, time_s=item.time_s)
         writer.write(record)
         self.done += 1
@@ -258,6 +266,20 @@ class _Run:
         if self.failed:
             click.echo(f"{self.failed} of {self.done} images failed.", err=True)
         return 1 if self.failed else 0
+
+
+def _not_finite(prediction: Prediction) -> str | None:
+    """Return a sentence if a number is NaN or infinite, e.g. by an fp16 overflow; JSON has none."""
+    if not math.isfinite(prediction.value):
+        return f"the model gives no number, but {prediction.value}."
+    for name, numbers in (
+        ("a probability", prediction.bin_probs.values()),
+        ("an end of the interval", prediction.interval or ()),
+    ):
+        for number in numbers:
+            if not math.isfinite(number):
+                return f"the model gives {number} as {name}."
+    return None
 
 
 def _progress_file(output: Path | None) -> IO[str] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 from numclip_runtime.app.doctor.model import ModelCheck, backend_command, check_model, is_x86
 from numclip_runtime.app.doctor.packages import installed_packages, libjpeg_turbo
 from numclip_runtime.app.doctor.providers import ProviderCheck, check_providers
-from numclip_runtime.console import FILE, SETTINGS, columns, exit_on_error
+from numclip_runtime.console import FILE, SETTINGS, columns, exit_on_error, json_text
 from numclip_runtime.cuda.probe import CudaDriver, probe_cuda
 from numclip_runtime.model_files.model_file import PLAN_SUFFIXES
 from numclip_runtime.system import Machine, read_machine
@@ -116,7 +115,8 @@ def as_text(found: Diagnosis) -> str:
 
 def as_json(found: Diagnosis) -> str:
     """Return the findings for programs: the fields of `Diagnosis`, and "can_run"."""
-    return json.dumps({**asdict(found), "can_run": found.can_run}, indent=2, ensure_ascii=False)
+    findings = {**asdict(found), "can_run": found.can_run}
+    return json_text(findings, encoding=sys.stdout.encoding, indent=2)
 
 
 @click.command(context_settings=SETTINGS)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from numclip_runtime.errors import MissingDependencyError, first_line
+from numclip_runtime.errors import MissingDependencyError, import_optional
 
 # tensorrt_lean runs version-compatible engines only, and builds none.
 Module = Literal["tensorrt", "tensorrt_rtx", "tensorrt_lean"]
@@ -37,25 +36,13 @@ def load_module(module: Module) -> Any:
     Raises:
         MissingDependencyError: if it is not installed, or does not load.
     """
-    try:
-        loaded = importlib.import_module(module)
-        assert loaded.__version__, "an empty version"  # a folder left by an uninstall has none
-        return loaded
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise _broken(module, error) from None
+    again = f"install it again {INSTALL[module]}."
+    loaded = import_optional(module, install=f"install it {INSTALL[module]}.", again=again)
+    if not getattr(loaded, "__version__", ""):  # a folder left by an uninstall
         raise MissingDependencyError(
-            f"{module} is not installed; install it {INSTALL[module]}."
-        ) from None
-    except Exception as error:  # a missing or foreign library: OSError, ImportError, RuntimeError
-        raise _broken(module, error) from None
-
-
-def _broken(module: Module, error: Exception) -> MissingDependencyError:
-    return MissingDependencyError(
-        f"{module} is installed but does not load ({first_line(error)}); install it again "
-        f"{INSTALL[module]}."
-    )
+            f"{module} is installed but does not load (it has no version); {again}"
+        )
+    return loaded
 
 
 def collecting_logger(trt: Any, errors: list[str]) -> Any:
