@@ -60,12 +60,12 @@ def test_calls_that_fail(server: Server) -> None:
 def test_kills_limits_and_changes(server: Server) -> None:
     server.done()
     assert failures(kills(server, 4)) == []
-    assert failures((("files", limited(server, "RLIMIT_NOFILE", n)) for n in (5, 12))) == []
+    assert failures(("files", limited(server, "RLIMIT_NOFILE", n)) for n in (5, 12)) == []
     more = server.address_space + (8 << 20)
-    assert failures((("memory", limited(server, "RLIMIT_AS", n)) for n in (more,))) == []
+    assert failures(("memory", limited(server, "RLIMIT_AS", n)) for n in (more,)) == []
     turn = SMOKE.index(server.base.stem)
     few = CHANGES[turn % 3 :: 3]
-    assert failures(((c.__name__, changed(server, c, 0.3, 7)) for c in few)) == []
+    assert failures((c.__name__, changed(server, c, 0.3, 7)) for c in few) == []
 
 
 def test_the_harness_sees_what_it_looks_for(tmp_path: Path) -> None:
@@ -74,9 +74,9 @@ def test_the_harness_sees_what_it_looks_for(tmp_path: Path) -> None:
     command.prepare(tmp_path)
     before = files_of(tmp_path)
 
-    def found(code: int, stderr: str = "", **options: bool) -> list[str]:
+    def found(code: int, stderr: str = "", *, killed: bool = False) -> list[str]:
         result = Result(code, "", stderr)
-        return problems(command, result, tmp_path, before, **options)
+        return problems(command, result, tmp_path, before, killed=killed)
 
     assert found(2, "Error: model.onnx: no.") == []
     assert found(2) == ["exit code 2 without a word"]
