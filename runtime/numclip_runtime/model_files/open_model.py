@@ -21,7 +21,7 @@ PLAN_SUFFIXES = (".plan", ".engine")
 HEAD = 512  # bytes that tell what a file is
 READ_BYTES = 1 << 20  # bytes read at a time
 # How other files begin, what they are, and the way out
-OTHERS: tuple[tuple[bytes, str, str], ...] = (
+OTHER_KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the file with `git lfs pull`"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),
@@ -193,7 +193,7 @@ def other_kind(head: bytes, suffix: str = "") -> tuple[str, str] | None:
     """
     if not head:
         return "an empty file", "copy or export it again"
-    for beginning, kind, remedy in OTHERS:
+    for beginning, kind, remedy in OTHER_KINDS:
         if head.startswith(beginning):
             return kind, remedy
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
