@@ -25,7 +25,7 @@ from numclip_runtime import (
     load,
 )
 from numclip_runtime.calibration import Array
-from numclip_runtime.errors import require
+from numclip_runtime.errors import require, require_installed
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint
@@ -93,7 +93,8 @@ class EvaluationSource:
         """
         size, workers = self.batch_size, self.workers
         if self.ckpt is not None:
-            require("train", "torch", "torchvision", "open_clip")
+            require_installed("train", "torch", "torchvision", "open_clip")
+            require("train", "torch")  # the others need help with loading, see torchvision_compat
             from numclip.checkpoint import load_checkpoint
 
             checkpoint = load_checkpoint(self.ckpt)

@@ -26,7 +26,15 @@ import open_clip  # noqa: E402
 
 MAX_CONFIG = 1 << 20  # bytes; those of open_clip have less than 1,000
 
-__all__ = ["VOCABULARY", "build_clip", "clip_config", "load_backbone", "open_clip", "weights_file"]
+__all__ = [
+    "VOCABULARY",
+    "ClipWeights",
+    "build_clip",
+    "clip_config",
+    "load_backbone",
+    "open_clip",
+    "weights_file",
+]
 
 
 def clip_config(name_or_path: str) -> ClipConfig:

@@ -24,6 +24,7 @@ from numclip.model.preprocessing import PAPER_PREPROCESSING, PreprocessingConfig
 from numclip.training.config import PAPER_TRAINING, TrainConfig
 from numclip.training.run_folder import check_run_folder, finish, unfinished
 from numclip_runtime import Task, UsageError
+from numclip_runtime.errors import require
 from numclip_runtime.files import refuse_overwriting
 from numclip_runtime.signals import Stopped
 
@@ -98,6 +99,7 @@ def train(options: TrainOptions) -> TrainResult | None:
         if options.restart:  # no earlier: unreadable data leave the old run alone
             finish(run_dir)
 
+    require("train", "torch")  # not before: it takes seconds
     from numclip.checkpoint import Checkpoint, save_checkpoint
     from numclip.evaluation.calibration import calibrate
     from numclip.evaluation.metrics import validation_metrics
