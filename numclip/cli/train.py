@@ -29,7 +29,7 @@ from numclip.training.run import TrainOptions, train
 from numclip.training.run_folder import unfinished
 from numclip_runtime import Task, __version__
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error, visible
-from numclip_runtime.errors import require
+from numclip_runtime.errors import require_installed
 from numclip_runtime.files import refuse_overwriting
 from numclip_runtime.signals import Stopped, stop_requests
 
@@ -116,7 +116,7 @@ def main(**given: Any) -> None:
     SIGHUP: --resume goes on after the last finished epoch.
     """
     with exit_on_error():
-        require("train", "torch", "torchvision", "open_clip", "pytorch_lightning")
+        require_installed("train", "torch", "torchvision", "open_clip", "pytorch_lightning")
         options = config_of(
             TrainOptions,
             given,
