@@ -28,7 +28,7 @@ from numclip.training.config import LearningRates, TrainConfig
 from numclip.training.run import TrainOptions, train
 from numclip.training.run_folder import unfinished
 from numclip_runtime import Task, __version__
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error, visible
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error, visible
 from numclip_runtime.errors import require
 from numclip_runtime.files import refuse_overwriting
 from numclip_runtime.signals import Stopped, stop_requests
@@ -106,7 +106,7 @@ RUN_OPTIONS = options_of(
 )
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=Command, context_settings=SETTINGS)
 @add(DATA_OPTIONS, TASK_OPTIONS, MODEL_OPTIONS, TRAINING_OPTIONS, RUN_OPTIONS)
 @click.version_option(__version__)
 def main(**given: Any) -> None:

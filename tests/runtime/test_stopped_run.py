@@ -1,4 +1,4 @@
-"""`numclip-run` is asked to stop: what is done is kept under its name, and the exit code says it."""
+"""`numclip-run` is asked to stop: what is done is kept under its name; the exit code says why."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from numclip_runtime.posix import STOP_SIGNALS
 from tests.runtime.test_outputs import KINDS, count
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "numclip-run"
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
+SIGNALS = list(STOP_SIGNALS)
 pytestmark = pytest.mark.posix("signals another process")
 
 
@@ -113,7 +112,7 @@ def test_stopped_at_any_moment(tiny: Path, photos: Path, tmp_path: Path, kind: s
     out = tmp_path / "o" / f"out.{kind}"
     out.parent.mkdir()
     for pause_ms in (150, 300, 500, 800):
-        args = [COMMAND, tiny, *[photos / "dark.png"] * 3000, "-o", out]
+        args: list[str | Path] = [COMMAND, tiny, *[photos / "dark.png"] * 3000, "-o", out]
         with subprocess.Popen(args, stderr=subprocess.PIPE, text=True) as run:
             assert run.stderr is not None
             time.sleep(pause_ms / 1000)
