@@ -30,6 +30,7 @@ from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import is_live
 from numclip_runtime.console import say
 from numclip_runtime.errors import ImageError, NumclipError, UsageError
+from numclip_runtime.images.folder import say_left_out
 from numclip_runtime.pipeline import StreamPlan, plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
 from numclip_runtime.preprocess import ImageLike
@@ -49,6 +50,7 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     options.check()
     source = open_inputs(inputs, every=options.every, null=options.null)
     options.check_overwriting(model, source.files, listed=LIST in inputs)
+    say_left_out(source.left_out)
     # One at a time: a single picture, or a camera's newest
     single = source.total == 1 or any(map(is_live, inputs))
     opening = replace(options.opening, optimize_for="latency" if single else "throughput")

@@ -12,7 +12,7 @@ from numclip_runtime.app.video import Every, is_video
 from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import refuse_overwriting, refuse_twice, require_writable
-from numclip_runtime.images.folder import IMAGE_SUFFIXES
+from numclip_runtime.images.formats import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
