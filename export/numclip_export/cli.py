@@ -21,14 +21,14 @@ from numclip_export.options import (
     target_with_onnx,
 )
 from numclip_runtime import UsageError, __version__
-from numclip_runtime.console import SETTINGS, exit_on_error, say
+from numclip_runtime.console import SETTINGS, Command, exit_on_error, say
 from numclip_runtime.errors import require, require_installed
 
 if TYPE_CHECKING:
     from numclip_export.export import ExportResult
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=Command, context_settings=SETTINGS)
 @export_flags
 @click.version_option(__version__)
 def main(

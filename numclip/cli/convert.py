@@ -10,13 +10,13 @@ import click
 from numclip.cli.options import CALIBRATION_OPTIONS
 from numclip.model.model_config import PromptKind, RankInterpolation
 from numclip_runtime import __version__
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error
 from numclip_runtime.errors import require, require_installed
 from numclip_runtime.files import refuse_overwriting, require_writable
 from numclip_runtime.task import as_written
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=Command, context_settings=SETTINGS)
 @click.argument("source", type=FILE)
 @click.option(
     "-o", "--output", type=FILE, required=True, help="Name ending in .pt or .safetensors."

@@ -45,6 +45,7 @@ def test_the_numbers_are_the_same(tiny: Path, model: Path, monkeypatch: pytest.M
     assert found == values(tiny)
 
 
+@pytest.mark.posix("makes links")
 def test_through_a_link(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from numclip_runtime.errors import ModelError
 from numclip_runtime.files import open_regular
+from numclip_runtime.posix import place_of_open_file
 
 Buffer: TypeAlias = "mmap | bytes"
 # Device, inode, size, modified, changed (ns). The last one cannot be set by hand, so even a copy
@@ -108,8 +109,7 @@ class OpenModel:
     @property
     def place(self) -> str | None:
         """A name under which libraries open this very file; None: the system has none (Linux)."""
-        place = f"/proc/self/fd/{self._file.fileno()}"
-        return place if os.path.exists(place) else None  # noqa: PTH110
+        return place_of_open_file(self._file.fileno())
 
     def now(self) -> Stamp:
         """Return the stamp that the open file has now, whatever its name."""
