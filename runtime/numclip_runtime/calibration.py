@@ -45,7 +45,8 @@ class Calibration:
         for name in ("temperature", "scale_floor"):
             if not 1 / LARGEST_NUMBER <= getattr(self, name) <= LARGEST_NUMBER:
                 raise UsageError(
-                    f"{name} must be above 0 and finite ({1 / LARGEST_NUMBER:g} to {LARGEST_NUMBER:g})."
+                    f"{name} must be above 0 and finite, {1 / LARGEST_NUMBER:g} to "
+                    f"{LARGEST_NUMBER:g}."
                 )
         if self.images < 0:
             raise UsageError("images must be at least 0.")
