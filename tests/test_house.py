@@ -32,8 +32,8 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "numclip_runtime": (
         ("errors", "posix"),
         ("signals", "system"),
-        ("console", "cuda", "fields", "files", "images"),
-        ("task",),
+        ("console", "cuda", "fields", "files"),
+        ("images", "task"),
         ("calibration",),
         ("metadata",),
         ("model_files", "preprocess"),

@@ -15,7 +15,7 @@ from benchmarks.bench.processes.worker import call_apart
 from numclip_runtime import ModelMetadata, NumclipError, UsageError, read_metadata
 from numclip_runtime.backends import Backend, BackendName, DeviceKind, OpenOptions, open_backend
 from numclip_runtime.files import sha256
-from numclip_runtime.model_files.model_file import PLAN_SUFFIXES
+from numclip_runtime.model_files.open_model import is_plan
 
 WORDS = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 ARTEFACT = "artefact"
@@ -123,7 +123,7 @@ def choose_systems(
         for path, metadata in described.items()
         for backend in choice.backends
         if choice.precisions is None or metadata.precision in choice.precisions
-        if path.suffix not in PLAN_SUFFIXES or backend in (None, "tensorrt")
+        if not is_plan(path) or backend in (None, "tensorrt")
     ]
     nothing = UsageError("nothing is left to measure; choose another --precision or --peers.")
     if not chosen and not choice.baselines:
@@ -164,14 +164,14 @@ def installed_backends() -> tuple[BackendName, ...]:
 
 
 def _name(path: Path, metadata: ModelMetadata, backend: BackendName | None) -> str:
-    kind = "tensorrt" if path.suffix in PLAN_SUFFIXES else backend or "onnxruntime"
+    kind = "tensorrt" if is_plan(path) else backend or "onnxruntime"
     precision = metadata.precision.upper() if metadata.precision == "int8" else metadata.precision
     return f"numclip {precision}, {WORDS.get(kind, kind)}"
 
 
 def _facts(path: Path, notes: list[str]) -> tuple[int | None, str | None]:
     """Return multiply-accumulates and the features' tensor of a file; a plan has neither."""
-    if path.suffix in PLAN_SUFFIXES:
+    if is_plan(path):
         return None, None
     try:
         found = call_apart("benchmarks.bench.fidelity:model_facts", path=str(path))

@@ -50,7 +50,7 @@ def export_report(
 
 def write_report(details: dict[str, Any], path: Path) -> None:
     """Write the report as JSON; NaN and infinity, which JSON lacks, become null."""
-    with atomic_text(path) as file:
+    with atomic_text(path, sync=True) as file:
         file.write(json_text(plain(details), indent=2) + "\n")
 
 
@@ -58,7 +58,7 @@ def write_card(details: dict[str, Any], path: Path) -> None:
     """Write the model card of a report."""
     from numclip_export.card import model_card
 
-    with atomic_text(path) as file:
+    with atomic_text(path, sync=True) as file:
         file.write(model_card(plain(details)))
 
 

@@ -12,6 +12,7 @@ from numclip.model.model_config import PromptKind, RankInterpolation
 from numclip_runtime import __version__
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import require
+from numclip_runtime.files import refuse_overwriting, require_writable
 from numclip_runtime.task import as_written
 
 
@@ -55,20 +56,24 @@ def main(source: Path, output: Path, val: Path | None, root: Path | None, **give
         from numclip.importers.released import convert
 
         check_output(output)
+        require_writable(output)
+        refuse_overwriting(
+            output, filter(None, (source, given["task"], given["base"], val)), "an input"
+        )
         checkpoint, line = calibrate_on(convert(source, **given), val, root)
         save_checkpoint(output, checkpoint)
-    if line is not None:
-        click.echo(line)
-    edges, offset = checkpoint.task.bin_edges, checkpoint.task.label_offset
-    config = checkpoint.model.config
-    click.echo(
-        f"{output}: {checkpoint.task.num_bins} bins from {as_written(edges[0] + offset)} to "
-        f"{as_written(edges[-1] + offset)} {checkpoint.task.unit}".rstrip()
-        + f", label offset {as_written(offset)}, regressor {config.regressor}"
-        + (
-            f", {config.prompts.rank_interpolation} interpolation of "
-            f"{config.prompts.num_base_ranks} base ranks"
-            if config.prompts.kind == "rank"
-            else ""
+        if line is not None:
+            click.echo(line)
+        edges, offset = checkpoint.task.bin_edges, checkpoint.task.label_offset
+        config = checkpoint.model.config
+        click.echo(
+            f"{output}: {checkpoint.task.num_bins} bins from {as_written(edges[0] + offset)} to "
+            f"{as_written(edges[-1] + offset)} {checkpoint.task.unit}".rstrip()
+            + f", label offset {as_written(offset)}, regressor {config.regressor}"
+            + (
+                f", {config.prompts.rank_interpolation} interpolation of "
+                f"{config.prompts.num_base_ranks} base ranks"
+                if config.prompts.kind == "rank"
+                else ""
+            )
         )
-    )

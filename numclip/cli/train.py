@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,9 +26,12 @@ from numclip.model.model_config import PromptConfig
 from numclip.model.preprocessing import PreprocessingConfig
 from numclip.training.config import LearningRates, TrainConfig
 from numclip.training.run import TrainOptions, train
+from numclip.training.run_folder import unfinished
 from numclip_runtime import Task, __version__
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error, visible
 from numclip_runtime.errors import require
+from numclip_runtime.files import refuse_overwriting
+from numclip_runtime.signals import Stopped, stop_requests
 
 MODEL_OPTIONS = add(
     click.option("-o", "--output", type=FILE, default=TrainOptions.output),
@@ -108,7 +112,8 @@ RUN_OPTIONS = options_of(
 def main(**given: Any) -> None:
     """Train a model that reads an ordered number off images; keeps the best validation MAE.
 
-    Exit codes: 0 trained, 2 wrong use or bad data.
+    Exit codes: 0 trained, 2 wrong use or bad data, 130, 143 or 129 stopped by Ctrl-C, SIGTERM or
+    SIGHUP: --resume goes on after the last finished epoch.
     """
     with exit_on_error():
         require("train", "torch", "torchvision", "open_clip", "pytorch_lightning")
@@ -123,13 +128,29 @@ def main(**given: Any) -> None:
                 TrainConfig, given, rates=config_of(LearningRates, given, prefix="lr_")
             ),
         )
-        result = train(options)
-    if result is None:
-        return
-    click.echo(f"{options.output}: validation {_line(result.checkpoint.metrics, options.task)}")
-    click.echo(result.calibration)
-    if result.test is not None:
-        click.echo(f"test {_line(result.test, options.task)}")
+        refuse_overwriting(options.output, _files(options, given["task"]), "an input")
+        try:
+            result = train(options)
+        except (KeyboardInterrupt, SystemExit):
+            run_dir = options.run_dir or options.output.with_suffix(".run")
+            if unfinished(run_dir) and (signum := stop_requests()[0]) is not None:
+                kept = f"the finished epochs are kept in {run_dir}; go on with --resume"
+                raise Stopped(signum, kept) from None
+            raise
+        if result is None:
+            return
+        validation = _line(result.checkpoint.metrics, options.task)
+        click.echo(f"{options.output}: validation {validation}")
+        click.echo(result.calibration)
+        if result.test is not None:
+            click.echo(f"test {_line(result.test, options.task)}")
+
+
+def _files(options: TrainOptions, task: str | None) -> Iterator[str | Path]:
+    """Yield what the options name; some are names of presets, and no files."""
+    data = options.data
+    yield from filter(None, (data.train, data.val, data.test, task))
+    yield from filter(None, (options.backbone, options.pretrained))
 
 
 def _line(metrics: Mapping[str, float], task: Task) -> str:

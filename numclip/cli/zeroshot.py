@@ -11,6 +11,7 @@ from numclip.model.model_config import DEFAULT_BACKBONE
 from numclip_runtime import __version__
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import require
+from numclip_runtime.files import refuse_overwriting, require_writable
 
 
 @click.command(context_settings=SETTINGS)
@@ -45,9 +46,14 @@ def main(
         from numclip.tasks import load_task
 
         check_output(output)
+        require_writable(output)
+        inputs = (task, backbone, pretrained, *([] if val is None else [str(val)]))
+        refuse_overwriting(output, inputs, "an input")
         untrained = zero_shot(load_task(task), backbone, pretrained, quick_gelu=quick_gelu)
         checkpoint, line = calibrate_on(untrained, val, root)
         save_checkpoint(output, checkpoint)
-    click.echo(f"{output}: {checkpoint.task.num_bins} bins from {backbone} {pretrained}, untrained")
-    if line is not None:
-        click.echo(line)
+        click.echo(
+            f"{output}: {checkpoint.task.num_bins} bins from {backbone} {pretrained}, untrained"
+        )
+        if line is not None:
+            click.echo(line)

@@ -12,13 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
 from numclip.data.samples import Sample
 from numclip_runtime import ImageError, Task, UsageError
 from numclip_runtime.console import columns
 from numclip_runtime.files import sha256
-from numclip_runtime.images.decode import image_error
+from numclip_runtime.images.formats import open_image
 from numclip_runtime.preprocess import load_rgb
 from numclip_runtime.task import as_written
 
@@ -69,10 +67,10 @@ def _decode(path: Path) -> str | None:
 
 def _verify(path: Path) -> str | None:
     try:
-        with Image.open(path) as image:
-            image.verify()
-    except Exception as error:  # as many types as Pillow has plugins
-        return str(image_error(path, error))
+        with open_image(path) as opened:
+            opened.image.verify()
+    except Exception:  # as many types as Pillow has plugins
+        return _decode(path)  # a damaged comment, for example, takes nothing from the pixels
     return None
 
 

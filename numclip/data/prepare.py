@@ -22,6 +22,7 @@ from numclip.data.samples import Sample
 from numclip.data.subsets import few_shot, from_label, shift_labels, split_samples
 from numclip_runtime import Task, UsageError
 from numclip_runtime.console import visible
+from numclip_runtime.images.folder import LeftOut
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,15 @@ def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
         MissingDependencyError: if a source needs a package that is not installed.
     """
     sources = {"train": config.train, "val": config.val, "test": config.test}
+    others = LeftOut()
     sets = {
-        name: read_samples(source, task, config.root, group_column=config.group_column)
+        name: read_samples(
+            source, task, config.root, group_column=config.group_column, left_out=others
+        )
         for name, source in sources.items()
         if source is not None
     }
-    warnings = []
+    warnings = [f"pictures in the folders were {others}."] if others else []
     paths = [sample.path for samples in sets.values() for sample in samples]
     broken = broken_images(paths, config.image_check)
     for name, samples in sets.items():

@@ -11,13 +11,24 @@ from numclip.data.parquet import read_parquet
 from numclip.data.samples import Sample, sample_of
 from numclip.data.tables import read_csv, read_list
 from numclip_runtime import Task, UsageError
-from numclip_runtime.images.folder import IMAGE_SUFFIXES, find_images
+from numclip_runtime.images.folder import (
+    LeftOut,
+    find_images,
+    is_image_name,
+    is_rubbish,
+    say_left_out,
+)
 
 KINDS = "a CSV file (.csv), a text list (.txt), a Parquet file (.parquet) or a folder per bin"
 
 
 def read_samples(
-    source: Path, task: Task, root: Path | None = None, *, group_column: str | None = None
+    source: Path,
+    task: Task,
+    root: Path | None = None,
+    *,
+    group_column: str | None = None,
+    left_out: LeftOut | None = None,
 ) -> list[Sample]:
     """Read labelled images from a file or folder.
 
@@ -29,6 +40,7 @@ def read_samples(
         root: Folder that relative image paths start from; None: the file's own folder. A source
             that is a folder holds its images itself.
         group_column: Column of `Sample.group`, for CSV and Parquet.
+        left_out: Counts the pictures of other kinds in a folder. None: they are said on stderr.
 
     Raises:
         UsageError: naming file and line, if a column, a number or an image file is missing.
@@ -38,7 +50,7 @@ def read_samples(
     if group_column and (source.is_dir() or suffix == ".txt"):
         raise UsageError(f"{source}: --group-column needs a CSV or Parquet file with that column.")
     if source.is_dir():
-        return read_folder(source, task)
+        return read_folder(source, task, left_out)
     needed = ["path", "label", *([group_column] if group_column else [])]
     if suffix == ".csv":
         rows = read_csv(source, needed)
@@ -80,7 +92,7 @@ def _group(value: object) -> str:
     return unicodedata.normalize("NFC", str(value).strip())
 
 
-def read_folder(folder: Path, task: Task) -> list[Sample]:
+def read_folder(folder: Path, task: Task, left_out: LeftOut | None = None) -> list[Sample]:
     """Read a folder whose subfolders are named by a number or by the phrase of a bin.
 
     A number ("34") is the label of the images inside. A phrase ("young adult", "Young_Adult")
@@ -88,27 +100,32 @@ def read_folder(folder: Path, task: Task) -> list[Sample]:
     are classes, else the bin's centre, off by half a bin at most.
 
     Args:
-        folder: Folder; images may lie at any depth in its subfolders. Hidden entries are ignored.
+        folder: Folder; images may lie at any depth in its subfolders. Those that
+            are hidden, or a system's own, are ignored, as in prediction.
         task: Gives the phrases; labels that are not of this task are refused.
+        left_out: Counts the pictures of other kinds. None: they are said on stderr.
 
     Raises:
         UsageError: if a subfolder is named otherwise, or an image lies beside the subfolders.
     """
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    entries = sorted(entry for entry in folder.iterdir() if not is_rubbish(entry.name))
     for entry in entries:
-        if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES:
+        if entry.is_file() and is_image_name(entry.name):
             raise UsageError(
                 f"{entry}: lies beside the folders of the bins; move it into the one it belongs "
                 "to, or give a CSV file with the columns 'path' and 'label'."
             )
-    samples = []
+    samples, others = [], LeftOut() if left_out is None else left_out
     for subfolder in filter(Path.is_dir, entries):
         label = _folder_label(subfolder, task)
-        if any(subfolder.iterdir()):  # an empty folder is a bin without images; the report names it
-            paths = find_images([str(subfolder)])
+        # an empty folder is a bin without images; the report names it
+        if not all(is_rubbish(entry.name) for entry in subfolder.iterdir()):
+            paths = find_images([str(subfolder)], left_out=others)
             samples += [sample_of(Path(path), [label], task, str(subfolder)) for path in paths]
     if not samples:
         raise UsageError(f"{folder}: holds no images; {_expected(task)}.")
+    if left_out is None:
+        say_left_out(others)
     return samples
 
 

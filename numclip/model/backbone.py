@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 from pathlib import Path
 
 from torch import nn
 
+from numclip.model.clip_limits import VOCABULARY, check_clip_config
 from numclip.model.model_config import ClipConfig
 from numclip.torchvision_compat import import_torchvision
 from numclip.weights.clip import read_clip_weights, with_text_prefix
 from numclip.weights.reading import check_fit
 from numclip_runtime import ModelError, UsageError
+from numclip_runtime.console import visible
 from numclip_runtime.errors import first_line
+from numclip_runtime.fields import parse_json
+from numclip_runtime.files import read_limited
 
 import_torchvision()
 import open_clip  # noqa: E402
 
-__all__ = ["build_clip", "clip_config", "load_backbone", "open_clip", "weights_file"]
+MAX_CONFIG = 1 << 20  # bytes; those of open_clip have less than 1,000
 
-VOCABULARY = 49408  # CLIP's byte-pair vocabulary
-POOLING = ("argmax", "first", "last")  # positions; argmax is that of EOT, the largest id
+__all__ = ["VOCABULARY", "build_clip", "clip_config", "load_backbone", "open_clip", "weights_file"]
 
 
 def clip_config(name_or_path: str) -> ClipConfig:
@@ -32,21 +34,7 @@ def clip_config(name_or_path: str) -> ClipConfig:
         UsageError: if the name is unknown or the file is not such a configuration.
     """
     if name_or_path.endswith(".json"):
-        try:
-            config = json.loads(Path(name_or_path).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{name_or_path}: cannot read this configuration ({error}).") from None
-        if not (
-            isinstance(config, dict)
-            and "embed_dim" in config
-            and isinstance(config.get("vision_cfg"), dict)
-            and isinstance(config.get("text_cfg"), dict)
-        ):
-            raise UsageError(
-                f"{name_or_path}: lacks embed_dim, vision_cfg or text_cfg of an open_clip "
-                "configuration."
-            )
-        return config
+        return _config_file(Path(name_or_path))
     config = open_clip.get_model_config(name_or_path)
     if config is None:
         raise UsageError(
@@ -56,42 +44,42 @@ def clip_config(name_or_path: str) -> ClipConfig:
     return dict(config)
 
 
+def _config_file(path: Path) -> ClipConfig:
+    try:
+        config = parse_json(read_limited(path, MAX_CONFIG).decode())
+    except (OSError, ValueError) as error:  # UsageError of a large file, UnicodeDecodeError
+        reason = str(error).removeprefix(f"{path}: ")
+        raise UsageError(f"{visible(path)}: cannot read this configuration ({reason}).") from None
+    if not (
+        isinstance(config, dict)
+        and "embed_dim" in config
+        and isinstance(config.get("vision_cfg"), dict)
+        and isinstance(config.get("text_cfg"), dict)
+    ):
+        raise UsageError(
+            f"{visible(path)}: lacks embed_dim, vision_cfg or text_cfg of an open_clip "
+            "configuration."
+        )
+    return config
+
+
 def build_clip(config: ClipConfig) -> nn.Module:
-    """Build an open_clip model with random weights from its configuration.
+    """Build an open_clip model with random weights from its configuration; fetches nothing.
 
     Raises:
-        UsageError: if open_clip cannot build such a model.
+        UsageError: if the configuration is beyond the limits, or open_clip cannot build it.
     """
+    check_clip_config(config)
     arguments = copy.deepcopy(config)
     custom = arguments.pop("custom_text", False)
-    _check_text_tower(arguments)
     try:
         model: nn.Module = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise UsageError(f"open_clip cannot build this configuration ({error}).") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # open_clip and timm check little: any type comes out of them
+        reason = visible(first_line(error))[:300]
+        raise UsageError(f"open_clip cannot build this configuration ({reason}).") from None
     return model
-
-
-def _check_text_tower(config: ClipConfig) -> None:
-    text = config["text_cfg"]
-    if text.get("hf_model_name") or "multimodal_cfg" in config:
-        raise UsageError(
-            "backbones with a Hugging Face or multimodal text tower are not supported."
-        )
-    tokenizer, vocabulary = text.get("hf_tokenizer_name"), text.get("vocab_size", VOCABULARY)
-    if tokenizer or vocabulary != VOCABULARY:
-        name = f"the tokenizer {tokenizer}" if tokenizer else "another tokenizer"
-        raise UsageError(
-            f"backbones whose text tower has another tokenizer are not supported: this one has "
-            f"{name} with {vocabulary} tokens, while prompts use CLIP's byte-pair vocabulary of "
-            f"{VOCABULARY}; choose a backbone such as ViT-B-16."
-        )
-    pooling = text.get("pool_type", "argmax")
-    if pooling not in POOLING or text.get("embed_cls") or text.get("use_pad_mask"):
-        raise UsageError(
-            "backbones whose text tower has a class token, a padding mask or another pooling than "
-            f"{', '.join(POOLING)} are not supported (pool_type is {pooling!r})."
-        )
 
 
 def load_backbone(

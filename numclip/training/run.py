@@ -22,6 +22,7 @@ from numclip.model.preprocessing import PAPER_PREPROCESSING, PreprocessingConfig
 from numclip.training.config import PAPER_TRAINING, TrainConfig
 from numclip.training.run_folder import check_run_folder, finish
 from numclip_runtime import Task, UsageError
+from numclip_runtime.files import refuse_overwriting
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint
@@ -81,6 +82,10 @@ def train(options: TrainOptions) -> TrainResult | None:
         check_run_folder(run_dir, resume=options.resume, restart=options.restart)
     data, warnings = prepare_data(options.data, options.task)
     val_source = options.data.val or output.with_suffix(".val.csv")
+    images = [sample.path for part in (data.train, data.val, data.test) for sample in part or ()]
+    refuse_overwriting(output, images, "an image")
+    if options.data.val is None:
+        refuse_overwriting(val_source, [options.data.train], "an input")
     if first_process:
         click.echo(data_report(data, options.task))
         for warning in warnings:

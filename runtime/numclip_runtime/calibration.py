@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from numclip_runtime.errors import UsageError
 from numclip_runtime.fields import read_fields
-from numclip_runtime.task import LARGEST, Task
+from numclip_runtime.task import LARGEST_NUMBER, Task
 
 DEFAULT_COVERAGE = 0.9  # of the interval that a Prediction carries
 
@@ -43,9 +43,9 @@ class Calibration:
 
     def __post_init__(self) -> None:
         for name in ("temperature", "scale_floor"):
-            if not 1 / LARGEST <= getattr(self, name) <= LARGEST:
+            if not 1 / LARGEST_NUMBER <= getattr(self, name) <= LARGEST_NUMBER:
                 raise UsageError(
-                    f"{name} must be above 0 and finite ({1 / LARGEST:g} to {LARGEST:g})."
+                    f"{name} must be above 0 and finite ({1 / LARGEST_NUMBER:g} to {LARGEST_NUMBER:g})."
                 )
         if self.images < 0:
             raise UsageError("images must be at least 0.")
@@ -58,7 +58,7 @@ class Calibration:
         ):
             raise UsageError("coverages must ascend, each between 0 and 1.")
         if list(self.factors) != sorted(self.factors) or not all(
-            0 <= factor <= LARGEST for factor in self.factors
+            0 <= factor <= LARGEST_NUMBER for factor in self.factors
         ):
             raise UsageError("factors must not descend, each finite and at least 0.")
 

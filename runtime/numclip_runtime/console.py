@@ -48,7 +48,7 @@ def exit_on_error() -> Iterator[None]:
             stopped = Stopped(stop_requests()[0] or signal.SIGINT)
             say(f"{stopped.word}.")
             _leave(stopped.exit_code)
-        except (NumclipError, OSError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, BrokenPipeError):
                 raise  # `numclip-run ... | head`: click exits quietly
             code, sentence = _ending(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -106,6 +106,67 @@ def require_writable(path: Path) -> None:
         UsageError: if the folder does not exist or cannot be written.
     """
     _temporary_beside(path, _target(path)).unlink()
+
+
+def refuse_overwriting(
+    output: Path, kept: Iterable[str | os.PathLike[str] | int], what: str
+) -> None:
+    """Refuse an output that is one of the files that a run reads or writes otherwise.
+
+    Two names may be one file: links, folders mounted twice, a file system that ignores case.
+
+    Args:
+        output: File to be written.
+        kept: Files that must stay as they are; names, or numbers of open files.
+        what: They are, for people: "an input".
+
+    Raises:
+        UsageError: naming both.
+    """
+    try:
+        mine = _target(output).stat()
+    except OSError:  # there is nothing to lose
+        return
+    for path in kept:
+        try:
+            found = os.stat(path)  # noqa: PTH116 (pathlib raises on some names)
+        except (OSError, ValueError):
+            continue
+        if os.path.samestat(mine, found):
+            name = "on standard input" if isinstance(path, int) else os.fspath(path)
+            raise UsageError(f"{output}: is also {what}, {name}; give another name.")
+
+
+def refuse_twice(outputs: Mapping[str, Path | None]) -> None:
+    """Refuse two outputs that would be one file.
+
+    Args:
+        outputs: By their options; all must be writable, see `require_writable`.
+
+    Raises:
+        UsageError: naming both options.
+    """
+    given = [(option, path) for option, path in outputs.items() if path is not None]
+    for index, (option, path) in enumerate(given):
+        for other, second in given[:index]:
+            if _same_place(path, second):
+                raise UsageError(f"{path}: {other} and {option} name the same file.")
+
+
+def _same_place(first: Path, second: Path) -> bool:
+    a, b = (Path(os.path.realpath(path)) for path in (first, second))
+    if a == b:
+        return True
+    if a.exists() and b.exists():
+        return a.samefile(b)
+    if a.name.casefold() != b.name.casefold() or not a.parent.samefile(b.parent):
+        return False
+    # of two names that differ in case alone, a file system that ignores case has one
+    temporary = _temporary_beside(first, a)
+    try:
+        return temporary.with_name(temporary.name.swapcase()).exists()
+    finally:
+        temporary.unlink()
 
 
 def _target(path: Path) -> Path:

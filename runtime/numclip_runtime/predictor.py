@@ -21,11 +21,13 @@ from numclip_runtime.backends import (
     OptimizeFor,
     open_backend,
 )
+from numclip_runtime.backends.after_fork import forget_after_fork
 from numclip_runtime.backends.close_guard import CloseGuard
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_files.model_file import ModelFile
+from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.preprocess import FloatArray, ImageLike, InputArray, network_input
 
 
@@ -58,16 +60,16 @@ class Origin:
         Raises:
             ModelError: if the file has changed; and see `open_backend`.
         """
-        self.file.check()
-        return open_backend(self.file.path, self.options)
+        with self.file.reopened() as model:
+            return open_backend(model, self.options)
 
 
 class Predictor:
     """A loaded model, made by `load`. Use as a context manager, or call `close` when done.
 
-    Threads may share it. A copy, also one that was pickled and sent to another process, opens the
-    model again when it is first used, from the same path and with the same options. Send a copy to
-    each process once, not with each image.
+    Threads may share it. A copy, also one that was pickled and sent to another process or came
+    there by a fork, opens the model again when it is first used, from the same path and with the
+    same options. Send a copy to each process once, not with each image.
 
     Args:
         model: Opened backend, which the predictor owns and closes; or the origin of one, which is
@@ -84,13 +86,17 @@ class Predictor:
         self.fast_decode = fast_decode
         self._opening = threading.Lock()
         self._guard = CloseGuard("this predictor was closed; load the model again.")
+        forget_after_fork(self)
 
     @classmethod
     def open(cls, model: str | os.PathLike[str], options: OpenOptions) -> Predictor:
         """Load an exported model; see `load`."""
-        path = Path(model)
-        origin = Origin(ModelFile(path, options.sha256), options)
-        return cls(open_backend(path, options), fast_decode=options.fast_decode, origin=origin)
+        path = Path(os.fsdecode(model))
+        options.check(path)
+        with OpenModel(path) as file:
+            backend = open_backend(file, options)
+            origin = Origin(ModelFile(file), options)
+        return cls(backend, fast_decode=options.fast_decode, origin=origin)
 
     @property
     def backend(self) -> Backend:
@@ -211,6 +217,13 @@ class Predictor:
         Predicting afterwards is a UsageError, also in streams that are under way.
         """
         self._guard.close(self._free)
+
+    def forget(self) -> None:
+        """In a forked process, open the model again at the next use: the copy has no threads."""
+        self._opening = threading.Lock()
+        self._guard.renew()
+        if self._origin is not None:
+            self._model = self._origin
 
     def _free(self) -> None:
         if not isinstance(self._model, Origin):

@@ -16,7 +16,7 @@ from numclip_runtime.fields import read_fields, shown
 PredictionKind = Literal["regressor", "class", "expected"]
 
 MAX_BINS = 1_000  # each is a pass of the text tower when a checkpoint is loaded
-LARGEST = 1e30  # of a number in label units, in size; float32 ends at 3.4e38
+LARGEST_NUMBER = 1e30  # of a number in label units, in size; float32 ends at 3.4e38
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Task:
                 f"{where}: {len(self.phrases)} phrases need {len(self.phrases) + 1} bin_edges "
                 f"(lower edge of each bin, then the upper end), got {len(self.bin_edges)}."
             )
-        if not all(abs(edge) <= LARGEST for edge in (*self.bin_edges, self.label_offset)):
+        if not all(abs(edge) <= LARGEST_NUMBER for edge in (*self.bin_edges, self.label_offset)):
             raise UsageError(
                 f"{where}: bin_edges and label_offset must be finite numbers, at most "
-                f"{LARGEST:g} in size."
+                f"{LARGEST_NUMBER:g} in size."
             )
         if any(a >= b for a, b in zip(self.bin_edges, self.bin_edges[1:], strict=False)):
             raise UsageError(

@@ -58,7 +58,7 @@ def test_lines_of() -> None:
     assert lines_of(prediction, task) == ["42.7 years", "38.1 to 47.3 (90%)", "old 62%"]
     bare = Prediction(3.0, "", None, "old", {"young": 0.38, "old": 0.62})
     narrow = Task("x", "", (2.0, 3.0, 5.0), ("young", "old"))
-    assert lines_of(bare, narrow) == ["3.00", "old 62%"]
+    assert lines_of(bare, narrow) == ["3.000", "old 62%"]
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (4000, 3000), (3000, 200), (200, 3000)])

@@ -293,7 +293,7 @@ def test_notes_of_a_run_come_at_its_end(
     backend, _ = open_plan(capturable=False)
     monkeypatch.setattr("numclip_runtime.predictor.open_backend", lambda model, options: backend)
     flags = ["--batch-size", "1", "-v"]  # a size that comes again is captured
-    result = invoke("x.plan", *[photos / "dark.png"] * 3, *flags)
+    result = invoke(open_plan.folder / "x.plan", *[photos / "dark.png"] * 3, *flags)
     first, _, note = result.stderr.splitlines()
     assert first.startswith("tensorrt: tensorrt_rtx 1.7.1.116 on Stand-in GPU 0, fp32, batch 1, ")
     assert note.startswith("Note: CUDA graphs are not used: ")

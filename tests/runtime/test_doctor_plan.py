@@ -144,7 +144,7 @@ def test_onnx_file_beside_a_plan(tmp_path: Path, metadata: ModelMetadata) -> Non
 def test_empty_plan(tmp_path: Path, suffix: str) -> None:
     (path := tmp_path / f"a{suffix}").touch()
     assert check_model(path, {}, RTX).problems == [
-        f"{path}: the file is empty; copy or build it again."
+        f"{path}: not a TensorRT plan, but an empty file; copy or export it again."
     ]
 
 

@@ -34,9 +34,9 @@ def huge_mib() -> float:
 
 
 def can_move() -> bool:
-    if sys.platform != "linux" or not posix.PAGE_SIZE.exists():
+    size = posix.huge_page_size()
+    if sys.platform != "linux" or size is None:
         return False
-    size = int(posix.PAGE_SIZE.read_text())
     block = mmap.mmap(-1, 3 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     numbers = np.frombuffer(block, np.uint8)
     numbers[:] = 1
@@ -105,7 +105,7 @@ def test_a_kernel_without_huge_pages(
     wait()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux' list of mappings")
+@pytest.mark.posix("reads Linux' list of mappings")
 def test_what_was_there_before_is_left_alone() -> None:
     block = memory()
     pages = HugePages()

@@ -32,10 +32,10 @@ def test_threads_change_nothing(tiny: Path) -> None:
         (
             b'"preprocessing"',
             b'"preprosessing"',
-            r"incomplete numclip metadata \('preprocessing'\)",
+            r"incomplete numclip metadata \(.*unknown field\(s\) \['preprosessing'\]",
         ),
-        (b"bin_probs", b"bin_prabs", r"the graph lacks \['bin_probs'\]; it was changed"),
-        (b"images", b"photos", r"the graph lacks \['images'\]"),
+        (b"bin_probs", b"bin_prabs", "the graph lacks 'bin_probs'; it was changed"),
+        (b"images", b"photos", r"the graph has other inputs, \['photos'\]; it was changed"),
     ],
 )
 def test_model_changed_after_export(
@@ -52,7 +52,7 @@ def test_model_changed_after_export(
     [
         ("a.pt", r"expected a .*\.onnx.* file\. Export it with `numclip-export --ckpt`"),
         ("a.h5", r"unknown kind of model, expected a .*\.onnx"),
-        ("a.onnx", r"not an ONNX model, or a damaged one\.$"),
+        ("a.onnx", r"not an ONNX model, or a damaged one \(wire type 7\)\.$"),
     ],
 )
 def test_not_a_model(tmp_path: Path, name: str, message: str) -> None:
@@ -67,9 +67,7 @@ def test_a_broken_graph(tmp_path: Path, tiny: Path) -> None:
     text = metadata_props(tiny)[METADATA_KEY].encode()
     props = message(14, message(1, METADATA_KEY.encode()), message(2, text))
     (tmp_path / "a.onnx").write_bytes(props + message(7, b"a graph, perhaps"))
-    with pytest.raises(
-        ModelError, match=r"a\.onnx: not a model that onnxruntime can load \(.+\)\.$"
-    ):
+    with pytest.raises(ModelError, match=r"a\.onnx: not an ONNX model, or a damaged one \(.+\)\.$"):
         load(tmp_path / "a.onnx")
 
 

@@ -6,14 +6,16 @@ import errno
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from numclip_runtime import ModelError, load
-from numclip_runtime.model_files import onnx_file
+from numclip_runtime.model_files import onnx_file, open_model
 from numclip_runtime.model_files.onnx_file import MappedModel, encoded, fields, message, varint
+from numclip_runtime.model_files.open_model import OpenModel
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files are mapped on Linux only")
 
@@ -32,12 +34,14 @@ def values(path: Path) -> list[float]:
 
 
 def test_the_numbers_are_the_same(tiny: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mapped = MappedModel(model)
+    with OpenModel(model) as file:
+        mapped = MappedModel(file)
     assert mapped.graph is not None
     assert mapped.graph.count(model.name.encode()) >= 2  # weights
     found = values(model)
     monkeypatch.setattr(onnx_file, "SMALLEST_MAPPED", 1 << 30)
-    assert MappedModel(tiny).graph is None
+    with OpenModel(tiny) as file:
+        assert MappedModel(file).graph is None
     assert found == values(tiny)
 
 
@@ -59,9 +63,9 @@ def test_a_file_that_changed_meanwhile_is_read_whole(
     seen = []
 
     class Replaced(MappedModel):
-        def __init__(self, path: Path) -> None:
-            super().__init__(path)
-            os.replace(other, path)  # noqa: PTH105
+        def __init__(self, file: OpenModel) -> None:
+            super().__init__(file)
+            os.replace(other, model)  # noqa: PTH105
             seen.append(self.graph is not None and not self.unchanged())
 
     monkeypatch.setattr("numclip_runtime.backends.onnxruntime.MappedModel", Replaced)
@@ -75,23 +79,47 @@ def test_a_file_system_that_maps_nothing(model: Path, monkeypatch: pytest.Monkey
     def refuse(*args: object, **options: object) -> None:
         raise OSError(errno.ENODEV, "No such device")
 
-    monkeypatch.setattr(onnx_file, "mmap", refuse)
-    assert MappedModel(model).graph is None
+    monkeypatch.setattr(open_model, "mmap", refuse)
+    with OpenModel(model) as file:
+        assert MappedModel(file).graph is None
     assert values(model) == expected
 
 
-def test_a_file_that_went_away_has_changed(model: Path) -> None:
-    mapped = MappedModel(model)
-    assert mapped.unchanged()
-    model.unlink()
-    assert not mapped.unchanged()
+@pytest.mark.parametrize("change", ["unlink", "replace", "relink", "write", "folder"])
+def test_a_name_that_did_not_mean_the_open_file_all_the_time(
+    model: Path, tmp_path: Path, change: str
+) -> None:
+    time.sleep(0.05)  # a file that was just made is never trusted
+    with OpenModel(model) as file:
+        mapped = MappedModel(file)
+        assert mapped.unchanged()
+        if change == "unlink":
+            model.unlink()
+        elif change == "replace":
+            shutil.copy(model, tmp_path / "new")
+            (tmp_path / "new").replace(model)
+        elif change == "relink":  # away and back: another one was there meanwhile
+            model.rename(tmp_path / "away")
+            (tmp_path / "away").rename(model)
+        elif change == "write":
+            with model.open("r+b") as written:
+                written.write(b"\x08")
+        else:
+            tmp_path.rename(tmp_path.with_name("elsewhere"))
+            tmp_path.with_name("elsewhere").rename(tmp_path)
+        assert not mapped.unchanged()
+
+
+def test_a_file_that_was_just_made_is_not_trusted(tiny: Path, tmp_path: Path) -> None:
+    """The clock of the file system has ticks, and a change within one leaves no trace."""
+    with OpenModel(Path(shutil.copy(tiny, tmp_path / "a.onnx"))) as file:
+        assert not MappedModel(file).unchanged()
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
-def test_a_damaged_file_is_left_to_onnxruntime(model: Path, keep: float) -> None:
+def test_a_damaged_file_is_refused(model: Path, keep: float) -> None:
     whole = model.read_bytes()
     model.write_bytes(whole[: int(keep * len(whole)) if keep < 1 else int(keep)])
-    assert MappedModel(model).graph is None
     with pytest.raises(ModelError, match=r"neu\.onnx"):
         load(model, device="cpu")
 
@@ -120,7 +148,8 @@ def test_only_what_every_reader_packs_is_mapped(
     ]
     path = tmp_path / "model.onnx"
     path.write_bytes(message(14, b"") + message(7, *graph))
-    written = MappedModel(path).graph
+    with OpenModel(path) as file:
+        written = MappedModel(file).graph
     assert written is not None
     assert [name for name in names if weights[name] not in written] == ["packed"]
     offset = path.read_bytes().index(weights["packed"])
@@ -137,9 +166,21 @@ def test_varints(number: int) -> None:
         varint(written[:-1], 0, len(written) - 1)
 
 
-@pytest.mark.parametrize("data", [b"\x0a\x05abcd", b"\x0b", b"\x0d\x00", b"\x80" * 11, b"\x08"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x0a\x05abcd",
+        b"\x0b",
+        b"\x0d\x00",
+        b"\x80" * 11,
+        b"\x08",
+        b"\x00\x00",  # the field of number 0
+        b"\x8a\x80\x80\x80\x10\x00",  # a tag of 33 bits, which protobuf would cut to 0x0a
+        b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",  # a length of -1
+    ],
+)
 def test_what_is_no_message(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"wire type|ends early|no varint"):
+    with pytest.raises(ValueError, match=r"wire type|ends early|no varint|no field"):
         list(fields(data, 0, len(data)))
 
 
@@ -147,3 +188,10 @@ def test_every_kind_of_field() -> None:
     data = b"\x08\x96\x01" + b"\x11" + bytes(8) + b"\x1a\x02hi" + b"\x25" + bytes(4)
     found = [(f.number, f.kind, f.first, f.start, f.end) for f in fields(data, 0, len(data))]
     assert found == [(1, 0, 0, 1, 3), (2, 1, 3, 4, 12), (3, 2, 12, 14, 16), (4, 5, 16, 17, 21)]
+
+
+def test_more_fields_than_any_model_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_file, "MOST_FIELDS", 3)
+    assert len(list(fields(b"\x08\x01" * 3, 0, 6))) == 3
+    with pytest.raises(ValueError, match="more than 3 fields in one message"):
+        list(fields(b"\x08\x01" * 4, 0, 8))

@@ -103,7 +103,7 @@ def damaged_name(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: b"", "the file is empty; copy or build it again"),
+        (lambda c: b"", "not a TensorRT plan, but an empty file; copy"),
         (lambda c: b"\x08\x08" + c, "not a TensorRT plan, it begins with b'\\\\x08"),
         (lambda c: c[:20], "truncated, 20 bytes are less than a plan's header"),
         (lambda c: c[:-1], r"damaged, its header states \d+ bytes and the file has \d+"),
@@ -123,9 +123,9 @@ def test_bad_files(plan: Path, change: object, message: str) -> None:
 
 
 def test_missing_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot read this plan"):
+    with pytest.raises(ModelError, match="no such file"):
         read_plan_metadata(tmp_path / "no.plan")
-    with pytest.raises(ModelError, match="cannot read this plan"):
+    with pytest.raises(ModelError, match="is a folder"):
         read_plan_metadata(tmp_path)
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from numclip_runtime import __version__
 from numclip_runtime.app.records import Format
-from numclip_runtime.app.run import RunOptions, run
+from numclip_runtime.app.run import run
+from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import Every
 from numclip_runtime.backends import BackendName, DeviceKind, OpenOptions
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error

@@ -15,7 +15,7 @@ from PIL import Image
 
 from numclip_runtime.console import visible
 from numclip_runtime.errors import ImageError
-from numclip_runtime.images.decode import image_error
+from numclip_runtime.images.decode import decode
 from numclip_runtime.predictor import Prediction
 from numclip_runtime.preprocess import load_rgb
 from numclip_runtime.task import Task, as_written
@@ -104,14 +104,7 @@ def _load_small(path: str | os.PathLike[str]) -> Image.Image:
     Raises:
         ImageError: if it cannot be read.
     """
-    try:
-        with Image.open(path) as image:
-            image.draft(None, (4 * SIDE, 4 * SIDE))  # twice the stored size: not less sharp
-            return load_rgb(image)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise image_error(path, error) from None
+    return decode(path, least=4 * SIDE).image  # twice the stored size: not less sharp
 
 
 def _bars(prediction: Prediction, task: Task) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import IO
@@ -17,67 +17,23 @@ import click
 from numclip_runtime.app.annotate import Annotator
 from numclip_runtime.app.fast_decode_error import ScaledSample, measure_deviation
 from numclip_runtime.app.gallery import ReportEntry, ReportWriter
-from numclip_runtime.app.inputs import Inputs, Item, open_inputs
+from numclip_runtime.app.inputs import LIST, Inputs, Item, open_inputs
 from numclip_runtime.app.interrupt import Interrupt
 from numclip_runtime.app.progress import Progress, summary
 from numclip_runtime.app.records import (
-    Format,
     Writer,
-    import_pyarrow,
     open_writer,
     place_of,
     record_of,
 )
-from numclip_runtime.app.video import Every, is_live
-from numclip_runtime.backends import DEFAULTS, OpenOptions
+from numclip_runtime.app.run_options import RunOptions
+from numclip_runtime.app.video import is_live
 from numclip_runtime.console import say
 from numclip_runtime.errors import ImageError, NumclipError, UsageError
-from numclip_runtime.files import require_writable
+from numclip_runtime.images.folder import say_left_out
 from numclip_runtime.pipeline import StreamPlan, plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
 from numclip_runtime.preprocess import ImageLike
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The flags of `numclip-run`."""
-
-    opening: OpenOptions = DEFAULTS  # of the model; `run` sets `optimize_for` by the inputs
-    kind: Format = "jsonl"
-    output: Path | None = None  # None: stdout
-    csv_safe: bool = False  # see `RecordWriter`
-    annotate: Path | None = None  # folder of annotated copies
-    report: Path | None = None  # HTML page
-    every: Every | None = None  # frames of videos; None: all
-    null: bool = False  # paths of the list on standard input end with NUL
-    batch_size: int | None = None  # None: automatic, see `plan_stream`
-    workers: int | None = None  # decoding threads; None: automatic
-    verbose: bool = False  # describe what runs the model even if stderr is not a terminal
-
-    @property
-    def talkative(self) -> bool:
-        """Whether to describe what runs the model, and how fast it was."""
-        return self.verbose or sys.stderr.isatty()
-
-    def check(self) -> None:
-        """Refuse at once what would fail at the end.
-
-        Raises:
-            UsageError: if a file cannot be written, or Parquet would go to stdout.
-            MissingDependencyError: if pyarrow is needed and missing.
-        """
-        if self.csv_safe and self.kind != "csv":
-            raise UsageError("--csv-safe is about CSV; give --format csv or a name with .csv.")
-        if self.kind == "parquet":
-            if self.output is None:
-                raise UsageError("Parquet is not text: name a file with --output.")
-            import_pyarrow()
-        if self.output is None and sys.stdout is None:
-            raise UsageError("standard output is closed; name a file with --output.")
-        if self.report is not None:
-            if self.report.suffix.lower() not in (".html", ".htm"):  # `--report *.jpg`
-                raise UsageError(f"{self.report}: the report is a page; give a name with .html.")
-            require_writable(self.report)
 
 
 def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
@@ -93,6 +49,8 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     """
     options.check()
     source = open_inputs(inputs, every=options.every, null=options.null)
+    options.check_overwriting(model, source.files, listed=LIST in inputs)
+    say_left_out(source.left_out)
     # One at a time: a single picture, or a camera's newest
     single = source.total == 1 or any(map(is_live, inputs))
     opening = replace(options.opening, optimize_for="latency" if single else "throughput")

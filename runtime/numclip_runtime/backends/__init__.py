@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from numclip_runtime.errors import UsageError
-from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.model_files.model_file import PLAN_SUFFIXES, check_model_path, check_sha256
+from numclip_runtime.errors import ModelError, UsageError
+from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME, ModelMetadata
+from numclip_runtime.model_files.open_model import OpenModel, check_model_path, is_plan, opened
+from numclip_runtime.model_files.pin import check_pin, compared
 from numclip_runtime.preprocess import FloatArray, InputArray
 
 DeviceKind = Literal["auto", "cpu", "cuda"]
@@ -34,8 +35,8 @@ class OpenOptions:
     # runs on the CPU although a GPU is present or was requested, `notes` of the backend explain why
     device: DeviceKind = "auto"
     backend: BackendName | None = None  # None: onnxruntime for ONNX files, tensorrt for plans
-    # Expected SHA-256 of the file, hexadecimal. None: not checked, except that a plan is compared
-    # with `<model>.sha256` if that file exists
+    # Expected SHA-256 of the file, hexadecimal. None: as `<model>.sha256` states, which
+    # numclip-export writes; not checked if there is no such file
     sha256: str | None = None
     require_gpu: bool = False  # refuse to run on the CPU
     # Use of the CPU's cores. "latency": all of them inside one inference, for single images.
@@ -47,6 +48,8 @@ class OpenOptions:
     fast_decode: bool = False
 
     def __post_init__(self) -> None:
+        if self.sha256 is not None:
+            check_pin(self.sha256)
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads must be at least 1, got {self.threads}.")
         for name, value, choices in (
@@ -67,7 +70,7 @@ class OpenOptions:
             ModelError: if the file is missing or of an unknown kind.
         """
         check_model_path(model)
-        plan = model.suffix in PLAN_SUFFIXES
+        plan = is_plan(model)
         if plan and self.backend not in (None, "tensorrt"):
             raise UsageError(f"{model}: {self.backend} does not run plans; leave the backend out.")
         if not plan and self.backend == "tensorrt":
@@ -121,11 +124,13 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(model: Path, options: OpenOptions = DEFAULTS) -> Backend:
+def open_backend(model: Path | OpenModel, options: OpenOptions = DEFAULTS) -> Backend:
     """Open a model file with the backend that its kind calls for, or with the one named.
 
+    The file is opened once: the bytes that are hashed and checked are those that are loaded.
+
     Args:
-        model: Path of a `.onnx`, `.plan` or `.engine` file.
+        model: A `.onnx`, `.plan` or `.engine` file: its path, or the open file.
         options: How to open it.
 
     Raises:
@@ -134,15 +139,17 @@ def open_backend(model: Path, options: OpenOptions = DEFAULTS) -> Backend:
         MissingDependencyError: if the backend's package is not installed.
         GpuRequiredError: if a GPU is needed and none can be used.
     """
-    options.check(model)
-    if model.suffix in PLAN_SUFFIXES:
-        from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
+    options.check(model if isinstance(model, Path) else model.path)
+    with opened(model) as file:
+        if is_plan(file.path):
+            from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
 
-        return TensorRTBackend(model, options)
-    if options.sha256 is not None:
-        from numclip_runtime.files import sha256
+            return TensorRTBackend(file, options)
+        with compared(file, options.sha256):
+            return _open_onnx(file, options)
 
-        check_sha256(model, sha256(model), options.sha256)
+
+def _open_onnx(model: OpenModel, options: OpenOptions) -> Backend:
     if options.backend == "openvino":
         from numclip_runtime.backends.openvino import OpenVinoBackend
 
@@ -150,3 +157,58 @@ def open_backend(model: Path, options: OpenOptions = DEFAULTS) -> Backend:
     from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(model, options)
+
+
+def check_results(
+    model: object, metadata: ModelMetadata, images: int, values: FloatArray, bin_probs: FloatArray
+) -> None:
+    """Refuse results whose shapes are not those that the metadata state.
+
+    Raises:
+        ModelError: naming the shapes.
+    """
+    expected = (images,), (images, metadata.task.num_bins)
+    if (values.shape, bin_probs.shape) != expected:
+        raise ModelError(
+            f"{model}: gives values of shape {values.shape} and bin_probs of {bin_probs.shape}, "
+            f"and its metadata state {expected[0]} and {expected[1]}; export the model again."
+        )
+
+
+def check_tensors(
+    model: Path, metadata: ModelMetadata, found: Mapping[str, tuple[str, Sequence[object]]]
+) -> None:
+    """Refuse a model whose tensors are not those that its metadata state.
+
+    Args:
+        model: Named in errors.
+        metadata: Of the model.
+        found: Name of each input and output -> type, such as "float32", and shape; sizes that are
+            no whole numbers are not fixed.
+
+    Raises:
+        ModelError: naming the first tensor that differs.
+    """
+    crop, bins = metadata.preprocessing.crop, metadata.task.num_bins
+    sample = (crop, crop, 3) if metadata.input == "uint8" else (3, crop, crop)
+    expected = {
+        INPUT_NAME: (metadata.input, sample),
+        VALUES_NAME: ("float32", ()),
+        BIN_PROBS_NAME: ("float32", (bins,)),
+    }
+    for name, (kind, shape) in expected.items():
+        if name not in found:
+            raise ModelError(f"{model}: the graph lacks {name!r}; it was changed after export.")
+        found_kind, found_shape = found[name]
+        fits = len(found_shape) == len(shape) + 1 and all(
+            not isinstance(size, int) or size == wanted
+            for size, wanted in zip(found_shape[1:], shape, strict=True)
+        )
+        if found_kind != kind or not fits:
+            here, there = (
+                " x ".join(map(str, sizes)) for sizes in (found_shape[:8], ("batch", *shape))
+            )
+            raise ModelError(
+                f"{model}: {name!r} is {found_kind} of {here or 'no size'}, and its metadata state "
+                f"{kind} of {there}; export the model again."
+            )

@@ -20,11 +20,15 @@ class CloseGuard:
 
     def __init__(self, message: str) -> None:
         self._message = message
+        self._free: Callable[[], None] | None = None  # set once it is closed
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew in a forked process, which has none of the threads inside, nor their locks."""
         # Re-entrant: a signal handler may call `close` while its thread holds it
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._inside: list[int] = []  # identifiers of threads
-        self._free: Callable[[], None] | None = None  # set once it is closed
 
     def close(self, free: Callable[[], None]) -> None:
         """Admit no more threads, wait for those inside, then free; idempotent if `free` is.

@@ -10,24 +10,29 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-from numclip_runtime.backends import DEFAULTS, OpenOptions
+from numclip_runtime.backends import DEFAULTS, OpenOptions, check_results, check_tensors
+from numclip_runtime.backends.after_fork import FORKED, forget_after_fork, never_freed
 from numclip_runtime.backends.huge_pages import HugePages
 from numclip_runtime.cuda.probe import LIBRARY, CudaDriver, probe_cuda
 from numclip_runtime.errors import (
     GpuError,
     GpuRequiredError,
     ModelError,
+    NumclipError,
     UsageError,
     first_line,
     import_extra,
 )
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.model_files.onnx_file import MappedModel, read_onnx_metadata
+from numclip_runtime.model_files.open_model import OpenModel, opened
+from numclip_runtime.model_files.operators import check_graph
 from numclip_runtime.preprocess import FloatArray, InputArray
 from numclip_runtime.system import usable_cores
 
 # One run uploads and downloads while another computes; a third would only wait, and use memory.
 GPU_LANES = 2
+ONNX_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 GPU_PROVIDERS: dict[str | None, str] = {
     "onnxruntime-tensorrt": "TensorrtExecutionProvider",
@@ -49,7 +54,7 @@ class OnnxRuntimeBackend:
     inference has one thread, and as many run at a time as there are cores.
 
     Args:
-        model: Path of a file that numclip exported.
+        model: A file that numclip exported: its path, or the open file.
         options: All but `sha256` and `fast_decode` are used.
         library: The NVIDIA driver's library.
 
@@ -63,15 +68,20 @@ class OnnxRuntimeBackend:
     max_batch: int | None = None
 
     def __init__(
-        self, model: Path, options: OpenOptions = DEFAULTS, *, library: str = LIBRARY
+        self, model: Path | OpenModel, options: OpenOptions = DEFAULTS, *, library: str = LIBRARY
     ) -> None:
+        with opened(model) as file:
+            self._load(file, options, library)
+
+    def _load(self, model: OpenModel, options: OpenOptions, library: str) -> None:
         ort = import_extra("cpu", "onnxruntime")
         if os.environ.get("ORT_DISABLE_TELEMETRY") != "0":
             ort.disable_telemetry_events()  # on Windows, where the variable has no effect
-        self._source, self._ort = str(model), ort
+        self._source, self._ort = str(model.path), ort
         self.threads = options.threads
         self.notes: list[str] = []
         self.metadata = metadata = read_onnx_metadata(model)
+        check_graph(model)
         # With it, a float16 ViT of 2 blocks or more crashes the process (1.23 to 1.32, x86).
         self._disabled = ["NchwcTransformer"] if metadata.precision == "fp16" else None
         # On ARM with SME (emulated) KleidiAI's INT8 kernels were wrong by 2.4 years of 101 (1.32)
@@ -85,12 +95,12 @@ class OnnxRuntimeBackend:
         driver = CudaDriver(problem="not asked for") if device == "cpu" else probe_cuda(library)
         problem = why_not(provider, ort.get_available_providers(), driver)
         if problem is None:
-            problem = self._open_on_gpu(provider)
+            problem = self._open_on_gpu(model, provider)
         if problem is not None:
             if options.require_gpu:
-                raise GpuRequiredError(f"{model}: a GPU is required, and not used: {problem}.")
+                raise GpuRequiredError(f"{model.path}: a GPU is required, and not used: {problem}.")
             if device == "cuda" or (device == "auto" and driver.problem is None):
-                self.notes.append(f"{model}: runs on the CPU: {problem}.")
+                self.notes.append(f"{model.path}: runs on the CPU: {problem}.")
             throughput = options.optimize_for == "throughput"
             self.threads = _threads_per_run(options.threads, throughput=throughput)
             # Threads that wait for work spin, and take time from those that decode: 2 of them
@@ -99,34 +109,50 @@ class OnnxRuntimeBackend:
             self._pages = HugePages()
             try:
                 self._session = self._open_on_cpu(model)
+            except NumclipError:
+                raise
             except Exception as error:  # onnxruntime's own exception types share no base class
                 made = metadata.optimized_by or ""
                 if made:
                     made = f"; it was made for {made}, and here is {ort.__version__}"
+                reason = f"{first_line(error)}){made}"
                 raise ModelError(
-                    f"{model}: not a model that onnxruntime can load ({first_line(error)}){made}."
+                    f"{model.path}: not a model that onnxruntime can load ({reason}."
                 ) from None
             self._pages.opened()
         self.provider = str(self._session.get_providers()[0])
         self.device = "cpu" if problem is not None else driver.devices[0].name
         cores = usable_cores()
         self.lanes = max(1, cores // (self.threads or cores)) if self.device == "cpu" else GPU_LANES
-        names = {node.name for node in (*self._session.get_inputs(), *self._session.get_outputs())}
-        if missing := {INPUT_NAME, VALUES_NAME, BIN_PROBS_NAME} - names:
+        self._gone = "was closed; load it again."
+        forget_after_fork(self)
+        inputs = self._session.get_inputs()
+        if unknown := [node.name for node in inputs if node.name != INPUT_NAME]:
             raise ModelError(
-                f"{model}: the graph lacks {sorted(missing)}; it was changed after export."
+                f"{model.path}: the graph has other inputs, {unknown[:5]}; it was changed after "
+                "export."
             )
+        check_tensors(
+            model.path,
+            metadata,
+            {
+                node.name: (ONNX_TYPES.get(node.type, node.type), node.shape)
+                for node in (*inputs, *self._session.get_outputs())
+            },
+        )
 
-    def _open_on_cpu(self, model: Path) -> Any:
+    def _open_on_cpu(self, model: OpenModel) -> Any:
         mapped = MappedModel(model)
         if mapped.graph is not None:
             with suppress(Exception):  # a broken model is reported below
-                session = self._open(None, mapped)
+                session = self._open(mapped.graph, None, folder=mapped.folder)
                 if mapped.unchanged():
                     return session
-        return self._open(None)
+        session = self._open(model.place or model.content[:], None)
+        model.check_unchanged()
+        return session
 
-    def _open(self, provider: str | None, mapped: MappedModel | None = None) -> Any:
+    def _open(self, source: str | bytes, provider: str | None, *, folder: str | None = None) -> Any:
         options = self._ort.SessionOptions()
         options.log_severity_level = 3  # errors only, which are also raised
         if self.metadata.optimized_by is not None:
@@ -138,12 +164,10 @@ class OnnxRuntimeBackend:
             options.add_session_config_entry("mlas.disable_kleidiai", "1")
         if not self._spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        source: str | bytes = self._source
-        if mapped is not None and mapped.graph is not None:
+        if folder is not None:  # of the weights
             options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", mapped.folder
+                "session.model_external_initializers_file_folder_path", folder
             )
-            source = mapped.graph
         return self._ort.InferenceSession(
             source,
             options,
@@ -152,11 +176,14 @@ class OnnxRuntimeBackend:
             enable_fallback=0,  # else it moves to the CPU by itself, and prints to stdout
         )
 
-    def _open_on_gpu(self, provider: str) -> str | None:
+    def _open_on_gpu(self, model: OpenModel, provider: str) -> str | None:
         """Open the session on a GPU; return the reason if that failed."""
         try:
             load_cuda_packages(self._ort)
-            self._session = self._open(provider)
+            self._session = self._open(model.place or model.content[:], provider)
+            model.check_unchanged()
+        except NumclipError:
+            raise
         except Exception as error:  # see above
             return f"{provider} did not start ({first_line(error)})"
         found = self._session.get_providers()[0]
@@ -173,19 +200,23 @@ class OnnxRuntimeBackend:
 
         Raises:
             UsageError: if it was closed.
+            ModelError: if the network fails on the CPU, or its results have other shapes.
             GpuError: if the GPU fails, such as when its memory runs out.
         """
         session = self._session  # a `close` meanwhile frees it after this run
         if session is None:
-            raise UsageError(f"{self._source}: was closed; load it again.")
+            raise UsageError(f"{self._source}: {self._gone}")
         try:
             values, bin_probs = session.run([VALUES_NAME, BIN_PROBS_NAME], {INPUT_NAME: images})
         except Exception as error:
             if self.device == "cpu":
-                raise
+                raise ModelError(
+                    f"{self._source}: onnxruntime failed to run it ({first_line(error)})."
+                ) from None
             raise GpuError(
                 f"{self._source}: {self.provider} failed ({first_line(error)})."
             ) from None
+        check_results(self._source, self.metadata, len(images), values, bin_probs)
         if self._pages is not None:
             self._pages.ran(len(images))
         return values, bin_probs
@@ -195,6 +226,12 @@ class OnnxRuntimeBackend:
         if self._pages is not None:
             self._pages.close()
         self._session = None  # idempotent
+
+    def forget(self) -> None:
+        """Let go of the session in a forked process."""
+        if self._session is not None:
+            never_freed(self._session, self._pages)
+            self._session, self._pages, self._gone = None, None, FORKED
 
 
 def _threads_per_run(threads: int | None, *, throughput: bool) -> int | None:

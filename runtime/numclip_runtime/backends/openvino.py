@@ -9,13 +9,18 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from numclip_runtime.backends import DEFAULTS, OpenOptions
+from numclip_runtime.backends import DEFAULTS, OpenOptions, check_results, check_tensors
+from numclip_runtime.backends.after_fork import FORKED, forget_after_fork, never_freed
 from numclip_runtime.backends.huge_pages import HugePages
 from numclip_runtime.errors import ModelError, UsageError, import_extra
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.model_files.onnx_file import read_onnx_metadata
+from numclip_runtime.model_files.open_model import OpenModel, opened
+from numclip_runtime.model_files.operators import check_graph
 from numclip_runtime.preprocess import FloatArray, InputArray
 from numclip_runtime.system import usable_cores
+
+OPENVINO_TYPES = {"f32": "float32", "u8": "uint8"}
 
 
 class OpenVinoBackend:
@@ -25,7 +30,7 @@ class OpenVinoBackend:
     throughput one inference of 1 thread per core, each with buffers of its own.
 
     Args:
-        model: Path of a file that numclip exported.
+        model: A file that numclip exported: its path, or the open file.
         options: `threads` and `optimize_for` are used.
 
     Raises:
@@ -38,13 +43,18 @@ class OpenVinoBackend:
     device = "cpu"
     max_batch: int | None = None
 
-    def __init__(self, model: Path, options: OpenOptions = DEFAULTS) -> None:
+    def __init__(self, model: Path | OpenModel, options: OpenOptions = DEFAULTS) -> None:
+        with opened(model) as file:
+            self._load(file, options)
+
+    def _load(self, model: OpenModel, options: OpenOptions) -> None:
         openvino = import_extra("openvino", "openvino")
         self.metadata = read_onnx_metadata(model)
+        check_graph(model)
         if (made_for := self.metadata.optimized_by) is not None:
             raise ModelError(
-                f"{model}: was made for {made_for} and has operators of its own; use the float32 "
-                "file with OpenVINO."
+                f"{model.path}: was made for {made_for} and has operators of its own; use the "
+                "float32 file with OpenVINO."
             )
         self.notes: list[str] = []
         self.threads, self.lanes = options.threads, 1
@@ -63,36 +73,58 @@ class OpenVinoBackend:
         self._pages = HugePages()
         try:
             with _signal_stack_kept():
-                compiled = openvino.Core().compile_model(str(model), "CPU", config)
+                core = openvino.Core()
+                # without a place: a graph and its weights, which are inside
+                source = model.place or core.read_model(model.content[:], b"")
+                compiled = core.compile_model(source, "CPU", config)
+            tensors = {
+                port.any_name: (
+                    OPENVINO_TYPES.get(
+                        port.element_type.get_type_name(), port.element_type.get_type_name()
+                    ),
+                    [size.get_length() if size.is_static else "?" for size in port.partial_shape],
+                )
+                for port in (*compiled.inputs, *compiled.outputs)
+            }
             outputs = [compiled.output(name) for name in (VALUES_NAME, BIN_PROBS_NAME)]
             compiled.input(INPUT_NAME)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]  # the lines before are places in its code
-            raise ModelError(f"{model}: not a model that OpenVINO can run ({reason}).") from None
+            raise ModelError(
+                f"{model.path}: not a model that OpenVINO can run ({reason})."
+            ) from None
+        check_tensors(model.path, self.metadata, tensors)
+        model.check_unchanged()
         self._pages.opened()
         # Makes a table that the first inference would make, holding a C++ lock and releasing
         # Python's: two threads that began at once waited for each other for ever (2026.4)
         openvino.Type.f32.to_dtype()
-        self._source = str(model)
+        self._source = str(model.path)
         idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.lanes):
             idle.put(compiled.create_infer_request())  # for one inference at a time
         # Everything that holds the model, so that `close` frees it at once
         self._opened: tuple[SimpleQueue[Any], list[Any]] | None = (idle, outputs)
+        self._gone = "was closed; load it again."
+        forget_after_fork(self)
 
     def run(self, images: InputArray) -> tuple[FloatArray, FloatArray]:
         """Run the network; see `Backend.run`."""
         opened = self._opened  # a concurrent `close` frees it after this run
         if opened is None:
-            raise UsageError(f"{self._source}: was closed; load it again.")
+            raise UsageError(f"{self._source}: {self._gone}")
         idle, outputs = opened
         request = idle.get()
         try:
             # share_inputs avoids a copy of the images; the results are copies
             results = request.infer({INPUT_NAME: images}, share_inputs=True)
             values, bin_probs = (results[output] for output in outputs)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ModelError(f"{self._source}: OpenVINO failed to run it ({reason}).") from None
         finally:
             idle.put(request)
+        check_results(self._source, self.metadata, len(images), values, bin_probs)
         self._pages.ran(len(images))
         return values, bin_probs
 
@@ -101,6 +133,12 @@ class OpenVinoBackend:
         self._pages.close()
         with _signal_stack_kept():
             self._opened = None
+
+    def forget(self) -> None:
+        """Let go of the model in a forked process."""
+        if self._opened is not None:
+            never_freed(self._opened, self._pages)
+            self._opened, self._gone = None, FORKED
 
 
 @contextmanager

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from mmap import ACCESS_READ, mmap
+from mmap import mmap
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from numclip_runtime.errors import ModelError
 from numclip_runtime.metadata import METADATA_KEY, ModelMetadata
-
-Buffer: TypeAlias = "mmap | bytes"
+from numclip_runtime.model_files.open_model import Buffer, OpenModel, Stamp, opened, stamp_of
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
 # Field numbers of ONNX
@@ -30,6 +29,9 @@ NAME, RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 8, 9, 13, 14  # of TensorProto
 KEY, VALUE = 1, 2  # of StringStringEntryProto
 EXTERNAL = 1  # of TensorProto.DataLocation
 
+LARGEST_MODEL = (1 << 31) - 1  # bytes of a protobuf message
+LARGEST_TEXT = 4 << 20  # bytes of one text in the metadata
+MOST_FIELDS = 1_000_000  # of one message; a graph has a few thousand
 SMALLEST_MAPPED = 1 << 16  # bytes of a weight; mapping a smaller one costs more than copying it
 # Operators whose constant input is packed, or folded into another. Other operators keep reading the
 # mapping, so a later write to the file would change the model.
@@ -48,29 +50,20 @@ class Field(NamedTuple):
     end: int
 
 
-@contextmanager
-def content_of(path: Path) -> Iterator[Buffer]:
-    """Yield a file's content: mapped, or read if it cannot be mapped."""
-    with path.open("rb") as file:
-        try:
-            mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
-        except (OSError, ValueError):  # ValueError: the file is empty
-            yield file.read()
-            return
-        with mapped:
-            yield mapped
-
-
 def fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
     """Yield the fields between two places.
 
     Raises:
         ValueError: if there is anything else.
     """
-    while start < end:
+    for _ in range(MOST_FIELDS):
+        if start >= end:
+            return
         tag, content = buffer[start], start + 1  # nearly all are below 128
         if tag > 0x7F:
             tag, content = varint(buffer, start, end)
+        if not 8 <= tag < 1 << 32:  # protobuf itself would cut off the higher bits
+            raise ValueError("no field has this number")
         kind = tag & 7
         if kind == LENGTH:
             length, content = varint(buffer, content, end)
@@ -85,6 +78,8 @@ def fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
             raise ValueError("ends early")
         yield Field(tag >> 3, kind, start, content, after)
         start = after
+    if start < end:
+        raise ValueError(f"more than {MOST_FIELDS:,} fields in one message")
 
 
 def varint(buffer: Buffer, start: int, end: int) -> tuple[int, int]:
@@ -118,21 +113,22 @@ def message(number: int, *parts: bytes) -> bytes:
     return b"".join((encoded(number << 3 | LENGTH), encoded(sum(map(len, parts))), *parts))
 
 
-def read_onnx_metadata(model: Path) -> ModelMetadata:
+def read_onnx_metadata(model: Path | OpenModel) -> ModelMetadata:
     """Return the metadata that numclip wrote into an ONNX file.
 
     Raises:
         ModelError: if the file is missing, not an ONNX model, damaged, or not made by numclip.
     """
-    try:
-        text = metadata_props(model).get(METADATA_KEY)
-    except ValueError:
-        raise ModelError(f"{model}: not an ONNX model, or a damaged one.") from None
-    except OSError as error:
-        raise ModelError(f"{model}: cannot read this model ({error.strerror}).") from None
-    if text is None:
-        raise no_metadata(model)
-    return ModelMetadata.from_json(text, source=str(model))
+    with opened(model) as file:
+        try:
+            text = metadata_props(file).get(METADATA_KEY)
+        except ValueError as error:
+            raise ModelError(
+                f"{file.path}: not an ONNX model, or a damaged one ({error})."
+            ) from None
+        if text is None:
+            raise no_metadata(file.path)
+        return ModelMetadata.from_json(text, source=str(file.path))
 
 
 def no_metadata(model: Path, remedy: str = EXPORT_AGAIN) -> ModelError:
@@ -142,24 +138,31 @@ def no_metadata(model: Path, remedy: str = EXPORT_AGAIN) -> ModelError:
     )
 
 
-def metadata_props(model: Path) -> dict[str, str]:
+def metadata_props(model: Path | OpenModel) -> dict[str, str]:
     """Return the texts that an ONNX file carries, by key.
 
     Walks the outermost protobuf fields and skips the graph: microseconds for any size.
 
     Raises:
-        ValueError: if the file is not an ONNX file.
-        OSError: if it cannot be read.
+        ModelError: if the file cannot be read.
+        ValueError: if it is not an ONNX file, or beyond the limits; the message is the reason.
     """
-    found = {}
-    with content_of(model) as data:
-        for field in fields(data, 0, len(data)):
+    found: dict[str, str] = {}
+    with opened(model) as file:
+        data = file.content
+        if file.size > LARGEST_MODEL:
+            raise ValueError("larger than 2 GiB, which no ONNX file can be")
+        for field in fields(data, 0, file.size):
             if field.number == METADATA_PROPS and field.kind == LENGTH:
+                if field.end - field.start > LARGEST_TEXT:
+                    raise ValueError(f"metadata of {field.end - field.start:,} bytes")
                 entry = {
                     part.number: data[part.start : part.end].decode()
                     for part in fields(data, field.start, field.end)
                     if part.kind == LENGTH
                 }
+                if entry.get(KEY, "") in found:
+                    raise ValueError("metadata of one name stand there twice")
                 found[entry.get(KEY, "")] = entry.get(VALUE, "")
     return found
 
@@ -167,33 +170,46 @@ def metadata_props(model: Path) -> dict[str, str]:
 class MappedModel:
     """An ONNX file whose weights stay in the file.
 
+    onnxruntime opens the weights by the file's name, so `unchanged` has to be asked afterwards.
+
     Args:
-        path: The file.
+        model: The open file.
     """
 
-    def __init__(self, path: Path) -> None:
-        real = path.resolve()
-        self.folder = str(real.parent)  # in which onnxruntime looks for the weights
-        self._path = real
+    def __init__(self, model: OpenModel) -> None:
+        self._path = Path(os.path.realpath(model.path))
+        self.folder = str(self._path.parent)  # in which onnxruntime looks for the weights
         self.graph: bytes | None = None  # to open in place of the file; None: open the file
-        if sys.platform != "linux":  # Windows forbids replacing a mapped file
-            return
-        with real.open("rb") as file:
-            self._identity = _identity(os.fstat(file.fileno()))
-            # an empty file, or a file system that maps nothing
-            with suppress(ValueError, OSError), mmap(file.fileno(), 0, access=ACCESS_READ) as model:
-                self.graph = _without_weights(model, real.name)
+        self._before = self._stamps()
+        # A change within one tick of the system's clock (10 ms at most) leaves no trace
+        self._fresh = time.time_ns() - model.stamp[-1] < 20_000_000
+        # Windows forbids replacing a mapped file; bytes: a file system that maps nothing
+        if (
+            sys.platform == "linux"
+            and not isinstance(model.content, bytes)
+            and self._before[:1] == [model.stamp]
+            and _is_utf8(str(self._path))
+        ):
+            self.graph = _without_weights(model.content, self._path.name)
 
     def unchanged(self) -> bool:
-        """Return whether the file is still the one that `graph` was read from."""
+        """Return whether the name meant the open file all the time, and its content stayed."""
+        return not self._fresh and self._stamps() == self._before
+
+    def _stamps(self) -> list[Stamp]:
+        """Return the stamps of the file and of all folders above it; empty: it went away."""
         try:
-            return _identity(self._path.stat()) == self._identity
+            return [stamp_of(place.stat()) for place in (self._path, *self._path.parents)]
         except OSError:
-            return False
+            return []
 
 
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _without_weights(model: mmap, name: str) -> bytes | None:

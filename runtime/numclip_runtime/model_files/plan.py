@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import mmap
 import re
 import zlib
 from collections.abc import Mapping
@@ -17,16 +16,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from numclip_runtime.errors import ModelError, UsageError
-from numclip_runtime.fields import parse_json, read_fields
+from numclip_runtime.fields import JSON_LIMIT, parse_json, read_fields
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_files.onnx_file import no_metadata
+from numclip_runtime.model_files.open_model import OpenModel, opened
 
 Builder = Literal["tensorrt", "tensorrt-rtx"]
 
 PLAN_SCHEMA_VERSION = 1
 NAME_LIMIT = 4095  # characters of a network's name: TensorRT's 4,096 count the closing zero
 # marker, form, length and CRC-32 of the payload; the payload follows
-_NAME = re.compile(rb"numclip-plan/(\d+) (json|zlib85) (\d+) ([0-9a-f]{8}) ")
+_NAME = re.compile(rb"numclip-plan/(\d{1,9}) (json|zlib85) (\d{1,9}) ([0-9a-f]{8}) ")
 MARKER = b"numclip-plan/"
 # The first 4 bytes. "ftrt" is what trtexec --getPlanVersionOnly demands; "vtrt" is what
 # TensorRT-RTX 1.4 to 1.7 write. Both keep the version in bytes 24 to 27.
@@ -100,21 +100,16 @@ def encode_metadata(metadata: ModelMetadata, engine: EngineFacts) -> str:
     )
 
 
-def read_plan_metadata(path: Path) -> PlanInfo:
+def read_plan_metadata(plan: Path | OpenModel) -> PlanInfo:
     """Read the metadata of a plan.
 
     Raises:
         ModelError: if the file is missing, not a plan, damaged, or not built by numclip.
     """
-    try:
-        with path.open("rb") as file:
-            header = file.read(HEADER_BYTES)
-            size = path.stat().st_size
-            builder, version = _read_header(header, size, path)
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                text = _find_name(content, path)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot read this plan ({error.strerror}).") from None
+    with opened(plan) as model:
+        path, size = model.path, model.size
+        builder, version = _read_header(model.content[:HEADER_BYTES], size, path)
+        text = _find_name(model)
     try:
         plain = parse_json(text)
         if not isinstance(plain, dict) or not {"model", "engine"} <= plain.keys():
@@ -132,8 +127,6 @@ def read_plan_metadata(path: Path) -> PlanInfo:
 
 def _read_header(header: bytes, size: int, path: Path) -> tuple[Builder, str | None]:
     builder = MAGIC.get(header[:4])
-    if not header:
-        raise ModelError(f"{path}: the file is empty; copy or build it again.")
     if builder is None:
         raise ModelError(
             f"{path}: not a TensorRT plan, it begins with {header[:4]!r}; build one with "
@@ -153,17 +146,19 @@ def _read_header(header: bytes, size: int, path: Path) -> tuple[Builder, str | N
     return builder, ".".join(map(str, header[24:28]))
 
 
-def _find_name(content: mmap.mmap, path: Path) -> str:
+def _find_name(plan: OpenModel) -> str:
     """Return the JSON text inside the network's name.
 
     TensorRT-RTX writes it into the first 4 kB. Other places are possible, so the whole file is
     searched.
     """
-    start = content.find(MARKER)
+    path = plan.path
+    start = plan.find(MARKER)
     if start < 0:
         raise no_metadata(path, "build it with `numclip-export --onnx x.onnx --target tensorrt`")
     damaged = ModelError(f"{path}: its numclip metadata are damaged; copy or build it again.")
-    if (match := _NAME.match(content, start)) is None:
+    name = plan.content[start : start + NAME_LIMIT]
+    if (match := _NAME.match(name)) is None:
         raise damaged
     schema, form, length, crc = match.groups()
     if int(schema) != PLAN_SCHEMA_VERSION:
@@ -171,7 +166,19 @@ def _find_name(content: mmap.mmap, path: Path) -> str:
             f"{path}: plan metadata schema {int(schema)} is unknown, this numclip reads schema "
             f"{PLAN_SCHEMA_VERSION}; update numclip or build the plan again."
         )
-    payload = content[match.end() : match.end() + int(length)]
-    if zlib.crc32(payload) != int(crc, 16):
+    payload = name[match.end() : match.end() + int(length)]
+    if len(payload) < int(length) or zlib.crc32(payload) != int(crc, 16):
         raise damaged
-    return (payload if form == b"json" else zlib.decompress(base64.b85decode(payload))).decode()
+    try:
+        return (payload if form == b"json" else _unpacked(payload)).decode()
+    except (ValueError, zlib.error):
+        raise damaged from None
+
+
+def _unpacked(payload: bytes) -> bytes:
+    """Decompress at most `JSON_LIMIT` bytes: 4 kB can hold a thousand times as many."""
+    unpacker = zlib.decompressobj()
+    text = unpacker.decompress(base64.b85decode(payload), JSON_LIMIT)
+    if not unpacker.eof:
+        raise ValueError(f"truncated, or more than {JSON_LIMIT:,} bytes")
+    return text

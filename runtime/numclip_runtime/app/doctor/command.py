@@ -13,7 +13,7 @@ from numclip_runtime.app.doctor.packages import installed_packages, libjpeg_turb
 from numclip_runtime.app.doctor.providers import ProviderCheck, check_providers
 from numclip_runtime.console import FILE, SETTINGS, columns, exit_on_error, json_text
 from numclip_runtime.cuda.probe import CudaDriver, probe_cuda
-from numclip_runtime.model_files.model_file import PLAN_SUFFIXES
+from numclip_runtime.model_files.open_model import is_plan
 from numclip_runtime.system import Machine, read_machine
 
 
@@ -47,18 +47,18 @@ def diagnose(model: Path | None = None) -> Diagnosis:
     providers, reason = check_providers()
     problems = [] if check is None else list(check.problems)
     advice = [] if check is None else list(check.advice)
-    is_plan = model is not None and model.suffix in PLAN_SUFFIXES
+    plan = model is not None and is_plan(model)
     if packages["onnxruntime"] and packages["onnxruntime-gpu"]:
         advice.append(
             "Two packages share one module, and the last one installed wins; keep one: "
             "pip uninstall onnxruntime onnxruntime-gpu && " + backend_command(driver)
         )
-    elif packages["onnxruntime"] and driver.devices and is_x86() and not is_plan:
+    elif packages["onnxruntime"] and driver.devices and is_x86() and not plan:
         advice.append(
             "The GPU, with ONNX files: pip uninstall onnxruntime && " + backend_command(driver)
         )
     cuda = next((p.problem for p in providers if p.name == "CUDAExecutionProvider"), None)
-    if cuda is not None and "cannot open shared object" in cuda and driver.devices and not is_plan:
+    if cuda is not None and "cannot open shared object" in cuda and driver.devices and not plan:
         advice.append("The libraries of CUDA: pip install 'onnxruntime-gpu[cuda,cudnn]'")
     engine = driver.devices and (packages["tensorrt"] or packages["tensorrt_rtx"])
     if check is None and all(p.problem for p in providers) and not (engine or packages["openvino"]):

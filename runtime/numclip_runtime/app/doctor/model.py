@@ -21,7 +21,7 @@ from numclip_runtime.backends.tensorrt.checks import (
 from numclip_runtime.cuda.probe import CudaDriver
 from numclip_runtime.errors import MissingDependencyError, NumclipError, first_line
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.model_files.model_file import PLAN_SUFFIXES, check_model_path
+from numclip_runtime.model_files.open_model import check_model_path, is_plan
 from numclip_runtime.model_files.plan import PlanInfo, read_plan_metadata
 from numclip_runtime.predictor import load
 from numclip_runtime.task import as_written
@@ -52,7 +52,7 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
     check_model_path(path)
     check = ModelCheck(str(path))
     try:
-        if path.suffix in PLAN_SUFFIXES:
+        if is_plan(path):
             info = read_plan_metadata(path)
             check.facts |= _facts(info.metadata)
             check_plan(check, info, packages, driver)

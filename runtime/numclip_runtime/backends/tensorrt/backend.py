@@ -11,10 +11,10 @@ from queue import SimpleQueue
 import numpy as np
 
 from numclip_runtime.backends import DEFAULTS, OpenOptions
+from numclip_runtime.backends.after_fork import FORKED, forget_after_fork, never_freed
 from numclip_runtime.backends.close_guard import CloseGuard
 from numclip_runtime.backends.tensorrt.checks import (
     check_gpu,
-    check_plan_sha256,
     check_version,
     choose_module,
 )
@@ -23,7 +23,9 @@ from numclip_runtime.backends.tensorrt.lane import Lane
 from numclip_runtime.backends.tensorrt.module import load_module
 from numclip_runtime.cuda.context import CudaContext
 from numclip_runtime.cuda.probe import LIBRARY, probe_cuda
-from numclip_runtime.errors import GpuError, ModelError, UsageError
+from numclip_runtime.errors import GpuError, UsageError
+from numclip_runtime.model_files.open_model import OpenModel, opened
+from numclip_runtime.model_files.pin import check_plan_pin
 from numclip_runtime.model_files.plan import read_plan_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
 
@@ -50,7 +52,7 @@ class TensorRTBackend:
     Not verified on hardware: tests run it with stand-ins for the driver and for TensorRT.
 
     Args:
-        model: Path of the plan.
+        model: The plan: its path, or the open file.
         options: `sha256` is used.
         library: The driver's library.
         lanes: Number of runs that overlap at most, at least 1.
@@ -69,7 +71,7 @@ class TensorRTBackend:
 
     def __init__(
         self,
-        model: Path,
+        model: Path | OpenModel,
         options: OpenOptions = DEFAULTS,
         *,
         library: str = LIBRARY,
@@ -77,35 +79,38 @@ class TensorRTBackend:
     ) -> None:
         if lanes < 1:
             raise UsageError(f"lanes must be at least 1, got {lanes}.")
-        try:
-            plan = model.read_bytes()
-        except OSError as error:
-            raise ModelError(f"{model}: cannot read this plan ({error.strerror}).") from None
-        check_plan_sha256(model, plan, options.sha256)  # of the bytes that TensorRT will get
-        info = read_plan_metadata(model)
-        device = check_gpu(model, info, probe_cuda(library))
+        with opened(model) as file:
+            path = file.path
+            plan = file.content[
+                :
+            ]  # a copy of its own: whoever writes into the file changes nothing
+            check_plan_pin(path, plan, options.sha256)
+            info = read_plan_metadata(file)
+        device = check_gpu(path, info, probe_cuda(library))
         trt = load_module(choose_module(info))
-        check_version(model, info, str(trt.__version__), device)
+        check_version(path, info, str(trt.__version__), device)
         self.metadata = info.metadata
         self.provider = f"{trt.__name__} {trt.__version__}"
         self.device = device.name
         self.max_batch: int | None = info.engine.max_batch
-        opened = ExitStack()  # closes in reverse: lanes, plan, CUDA
+        held = ExitStack()  # closes in reverse: lanes, plan, CUDA
         try:
             cuda = CudaContext(library=library)
-            opened.callback(cuda.close)
+            held.callback(cuda.close)
             with cuda.current():
-                self._loaded = LoadedPlan(cuda, trt, plan, info, str(model))
-            opened.callback(self._loaded.close)
+                self._loaded = LoadedPlan(cuda, trt, plan, info, str(path))
+            held.callback(self._loaded.close)
             self._idle: SimpleQueue[Lane] = SimpleQueue()
-            self.lanes = self._make_lanes(lanes, opened)
+            self.lanes = self._make_lanes(lanes, held)
         except BaseException:
-            opened.close()
+            held.close()
             raise
-        self._guard = CloseGuard(f"{model}: was closed; load it again.")
-        self._close = weakref.finalize(self, self._guard.close, opened.close)
+        self._guard = CloseGuard(f"{path}: was closed; load it again.")
+        self._close = weakref.finalize(self, self._guard.close, held.close)
+        self._path, self._forgotten = path, False
+        forget_after_fork(self)
 
-    def _make_lanes(self, wanted: int, opened: ExitStack) -> int:
+    def _make_lanes(self, wanted: int, held: ExitStack) -> int:
         """Make lanes as far as memory allows, at least one; return how many."""
         loaded = self._loaded
         for made in range(wanted):
@@ -118,7 +123,7 @@ class TensorRTBackend:
                 most = "1 batch at a time, so none overlap" if made == 1 else f"{made} at a time"
                 loaded.notes.append(f"{loaded.source}: at most {most}: {error}")
                 return made
-            opened.callback(lane.close)
+            held.callback(lane.close)
             self._idle.put(lane)
         return wanted
 
@@ -165,6 +170,8 @@ class TensorRTBackend:
 
     def _run(self, images: InputArray | Sequence[InputArray]) -> tuple[FloatArray, FloatArray]:
         """Run at most `max_batch` images in an idle lane."""
+        if self._forgotten:
+            raise UsageError(f"{self._path}: {FORKED}")
         with self._guard:
             lane = self._idle.get()
             try:
@@ -190,3 +197,10 @@ class TensorRTBackend:
         From a signal handler that interrupts a run it returns at once, and the run's end frees all.
         """
         self._close()
+
+    def forget(self) -> None:
+        """Let go of the engine in a forked process, where CUDA does not work."""
+        if self._close.detach() is not None:
+            never_freed(self._loaded, self._idle)
+            self._guard.renew()
+            self._forgotten = True

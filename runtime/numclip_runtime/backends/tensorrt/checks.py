@@ -1,39 +1,22 @@
-"""Checks whether a plan may and can run here, before TensorRT is loaded or gets a byte of it.
+"""Checks whether a plan can run here, before TensorRT is loaded or gets a byte of it.
 
-Given a plan that does not fit, TensorRT returns None or crashes, and a plan contains code for the
-GPU and, if it is version-compatible, for the CPU. So its checksum comes first.
+Given a plan that does not fit, TensorRT returns None or crashes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 from numclip_runtime.backends.tensorrt.module import Module, installed
 from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
 from numclip_runtime.errors import GpuRequiredError, ModelError
-from numclip_runtime.model_files.model_file import check_sha256, pin_beside
 from numclip_runtime.model_files.plan import Builder, PlanInfo
 
 AMPERE = 80
 # Targets of TensorRT-RTX 1.4 to 1.7; a GPU with another one needs TensorRT.
 RTX_COMPUTE_CAPABILITIES = (75, 80, 86, 89, 120, 121)
 NAMES: dict[Builder, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
-
-
-def check_plan_sha256(path: Path, plan: bytes, pinned: str | None) -> None:
-    """Compare a plan's SHA-256 with the pinned one, or with `<path>.sha256` if that exists.
-
-    Raises:
-        UsageError: if the pin is not a SHA-256.
-        ModelError: if they differ.
-    """
-    given = pinned is not None
-    pinned = pinned if given else pin_beside(path)
-    if pinned is not None:
-        source = "the given SHA-256" if given else f"{path}.sha256"
-        check_sha256(path, hashlib.sha256(plan).hexdigest(), pinned, source)
 
 
 def check_gpu(path: Path, info: PlanInfo, driver: CudaDriver) -> CudaDevice:
