@@ -21,14 +21,14 @@ from numclip_export.options import (
     target_with_onnx,
 )
 from numclip_runtime import UsageError, __version__
-from numclip_runtime.console import SETTINGS, exit_on_error, say
-from numclip_runtime.errors import require
+from numclip_runtime.console import SETTINGS, Command, exit_on_error, say
+from numclip_runtime.errors import require, require_installed
 
 if TYPE_CHECKING:
     from numclip_export.export import ExportResult
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=Command, context_settings=SETTINGS)
 @export_flags
 @click.version_option(__version__)
 def main(
@@ -63,7 +63,8 @@ def main(
 
 def export(options: ExportOptions) -> None:
     """Run an export and print its result; exits with 1 if a file differs from the checkpoint."""
-    require("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
+    require_installed("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
+    require("export,cpu", "torch", "onnx", "onnxscript", "onnxruntime")
 
     from numclip_export.export import run_export
     from numclip_export.parity import ParityError

@@ -10,13 +10,13 @@ import click
 from numclip.cli.options import CALIBRATION_OPTIONS
 from numclip.model.model_config import PromptKind, RankInterpolation
 from numclip_runtime import __version__
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
-from numclip_runtime.errors import require
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error
+from numclip_runtime.errors import require, require_installed
 from numclip_runtime.files import refuse_overwriting, require_writable
 from numclip_runtime.task import as_written
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=Command, context_settings=SETTINGS)
 @click.argument("source", type=FILE)
 @click.option(
     "-o", "--output", type=FILE, required=True, help="Name ending in .pt or .safetensors."
@@ -50,7 +50,8 @@ def main(source: Path, output: Path, val: Path | None, root: Path | None, **give
     Exit codes: 0 converted, 2 wrong use or a file that cannot be converted.
     """
     with exit_on_error():
-        require("train", "torch", "torchvision", "open_clip", "safetensors")
+        require_installed("train", "torch", "torchvision", "open_clip", "safetensors")
+        require("train", "torch")  # the others need help with loading, see torchvision_compat
         from numclip.checkpoint import check_output, save_checkpoint
         from numclip.evaluation.calibration import calibrate_on
         from numclip.importers.released import convert

@@ -12,7 +12,7 @@ from numclip.evaluation.metrics import evaluate_predictions
 from numclip.evaluation.predictions import EvaluationSource
 from numclip.evaluation.report import FILES, make_folder, table, write_report
 from numclip_runtime import UsageError, __version__
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error
 from numclip_runtime.errors import require
 from numclip_runtime.files import refuse_overwriting, require_writable
 
@@ -35,7 +35,7 @@ OPTIONS = add(
 )
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=Command, context_settings=SETTINGS)
 @OPTIONS
 @click.version_option(__version__)
 def main(output: Path | None, plot: bool, **given: Any) -> None:

@@ -26,12 +26,10 @@ from numclip.model.model_config import PromptConfig
 from numclip.model.preprocessing import PreprocessingConfig
 from numclip.training.config import LearningRates, TrainConfig
 from numclip.training.run import TrainOptions, train
-from numclip.training.run_folder import unfinished
 from numclip_runtime import Task, __version__
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error, visible
-from numclip_runtime.errors import require
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error, visible
+from numclip_runtime.errors import require_installed
 from numclip_runtime.files import refuse_overwriting
-from numclip_runtime.signals import Stopped, stop_requests
 
 MODEL_OPTIONS = add(
     click.option("-o", "--output", type=FILE, default=TrainOptions.output),
@@ -106,7 +104,7 @@ RUN_OPTIONS = options_of(
 )
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=Command, context_settings=SETTINGS)
 @add(DATA_OPTIONS, TASK_OPTIONS, MODEL_OPTIONS, TRAINING_OPTIONS, RUN_OPTIONS)
 @click.version_option(__version__)
 def main(**given: Any) -> None:
@@ -116,7 +114,7 @@ def main(**given: Any) -> None:
     SIGHUP: --resume goes on after the last finished epoch.
     """
     with exit_on_error():
-        require("train", "torch", "torchvision", "open_clip", "pytorch_lightning")
+        require_installed("train", "torch", "torchvision", "open_clip", "pytorch_lightning")
         options = config_of(
             TrainOptions,
             given,
@@ -129,14 +127,7 @@ def main(**given: Any) -> None:
             ),
         )
         refuse_overwriting(options.output, _files(options, given["task"]), "an input")
-        try:
-            result = train(options)
-        except (KeyboardInterrupt, SystemExit):
-            run_dir = options.run_dir or options.output.with_suffix(".run")
-            if unfinished(run_dir) and (signum := stop_requests()[0]) is not None:
-                kept = f"the finished epochs are kept in {run_dir}; go on with --resume"
-                raise Stopped(signum, kept) from None
-            raise
+        result = train(options)
         if result is None:
             return
         validation = _line(result.checkpoint.metrics, options.task)

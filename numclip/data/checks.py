@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -45,7 +46,7 @@ def broken_images(paths: Sequence[Path], check: ImageCheck) -> dict[Path, str]:
 
     checks: dict[ImageCheck, Callable[[Path], str | None]] = {"header": _verify, "decode": _decode}
     distinct = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with _threads(min(8, os.cpu_count() or 1)) as pool:
         results = tqdm(
             pool.map(checks[check], distinct),
             desc="checking images",
@@ -55,6 +56,18 @@ def broken_images(paths: Sequence[Path], check: ImageCheck) -> dict[Path, str]:
             disable=None,  # quiet when piped
         )
         return {path: fault for path, fault in zip(distinct, results, strict=True) if fault}
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool; an exception, such as that of Ctrl-C, does not wait for what is queued."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def _decode(path: Path) -> str | None:
@@ -135,7 +148,7 @@ def _equal_files(paths: Iterable[Path], others: Iterable[Path]) -> list[Path]:
     common = Counter(sizes.values()).keys() & Counter(other_sizes.values()).keys()
     mine = [path for path, size in sizes.items() if size in common]
     theirs = [path for path, size in other_sizes.items() if size in common]
-    with ThreadPoolExecutor(4) as pool:  # hashing releases the interpreter lock
+    with _threads(4) as pool:  # hashing releases the interpreter lock
         known = set(pool.map(sha256, theirs))
         return [
             path

@@ -12,7 +12,7 @@ from numclip_runtime.console import visible
 from numclip_runtime.errors import first_line, require
 from numclip_runtime.files import open_regular
 
-MAX_TEXT = 1 << 16  # bytes of one text; paths end at 4,096
+MAX_CELL = 1 << 16  # bytes of one text; paths end at 4,096
 MAX_GROUP = 1 << 28  # bytes of the columns that are read, in one row group
 BATCH = 4096  # rows in memory
 
@@ -103,8 +103,8 @@ def _check_texts(path: Path, column: Any) -> None:
         column = column.dictionary
     if types.is_string(column.type) or types.is_large_string(column.type):
         longest = compute.max(compute.binary_length(column)).as_py() or 0
-        if longest > MAX_TEXT:
+        if longest > MAX_CELL:
             raise UsageError(
                 f"{visible(path)}: holds a text of {longest:,} bytes, more than the limit of "
-                f"{MAX_TEXT:,}."
+                f"{MAX_CELL:,}."
             )

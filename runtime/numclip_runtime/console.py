@@ -58,6 +58,32 @@ def exit_on_error() -> Iterator[None]:
             _leave(code)
 
 
+class Command(click.Command):
+    """A command that ends as `exit_on_error` says, also while it reads its options or prints help.
+
+    Its messages about wrong options are as safe on a terminal as all others.
+    """
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Read the options."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.ClickException as error:  # a pattern may have found "--\x1b[2J.png"
+            error.message = visible(error.message)  # type: ignore[misc]
+            raise
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command, and exit."""
+        with exit_on_error():
+            return super().main(*args, **extra)
+
+
 def _ending(error: BaseException) -> tuple[int, str | None]:
     """Return exit code and sentence for an exception; no sentence if it is a fault of numclip."""
     signum, _ = stop_requests()

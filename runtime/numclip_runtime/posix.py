@@ -56,6 +56,12 @@ def take_owner(path: Path, owner: os.stat_result) -> None:
             os.chown(path, owner.st_uid, owner.st_gid)
 
 
+def place_of_open_file(handle: int) -> str | None:
+    """Return a name under which this very file can be opened again; None outside Linux."""
+    place = f"/proc/self/fd/{handle}"
+    return place if os.path.exists(place) else None  # noqa: PTH110
+
+
 def is_mount_point(path: Path) -> bool:
     """Return whether a file is mounted by itself (`docker run -v FILE:FILE`), if that is known.
 
@@ -80,7 +86,7 @@ def writable_mappings() -> list[tuple[int, int]]:
     if sys.platform != "linux":
         return []
     try:
-        text = MAPS.read_text()
+        text = MAPS.read_text("utf-8", "replace")  # names of mapped files may be any bytes
     except OSError:  # a chroot without /proc
         return []
     found = []

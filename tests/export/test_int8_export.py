@@ -20,6 +20,7 @@ from numclip.model.numclip import NumClip
 from numclip_export.cli import main
 from numclip_runtime import ModelError, Preprocessing, load
 from numclip_runtime.model_files.onnx_file import MappedModel
+from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.model_files.plan import read_plan_metadata
 from tests.export.fragile import save_fragile
 from tests.numclip.tiny import TASK, TEXT, write_photos
@@ -79,7 +80,8 @@ def test_weights_go_from_the_file_to_where_they_are_packed(
     for_cpu: tuple[Path, Result], name: str
 ) -> None:
     path = for_cpu[0] / name
-    graph = MappedModel(path).graph
+    with OpenModel(path) as model:
+        graph = MappedModel(model).graph
     assert graph is not None
     assert len(graph) < 0.15 * path.stat().st_size
     with load(path, device="cpu"):
@@ -184,7 +186,9 @@ def test_engine_file_for_tensorrt(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert names(tmp_path) - {"x.pt", "val", "val.csv"} == {
         "x.onnx",
+        "x.onnx.sha256",
         "x.int8.onnx",
+        "x.int8.onnx.sha256",
         "x.int8.plan",
         "x.int8.plan.sha256",
         "x.report.json",

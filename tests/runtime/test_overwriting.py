@@ -29,6 +29,7 @@ def refused(*args: object, stdin: str = "") -> str:
     return result.stderr
 
 
+@pytest.mark.posix("makes links")
 @pytest.mark.parametrize("flag", ["-o", "--report"])
 def test_the_model(model: Path, photos: Path, flag: str) -> None:
     before = model.read_bytes()

@@ -16,7 +16,7 @@ from numclip_runtime.app.run import run
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import Every
 from numclip_runtime.backends import BackendName, DeviceKind, OpenOptions
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error
 from numclip_runtime.errors import UsageError
 
 _BY_SUFFIX: dict[str, Format] = {f".{kind}": kind for kind in get_args(Format) if kind != "table"}
@@ -29,7 +29,7 @@ def _every(context: click.Context, parameter: click.Parameter, text: str | None)
         raise click.BadParameter(str(error)) from None
 
 
-class _RunOrDoctor(click.Command):
+class _RunOrDoctor(Command):
     """`numclip-run MODEL INPUTS...`, unless the first word is "doctor"."""
 
     def make_context(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from typing import TypeAlias
 
 from numclip_runtime.errors import ModelError
 from numclip_runtime.files import open_regular
+from numclip_runtime.posix import place_of_open_file
 
 Buffer: TypeAlias = "mmap | bytes"
 # Device, inode, size, modified, changed (ns). The last one cannot be set by hand, so even a copy
@@ -21,7 +23,7 @@ PLAN_SUFFIXES = (".plan", ".engine")
 HEAD = 512  # bytes that tell what a file is
 READ_BYTES = 1 << 20  # bytes read at a time
 # How other files begin, what they are, and the way out
-OTHERS: tuple[tuple[bytes, str, str], ...] = (
+OTHER_KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the file with `git lfs pull`"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),
@@ -108,8 +110,7 @@ class OpenModel:
     @property
     def place(self) -> str | None:
         """A name under which libraries open this very file; None: the system has none (Linux)."""
-        place = f"/proc/self/fd/{self._file.fileno()}"
-        return place if os.path.exists(place) else None  # noqa: PTH110
+        return place_of_open_file(self._file.fileno())
 
     def now(self) -> Stamp:
         """Return the stamp that the open file has now, whatever its name."""
@@ -133,14 +134,30 @@ class OpenModel:
         """Return where a text stands first, -1 if nowhere; memory stays small."""
         place, before = 0, b""
         with self._reading():
-            self._file.seek(0)
-            while block := self._file.read(READ_BYTES):
+            while (start := self._data_after(place)) is not None:
+                if start > place:  # a hole of zeros, in which it cannot stand
+                    place, before = start, b""
+                self._file.seek(place)
+                if not (block := self._file.read(READ_BYTES)):  # truncated meanwhile
+                    return -1
                 found = (before + block).find(text)
                 if found >= 0:
                     return place - len(before) + found
                 place += len(block)
                 before = (before + block)[1 - len(text) :]
         return -1
+
+    def _data_after(self, place: int) -> int | None:
+        """Return where a file's data go on: 4 GB of holes take a minute to read."""
+        if place >= self.size:
+            return None
+        with suppress(AttributeError):  # Windows
+            try:
+                return os.lseek(self._file.fileno(), place, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but a hole
+                    return None
+        return place  # a file system without holes
 
     def close(self) -> None:
         """Close the file; idempotent."""
@@ -193,7 +210,7 @@ def other_kind(head: bytes, suffix: str = "") -> tuple[str, str] | None:
     """
     if not head:
         return "an empty file", "copy or export it again"
-    for beginning, kind, remedy in OTHERS:
+    for beginning, kind, remedy in OTHER_KINDS:
         if head.startswith(beginning):
             return kind, remedy
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from numclip_runtime.model_files.onnx_file import MappedModel, encoded, message, read_onnx_metadata
+from numclip_runtime.model_files.open_model import OpenModel
 from tests.fuzz.harness import refusals, written
 
 DATA = Path(__file__).parents[2] / "data"
@@ -15,8 +16,8 @@ def target(data: bytes) -> None:
     path = written(data, ".onnx")
     with refusals():
         read_onnx_metadata(path)
-    with refusals():
-        MappedModel(path)
+    with refusals(), OpenModel(path) as model:
+        MappedModel(model)
 
 
 def seeds() -> Iterator[bytes]:
