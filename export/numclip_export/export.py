@@ -24,6 +24,7 @@ from numclip_export.verified_engine import VerifiedEngine, verified_engine
 from numclip_export.vision import is_common_transformer
 from numclip_runtime import MissingDependencyError, UsageError
 from numclip_runtime.files import atomic_path, refuse_overwriting, require_writable, sha256
+from numclip_runtime.model_files.pin import checksum_line, path_beside
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | Non
     report = path.with_suffix(".report.json")
     card = path.with_suffix(".card.md") if options.card else None
     last = path if precision == "fp32" else second
-    engine = [last.with_suffix(suffix) for suffix in (".plan", ".plan.sha256")]
+    plan = last.with_suffix(".plan")
+    engine = [plan, path_beside(plan)]
     for place in (report, *([card] if card else []), *(engine if options.target.builds else [])):
         require_writable(place)
     given = [options.ckpt, options.verify_data, options.calib_data, options.calib_cache]
@@ -126,8 +128,10 @@ def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | Non
         refuse_overwriting(place, filter(None, given), "an input")
     # Report and card appear with the files, or after the engine that they describe as well.
     described = () if options.target.builds else tuple(filter(None, (card, report)))
+    models = dict.fromkeys((last, path))
+    checksums = {model: path_beside(model) for model in models}
     with ExitStack() as files:  # all appear, or none; the last entered is the first to appear
-        places = dict.fromkeys((*described, last, path))
+        places = (*described, *checksums.values(), *models)
         temporary = {place: files.enter_context(atomic_path(place, sync=True)) for place in places}
         fused = opset >= FUSED_ATTENTION_OPSET
         graph = onnx_from_folded(
@@ -159,6 +163,13 @@ def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | Non
         result = ExportResult(tuple(written), report, details, card)
         if described:
             _describe(result, temporary[report], card and temporary[card])
+        for file in written:
+            line = checksum_line(file.sha256, file.path.name)
+            temporary[checksums[file.path]].write_text(line, "utf-8", "surrogateescape", "")
+        # First no checksums, then the models, then their checksums: a kill in between leaves models
+        # that are whole and run. With another order it leaves one that its checksum refuses.
+        for checksum in checksums.values():
+            checksum.unlink(missing_ok=True)
     return result, reference
 
 

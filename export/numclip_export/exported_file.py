@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import onnx
 
 from numclip_export.graph.onnx_model import (
@@ -21,8 +24,12 @@ from numclip_export.parity import Parity, ParityError, Reference
 from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes, nodes_beyond_fp16
 from numclip_export.precision.fp16_emulation import GraphRun, require_rounding
 from numclip_export.precision.mixed_precision_search import Attempt, Network, attempts, fp32_parts
-from numclip_runtime import ModelMetadata, Predictor, load
-from numclip_runtime.files import sha256
+from numclip_runtime import ModelError, ModelMetadata, Predictor, load
+from numclip_runtime.backends import OpenOptions, open_backend
+from numclip_runtime.model_files.open_model import OpenModel
+from numclip_runtime.preprocess import FloatArray
+
+Outputs: TypeAlias = tuple[FloatArray, FloatArray]  # values (B,), bin_probs (B, K)
 
 
 @dataclass(frozen=True)
@@ -44,14 +51,18 @@ class Draft:
     temporary: Path  # where it is written
     started: float = field(default_factory=time.perf_counter)
     graph_bytes: int = 0
+    compared: Outputs | None = None  # of a grey image, from the file that was compared
 
     def write(self, model: onnx.ModelProto, metadata: ModelMetadata) -> None:
         """Write the graph, and metadata without parity."""
         self.graph_bytes = save_with_metadata(model, metadata, self.temporary)
 
-    def open(self) -> Predictor:
+    @contextmanager
+    def open(self) -> Iterator[Predictor]:
         """Open the file as users will, on the CPU: a GPU rounds differently."""
-        return load(self.temporary, device="cpu")
+        with load(self.temporary, device="cpu") as predictor:
+            self.compared = run_grey(predictor)
+            yield predictor
 
     def finish(
         self,
@@ -60,13 +71,17 @@ class Draft:
         described: onnx.ModelProto,
         **details: Any,
     ) -> ExportedFile:
-        """Put the parity behind the graph that was compared, and open the file again.
+        """Put the parity behind the graph that was compared, then open and run the file again.
 
         Args:
             metadata: Without parity.
             parity: Result of the comparison; None: not verified.
             described: Graph to describe in the report.
             details: More for the report.
+
+        Raises:
+            ModelError: if the finished file does not run, or gives other numbers than the one that
+                was compared.
         """
         metadata = replace(metadata, verified=parity is not None)
         if parity is not None:
@@ -76,13 +91,23 @@ class Draft:
             file.truncate(self.graph_bytes)
             file.seek(self.graph_bytes)
             file.write(metadata_entry(metadata))
-        with self.open() as predictor:
-            assert predictor.metadata == metadata
-        digest = sha256(self.temporary)
+        with OpenModel(self.temporary) as kept:  # the bytes that are hashed are those that run
+            with Predictor(open_backend(kept, OpenOptions(device="cpu"))) as predictor:
+                assert predictor.metadata == metadata
+                found = run_grey(predictor)
+            digest, size = kept.sha256(), kept.size
+            kept.check_unchanged()
+        if parity is not None and not all(np.isfinite(array).all() for array in found):
+            raise ModelError(f"{self.path}: not kept, the finished file gives no numbers.")
+        if self.compared is not None and not all(map(np.array_equal, found, self.compared)):
+            raise ModelError(
+                f"{self.path}: not kept, the finished file gives other numbers than the one that "
+                "was compared; this machine's disk or memory may be faulty."
+            )
         report = {
             "file": self.path.name,
             "precision": metadata.precision,
-            "bytes": self.temporary.stat().st_size,
+            "bytes": size,
             "sha256": digest,
             "source_sha256": metadata.source_sha256,
             "opset": described.opset_import[0].version,
@@ -94,6 +119,13 @@ class Draft:
             "seconds": round(time.perf_counter() - self.started, 2),
         }
         return ExportedFile(self.path, digest, metadata, parity, report | details)
+
+
+def run_grey(predictor: Predictor) -> Outputs:
+    """Run a model on a grey image; values (1,) and bin_probs (1, K)."""
+    side = predictor.metadata.preprocessing.crop
+    image = predictor.preprocess(np.full((side, side, 3), 128, np.uint8))
+    return predictor.backend.run(image[None])
 
 
 def write_fp32(

@@ -18,6 +18,7 @@ from numclip_export.options import ResolvedTarget
 from numclip_export.parity import Parity, ParityError, Reference
 from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes
 from numclip_runtime import ModelMetadata, NumclipError, load
+from numclip_runtime.model_files.pin import path_beside
 from numclip_runtime.preprocess import InputArray
 
 
@@ -146,5 +147,5 @@ def faster_or_deleted(baseline: Path, plan: Path, images: InputArray) -> Speed:
 
 
 def _delete(plan: Path) -> None:
-    plan.with_name(f"{plan.name}.sha256").unlink(missing_ok=True)
+    path_beside(plan).unlink(missing_ok=True)
     plan.unlink()

@@ -26,7 +26,7 @@ from numclip.training.run_folder import check_run_folder, finish, unfinished
 from numclip_runtime import Task, UsageError
 from numclip_runtime.errors import require
 from numclip_runtime.files import refuse_overwriting
-from numclip_runtime.signals import Stopped
+from numclip_runtime.signals import Stopped, stop_requests
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint
@@ -132,9 +132,12 @@ def train(options: TrainOptions) -> TrainResult | None:
             workers=config.workers,
         )
         save_checkpoint(output, checkpoint)
-    except KeyboardInterrupt as error:
-        signum = error.signum if isinstance(error, Stopped) else signal.SIGINT
-        raise Stopped(signum, _what_is_kept(run_dir)) from None
+    except (KeyboardInterrupt, Exception) as error:
+        # under torchrun, the other process may end first, and its loss come as any error
+        signum = stop_requests()[0] or (isinstance(error, KeyboardInterrupt) and signal.SIGINT)
+        if not signum:
+            raise
+        raise Stopped(signum, _what_is_kept(run_dir) if first_process else "") from None
     finish(run_dir)
     test = None
     if data.test:

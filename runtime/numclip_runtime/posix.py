@@ -86,7 +86,7 @@ def writable_mappings() -> list[tuple[int, int]]:
     if sys.platform != "linux":
         return []
     try:
-        text = MAPS.read_text()
+        text = MAPS.read_text("utf-8", "replace")  # names of mapped files may be any bytes
     except OSError:  # a chroot without /proc
         return []
     found = []

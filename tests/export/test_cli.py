@@ -46,7 +46,11 @@ def test_command(chain: Chain, folder: Path) -> None:
     (folder / "out").mkdir()
     result = run(folder, "-o", folder / "out", "--verify-data", chain.ckpt.parent / "val")
     assert result.exit_code == 0, result.output
-    assert {path.name for path in (folder / "out").iterdir()} == {"a.onnx", "a.report.json"}
+    assert {path.name for path in (folder / "out").iterdir()} == {
+        "a.onnx",
+        "a.onnx.sha256",
+        "a.report.json",
+    }
     first, costs, header, row, images, target, report = result.output.splitlines()
     assert "M in the text tower)" in first
     assert costs.startswith("folded: ")

@@ -42,7 +42,7 @@ def half(chain: Chain, tmp_path: Path) -> Path:
 
 
 def test_replaced_head_computes_the_same(chain: Chain, half: Path) -> None:
-    content, replaced = model_for_turing(half)
+    content, replaced = model_for_turing(half.read_bytes(), half)
     assert replaced == 5  # two layers of the adapter, the logits, two layers of the regressor
     model = onnx.load_from_string(content)
     onnx.checker.check_model(model, full_check=True)
@@ -75,7 +75,8 @@ def test_head_stays_as_it_is_for_other_gpus(half: Path) -> None:
 
 def test_float32_tower_is_refused_with_advice(chain: Chain, tmp_path: Path) -> None:
     needs_refusal()
-    assert model_for_turing(chain.done.onnx) == (chain.done.onnx.read_bytes(), 0)
+    content = chain.done.onnx.read_bytes()
+    assert model_for_turing(content, chain.done.onnx) == (content, 0)
     with pytest.raises(
         ModelError, match=r"FP32 GEMM is not supported.*from an fp16 model"
     ) as error:
@@ -100,7 +101,7 @@ def needs_refusal() -> None:
 def test_no_onnx_model(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"\x89PNG")
     with pytest.raises(ModelError, match=r"a\.onnx: onnx cannot read it"):
-        model_for_turing(tmp_path / "a.onnx")
+        model_for_turing(b"no model", tmp_path / "a.onnx")
 
 
 def product(op: str, weight: np.ndarray, bias: bool, **attributes: Any) -> onnx.ModelProto:

@@ -16,6 +16,7 @@ from numclip_export.cli import main as export
 from numclip_export.graph.types import node_precisions
 from numclip_runtime import load
 from numclip_runtime.app.cli import main as run
+from numclip_runtime.model_files.pin import pin_beside
 from numclip_runtime.preprocess import load_rgb
 from tests.export.chain import METRICS, Chain
 from tests.numclip.tiny import TASK, TOWERS, write_photos
@@ -74,11 +75,20 @@ def test_leaves_two_files_and_no_trace(chain: Chain) -> None:
     assert names == {
         "checkpoint.pt",
         "model.onnx",
+        "model.onnx.sha256",
         "model.report.json",
         "offset.csv",
         "val",
         "val.csv",
     }
+
+
+def test_the_checksum_beside_a_model_is_that_of_its_bytes(chain: Chain) -> None:
+    model = chain.done.onnx
+    line = f"{hashlib.sha256(model.read_bytes()).hexdigest()}  model.onnx\n"
+    assert model.with_name("model.onnx.sha256").read_text() == line
+    assert chain.done.files[0].sha256 == line[:64]
+    assert pin_beside(model) == line[:64]
 
 
 def test_three_commands_read_a_number_off_a_photo(

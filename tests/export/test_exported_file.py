@@ -11,6 +11,7 @@ import pytest
 
 from numclip_export import ParityError
 from numclip_export.exported_file import Draft, write_fp32
+from numclip_export.graph.onnx_model import metadata_entry
 from numclip_export.parity import Parity
 from numclip_runtime import ModelError, load, read_metadata
 from numclip_runtime.files import sha256
@@ -54,6 +55,37 @@ def test_the_kept_file_is_opened_again(draft: Draft) -> None:
     for parity in (None, PARITY):
         with pytest.raises(ModelError):
             draft.finish(metadata, parity, onnx_model)
+
+
+def test_what_is_kept_was_run(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, metadata = onnx.load(TINY), read_metadata(TINY)
+    draft.write(model, metadata)
+    with draft.open():
+        pass
+    real = metadata_entry
+
+    def damaging(metadata: Any) -> bytes:
+        """Change a weight between the comparison and the end, as a faulty disk may."""
+        content = draft.temporary.read_bytes()
+        weights = np.array([6], np.float32).tobytes()
+        assert content.count(weights) >= 1
+        draft.temporary.write_bytes(content.replace(weights, np.array([5], np.float32).tobytes()))
+        return real(metadata)
+
+    monkeypatch.setattr("numclip_export.exported_file.metadata_entry", damaging)
+    with pytest.raises(ModelError, match="gives other numbers than the one that was compared"):
+        draft.finish(metadata, PARITY, model)
+
+
+def test_a_file_that_gives_no_numbers_is_not_kept(draft: Draft) -> None:
+    model = onnx.load(TINY)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = np.full(onnx.numpy_helper.to_array(tensor).shape, np.nan, np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    draft.write(model, read_metadata(TINY))
+    with pytest.raises(ModelError, match="not kept, the finished file gives no numbers"):
+        draft.finish(read_metadata(TINY), PARITY, model)
 
 
 def test_the_file_is_run_and_not_the_graph_in_memory(

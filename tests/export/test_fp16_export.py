@@ -25,6 +25,7 @@ from tests.numclip.tiny import images_of
 HEAD = ["adapter", "head", "regressor"]
 OVERFLOW = 3e4  # LayerNorm's outputs reach 3 * 3e4, beyond 65504; its weights do not
 FILES = {"x.pt", "val", "val.csv"}
+WRITTEN = {"x.onnx", "x.onnx.sha256", "x.fp16.onnx", "x.fp16.onnx.sha256", "x.report.json"}
 
 
 def run(ckpt: Path, *args: object) -> Result:
@@ -62,7 +63,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_harmless_model_needs_no_widening(plain: Path) -> None:
-    assert names(plain) == FILES | {"x.onnx", "x.fp16.onnx", "x.report.json", "out.txt"}
+    assert names(plain) == FILES | WRITTEN | {"out.txt"}
     whole, half = report_of(plain)["artefacts"]
     assert (whole["precision"], half["precision"]) == ("fp32", "fp16")
     assert half["parity"]["value_tolerance"] == pytest.approx(0.002 * 30)
@@ -138,7 +139,7 @@ def test_weights_beyond_float16_are_kept_and_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("old", [False, True])
 def test_nothing_is_left_of_what_cannot_be_repaired(tmp_path: Path, old: bool) -> None:
     ckpt = save_fragile(tmp_path, OVERFLOW)
-    before = {"x.onnx", "x.fp16.onnx", "x.report.json"} if old else set()
+    before = WRITTEN if old else set()
     for name in before:
         (tmp_path / name).write_text("an older export")
     result = run(ckpt, "--fp16", "--atol", 1e-4)  # the images alone, as float16, move more

@@ -186,7 +186,9 @@ def test_engine_file_for_tensorrt(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert names(tmp_path) - {"x.pt", "val", "val.csv"} == {
         "x.onnx",
+        "x.onnx.sha256",
         "x.int8.onnx",
+        "x.int8.onnx.sha256",
         "x.int8.plan",
         "x.int8.plan.sha256",
         "x.report.json",

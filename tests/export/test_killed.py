@@ -35,7 +35,8 @@ pytest.importorskip("tensorrt_rtx")
 DATA = Path(__file__).parents[1] / "data"
 KILLS = int(os.environ.get("NUMCLIP_KILLS", "6"))
 MODELS = {"x.onnx", "x.fp16.onnx"}
-FINAL = MODELS | {"x.report.json", "x.card.md", "x.fp16.plan", "x.fp16.plan.sha256"}
+CHECKSUMS = {"x.onnx.sha256", "x.fp16.onnx.sha256", "x.fp16.plan.sha256"}
+FINAL = MODELS | CHECKSUMS | {"x.report.json", "x.card.md", "x.fp16.plan"}
 SIGKILL = -9
 
 
@@ -57,6 +58,7 @@ def check_whole(folder: Path) -> set[str]:
     """Return the final names that are there, after a look into each file."""
     found = {path.name for path in folder.iterdir()} & FINAL
     for name in found & MODELS:
+        check_sum(folder / name)
         with load(folder / name) as predictor:
             assert predictor.metadata.verified
             assert predictor.metadata.parity
@@ -70,11 +72,15 @@ def check_whole(folder: Path) -> set[str]:
 
 
 def check_plan(plan: Path) -> None:
-    checksum = plan.with_name(f"{plan.name}.sha256")
     if plan.exists():
         read_plan_metadata(plan)  # compares the size with the header's
+        check_sum(plan)
+
+
+def check_sum(model: Path) -> None:
+    checksum = model.with_name(f"{model.name}.sha256")
     if checksum.exists():
-        assert checksum.read_text() == f"{sha256(plan)}  {plan.name}\n"
+        assert checksum.read_text() == f"{sha256(model)}  {model.name}\n"
 
 
 @dataclass(frozen=True)
@@ -130,8 +136,8 @@ def test_random_moments(done: Done, tmp_path: Path) -> None:
             pace *= 0.7
         leftovers += bool(temporary(folder))
         found = check_whole(folder)
-        if old:  # a plan is for a moment without its checksum, see `engine_from_onnx`
-            assert found >= FINAL - {"x.fp16.plan.sha256"}
+        if old:  # a model is for a moment without its checksum
+            assert found >= FINAL - CHECKSUMS
         if i == 1:  # killed while it wrote: the next export finds what that left
             left = temporary(folder)
             assert ended(start(folder, done.graph)) == 0

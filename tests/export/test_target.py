@@ -152,6 +152,9 @@ def export(folder: Path, target: str) -> Result:
     return CliRunner().invoke(main, ["--ckpt", str(ckpt), "--fp16", "--target", target])
 
 
+WRITTEN = {"x.onnx", "x.onnx.sha256", "x.fp16.onnx", "x.fp16.onnx.sha256", "x.report.json"}
+
+
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {"x.pt", "val", "val.csv", "site"}
 
@@ -172,7 +175,7 @@ def test_a_broken_tensorrt_does_not_break_the_export(
     assert result.exit_code == 0, result.output
     assert f"\n{said}" in result.output
     assert "\non the target: numclip-export --onnx x.fp16.onnx" in result.output
-    assert names(tmp_path) == {"x.onnx", "x.fp16.onnx", "x.report.json"}
+    assert names(tmp_path) == WRITTEN
 
 
 def test_a_broken_tensorrt_is_an_error_where_it_was_asked_for(
@@ -193,7 +196,7 @@ def test_a_build_that_fails_keeps_the_files_and_their_report(
     assert result.exit_code == 2
     assert "x.fp16.onnx" in result.stdout  # the files are described all the same
     assert result.stderr.startswith("Error: tensorrt-rtx 1.7.0 cannot start (factory")
-    assert names(tmp_path) == {"x.onnx", "x.fp16.onnx", "x.report.json"}
+    assert names(tmp_path) == WRITTEN
     report = json.loads((tmp_path / "x.report.json").read_text("utf-8"))
     assert [item["file"] for item in report["artefacts"]] == ["x.onnx", "x.fp16.onnx"]
     assert "engine" not in report

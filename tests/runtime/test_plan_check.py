@@ -19,7 +19,8 @@ from numclip_runtime.backends.tensorrt.checks import (
     rebuild,
 )
 from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
-from numclip_runtime.model_files.pin import check_plan_pin
+from numclip_runtime.model_files.open_model import OpenModel
+from numclip_runtime.model_files.pin import check_pinned
 from numclip_runtime.model_files.plan import PlanInfo, read_plan_metadata
 from tests.runtime.opener import RTX, TENSORRT, Opener
 from tests.runtime.standin import StandinDriver
@@ -38,12 +39,17 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def compare(file: Path, pinned: str | None) -> None:
+    with OpenModel(file) as model:
+        check_pinned(model, pinned)
+
+
 @pytest.mark.parametrize("place", ["given", "beside"])
 def test_sha256(file: Path, place: str) -> None:
     def check(pin: str) -> None:
         if place == "beside":
             file.with_name("a.plan.sha256").write_text(f"{pin}  a.plan\n")
-        check_plan_pin(file, file.read_bytes(), pin if place == "given" else None)
+        compare(file, pin if place == "given" else None)
 
     good = digest(file)
     check(good)
@@ -56,14 +62,14 @@ def test_sha256(file: Path, place: str) -> None:
 
 
 def test_sha256_file_that_says_nothing(file: Path) -> None:
-    check_plan_pin(file, b"anything", None)  # no file, no pin
+    compare(file, None)  # no file, no pin
     for content in (b"", b"\xff\xfe"):
         file.with_name("a.plan.sha256").write_bytes(content)
         with pytest.raises(
             UsageError, match=r"a\.plan\.sha256: states no single SHA-256|\\udcff.* is"
         ):
-            check_plan_pin(file, b"anything", None)
-        check_plan_pin(file, file.read_bytes(), digest(file))  # what is given comes first
+            compare(file, None)
+        compare(file, digest(file))  # what is given comes first
 
 
 def test_the_checksum_comes_before_all_else(open_plan: Opener, standin: StandinDriver) -> None:

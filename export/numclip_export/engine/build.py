@@ -23,10 +23,14 @@ from numclip_export.engine.progress import (
     progress_monitor,
 )
 from numclip_export.engine.timing_cache import save_timing_cache, use_timing_cache
-from numclip_runtime import ModelError, ModelMetadata, UsageError, read_metadata
+from numclip_runtime import ModelError, ModelMetadata, UsageError
 from numclip_runtime.backends.tensorrt.module import collecting_logger, reason_of
 from numclip_runtime.files import atomic_path, atomic_text, refuse_overwriting, sha256
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
+from numclip_runtime.model_files.onnx_file import read_onnx_metadata
+from numclip_runtime.model_files.open_model import OpenModel
+from numclip_runtime.model_files.operators import check_graph
+from numclip_runtime.model_files.pin import checksum_line, compared, path_beside
 from numclip_runtime.model_files.plan import EngineFacts, encode_metadata
 
 TURING = 75
@@ -105,16 +109,19 @@ def engine_from_onnx(
             stopped; nothing is left behind.
     """
     progress, chosen = BuildProgress(), options or EngineOptions()
-    for output in (plan_path, plan_path.with_name(f"{plan_path.name}.sha256")):
+    for output in (plan_path, path_beside(plan_path)):
         refuse_overwriting(output, [onnx_path], "the ONNX file")
-    with interrupt_cancels(progress):
-        metadata = metadata or read_metadata(onnx_path)
+    with interrupt_cancels(progress), OpenModel(onnx_path) as source:
+        with compared(source, None):
+            found = read_onnx_metadata(source)
+            check_graph(source)
+        metadata = metadata or found
         binding = binding or load_binding(chosen)
-        return _build(onnx_path, plan_path, chosen, binding, metadata, progress)
+        return _build(source, plan_path, chosen, binding, metadata, progress)
 
 
 def _build(
-    onnx_path: Path,
+    source: OpenModel,
     plan_path: Path,
     options: EngineOptions,
     binding: Binding,
@@ -122,10 +129,10 @@ def _build(
     progress: BuildProgress,
 ) -> BuiltEngine:
     started = time.perf_counter()
-    trt = binding.module
+    trt, onnx_path = binding.module, source.path
     errors: list[str] = []
     notes: list[str] = []
-    checksum_path = plan_path.with_name(f"{plan_path.name}.sha256")
+    checksum_path = path_beside(plan_path)
     with (
         atomic_text(checksum_path, sync=True) as checksum_file,
         atomic_path(plan_path, sync=True) as temporary,
@@ -133,7 +140,7 @@ def _build(
         logger = collecting_logger(trt, errors)
         builder = _start(binding, logger, errors)
         # the parser owns the weights, so it must live until the engine is built
-        network, _parser, replaced = _parse(binding, builder, logger, onnx_path, options)
+        network, _parser, replaced = _parse(binding, builder, logger, source, options)
         config = builder.create_builder_config()
         batches = _set_batches(builder, network, config, options)
         flags = _set_flags(trt, config, options)
@@ -150,7 +157,7 @@ def _build(
             min_batch=batches[0],
             opt_batch=batches[1],
             max_batch=batches[2],
-            onnx_sha256=sha256(onnx_path),
+            onnx_sha256=source.sha256(),
             flags=tuple(flags),
         )
         network.name = name = encode_metadata(metadata, facts)
@@ -168,7 +175,8 @@ def _build(
         with temporary.open("wb") as file:
             file.write(plan)
         digest = sha256(temporary)
-        checksum_file.write(f"{digest}  {plan_path.name}\n")
+        checksum_file.write(checksum_line(digest, plan_path.name))
+        source.check_unchanged()
         progress.check()
         # First no checksum, then the plan, then its checksum: a kill in between leaves a plan that
         # is whole and runs. With another order it leaves one that its checksum refuses.
@@ -188,7 +196,7 @@ def _start(binding: Binding, logger: Any, errors: list[str]) -> Any:
 
 
 def _parse(
-    binding: Binding, builder: Any, logger: Any, path: Path, options: EngineOptions
+    binding: Binding, builder: Any, logger: Any, source: OpenModel, options: EngineOptions
 ) -> tuple[Any, Any, int]:
     """Parse an ONNX file into a strongly typed network.
 
@@ -202,7 +210,7 @@ def _parse(
         ModelError: if TensorRT cannot parse the file, or if it lacks numclip's tensor names.
         UsageError: if the model cannot run on a GPU that the options name.
     """
-    trt = binding.module
+    trt, path, model = binding.module, source.path, source.content[:]
     # The flag is for TensorRT 10; TensorRT 11 has no other kind of network.
     strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(strongly_typed)
@@ -211,11 +219,8 @@ def _parse(
     if TURING in options.compute_capabilities and find_spec("onnx") is not None:
         from numclip_export.engine.turing import model_for_turing
 
-        model, replaced = model_for_turing(path)
-        parsed = parser.parse(model)
-    else:
-        parsed = parser.parse_from_file(str(path))
-    if not parsed:
+        model, replaced = model_for_turing(model, path)
+    if not parser.parse(model):
         reasons = [_reason(parser.get_error(i)) for i in range(parser.num_errors)]
         raise ModelError(
             f"{path}: {binding.builder} {binding.version} cannot parse it "

@@ -19,10 +19,14 @@ from numclip_runtime import ModelError
 FLOAT = onnx.TensorProto.FLOAT
 
 
-def model_for_turing(path: Path) -> tuple[bytes, int]:
-    """Read an ONNX file and replace its head's FP32 matrix products.
+def model_for_turing(content: bytes, path: Path) -> tuple[bytes, int]:
+    """Replace the FP32 matrix products of an ONNX file's head.
 
     If other FP32 products remain, that would not help: the file is returned as it is.
+
+    Args:
+        content: Of the file.
+        path: Named in errors.
 
     Returns:
         The serialised model, and the number of products replaced.
@@ -31,11 +35,11 @@ def model_for_turing(path: Path) -> tuple[bytes, int]:
         ModelError: if the file is not an ONNX model.
     """
     try:
-        model = onnx.load(path)
+        model = onnx.load_from_string(content)
         replaced, remaining = replace_head_products(model)
     except Exception as error:  # protobuf's and onnx's own types share no base class
         raise ModelError(f"{path}: onnx cannot read it ({error}).") from None
-    return (path.read_bytes(), 0) if remaining else (model.SerializeToString(), replaced)
+    return (content, 0) if remaining else (model.SerializeToString(), replaced)
 
 
 def replace_head_products(model: onnx.ModelProto) -> tuple[int, list[str]]:

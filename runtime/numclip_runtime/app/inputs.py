@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
+from numclip_runtime.app.copy_names import inside
 from numclip_runtime.app.readers import BackgroundReader, read_paths, standard_input
 from numclip_runtime.app.video import Every, frames_of, import_av, is_live, is_video
 from numclip_runtime.errors import ImageError, MissingDependencyError, UsageError
@@ -76,13 +77,14 @@ def open_inputs(inputs: Sequence[str], *, every: Every | None = None, null: bool
     parts = [_from_list(null) if item == LIST else list(_expand(item, left_out)) for item in inputs]
     known = [item for part in parts if isinstance(part, list) for item in part]
     files = [item.path for item in known]
-    videos = {path for path in files if is_video(path)}
-    # What only a pattern matched may be something else, and never refuses a run
+    videos = set(filter(is_video, files))
+    # A file that only a pattern matched may be no video, and never refuses a run
     if not videos.isdisjoint(inputs):
         import_av()
     items = _pictures((item for part in parts for item in part), every)
     if LIST not in inputs:
-        return Inputs(iter([items]), None if videos else len(known), files=files, left_out=left_out)
+        total = None if videos else len(known)
+        return Inputs(iter([items]), total, files=files, left_out=left_out)
     reader = BackgroundReader(items)
     return Inputs(reader.ready(), None, reader.close, files, left_out)
 
@@ -99,18 +101,12 @@ def _expand(item: str, left_out: LeftOut) -> Iterator[Item]:
         closed[path] = ImageError(f"{path}: cannot read this folder ({error.strerror}).")
 
     for path in find_images([item], unreadable, left_out):
-        name = _inside(os.path.relpath(path, base) if path else "")
+        name = inside(os.path.relpath(path, base) if path else "")
         yield Item(path, name, error=closed.get(path))
 
 
 def _from_list(null: bool) -> Iterator[Item]:
-    return (Item(path, _inside(path)) for path in read_paths(standard_input(), null=null))
-
-
-def _inside(path: str) -> str:
-    """Return a relative path that stays inside any folder it is put into."""
-    parts = PurePath(path).parts[1 if PurePath(path).anchor else 0 :]
-    return str(PurePath(*(part for part in parts if part != ".."))) if parts else "image"
+    return (Item(path, inside(path)) for path in read_paths(standard_input(), null=null))
 
 
 def _pictures(files: Iterable[Item], every: Every | None, *, live: bool = False) -> Iterator[Item]:

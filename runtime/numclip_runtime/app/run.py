@@ -6,7 +6,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -156,6 +156,8 @@ class _Run:
                 self.failure = error
             with self.interrupt.ends_block(), self.interrupt.held():
                 outputs.close()
+        if self.annotator is not None:
+            _print_notes(self.annotator.notes)
         if self.sample is not None and self.failure is None and self.interrupt.came is None:
             with self.interrupt.ends_block():
                 deviation = measure_deviation(
@@ -207,8 +209,7 @@ class _Run:
         if self.sample is not None and item.image is None:
             self.sample.offer(item.path)
         if self.annotator is not None:
-            with suppress(ImageError):  # removed or damaged since it was read
-                self.annotator.write(item.name, item.image or item.path, result)
+            self.annotator.write(item.name, item.image or item.path, result)
         if self.report is not None:
             self.report.add(ReportEntry(place_of(record), result, image=item.image))
 

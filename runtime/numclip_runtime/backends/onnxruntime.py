@@ -165,6 +165,8 @@ class OnnxRuntimeBackend:
         if not self._spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if folder is not None:  # of the weights
+            # onnxruntime before 1.21 cannot, and reports that in red; the file is then read whole
+            options.log_severity_level = 4
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", folder
             )

@@ -12,8 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
-import click
-
+from numclip_runtime.console import say
 from numclip_runtime.errors import UsageError
 from numclip_runtime.images.formats import (
     AVIF_WAY_OUT,
@@ -22,7 +21,7 @@ from numclip_runtime.images.formats import (
     open_source,
     reads_avif,
 )
-from numclip_runtime.images.signatures import OTHERS, signature
+from numclip_runtime.images.signatures import FOREIGN, signature
 
 # Pictures and videos that a search leaves out, and says so
 _RAW = (
@@ -63,19 +62,19 @@ class LeftOut(Counter[str]):
         if "" in self:
             ways_out.append("name files without a suffix directly, or by a pattern")
         ways_out += [
-            f"{kind[1:].upper()}: {OTHERS[kind[1:].upper()][1]}"
+            f"{kind[1:].upper()}: {FOREIGN[kind[1:].upper()][1]}"
             for kind in (".jxl", ".psd", ".pdf", ".svg")
             if kind in self
         ]
         if self.keys() & RAW_SUFFIXES:
-            ways_out.append(f"raw photos: {OTHERS['RAW'][1]}")
+            ways_out.append(f"raw photos: {FOREIGN['RAW'][1]}")
         return f"left out: {', '.join(kinds)}" + "".join(f"; {way_out}" for way_out in ways_out)
 
 
 def say_left_out(left_out: LeftOut) -> None:
     """Print to stderr what a search did not take, if anything."""
     if left_out:
-        click.echo(f"Note: {left_out}.", err=True)
+        say(f"Note: {left_out}.")
 
 
 def find_images(
@@ -210,7 +209,7 @@ def _is_picture(entry: os.DirEntry[str]) -> bool:
             kind = signature(file.read(512))
     except OSError:
         return False
-    return bool(kind) and kind not in OTHERS
+    return bool(kind) and kind not in FOREIGN
 
 
 def _matches(pattern: str, unreadable: Unreadable) -> Iterator[str]:

@@ -28,7 +28,7 @@ from numclip_runtime.images.memory import (
     check_memory,
     check_whole_file,
 )
-from numclip_runtime.images.signatures import OTHERS, signature, tiff_entries
+from numclip_runtime.images.signatures import FOREIGN, signature, tiff_entries
 
 # Most bytes read before the pixels: metadata. A GIF's or PNM's take quadratic or bytewise loops.
 _MAX_HEADER = {"GIF": 1 << 20, "PPM": 1 << 20, "BMP": 1 << 20}
@@ -151,7 +151,7 @@ def _check_tiff(file: BinaryIO, head: bytes) -> None:
         if total > _MAX_TIFF_TAGS or (tag in (273, 279, 324, 325) and count > _MAX_STRIPS):
             raise RefusedError("a TIFF with this many tags takes too much memory")
         # Its first picture is a thumbnail (tag 254), as in NEF, DNG and ARW
-        if tag == 50706 or (tag == 254 and value & 1) or head[8:10] == b"CR":
+        if tag == 50706 or (tag == 254 and value & 1):
             raise ForeignFormatError(foreign("RAW"))
 
 
@@ -174,7 +174,7 @@ def foreign(kind: str) -> str:
     """Return why a file of this kind is not read, for the end of a sentence about it."""
     if not kind:
         return "not an image that Pillow can read"
-    name, way_out = OTHERS[kind]
+    name, way_out = FOREIGN[kind]
     article = "an" if name[0] in "AEFHILMNORSX" and name[:2].isupper() else "a"
     return f"is {article} {name}; {way_out or f'numclip reads {READ}'}"
 
@@ -194,8 +194,18 @@ def _plugin(kind: str) -> type[ImageFile.ImageFile]:
         # 65,535 entries of EXIF may point to the same bytes; Pillow reads it for the resolution
         return type("_Jpeg", (plugin,), {"getexif": lambda self: Image.Exif()})
     if kind == "TIFF":
-        return type("_Tiff", (plugin,), {"load_end": _keep_orientation})
+        deep = {"_setup": lambda self: _set_up_deep_grey(plugin, self)}
+        return type("_Tiff", (plugin,), {"load_end": _keep_orientation, **deep})
     return plugin
+
+
+def _set_up_deep_grey(plugin: Any, image: Any) -> None:
+    """Let Pillow read 12 or 16 bits with 0 as white, if it refuses them, as if 0 were black."""
+    tags, bits = image.tag_v2, image.tag_v2.get(258, (1,))
+    image.white_is_zero = tags.get(262) == 0 and bits in ((12,), (16,), 12, 16)
+    if image.white_is_zero:
+        tags[262] = 1
+    plugin._setup(image)
 
 
 def _keep_orientation(image: Any) -> None:

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 
 from numclip_runtime.images.signatures import signature
 
-# Bits that follow a JPEG's data, all 0 and all 1. Pixels that need one of them would differ.
-_FILLERS = (b"\0" * 1024 + b"\xff\xd9", b"\xff\0" * 1024 + b"\xff\xd9")
+# Bits that follow a JPEG's data in place of its end. Pixels that need one of them would differ; two
+# patterns do not suffice: in the usual tables, 00 and the error 1111 both end a block of colours.
+_PATTERNS = (b"\0", b"\xff\0", b"\x55", b"\xaa", b"\x9c\x27\xd1\x4e\x63\xb8")
+_FILLERS = tuple(pattern * 1024 + b"\xff\xd9" for pattern in _PATTERNS)
 _MARKER = re.compile(rb"\xff[^\0\1\xff\xd0-\xd7]")
 _NO_FRAME = (0xC4, 0xC8, 0xCC)  # the only ones of C0 to CF that begin no frame
 _TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # may hold the orientation

@@ -31,7 +31,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         bits = next(iter(_numbers(tags, 258)), 16)
         # Mode "I" is what older Pillow opens 16-bit PNGs as.
-        image = _grey_of_16(image, (1 << bits) - 1, inverted=tags.get(262) == 0)
+        image = _grey_of_16(
+            image,
+            (1 << bits) - 1,
+            inverted=tags.get(262) == 0 or getattr(image, "white_is_zero", False),
+        )
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # direct conversion warns and loses palette transparency
     return image.convert("RGB")

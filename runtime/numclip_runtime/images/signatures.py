@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import IO
 
 # Formats that are not read: kind -> (its name, the way out if there is a special one)
-OTHERS = {
+FOREIGN = {
     "RAW": ("raw photo of a camera", "convert it to JPEG or TIFF"),
     "JXL": ("JPEG XL file", "convert it to PNG"),
     "PSD": ("Photoshop file", "export it as PNG"),
@@ -117,14 +117,14 @@ _WIDTHS = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 
 
 
 def signature(head: bytes) -> str:
-    """Return the kind of a file, one that is read or one of `OTHERS`; "" if unknown.
+    """Return the kind of a file, one that is read or one of `FOREIGN`; "" if unknown.
 
     Args:
         head: Its first bytes; 512 are enough.
     """
     for start, kind in _BY_FIRST.get(head[0], ()) if head else ():
         if head.startswith(start):
-            return kind
+            return "RAW" if kind == "TIFF" and head[8:10] == b"CR" else kind  # Canon's CR2
     if head[4:8] == b"ftyp":
         return _by_brand(head)
     if head[:4] == b"RIFF":

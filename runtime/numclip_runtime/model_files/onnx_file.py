@@ -31,7 +31,7 @@ EXTERNAL = 1  # of TensorProto.DataLocation
 
 LARGEST_MODEL = (1 << 31) - 1  # bytes of a protobuf message
 LARGEST_TEXT = 4 << 20  # bytes of one text in the metadata
-MOST_FIELDS = 1_000_000  # of one message; a graph has a few thousand
+MOST_FIELDS = 100_000  # of one message; a graph has a few thousand
 SMALLEST_MAPPED = 1 << 16  # bytes of a weight; mapping a smaller one costs more than copying it
 # Operators whose constant input is packed, or folded into another. Other operators keep reading the
 # mapping, so a later write to the file would change the model.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -133,14 +134,30 @@ class OpenModel:
         """Return where a text stands first, -1 if nowhere; memory stays small."""
         place, before = 0, b""
         with self._reading():
-            self._file.seek(0)
-            while block := self._file.read(READ_BYTES):
+            while (start := self._data_after(place)) is not None:
+                if start > place:  # a hole of zeros, in which it cannot stand
+                    place, before = start, b""
+                self._file.seek(place)
+                if not (block := self._file.read(READ_BYTES)):  # truncated meanwhile
+                    return -1
                 found = (before + block).find(text)
                 if found >= 0:
                     return place - len(before) + found
                 place += len(block)
                 before = (before + block)[1 - len(text) :]
         return -1
+
+    def _data_after(self, place: int) -> int | None:
+        """Return where a file's data go on: 4 GB of holes take a minute to read."""
+        if place >= self.size:
+            return None
+        with suppress(AttributeError):  # Windows
+            try:
+                return os.lseek(self._file.fileno(), place, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but a hole
+                    return None
+        return place  # a file system without holes
 
     def close(self) -> None:
         """Close the file; idempotent."""

@@ -63,7 +63,7 @@ NEVER_LARGER = frozenset(
     """.split()
 )
 
-MOST_NODE_BYTES = 16 << 20  # of all nodes; a ViT-L/14 has 0.5 MB
+MOST_NODE_BYTES = 4 << 20  # of all nodes; a ViT-L/14 has 0.3 MB
 # Field numbers of ONNX that are read here alone
 FUNCTIONS, TRAINING = 25, 20  # of ModelProto
 SPARSE_INITIALIZER = 15  # of GraphProto

@@ -26,6 +26,12 @@ def path_beside(model: Path) -> Path:
     return model.with_name(f"{model.name}.sha256")
 
 
+def checksum_line(digest: str, name: str) -> str:
+    """Return the content of a checksum file as `sha256sum` writes it, which escapes odd names."""
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"{'' if escaped == name else chr(92)}{digest}  {escaped}\n"
+
+
 def pin_beside(model: Path) -> str | None:
     """Return the digest in `<model>.sha256`; None: no such file.
 
@@ -55,11 +61,11 @@ def pin_beside(model: Path) -> str | None:
 
 @contextmanager
 def compared(model: OpenModel, pinned: str | None) -> Iterator[None]:
-    """Compare a model with its pin, around the block that loads it.
+    """Compare an ONNX file with its pin, around the block that loads it.
 
-    A given pin is compared before the block. The one beside an ONNX file is
-    compared while the block runs, in a thread, so that it costs hardly any time; the error comes
-    at the end of the block, in place of any that the block raises.
+    A given pin is compared before the block. The one in the file beside it is compared while the
+    block runs, in a thread, so that it costs hardly any time; its error comes at the end of the
+    block, in place of any that the block raises.
 
     Args:
         model: The open file.
@@ -69,43 +75,48 @@ def compared(model: OpenModel, pinned: str | None) -> Iterator[None]:
         UsageError: if the pin is not a SHA-256, or the file beside it is unreadable.
         ModelError: if they differ.
     """
-    source = GIVEN if pinned is not None else str(path_beside(model.path))
-    pinned = pinned if pinned is not None else pin_beside(model.path)
-    if pinned is None:
+    if pinned is not None or not os.path.lexists(path_beside(model.path)):
+        check_pinned(model, pinned)
         yield
         return
-    check_pin(pinned, source)
-    if source == GIVEN:
-        check_sha256(model.path, model.sha256(), pinned, source)
-        yield
-        return
+    expected = _pin_of(model, None)
     hashing = _Hashing(model)
     try:
         yield
     finally:
-        check_sha256(model.path, hashing.result(), pinned, source)
+        hashing.end()
+        _check(model, expected)
 
 
-def check_plan_pin(path: Path, plan: bytes, pinned: str | None) -> None:
-    """Compare a plan with its pin, see `compared`, before anything else is done with it.
+def check_pinned(model: OpenModel, pinned: str | None) -> None:
+    """Compare a model with its pin, before anything else is done with it; see `compared`.
 
     A plan contains code for the GPU and, if it is version-compatible, for the CPU.
-
-    Args:
-        path: Of the plan.
-        plan: The bytes that TensorRT will get.
-        pinned: Expected SHA-256, hexadecimal; None: that in the file beside it, if there is one.
 
     Raises:
         UsageError: if the pin is not a SHA-256, or the file beside it is unreadable.
         ModelError: if they differ.
     """
-    source = GIVEN if pinned is not None else str(path_beside(path))
-    pinned = pinned if pinned is not None else pin_beside(path)
-    if pinned is not None:
-        import hashlib  # 3 ms
+    _check(model, _pin_of(model, pinned))
 
-        check_sha256(path, hashlib.sha256(plan).hexdigest(), pinned, source)
+
+def _pin_of(model: OpenModel, pinned: str | None) -> tuple[str | None, str]:
+    """Return the expected digest, None if there is none, and its origin."""
+    source = GIVEN if pinned is not None else str(path_beside(model.path))
+    pinned = pinned if pinned is not None else pin_beside(model.path)
+    if pinned is not None:
+        check_pin(pinned, source)
+    return pinned, source
+
+
+def _check(model: OpenModel, expected: tuple[str | None, str]) -> None:
+    pinned, source = expected
+    if pinned is not None and model.sha256() != pinned.lower():
+        own = "" if source == GIVEN else f"; if you changed it yourself, delete {source}"
+        raise ModelError(
+            f"{model.path}: its SHA-256 is {model.sha256()}, but {source} states {pinned.lower()}; "
+            f"it was not loaded. Copy it again from a trusted place, or build it again{own}."
+        )
 
 
 def check_pin(pinned: str, source: str = GIVEN) -> None:
@@ -117,28 +128,6 @@ def check_pin(pinned: str, source: str = GIVEN) -> None:
     if re.fullmatch(r"[0-9a-fA-F]{64}", pinned) is None:
         shown = pinned if len(pinned) <= 80 else f"{pinned[:80]}..."
         raise UsageError(f"{source}: {shown!r} is not a SHA-256, which has 64 hexadecimal digits.")
-
-
-def check_sha256(path: Path, found: str, pinned: str, source: str = GIVEN) -> None:
-    """Compare a file's digest with the pinned one.
-
-    Args:
-        path: Named in errors.
-        found: The file's SHA-256, hexadecimal.
-        pinned: The expected SHA-256, hexadecimal.
-        source: Origin of the expected one, named in errors.
-
-    Raises:
-        UsageError: if `pinned` is not a SHA-256.
-        ModelError: if they differ.
-    """
-    check_pin(pinned, source)
-    if found != pinned.lower():
-        own = "" if source == GIVEN else f"; if you changed it yourself, delete {source}"
-        raise ModelError(
-            f"{path}: its SHA-256 is {found}, but {source} states {pinned.lower()}; it was not "
-            f"loaded. Copy it again from a trusted place, or build it again{own}."
-        )
 
 
 class _Hashing:
@@ -159,9 +148,9 @@ class _Hashing:
         except ModelError as error:
             self._error = error
 
-    def result(self) -> str:
+    def end(self) -> None:
+        """Wait for it."""
         if self._thread is not None:
             self._thread.join()
         if self._error is not None:
             raise self._error
-        return self._model.sha256()

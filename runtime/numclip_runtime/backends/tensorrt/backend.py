@@ -25,7 +25,7 @@ from numclip_runtime.cuda.context import CudaContext
 from numclip_runtime.cuda.probe import LIBRARY, probe_cuda
 from numclip_runtime.errors import GpuError, UsageError
 from numclip_runtime.model_files.open_model import OpenModel, opened
-from numclip_runtime.model_files.pin import check_plan_pin
+from numclip_runtime.model_files.pin import check_pinned
 from numclip_runtime.model_files.plan import read_plan_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
 
@@ -81,14 +81,13 @@ class TensorRTBackend:
             raise UsageError(f"lanes must be at least 1, got {lanes}.")
         with opened(model) as file:
             path = file.path
-            plan = file.content[
-                :
-            ]  # a copy of its own: whoever writes into the file changes nothing
-            check_plan_pin(path, plan, options.sha256)
+            check_pinned(file, options.sha256)
             info = read_plan_metadata(file)
-        device = check_gpu(path, info, probe_cuda(library))
-        trt = load_module(choose_module(info))
-        check_version(path, info, str(trt.__version__), device)
+            device = check_gpu(path, info, probe_cuda(library))
+            trt = load_module(choose_module(info))
+            check_version(path, info, str(trt.__version__), device)
+            plan = file.content[:]
+            file.check_unchanged()
         self.metadata = info.metadata
         self.provider = f"{trt.__name__} {trt.__version__}"
         self.device = device.name
