@@ -115,6 +115,7 @@ def test_a_name_that_is_no_text(
             assert predictor.predict(GREY).value == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.posix("makes pipes and links")
 @posix
 @pytest.mark.parametrize("name", ["a.onnx", "a.plan", "tiny.onnx.sha256"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder"])
@@ -201,6 +202,7 @@ def test_a_checksum_file_that_states_none(model: Path, content: str) -> None:
     assert len(str(error.value)) < 400
 
 
+@pytest.mark.posix("makes links")
 @posix
 def test_a_checksum_file_that_cannot_be_read(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.onnx.sha256").symlink_to("nowhere")
@@ -269,6 +271,7 @@ def test_written_to_while_it_is_loaded(model: Path) -> None:
             file.check_unchanged()
 
 
+@pytest.mark.posix("opens an open file again by /proc")
 def test_another_file_under_the_name_changes_nothing(model: Path, tmp_path: Path) -> None:
     expected = digest(model)
     with OpenModel(model) as file:
@@ -280,6 +283,7 @@ def test_another_file_under_the_name_changes_nothing(model: Path, tmp_path: Path
             assert digest(Path(file.place)) == expected
 
 
+@pytest.mark.posix("makes links")
 @posix
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("pinned", ["given", "beside"])

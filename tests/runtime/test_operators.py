@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import time
@@ -185,6 +184,13 @@ def test_a_hostile_file_takes_little_time(tmp_path: Path, kind: str) -> None:
     assert time.process_time() - started < 15
 
 
+def limit_memory() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+
+
+@pytest.mark.posix("limits memory")
 @pytest.mark.parametrize("name", ["a.onnx", "a.plan"])
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's here")
 def test_four_sparse_gigabytes(tmp_path: Path, name: str) -> None:
@@ -206,7 +212,7 @@ def test_four_sparse_gigabytes(tmp_path: Path, name: str) -> None:
         text=True,
         timeout=120,
         check=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30)),
+        preexec_fn=limit_memory,
     )
     error, peak_kib = done.stdout.splitlines()
     assert error.startswith(f"{path}: ")
