@@ -8,6 +8,7 @@ from typing import Any
 
 from numclip.model.model_config import ClipConfig
 from numclip_runtime import UsageError
+from numclip_runtime.console import visible
 from numclip_runtime.fields import shown
 
 VOCABULARY = 49408  # CLIP's byte-pair vocabulary
@@ -97,7 +98,7 @@ def _check_text_tower(config: ClipConfig) -> None:
         raise UsageError("backbones with a Hugging Face text tower are not supported.")
     tokenizer, vocabulary = text.get("hf_tokenizer_name"), text.get("vocab_size", VOCABULARY)
     if tokenizer or vocabulary != VOCABULARY:
-        name = f"the tokenizer {shown(tokenizer)}" if tokenizer else "another tokenizer"
+        name = f"the tokenizer {visible(tokenizer)}" if tokenizer else "another tokenizer"
         raise UsageError(
             f"backbones whose text tower has another tokenizer are not supported: this one has "
             f"{name} with {vocabulary} tokens, while prompts use CLIP's byte-pair vocabulary of "
