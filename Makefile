@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bare clean
+FUZZ_SECONDS ?= 60
+FUZZ_CORPUS ?= build/fuzz
+
+.PHONY: demo test lint bare floors newest fuzz faults clean
 
 # Installed once; again when the requirements change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -26,8 +29,22 @@ bare: $(VENV)/.installed  ## the runtime's tests on the built wheel with [cpu] o
 	rm -rf dist $(VENV)-bare
 	$(BIN)/python -m hatchling build -t wheel -d dist
 	$(PYTHON) -m venv $(VENV)-bare
-	$(VENV)-bare/bin/pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[cpu]" pytest
-	$(VENV)-bare/bin/python -m pytest tests/runtime
+	$(VENV)-bare/bin/pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[cpu]" pytest pytest-xdist hypothesis
+	$(VENV)-bare/bin/python -m pytest -n auto --maxprocesses 4 tests/runtime
+
+floors: $(VENV)/.installed  ## the same on the oldest requirements that are declared, Python 3.10
+	$(BIN)/python .ci/wheel_tests.py 3.10 --floors
+
+newest: $(VENV)/.installed  ## the same on the newest requirements, Python 3.13
+	$(BIN)/python .ci/wheel_tests.py 3.13
+
+fuzz: $(VENV)/.installed  ## each reader of foreign files, FUZZ_SECONDS each (atheris: Python >= 3.11)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) --corpus $(FUZZ_CORPUS)
+
+faults: $(VENV)/.installed  ## failing system calls, 200 kills, small limits, hostile files: half an hour
+	$(BIN)/python -m tests.faults.bombs
+	$(BIN)/python -m tests.faults.run --kills 200 --json build/faults.json
 
 clean:
-	rm -rf $(VENV) $(VENV)-bare demo dist build
+	rm -rf $(VENV) $(VENV)-bare $(VENV)-floors $(VENV)-newest demo dist build

@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import median
 
 import click
-from PIL import Image
 
 if not __package__:  # run by its path: the repository joins the import path
     __import__("script")
@@ -28,6 +27,7 @@ from numclip_runtime import Preprocessing
 from numclip_runtime.console import FILE, SETTINGS, columns, exit_on_error
 from numclip_runtime.images.decode import decode
 from numclip_runtime.images.folder import find_images
+from numclip_runtime.images.formats import open_image
 from numclip_runtime.preprocess import least_side
 from numclip_runtime.system import cpu_name
 
@@ -62,8 +62,8 @@ def compare_ways(paths: Sequence[str], spec: Preprocessing, *, rounds: int) -> l
     for path in track("images", paths):
         scale = decode(path, least=least_side(spec)).scale  # also refuses broken files
         times = time_ways(path, by, rounds=rounds)
-        with Image.open(path) as image:
-            megapixels = image.width * image.height / 1e6
+        with open_image(path) as opened:
+            megapixels = opened.size[0] * opened.size[1] / 1e6
         inputs = {name: finish(decoder(path)) for name, (decoder, finish) in by.items()}
         size = sum(megapixels >= edge for edge in CLASSES)
         for name, each in inputs.items():

@@ -8,13 +8,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from numclip.data.samples import number
+from numclip.data.numbers import number
 from numclip_runtime import Task, UsageError
+from numclip_runtime.errors import first_line
+from numclip_runtime.files import read_limited
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+MAX_FILE = 1 << 20  # bytes of a task file; the presets have less than 1,000
 
 
 def preset_names() -> list[str]:
@@ -33,7 +37,7 @@ def load_task(name_or_path: str) -> Task:
         text = (resources.files("numclip") / "presets" / f"{name_or_path}.toml").read_text("utf-8")
     elif Path(name_or_path).suffix == ".toml":
         try:
-            text = Path(name_or_path).read_text("utf-8")
+            text = read_limited(Path(name_or_path), MAX_FILE).decode().replace("\r\n", "\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{name_or_path}: cannot read this task file ({error}).") from None
     else:
@@ -43,8 +47,10 @@ def load_task(name_or_path: str) -> Task:
         )
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{name_or_path}: not valid TOML ({error}).") from None
+    except ValueError as error:  # also that of a number of more than 4,300 digits
+        raise UsageError(f"{name_or_path}: not valid TOML ({first_line(error)}).") from None
+    except RecursionError:
+        raise UsageError(f"{name_or_path}: not valid TOML (nested too deeply).") from None
     return Task.from_dict(data, source=name_or_path)
 
 

@@ -30,9 +30,10 @@ ENTRY_POINTS = {"main"}
 # units of lower floors, in functions and for type checking as well.
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "numclip_runtime": (
-        ("errors", "system"),
-        ("console", "cuda", "fields", "files", "images"),
-        ("task",),
+        ("errors", "posix"),
+        ("signals", "system"),
+        ("console", "cuda", "fields", "files"),
+        ("images", "task"),
         ("calibration",),
         ("metadata",),
         ("model_files", "preprocess"),

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from numclip_runtime.console import FILE
+from numclip_runtime.preprocess import load_rgb
 
 SIDE = 64  # pixels: what the model sees, so nothing is resampled after the degradation
 MIN_CHANGE = 4.0  # mean grey levels: a block that changes less shows no blur
@@ -107,7 +108,7 @@ def degrade(
     quality = round(95 * (3 / 95) ** (s**0.8))  # 95 down to 3: each step as visible as the last
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer).convert("RGB")
+    return load_rgb(buffer)
 
 
 def make_split(folder: Path, split: str, count: int, seed: int) -> None:
@@ -115,10 +116,7 @@ def make_split(folder: Path, split: str, count: int, seed: int) -> None:
     rng = np.random.default_rng([seed, sorted(PHOTOS).index(split)])
     images = folder / split
     images.mkdir(parents=True, exist_ok=True)
-    sources = [
-        (Path(name).stem, crops(Image.open(photo_path(name)).convert("RGB"), rng))
-        for name in PHOTOS[split]
-    ]
+    sources = [(Path(name).stem, crops(load_rgb(photo_path(name)), rng)) for name in PHOTOS[split]]
     with (folder / f"{split}.csv").open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("path", "label"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from numclip.data.tables import read_csv
 from numclip_runtime import Prediction, Task, UsageError, load
 from numclip_runtime.app.gallery import ReportEntry, write_report
 from numclip_runtime.console import FILE, exit_on_error
@@ -101,15 +101,11 @@ def read_entries(labels_csv: Path, predictions_csv: Path) -> list[ReportEntry]:
     return entries
 
 
-def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        if lacking := [name for name in columns if name not in (table.fieldnames or ())]:
-            raise UsageError(f"{path}: lacks the column(s) {', '.join(lacking)}.")
-        return list(table)
+def _rows(path: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:
+    return [row.cells for row in read_csv(path, columns, optional=("unit", "interval"))]
 
 
-def _result(row: dict[str, str]) -> Prediction | str:
+def _result(row: Mapping[str, str]) -> Prediction | str:
     if row["error"]:
         return row["error"]
     low_high: list[float] | None = json.loads(row.get("interval") or "null")

@@ -21,14 +21,14 @@ from numclip_export.options import (
     target_with_onnx,
 )
 from numclip_runtime import UsageError, __version__
-from numclip_runtime.console import SETTINGS, exit_on_error
-from numclip_runtime.errors import require
+from numclip_runtime.console import SETTINGS, Command, exit_on_error, say
+from numclip_runtime.errors import require, require_installed
 
 if TYPE_CHECKING:
     from numclip_export.export import ExportResult
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=Command, context_settings=SETTINGS)
 @export_flags
 @click.version_option(__version__)
 def main(
@@ -41,7 +41,8 @@ def main(
 ) -> None:
     """Fold the text tower into the head, write ONNX and engines, and prove what was written.
 
-    Exit codes: 0 written and equal, 1 different (nothing is left behind), 2 wrong use.
+    Exit codes: 0 written and equal, 1 different (nothing is left behind), 2 wrong use, 130, 143 or
+    129 stopped by Ctrl-C, SIGTERM or SIGHUP.
     """
     with exit_on_error():
         if (ckpt is None) == (onnx_path is None):
@@ -49,29 +50,21 @@ def main(
         flags = {name: given.pop(name) for name in ENGINE_ONLY}
         chosen = {name: value for name, value in flags.items() if value is not None}
         engine = EngineOptions(max_batch=max_batch, **chosen)
-        try:
-            if onnx_path is not None:
-                engine = replace(engine, target=target_with_onnx(target, card=given["card"]))
-                plan = output_path(onnx_path, output, ".plan")
-                print_engine(engine_from_onnx(onnx_path, plan, engine))
-            elif ckpt is not None:
-                resolved = resolve_target(target, given["precision"], engine)
-                path = output_path(ckpt, output, ".onnx")
-                export(
-                    ExportOptions(
-                        ckpt, path, target=resolved, max_batch=max_batch or MAX_BATCH, **given
-                    )
-                )
-        except KeyboardInterrupt as error:  # of a build; its message is more precise
-            if not str(error):
-                raise
-            click.echo(f"Interrupted: {error}.", err=True)
-            sys.exit(130)
+        if onnx_path is not None:
+            engine = replace(engine, target=target_with_onnx(target, card=given["card"]))
+            plan = output_path(onnx_path, output, ".plan")
+            print_engine(engine_from_onnx(onnx_path, plan, engine))
+        elif ckpt is not None:
+            resolved = resolve_target(target, given["precision"], engine)
+            path = output_path(ckpt, output, ".onnx")
+            batch = max_batch or MAX_BATCH
+            export(ExportOptions(ckpt, path, target=resolved, max_batch=batch, **given))
 
 
 def export(options: ExportOptions) -> None:
     """Run an export and print its result; exits with 1 if a file differs from the checkpoint."""
-    require("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
+    require_installed("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
+    require("export,cpu", "torch", "onnx", "onnxscript", "onnxruntime")
 
     from numclip_export.export import run_export
     from numclip_export.parity import ParityError
@@ -83,10 +76,10 @@ def export(options: ExportOptions) -> None:
     try:
         result = run_export(options, print_files)
     except ParityError as error:
-        click.echo(f"Error: {error}", err=True)
+        say(f"Error: {error}")
         sys.exit(1)
     if result.engine_missing is not None:
-        click.echo(f"Note: no engine was built here: {result.engine_missing}", err=True)
+        say(f"Note: no engine was built here: {result.engine_missing}")
     if result.engine is not None:
         print_engine(result.engine.built)
         click.echo(f"{result.engine.built.plan}: {result.engine.verification}")
@@ -99,7 +92,7 @@ def export(options: ExportOptions) -> None:
 def print_engine(built: BuiltEngine) -> None:
     """Print the notes and the summary of an engine."""
     for note in built.notes:
-        click.echo(f"Note: {note}", err=True)
+        say(f"Note: {note}")
     click.echo(built.summary())
 
 

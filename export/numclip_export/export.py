@@ -23,7 +23,7 @@ from numclip_export.report import export_report, write_card, write_report
 from numclip_export.verified_engine import VerifiedEngine, verified_engine
 from numclip_export.vision import is_common_transformer
 from numclip_runtime import MissingDependencyError, UsageError
-from numclip_runtime.files import atomic_path, require_writable, sha256
+from numclip_runtime.files import atomic_path, refuse_overwriting, require_writable, sha256
 from numclip_runtime.model_files.pin import checksum_line, path_beside
 
 
@@ -67,7 +67,8 @@ def run_export(
         UsageError: if the output cannot be written or the verification data is unusable.
         ParityError: if a file differs from the checkpoint, or an INT8 file is not worth its while;
             nothing is left behind, nor replaced. If it is the engine, only the engine is deleted.
-        KeyboardInterrupt: after Ctrl-C; during the build of an engine the ONNX files stay.
+        KeyboardInterrupt: after Ctrl-C or another signal to stop; during the build of an engine the
+            ONNX files stay.
     """
     result, reference = _export_files(options)
     try:
@@ -122,13 +123,16 @@ def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | Non
     engine = [plan, path_beside(plan)]
     for place in (report, *([card] if card else []), *(engine if options.target.builds else [])):
         require_writable(place)
+    given = [options.ckpt, options.verify_data, options.calib_data, options.calib_cache]
+    for place in (path, second, report, *([card] if card else []), *engine):
+        refuse_overwriting(place, filter(None, given), "an input")
     # Report and card appear with the files, or after the engine that they describe as well.
     described = () if options.target.builds else tuple(filter(None, (card, report)))
     models = dict.fromkeys((last, path))
     checksums = {model: path_beside(model) for model in models}
     with ExitStack() as files:  # all appear, or none; the last entered is the first to appear
         places = (*described, *checksums.values(), *models)
-        temporary = {place: files.enter_context(atomic_path(place)) for place in places}
+        temporary = {place: files.enter_context(atomic_path(place, sync=True)) for place in places}
         fused = opset >= FUSED_ATTENTION_OPSET
         graph = onnx_from_folded(
             FoldedModel(checkpoint.model, checkpoint.temperature, fused_attention=fused),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -17,7 +15,7 @@ from numclip_export.exported_file import ExportedFile
 from numclip_export.fold import parameter_counts
 from numclip_export.graph.costs import graph_macs, text_macs
 from numclip_runtime import ModelMetadata
-from numclip_runtime.console import columns
+from numclip_runtime.console import columns, json_text, plain
 from numclip_runtime.files import atomic_text
 from numclip_runtime.system import cpu_name
 
@@ -52,26 +50,16 @@ def export_report(
 
 def write_report(details: dict[str, Any], path: Path) -> None:
     """Write the report as JSON; NaN and infinity, which JSON lacks, become null."""
-    with atomic_text(path) as file:
-        json.dump(plain(details), file, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
+    with atomic_text(path, sync=True) as file:
+        file.write(json_text(plain(details), indent=2) + "\n")
 
 
 def write_card(details: dict[str, Any], path: Path) -> None:
     """Write the model card of a report."""
     from numclip_export.card import model_card
 
-    with atomic_text(path) as file:
+    with atomic_text(path, sync=True) as file:
         file.write(model_card(plain(details)))
-
-
-def plain(value: Any) -> Any:
-    """Return the value after a trip through JSON: lists for tuples, None for NaN and infinity."""
-    if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def summary(details: dict[str, Any]) -> Iterator[str]:

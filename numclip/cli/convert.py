@@ -10,11 +10,13 @@ import click
 from numclip.cli.options import CALIBRATION_OPTIONS
 from numclip.model.model_config import PromptKind, RankInterpolation
 from numclip_runtime import __version__
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
-from numclip_runtime.errors import require
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error
+from numclip_runtime.errors import require, require_installed
+from numclip_runtime.files import refuse_overwriting, require_writable
+from numclip_runtime.task import as_written
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=Command, context_settings=SETTINGS)
 @click.argument("source", type=FILE)
 @click.option(
     "-o", "--output", type=FILE, required=True, help="Name ending in .pt or .safetensors."
@@ -48,26 +50,31 @@ def main(source: Path, output: Path, val: Path | None, root: Path | None, **give
     Exit codes: 0 converted, 2 wrong use or a file that cannot be converted.
     """
     with exit_on_error():
-        require("train", "torch", "torchvision", "open_clip", "safetensors")
+        require_installed("train", "torch", "torchvision", "open_clip", "safetensors")
+        require("train", "torch")  # the others need help with loading, see torchvision_compat
         from numclip.checkpoint import check_output, save_checkpoint
         from numclip.evaluation.calibration import calibrate_on
         from numclip.importers.released import convert
 
         check_output(output)
+        require_writable(output)
+        refuse_overwriting(
+            output, filter(None, (source, given["task"], given["base"], val)), "an input"
+        )
         checkpoint, line = calibrate_on(convert(source, **given), val, root)
         save_checkpoint(output, checkpoint)
-    if line is not None:
-        click.echo(line)
-    edges, offset = checkpoint.task.bin_edges, checkpoint.task.label_offset
-    config = checkpoint.model.config
-    click.echo(
-        f"{output}: {checkpoint.task.num_bins} bins from {edges[0] + offset:g} to "
-        f"{edges[-1] + offset:g} {checkpoint.task.unit}".rstrip()
-        + f", label offset {offset:g}, regressor {config.regressor}"
-        + (
-            f", {config.prompts.rank_interpolation} interpolation of "
-            f"{config.prompts.num_base_ranks} base ranks"
-            if config.prompts.kind == "rank"
-            else ""
+        if line is not None:
+            click.echo(line)
+        edges, offset = checkpoint.task.bin_edges, checkpoint.task.label_offset
+        config = checkpoint.model.config
+        click.echo(
+            f"{output}: {checkpoint.task.num_bins} bins from {as_written(edges[0] + offset)} to "
+            f"{as_written(edges[-1] + offset)} {checkpoint.task.unit}".rstrip()
+            + f", label offset {as_written(offset)}, regressor {config.regressor}"
+            + (
+                f", {config.prompts.rank_interpolation} interpolation of "
+                f"{config.prompts.num_base_ranks} base ranks"
+                if config.prompts.kind == "rank"
+                else ""
+            )
         )
-    )

@@ -10,10 +10,11 @@ import click
 from numclip.cli.options import COUNT, add, config_of, options_of
 from numclip.evaluation.metrics import evaluate_predictions
 from numclip.evaluation.predictions import EvaluationSource
-from numclip.evaluation.report import make_folder, table, write_report
+from numclip.evaluation.report import FILES, make_folder, table, write_report
 from numclip_runtime import UsageError, __version__
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error
 from numclip_runtime.errors import require
+from numclip_runtime.files import refuse_overwriting, require_writable
 
 OPTIONS = add(
     options_of(
@@ -34,7 +35,7 @@ OPTIONS = add(
 )
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=Command, context_settings=SETTINGS)
 @OPTIONS
 @click.version_option(__version__)
 def main(output: Path | None, plot: bool, **given: Any) -> None:
@@ -51,6 +52,9 @@ def main(output: Path | None, plot: bool, **given: Any) -> None:
             require("plot", "matplotlib")
         if output is not None:
             make_folder(output)
+            for name in FILES[: 1 + plot]:
+                require_writable(output / name)
+                refuse_overwriting(output / name, (source.file, source.data), "an input")
         found = source.predictions()
         metrics = evaluate_predictions(found)
         click.echo(table(metrics, found.task))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,9 +26,10 @@ from numclip.model.model_config import PromptConfig
 from numclip.model.preprocessing import PreprocessingConfig
 from numclip.training.config import LearningRates, TrainConfig
 from numclip.training.run import TrainOptions, train
-from numclip_runtime import __version__
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
-from numclip_runtime.errors import require
+from numclip_runtime import Task, __version__
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error, visible
+from numclip_runtime.errors import require_installed
+from numclip_runtime.files import refuse_overwriting
 
 MODEL_OPTIONS = add(
     click.option("-o", "--output", type=FILE, default=TrainOptions.output),
@@ -102,16 +104,17 @@ RUN_OPTIONS = options_of(
 )
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=Command, context_settings=SETTINGS)
 @add(DATA_OPTIONS, TASK_OPTIONS, MODEL_OPTIONS, TRAINING_OPTIONS, RUN_OPTIONS)
 @click.version_option(__version__)
 def main(**given: Any) -> None:
     """Train a model that reads an ordered number off images; keeps the best validation MAE.
 
-    Exit codes: 0 trained, 2 wrong use or bad data.
+    Exit codes: 0 trained, 2 wrong use or bad data, 130, 143 or 129 stopped by Ctrl-C, SIGTERM or
+    SIGHUP: --resume goes on after the last finished epoch.
     """
     with exit_on_error():
-        require("train", "torch", "torchvision", "open_clip", "pytorch_lightning")
+        require_installed("train", "torch", "torchvision", "open_clip", "pytorch_lightning")
         options = config_of(
             TrainOptions,
             given,
@@ -123,19 +126,28 @@ def main(**given: Any) -> None:
                 TrainConfig, given, rates=config_of(LearningRates, given, prefix="lr_")
             ),
         )
+        refuse_overwriting(options.output, _files(options, given["task"]), "an input")
         result = train(options)
-    if result is None:
-        return
-    unit = options.task.unit
-    click.echo(f"{options.output}: validation {_line(result.checkpoint.metrics, unit)}")
-    click.echo(result.calibration)
-    if result.test is not None:
-        click.echo(f"test {_line(result.test, unit)}")
+        if result is None:
+            return
+        validation = _line(result.checkpoint.metrics, options.task)
+        click.echo(f"{options.output}: validation {validation}")
+        click.echo(result.calibration)
+        if result.test is not None:
+            click.echo(f"test {_line(result.test, options.task)}")
 
 
-def _line(metrics: Mapping[str, float], unit: str) -> str:
-    mae = f"MAE {metrics['mae']:.3f} {unit}".rstrip()
-    return f"{mae}, RMSE {metrics['rmse']:.3f}, bin accuracy {metrics['bin_accuracy']:.1%}"
+def _files(options: TrainOptions, task: str | None) -> Iterator[str | Path]:
+    """Yield what the options name; some are names of presets, and no files."""
+    data = options.data
+    yield from filter(None, (data.train, data.val, data.test, task))
+    yield from filter(None, (options.backbone, options.pretrained))
+
+
+def _line(metrics: Mapping[str, float], task: Task) -> str:
+    mae = f"MAE {task.number(metrics['mae'], 3)} {visible(task.unit)}".rstrip()
+    rmse = task.number(metrics["rmse"], 3)
+    return f"{mae}, RMSE {rmse}, bin accuracy {metrics['bin_accuracy']:.1%}"
 
 
 if __name__ == "__main__":

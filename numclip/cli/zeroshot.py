@@ -9,11 +9,12 @@ import click
 from numclip.cli.options import CALIBRATION_OPTIONS, QUICK_GELU_OPTION
 from numclip.model.model_config import DEFAULT_BACKBONE
 from numclip_runtime import __version__
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
-from numclip_runtime.errors import require
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error
+from numclip_runtime.errors import require, require_installed
+from numclip_runtime.files import refuse_overwriting, require_writable
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=Command, context_settings=SETTINGS)
 @click.option("--task", required=True, help="Preset (age, quality, ...) or a task file (.toml).")
 @click.option(
     "--backbone", default=DEFAULT_BACKBONE, help="open_clip architecture or config (.json)."
@@ -38,16 +39,22 @@ def main(
     by probability. Exit codes: 0 written, 2 wrong use or bad data.
     """
     with exit_on_error():
-        require("train", "torch", "torchvision", "open_clip")
+        require_installed("train", "torch", "torchvision", "open_clip")
+        require("train", "torch")  # the others need help with loading, see torchvision_compat
         from numclip.checkpoint import check_output, save_checkpoint
         from numclip.evaluation.calibration import calibrate_on
         from numclip.importers.pretrained import zero_shot
         from numclip.tasks import load_task
 
         check_output(output)
+        require_writable(output)
+        inputs = (task, backbone, pretrained, *([] if val is None else [str(val)]))
+        refuse_overwriting(output, inputs, "an input")
         untrained = zero_shot(load_task(task), backbone, pretrained, quick_gelu=quick_gelu)
         checkpoint, line = calibrate_on(untrained, val, root)
         save_checkpoint(output, checkpoint)
-    click.echo(f"{output}: {checkpoint.task.num_bins} bins from {backbone} {pretrained}, untrained")
-    if line is not None:
-        click.echo(line)
+        click.echo(
+            f"{output}: {checkpoint.task.num_bins} bins from {backbone} {pretrained}, untrained"
+        )
+        if line is not None:
+            click.echo(line)

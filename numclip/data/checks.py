@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
 from numclip.data.samples import Sample
 from numclip_runtime import ImageError, Task, UsageError
 from numclip_runtime.console import columns
 from numclip_runtime.files import sha256
-from numclip_runtime.images.decode import image_error
+from numclip_runtime.images.formats import open_image
 from numclip_runtime.preprocess import load_rgb
+from numclip_runtime.task import as_written
 
 # none; header: Pillow opens and verifies the file (checksums of PNG, the header of JPEG);
 # decode: every pixel, as training does.
@@ -46,7 +46,7 @@ def broken_images(paths: Sequence[Path], check: ImageCheck) -> dict[Path, str]:
 
     checks: dict[ImageCheck, Callable[[Path], str | None]] = {"header": _verify, "decode": _decode}
     distinct = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with _threads(min(8, os.cpu_count() or 1)) as pool:
         results = tqdm(
             pool.map(checks[check], distinct),
             desc="checking images",
@@ -56,6 +56,18 @@ def broken_images(paths: Sequence[Path], check: ImageCheck) -> dict[Path, str]:
             disable=None,  # quiet when piped
         )
         return {path: fault for path, fault in zip(distinct, results, strict=True) if fault}
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool; an exception, such as that of Ctrl-C, does not wait for what is queued."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def _decode(path: Path) -> str | None:
@@ -68,10 +80,10 @@ def _decode(path: Path) -> str | None:
 
 def _verify(path: Path) -> str | None:
     try:
-        with Image.open(path) as image:
-            image.verify()
-    except Exception as error:  # as many types as Pillow has plugins
-        return str(image_error(path, error))
+        with open_image(path) as opened:
+            opened.image.verify()
+    except Exception:  # as many types as Pillow has plugins
+        return _decode(path)  # a damaged comment, for example, takes nothing from the pixels
     return None
 
 
@@ -96,11 +108,11 @@ def without_broken(
         if len(faults) > NAMED:
             lines.append(f"  and {len(faults) - NAMED} more")
         way_out = "or leave them out with --skip-broken." if kept else "none is left."
-        raise UsageError(
-            f"{len(faults)} of {len(samples)} {name} images are broken:\n"
-            + "\n".join(lines)
-            + f"\nRepair or remove them, {way_out}"
-        )
+        lines.insert(0, f"{len(faults)} of {len(samples)} {name} images are broken:")
+        lines.append(f"Repair or remove them, {way_out}")
+        error = UsageError("\n".join(lines))
+        error.lines = tuple(lines)
+        raise error
     return kept
 
 
@@ -136,7 +148,7 @@ def _equal_files(paths: Iterable[Path], others: Iterable[Path]) -> list[Path]:
     common = Counter(sizes.values()).keys() & Counter(other_sizes.values()).keys()
     mine = [path for path, size in sizes.items() if size in common]
     theirs = [path for path, size in other_sizes.items() if size in common]
-    with ThreadPoolExecutor(4) as pool:  # hashing releases the interpreter lock
+    with _threads(4) as pool:  # hashing releases the interpreter lock
         known = set(pool.map(sha256, theirs))
         return [
             path
@@ -169,8 +181,8 @@ def label_ranges(task: Task) -> list[str]:
     """Return the labels of each bin as text: "13 to 19", or "3" where labels are classes."""
     edges = [edge + task.label_offset for edge in task.bin_edges]
     if task.labels_are_classes:
-        return [f"{edge:g}" for edge in edges[:-1]]
-    return [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+        return [as_written(edge) for edge in edges[:-1]]
+    return [f"{as_written(low)} to {as_written(high)}" for low, high in pairwise(edges)]
 
 
 def _cell(counts: Counter[int], k: int, bar: str) -> str:
@@ -190,9 +202,8 @@ def bar_character() -> str:
 def summary(name: str, samples: Sequence[Sample], task: Task) -> str:
     """Return one line: number of images, range of labels, several annotators if any."""
     labels = [sample.label for sample in samples]
-    line = (
-        f"{name}: {len(samples)} images, labels {min(labels):g} to {max(labels):g} {task.unit}"
-    ).rstrip()
+    lowest, highest = as_written(min(labels)), as_written(max(labels))
+    line = f"{name}: {len(samples)} images, labels {lowest} to {highest} {task.unit}".rstrip()
     several = sum(1 for sample in samples if sample.annotations)
     return f"{line}, {several} with several annotators" if several else line
 

@@ -7,7 +7,7 @@ resume.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from PIL import Image
@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from numclip.data.samples import Sample
 from numclip.torchvision_compat import import_torchvision
-from numclip_runtime import Preprocessing, Task
+from numclip_runtime import ImageError, Preprocessing, Task
+from numclip_runtime.console import say
 from numclip_runtime.preprocess import load_rgb
 
 import_torchvision()
@@ -25,6 +26,7 @@ from torchvision import transforms as T  # noqa: E402
 Transform = Callable[[Image.Image], Tensor]
 # Images (B, 3, H, W) float32, labels (B,) float32, bins (B,) int64; of one image, without B.
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
+Broken = Literal["raise", "replace", "mark"]
 
 
 def evaluation_transform(spec: Preprocessing) -> Transform:
@@ -53,15 +55,25 @@ class ImageDataset(Dataset[Batch]):
         transform: RGB image -> (3, H, W).
         draw: Draw one of several annotations at each access, as the papers do; False: their
             median.
+        broken: An image that cannot be read is an error; or is replaced by the next that can; or
+            is marked, as a black image whose label is NaN. The last two are said on stderr.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], task: Task, transform: Transform, *, draw: bool = False
+        self,
+        samples: Sequence[Sample],
+        task: Task,
+        transform: Transform,
+        *,
+        draw: bool = False,
+        broken: Broken = "raise",
     ) -> None:
         self.samples = samples
         self.task = task
         self.transform = transform
         self.draw = draw
+        self.broken = broken
+        self._said: set[int] = set()  # indices of broken images, by this process
         self.labels = torch.tensor([sample.label for sample in samples])
         self.bins = torch.tensor([task.bin_of(sample.label) for sample in samples])
 
@@ -69,7 +81,20 @@ class ImageDataset(Dataset[Batch]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Batch:
-        image = self.transform(load_rgb(self.samples[index].path))
+        try:
+            image = self.transform(load_rgb(self.samples[index].path))
+        except ImageError as error:
+            if self.broken == "raise":
+                raise
+            if index not in self._said:
+                say(f"Warning: {error} It is left out from here on.")
+                self._said.add(index)
+            if self.broken == "mark":
+                black = self.transform(Image.new("RGB", (64, 64)))
+                return black, torch.tensor(torch.nan), torch.tensor(0)
+            if len(self._said) == len(self):
+                raise
+            return self[(index + 1) % len(self)]
         annotations = self.samples[index].annotations
         if self.draw and annotations:
             label = annotations[int(torch.randint(len(annotations), ()))]

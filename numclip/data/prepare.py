@@ -21,6 +21,8 @@ from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
 from numclip.data.subsets import few_shot, from_label, shift_labels, split_samples
 from numclip_runtime import Task, UsageError
+from numclip_runtime.console import visible
+from numclip_runtime.images.folder import LeftOut
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,15 @@ def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
         MissingDependencyError: if a source needs a package that is not installed.
     """
     sources = {"train": config.train, "val": config.val, "test": config.test}
+    others = LeftOut()
     sets = {
-        name: read_samples(source, task, config.root, group_column=config.group_column)
+        name: read_samples(
+            source, task, config.root, group_column=config.group_column, left_out=others
+        )
         for name, source in sources.items()
         if source is not None
     }
-    warnings = []
+    warnings = [f"pictures in the folders were {others}."] if others else []
     paths = [sample.path for samples in sets.values() for sample in samples]
     broken = broken_images(paths, config.image_check)
     for name, samples in sets.items():
@@ -93,6 +98,7 @@ def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
         sets["train"], sets["val"] = split_samples(
             sets["train"], (1 - config.val_share, config.val_share), task, seed=config.seed
         )
+    warnings += disagreement_warnings(sets, task)
     warnings += leakage_warnings(sets, contents=config.image_check != "none")
     if config.shots is not None:
         sets["train"] = few_shot(sets["train"], config.shots, seed=config.seed)
@@ -109,6 +115,27 @@ def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
             f"({', '.join(empty)}); the model cannot learn them. Add images, or merge bins."
         )
     return Data(sets["train"], sets["val"], sets.get("test", [])), warnings
+
+
+def disagreement_warnings(sets: dict[str, list[Sample]], task: Task) -> Iterator[str]:
+    """Yield a warning for each set with annotators who differ by more than half of the range.
+
+    Such labels are often one number that a blank divides, as "1 234".
+    """
+    for name, samples in sets.items():
+        far = [
+            sample
+            for sample in samples
+            if sample.annotations
+            and max(sample.annotations) - min(sample.annotations) > task.label_range / 2
+        ]
+        if far:
+            labels = " ".join(f"{label:g}" for label in far[0].annotations[:10])
+            yield (
+                f"the annotators of {len(far)} of {len(samples)} {name} images differ by more than "
+                f"half of the range, first {visible(far[0].path)} ({labels}); check that these are "
+                "several labels, not one number with a blank inside."
+            )
 
 
 def leakage_warnings(sets: dict[str, list[Sample]], *, contents: bool) -> Iterator[str]:

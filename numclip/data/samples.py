@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from numclip.data.numbers import MAX_ANNOTATIONS, grouped, is_like_number, number
 from numclip_runtime import Task, UsageError
+from numclip_runtime.fields import shown
 from numclip_runtime.files import atomic_text
+from numclip_runtime.task import as_written
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,20 @@ def sample_of(
     """
     if not labels:
         raise UsageError(f"{where}: the label is empty.")
+    if len(labels) > MAX_ANNOTATIONS:
+        raise UsageError(f"{where}: has {len(labels):,} labels, at most {MAX_ANNOTATIONS}.")
+    texts = [label for label in labels if isinstance(label, str)]
+    if (whole := grouped(texts)) is not None and task.contains(whole):
+        raise UsageError(
+            f"{where}: the label {shown(' '.join(texts))} may be {whole:g}, or the labels of "
+            f"{len(texts)} annotators; write {whole:g}, or annotators as {_with_point(texts)}."
+        )
     numbers = tuple(_label(label, task, where) for label in labels)
     return Sample(path, median(numbers), numbers if len(numbers) > 1 else (), group)
+
+
+def _with_point(texts: Sequence[str]) -> str:
+    return " ".join(text if "." in text else f"{text}.0" for text in texts)
 
 
 def median(annotations: Sequence[float]) -> float:
@@ -52,32 +66,25 @@ def median(annotations: Sequence[float]) -> float:
     return sorted(annotations)[len(annotations) // 2]
 
 
-def number(text: object) -> float | None:
-    """Return a finite number from a number or its text ("3", "3.0", "3e2"), else None."""
-    if isinstance(text, bool) or not isinstance(text, (int, float, str)):
-        return None
-    try:
-        value = math.nan if isinstance(text, str) and "_" in text else float(text)
-    except (ValueError, OverflowError):
-        return None
-    return value if math.isfinite(value) else None
-
-
 def _label(text: object, task: Task, where: str) -> float:
     label = number(text)
     if label is None:
-        raise UsageError(f"{where}: the label {text!r} is not a number.")
+        hint = ""
+        if isinstance(text, str) and is_like_number(text):
+            hint = "; write it without grouping of digits, and with a point before decimals"
+        raise UsageError(f"{where}: the label {shown(text)} is not a number{hint}.")
     low, high = (edge + task.label_offset for edge in (task.bin_edges[0], task.bin_edges[-1]))
     if not task.contains(label):
         classes = task.labels_are_classes
         raise UsageError(
-            f"{where}: the label {label:g} is outside the task's "
-            f"{'classes' if classes else 'range'} {low:g} to {high - classes:g}; "
+            f"{where}: the label {as_written(label)} is outside the task's "
+            f"{'classes' if classes else 'range'} {as_written(low)} to "
+            f"{as_written(high - classes)}; "
             f"correct it, or widen bin_edges of task {task.name!r}."
         )
     if task.prediction == "class" and task.labels_are_classes and not (label - low).is_integer():
         raise UsageError(
-            f"{where}: the label {label:g} is between the classes of task {task.name!r}; "
+            f"{where}: the label {as_written(label)} is between the classes of task {task.name!r}; "
             "correct it, or predict numbers between them with --prediction expected."
         )
     return label
@@ -91,19 +98,3 @@ def write_csv(path: Path, samples: Iterable[Sample]) -> None:
         for sample in samples:
             labels = " ".join(repr(label) for label in sample.annotations or (sample.label,))
             rows.writerow((sample.path.resolve(), labels, sample.group))
-
-
-def existing(samples: list[Sample], source: Path) -> list[Sample]:
-    """Return the samples if there are any and their files exist.
-
-    Raises:
-        UsageError: naming how many files are missing, and the first.
-    """
-    if not samples:
-        raise UsageError(f"{source}: holds no images.")
-    if absent := [sample.path for sample in samples if not sample.path.is_file()]:
-        raise UsageError(
-            f"{source}: {len(absent)} of {len(samples)} images do not exist, first {absent[0]}; "
-            "paths are relative to this file's folder, or to --root."
-        )
-    return samples

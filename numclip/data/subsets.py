@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from numclip.data.samples import Sample
 from numclip_runtime import Task, UsageError
+from numclip_runtime.task import as_written
 
 
 def split_samples(
@@ -112,8 +113,8 @@ def from_label(samples: Sequence[Sample], lowest: float) -> list[Sample]:
     kept = [sample for sample in samples if sample.label >= lowest]
     if not kept:
         raise UsageError(
-            f"long tail: no label is {lowest:g} or above, the highest is "
-            f"{max(sample.label for sample in samples):g}; lower --val-min-label."
+            f"long tail: no label is {as_written(lowest)} or above, the highest is "
+            f"{as_written(max(sample.label for sample in samples))}; lower --val-min-label."
         )
     return kept
 

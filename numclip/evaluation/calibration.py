@@ -203,5 +203,5 @@ def describe_calibration(calibration: Calibration, values: Array, logits: Array,
     line = f"calibrated on {calibration.images} images: temperature {calibration.temperature:.2f}, "
     if ends is None:
         return line + f"too few images for {DEFAULT_COVERAGE:.0%} intervals"
-    half = float(np.median(ends[:, 1] - ends[:, 0])) / 2
-    return line + f"{DEFAULT_COVERAGE:.0%} interval typically ±{half:.3g} {task.unit}".rstrip()
+    half = task.number(float(np.median(ends[:, 1] - ends[:, 0])) / 2)
+    return line + f"{DEFAULT_COVERAGE:.0%} interval typically ±{half} {task.unit}".rstrip()

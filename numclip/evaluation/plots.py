@@ -56,7 +56,7 @@ def draw_scatter(axes: Axes, found: Predictions) -> None:
     unit = f" {found.task.unit}" if found.task.unit else ""
     calibration = found.calibration
     mae = np.abs(found.values - found.labels).mean()
-    note = f"MAE {mae:.2f}{unit}, {len(found.labels)} images"
+    note = f"MAE {found.task.number(mae, 2)}{unit}, {len(found.labels)} images"
     shown = np.linspace(0, len(found.labels) - 1, min(MANY_IMAGES, len(found.labels))).astype(int)
     colours = np.full(len(found.labels), _BLUE)
     if calibration is not None and DEFAULT_COVERAGE in calibration.coverages:

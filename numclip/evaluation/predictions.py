@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
+from numclip.data.workers import check_shared_memory, loading_faults
 from numclip_runtime import (
     Calibration,
     ImageError,
@@ -24,7 +25,7 @@ from numclip_runtime import (
     load,
 )
 from numclip_runtime.calibration import Array
-from numclip_runtime.errors import require
+from numclip_runtime.errors import require, require_installed
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint
@@ -92,7 +93,8 @@ class EvaluationSource:
         """
         size, workers = self.batch_size, self.workers
         if self.ckpt is not None:
-            require("train", "torch", "torchvision", "open_clip")
+            require_installed("train", "torch", "torchvision", "open_clip")
+            require("train", "torch")  # the others need help with loading, see torchvision_compat
             from numclip.checkpoint import load_checkpoint
 
             checkpoint = load_checkpoint(self.ckpt)
@@ -128,8 +130,9 @@ def raw_outputs(
     model = checkpoint.model.eval()
     transform = evaluation_transform(checkpoint.preprocessing)
     data = ImageDataset(samples, checkpoint.task, transform)
+    check_shared_memory([(len(samples), batch_size)], checkpoint.preprocessing.crop, workers)
     values, logits = [], []
-    with torch.inference_mode():
+    with torch.inference_mode(), loading_faults(workers):
         text_features = model.text_features()
         for images, _, _ in DataLoader(data, batch_size, num_workers=workers):
             out = model(images.to(model.logit_scale.device), text_features)

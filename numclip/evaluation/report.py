@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from numclip.evaluation.predictions import EvaluationSource, Predictions
 from numclip_runtime import Task, UsageError
 from numclip_runtime.calibration import DEFAULT_COVERAGE
+from numclip_runtime.console import json_text, plain, visible
 from numclip_runtime.files import atomic_text
 
+FILES = ("metrics.json", "evaluation.png")
 WIDTH = 46  # of the words before a number
 
 
@@ -51,17 +52,16 @@ def write_report(
         The files written.
     """
     artefact, data = source.file.name, source.data.name
-    written = [folder / "metrics.json"]
+    written = [folder / FILES[0]]
     about: dict[str, Any] = {"artefact": artefact, "data": data}
     if source.fast_decode:
         about["fast_decode"] = True
     with atomic_text(written[0]) as file:
-        json.dump(about | metrics, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+        file.write(json_text(plain(about | metrics), indent=2) + "\n")
     if plot:
         from numclip.evaluation.plots import save_plot
 
-        written.append(folder / "evaluation.png")
+        written.append(folder / FILES[1])
         save_plot(written[1], found, title=f"{artefact} on {data}")
     return written
 
@@ -74,19 +74,21 @@ def table(metrics: dict[str, Any], task: Task) -> str:
         task: Gives the unit.
     """
     unit = f" {task.unit}" if task.unit else ""
-    lines = [f"{name:<{WIDTH}} {text}" for name, text in _rows(metrics, unit)]
-    return "\n".join([*lines, "", *_per_bin(metrics["per_bin"])])
+    lines = [f"{name:<{WIDTH}} {text}" for name, text in _rows(metrics, task, visible(unit))]
+    return "\n".join([*lines, "", *_per_bin(metrics["per_bin"], task)])
 
 
-def _rows(metrics: dict[str, Any], unit: str) -> Iterator[tuple[str, str]]:
+def _rows(metrics: dict[str, Any], task: Task, unit: str) -> Iterator[tuple[str, str]]:
     value, bins, probability = (metrics[key] for key in ("value", "bin", "probability"))
     yield "images", f"{metrics['images']}"
-    yield "MAE of the value", f"{value['mae']:.3f}{unit}"
-    yield "  of the expected bin centre", f"{value['mae_exp']:.3f}{unit}"
-    yield "  of the most probable bin's centre", f"{value['mae_max']:.3f}{unit}"
+    yield "MAE of the value", f"{task.number(value['mae'], 3)}{unit}"
+    yield "  of the expected bin centre", f"{task.number(value['mae_exp'], 3)}{unit}"
+    yield "  of the most probable bin's centre", f"{task.number(value['mae_max'], 3)}{unit}"
     ratio = f", ratio {value['mae'] / value['mae_constant']:.2f}" if value["mae_constant"] else ""
-    yield "  of the best constant (the labels' median)", f"{value['mae_constant']:.3f}{unit}{ratio}"
-    yield "RMSE, bias of the value", f"{value['rmse']:.3f}, {value['bias']:+.3f}{unit}"
+    constant = task.number(value["mae_constant"], 3)
+    yield "  of the best constant (the labels' median)", f"{constant}{unit}{ratio}"
+    rmse, bias = task.number(value["rmse"], 3), task.number(value["bias"], 3, sign=True)
+    yield "RMSE, bias of the value", f"{rmse}, {bias}{unit}"
     yield "right bin, most probable / expected", f"{bins['acc_max']:.1%} / {bins['acc_exp']:.1%}"
     far = f"{bins['mae_max_index']:.3f} / {bins['mae_exp_index']:.3f} bins"
     yield "  distance from the right bin", far
@@ -103,22 +105,27 @@ def _rows(metrics: dict[str, Any], unit: str) -> Iterator[tuple[str, str]]:
     for row in metrics["intervals"]:
         yield (
             f"{row['stated']:.0%} interval, covers / mean width",
-            f"{row['coverage']:.1%} / {row['mean_width']:.2f}{unit}",
+            f"{row['coverage']:.1%} / {task.number(row['mean_width'], 2)}{unit}",
         )
     if not metrics["intervals"]:
         yield "intervals", "none: this model is not calibrated"
 
 
-def _per_bin(rows: list[dict[str, Any]]) -> Iterator[str]:
+def _per_bin(rows: list[dict[str, Any]], task: Task) -> Iterator[str]:
     """Yield a table with a line per bin; a bin without images shows a dash."""
-    longest = max(3, *(len(row["bin"]) for row in rows))
-    columns = [("MAE", "mae", ".2f"), ("bias", "bias", "+.2f"), ("right", "acc_max", ".1%")]
+    forms: list[tuple[str, str, Callable[[float], str]]] = [
+        ("MAE", "mae", lambda value: task.number(value, 2)),
+        ("bias", "bias", lambda value: task.number(value, 2, sign=True)),
+        ("right", "acc_max", "{:.1%}".format),
+    ]
     if any(row["coverage"] is not None for row in rows):
-        columns += [
-            (f"{DEFAULT_COVERAGE:.0%} covers", "coverage", ".1%"),
-            ("mean width", "mean_width", ".2f"),
+        forms += [
+            (f"{DEFAULT_COVERAGE:.0%} covers", "coverage", "{:.1%}".format),
+            ("mean width", "mean_width", lambda value: task.number(value, 2)),
         ]
-    yield f"{'bin':<{longest}}  {'n':>6}" + "".join(f"  {name:>10}" for name, _, _ in columns)
+    longest = max(3, *(len(visible(row["bin"])) for row in rows))
+    yield f"{'bin':<{longest}}  {'n':>6}" + "".join(f"  {name:>10}" for name, _, _ in forms)
     for row in rows:
-        cells = ("-" if row[key] is None else f"{row[key]:{form}}" for _, key, form in columns)
-        yield f"{row['bin']:<{longest}}  {row['n']:>6}" + "".join(f"  {cell:>10}" for cell in cells)
+        cells = ("-" if row[key] is None else form(row[key]) for _, key, form in forms)
+        line = f"{visible(row['bin']):<{longest}}  {row['n']:>6}"
+        yield line + "".join(f"  {cell:>10}" for cell in cells)

@@ -159,7 +159,7 @@ def template_from_base(base: str, config: ClipConfig, positions: Tensor, path: P
         ModelError: if the file of weights cannot be read.
     """
     file = base_file(base, config, path)
-    state = with_text_prefix(read_clip_weights(file), custom_text=False)
+    state = with_text_prefix(read_clip_weights(file).state, custom_text=False)
     table, ours = state.get("token_embedding.weight"), state.get("positional_embedding")
     if table is None or ours is None:
         raise UsageError(f"{file}: lacks the token or position embeddings of a CLIP text tower.")

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from numclip.model.clip_limits import VOCABULARY, check_clip_config
 from numclip.model.model_config import ClipConfig
 from numclip.torchvision_compat import import_torchvision
-from numclip.weights.clip import read_clip_weights, with_text_prefix
+from numclip.weights.clip import ClipWeights, read_clip_weights, with_text_prefix
 from numclip.weights.reading import check_fit
 from numclip_runtime import ModelError, UsageError
+from numclip_runtime.console import say, visible
 from numclip_runtime.errors import first_line
+from numclip_runtime.fields import parse_json
+from numclip_runtime.files import read_limited
 
 import_torchvision()
 import open_clip  # noqa: E402
 
-__all__ = ["build_clip", "clip_config", "load_backbone", "open_clip", "weights_file"]
+MAX_CONFIG = 1 << 20  # bytes; those of open_clip have less than 1,000
 
-VOCABULARY = 49408  # CLIP's byte-pair vocabulary
-POOLING = ("argmax", "first", "last")  # positions; argmax is that of EOT, the largest id
+__all__ = [
+    "VOCABULARY",
+    "ClipWeights",
+    "build_clip",
+    "clip_config",
+    "load_backbone",
+    "open_clip",
+    "weights_file",
+]
 
 
 def clip_config(name_or_path: str) -> ClipConfig:
@@ -32,21 +44,7 @@ def clip_config(name_or_path: str) -> ClipConfig:
         UsageError: if the name is unknown or the file is not such a configuration.
     """
     if name_or_path.endswith(".json"):
-        try:
-            config = json.loads(Path(name_or_path).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{name_or_path}: cannot read this configuration ({error}).") from None
-        if not (
-            isinstance(config, dict)
-            and "embed_dim" in config
-            and isinstance(config.get("vision_cfg"), dict)
-            and isinstance(config.get("text_cfg"), dict)
-        ):
-            raise UsageError(
-                f"{name_or_path}: lacks embed_dim, vision_cfg or text_cfg of an open_clip "
-                "configuration."
-            )
-        return config
+        return _config_file(Path(name_or_path))
     config = open_clip.get_model_config(name_or_path)
     if config is None:
         raise UsageError(
@@ -56,42 +54,42 @@ def clip_config(name_or_path: str) -> ClipConfig:
     return dict(config)
 
 
+def _config_file(path: Path) -> ClipConfig:
+    try:
+        config = parse_json(read_limited(path, MAX_CONFIG).decode())
+    except (OSError, ValueError) as error:  # UsageError of a large file, UnicodeDecodeError
+        reason = str(error).removeprefix(f"{path}: ")
+        raise UsageError(f"{visible(path)}: cannot read this configuration ({reason}).") from None
+    if not (
+        isinstance(config, dict)
+        and "embed_dim" in config
+        and isinstance(config.get("vision_cfg"), dict)
+        and isinstance(config.get("text_cfg"), dict)
+    ):
+        raise UsageError(
+            f"{visible(path)}: lacks embed_dim, vision_cfg or text_cfg of an open_clip "
+            "configuration."
+        )
+    return config
+
+
 def build_clip(config: ClipConfig) -> nn.Module:
-    """Build an open_clip model with random weights from its configuration.
+    """Build an open_clip model with random weights from its configuration; fetches nothing.
 
     Raises:
-        UsageError: if open_clip cannot build such a model.
+        UsageError: if the configuration is beyond the limits, or open_clip cannot build it.
     """
+    check_clip_config(config)
     arguments = copy.deepcopy(config)
     custom = arguments.pop("custom_text", False)
-    _check_text_tower(arguments)
     try:
         model: nn.Module = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise UsageError(f"open_clip cannot build this configuration ({error}).") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # open_clip and timm check little: any type comes out of them
+        reason = visible(first_line(error))[:300]
+        raise UsageError(f"open_clip cannot build this configuration ({reason}).") from None
     return model
-
-
-def _check_text_tower(config: ClipConfig) -> None:
-    text = config["text_cfg"]
-    if text.get("hf_model_name") or "multimodal_cfg" in config:
-        raise UsageError(
-            "backbones with a Hugging Face or multimodal text tower are not supported."
-        )
-    tokenizer, vocabulary = text.get("hf_tokenizer_name"), text.get("vocab_size", VOCABULARY)
-    if tokenizer or vocabulary != VOCABULARY:
-        name = f"the tokenizer {tokenizer}" if tokenizer else "another tokenizer"
-        raise UsageError(
-            f"backbones whose text tower has another tokenizer are not supported: this one has "
-            f"{name} with {vocabulary} tokens, while prompts use CLIP's byte-pair vocabulary of "
-            f"{VOCABULARY}; choose a backbone such as ViT-B-16."
-        )
-    pooling = text.get("pool_type", "argmax")
-    if pooling not in POOLING or text.get("embed_cls") or text.get("use_pad_mask"):
-        raise UsageError(
-            "backbones whose text tower has a class token, a padding mask or another pooling than "
-            f"{', '.join(POOLING)} are not supported (pool_type is {pooling!r})."
-        )
 
 
 def load_backbone(
@@ -104,8 +102,9 @@ def load_backbone(
         pretrained: open_clip tag ("openai", "laion2b_s34b_b88k") or path of a local weights file:
             open_clip's .pt, .bin or .safetensors, or OpenAI's .pt. It is read as data, not run.
             None: random weights.
-        quick_gelu: Activation of the weights; no file contains it. None: open_clip's record of the
-            tag, or the configuration's own.
+        quick_gelu: Activation of the weights. None: QuickGELU for OpenAI's own files, which are
+            recognised; open_clip's record of a tag, or of a file that it would download; else the
+            configuration's own, said on stderr where that is only assumed.
 
     Returns:
         The model, and the configuration that rebuilds it.
@@ -118,18 +117,51 @@ def load_backbone(
         if quick_gelu is not None:
             config["quick_gelu"] = quick_gelu
         return build_clip(config), config
-    tag = {} if name.endswith(".json") else open_clip.get_pretrained_cfg(name, pretrained)
-    if quick_gelu is None:
-        quick_gelu = bool(tag.get("quick_gelu", config.get("quick_gelu", False)))
-    config["quick_gelu"] = quick_gelu
-    model = build_clip(config)
+    check_clip_config(config)
     file = weights_file(name, pretrained)
     try:
-        load_clip_weights(model, file)
+        weights = read_clip_weights(file)
+        if quick_gelu is None:
+            quick_gelu = _activation(name, pretrained, config, weights)
+        config["quick_gelu"] = quick_gelu
+        model = build_clip(config)
+        load_clip_weights(model, weights.state, file)
     except ModelError as error:
         reason = str(error).removeprefix(f"{file}: ")
         raise UsageError(f"cannot load weights {pretrained!r} into {name}: {reason}") from None
     return model, config
+
+
+def _activation(name: str, pretrained: str, config: ClipConfig, weights: ClipWeights) -> bool:
+    """Return whether weights were trained with QuickGELU; no shape of theirs reveals it."""
+    if weights.openai:
+        return True
+    tag = _records(name).get(pretrained.replace("-", "_").lower())
+    if tag is None:  # a file: perhaps one of open_clip's under its own name
+        same = [t for t in _records(name).values() if Path(pretrained).name in _files(t)]
+        tag = same[0] if same else None
+    if tag is not None:
+        return bool(tag.get("quick_gelu", config.get("quick_gelu", False)))
+    if "quick_gelu" in config:
+        return bool(config["quick_gelu"])
+    say(
+        f"Warning: {pretrained}: no file says whether its CLIP model has GELU or QuickGELU; GELU "
+        "is assumed. Give --quickgelu for fine-tunes of OpenAI's weights, or --gelu."
+    )
+    return False
+
+
+def _records(name: str) -> dict[str, dict[str, Any]]:
+    """Return open_clip's records of the weights for an architecture, by tag."""
+    if name.endswith(".json"):
+        return {}
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    return {tag: open_clip.get_pretrained_cfg(name, tag) for tag in tags}
+
+
+def _files(tag: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names that open_clip's download of a tag may have."""
+    return tuple(str(tag.get(key) or "").rpartition("/")[2] for key in ("url", "hf_filename"))
 
 
 def weights_file(name: str, pretrained: str) -> Path:
@@ -153,15 +185,20 @@ def weights_file(name: str, pretrained: str) -> Path:
     return Path(file)
 
 
-def load_clip_weights(model: nn.Module, file: Path) -> None:
-    """Load a CLIP weights file into an open_clip model, all of it or nothing.
+def load_clip_weights(model: nn.Module, weights: dict[str, Tensor], file: Path) -> None:
+    """Load the weights of a CLIP model into an open_clip model, all of them or none.
 
     Image position embeddings of another image size are interpolated, as open_clip does.
 
+    Args:
+        model: Model to load into.
+        weights: Of `read_clip_weights`.
+        file: Named in errors.
+
     Raises:
-        ModelError: if the file cannot be read or does not fit; names the keys.
+        ModelError: if they do not fit; names the keys.
     """
-    state = open_clip.convert.convert_state_dict(model, read_clip_weights(file))
+    state = open_clip.convert.convert_state_dict(model, weights)
     state = with_text_prefix(state, custom_text=hasattr(model, "text"))
     own = model.state_dict()
     if "logit_scale" in state and state["logit_scale"].numel() == own["logit_scale"].numel():

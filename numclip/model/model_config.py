@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
 
 from numclip_runtime import UsageError
+from numclip_runtime.fields import read_fields, read_value, shown
 
 DEFAULT_BACKBONE = "ViT-B-16"  # the paper's
+MAX_WORDS = 1_000  # of a prompt, and of base ranks; text towers have 77 positions
+MAX_ADAPTER = 65_536
 ClipConfig = dict[str, Any]  # open_clip's JSON: embed_dim, vision_cfg, text_cfg, quick_gelu
 PromptKind = Literal["plain", "rank"]
 PhrasePosition = Literal["front", "middle", "tail"]
@@ -52,6 +55,8 @@ class PromptConfig:
         ):
             if (value := getattr(self, name)) < least:
                 raise UsageError(f"prompt: {name} must be at least {least}, got {value}.")
+            if value > MAX_WORDS:
+                raise UsageError(f"prompt: {name} must be at most {MAX_WORDS:,}, got {value}.")
         if self.base_phrases and self.kind != "rank":
             raise UsageError(
                 "prompt: base_phrases name the base ranks of kind 'rank'; the plain kind uses the "
@@ -70,10 +75,7 @@ class PromptConfig:
         Raises:
             UsageError: if a field is unknown, or a value is invalid.
         """
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(data) - set(known)):
-            raise UsageError(f"prompt: unknown field(s) {unknown}; known are {known}.")
-        return cls(**{**data, "base_phrases": tuple(data.get("base_phrases", ()))})
+        return read_fields(cls, data, "prompt")
 
 
 PLAIN = PromptConfig()  # NumCLIP, CoOp
@@ -91,12 +93,37 @@ class ModelConfig:
     adapter_width: int | None = None  # of the bottleneck; None: D / reduction
     prompts: PromptConfig = PLAIN  # how the bins' sentences are made
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.adapter_ratio <= 1:
+            raise UsageError(
+                f"config: adapter_ratio must be between 0 and 1, got {self.adapter_ratio:g}."
+            )
+        if self.adapter_reduction < 1:
+            raise UsageError(
+                f"config: adapter_reduction must be at least 1, got {self.adapter_reduction}."
+            )
+        if self.adapter_width is not None and not 1 <= self.adapter_width <= MAX_ADAPTER:
+            raise UsageError(
+                f"config: adapter_width must be from 1 to {MAX_ADAPTER:,}, got "
+                f"{self.adapter_width}."
+            )
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
         """Build from plain data, as from `dataclasses.asdict`; newer fields may be missing.
 
         Raises:
-            UsageError: if a prompt field is unknown or a value is invalid.
-            TypeError: if another field is unknown.
+            UsageError: if a field is unknown or a value is invalid. What is inside `clip` is
+                checked when a model is built from it.
         """
-        return cls(**{**data, "prompts": PromptConfig.from_dict(data.get("prompts", {}))})
+        if not isinstance(data, Mapping) or not isinstance(data.get("clip"), dict):
+            raise UsageError("config: lacks the table 'clip' of the backbone.")
+        kinds = get_type_hints(cls)
+        if unknown := [name for name in data if name not in kinds]:
+            raise UsageError(f"config: unknown field(s) [{', '.join(map(shown, unknown[:5]))}].")
+        values = {
+            name: read_value(kinds[name], data[name], f"config: {name!r}")
+            for name in data
+            if name != "clip"
+        }
+        return cls(data["clip"], **values)

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from numclip.model.backbone import open_clip
+from numclip_runtime import UsageError
+from numclip_runtime.fields import shown
 
 SOT, EOT, FULL_STOP, PAD = 49406, 49407, 269, 0
+MAX_TEXT = 1_000  # characters of a phrase or context; 77 tokens are about 300
 TEMPLATE_IDS = (SOT, EOT, FULL_STOP, PAD)
 
 
@@ -20,7 +23,15 @@ def _tokenizer() -> Any:
 
 
 def token_ids(text: str) -> list[int]:
-    """Tokenise with CLIP's byte-pair vocabulary, without start and end tokens."""
+    """Tokenise with CLIP's byte-pair vocabulary, without start and end tokens.
+
+    Raises:
+        UsageError: if the text is longer than any text tower reads; its time grows as the square.
+    """
+    if len(text) > MAX_TEXT:
+        raise UsageError(
+            f"the text {shown(text)} has {len(text):,} characters, at most {MAX_TEXT}."
+        )
     return list(_tokenizer().encode(text.replace("_", " ")))
 
 

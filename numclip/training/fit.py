@@ -6,8 +6,10 @@ import json
 import math
 import os
 import pickle
+import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,16 +21,20 @@ import torch
 
 from numclip.data.dataset import ImageDataset, evaluation_transform, training_transform
 from numclip.data.samples import Sample
+from numclip.data.workers import check_shared_memory, loading_faults
 from numclip.model.numclip import NumClip
 from numclip.torchvision_compat import import_torchvision
 from numclip.training.config import TrainConfig
-from numclip.training.lightning_module import NumClipModule
+from numclip.training.lightning_module import VALIDATION_FACTOR, NumClipModule
 from numclip.training.run_folder import BEST_FILE, RESUME_FILE, unfinished
-from numclip_runtime import ImageError, ModelError, Preprocessing, UsageError
+from numclip_runtime import ModelError, Preprocessing, Task, UsageError
 from numclip_runtime.errors import first_line
+from numclip_runtime.files import atomic_path
+from numclip_runtime.signals import signals_held
 
 import_torchvision()
 import pytorch_lightning as pl  # noqa: E402
+from pytorch_lightning.plugins.io import TorchCheckpointIO  # noqa: E402
 
 BROKEN_FILE = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
 
@@ -39,17 +45,36 @@ def seed_everything(seed: int) -> None:
 
 
 class _EpochLines(pl.Callback):
-    """One line per epoch, for logs and pipes."""
+    """One line per epoch, for logs and pipes.
+
+    Args:
+        task: Determines the digits of its errors.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         got = {k: float(v) for k, v in trainer.callback_metrics.items()}
         if trainer.is_global_zero:
             print(
                 f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  "
-                f"loss {got['loss']:.3f}  val MAE {got['val_mae']:.3f}  "
+                f"loss {got['loss']:.3f}  val MAE {self.task.number(got['val_mae'], 3)}  "
                 f"bin accuracy {got['val_bin_accuracy']:.1%}",
                 flush=True,
             )
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Write resume files beside their place: Lightning's go through /tmp, and a copy can break."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write a file that appears under its name only when complete, and is on the disk then."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(Path(path), sync=True) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 class _RunFolder(pl.Callback):
@@ -76,14 +101,25 @@ class _RunFolder(pl.Callback):
         """Restore the return value of `state_dict`."""
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the handlers of this program, before Lightning installs its own."""
+        self._sigterm = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put SIGTERM's handler back: Lightning's waits for other processes, and may hang."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._sigterm)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save after the epoch's validation; Lightning writes each file atomically."""
+        """Save after the epoch's validation; a signal waits until both files are written."""
         got = trainer.callback_metrics
         metrics = {k.removeprefix("val_"): v.item() for k, v in got.items() if k[:4] == "val_"}
-        if metrics["mae"] < self.best.get("mae", math.inf):
+        if best := metrics["mae"] < self.best.get("mae", math.inf):
             self.best, self.best_epoch = metrics, trainer.current_epoch
-            trainer.save_checkpoint(self.folder / BEST_FILE, weights_only=True)
-        trainer.save_checkpoint(self.folder / RESUME_FILE)
+        with signals_held():
+            if best:
+                trainer.save_checkpoint(self.folder / BEST_FILE, weights_only=True)
+            trainer.save_checkpoint(self.folder / RESUME_FILE)
         if self.patience and trainer.current_epoch - self.best_epoch >= self.patience:
             trainer.should_stop = True
 
@@ -126,6 +162,7 @@ def fit(
     run_dir: Path | None = None,
     resume: bool = False,
     tensorboard: bool = False,
+    skip_broken: bool = False,
 ) -> dict[str, float]:
     """Train a model in place; it ends with the weights of the best validation MAE.
 
@@ -140,22 +177,38 @@ def fit(
         run_dir: Folder of logs and resume files; None keeps nothing.
         resume: Continue from the last finished epoch in `run_dir`.
         tensorboard: Write TensorBoard logs as well.
+        skip_broken: Leave out images that cannot be read when they are met, and say so.
 
     Returns:
         The best validation metrics.
 
     Raises:
-        UsageError: if every learning rate is 0, training diverges, or there is nothing to resume.
+        UsageError: if every learning rate is 0, training diverges, there is nothing to resume, or
+            memory does not suffice.
         ImageError: if an image cannot be read.
     """
     if resume and (run_dir is None or not unfinished(run_dir)):
         raise UsageError(f"{run_dir}: nothing to resume; start without --resume.")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    loads = [(len(train), config.batch_size), (len(val), VALIDATION_FACTOR * config.batch_size)]
+    check_shared_memory(loads, preprocessing.crop, config.workers, local)
     seed_everything(config.seed)
     model.train()  # `fit` and `load_checkpoint` leave a model in eval mode
     module = NumClipModule(
         model,
-        ImageDataset(train, model.task, training_transform(preprocessing), draw=True),
-        ImageDataset(val, model.task, evaluation_transform(preprocessing)),
+        ImageDataset(
+            train,
+            model.task,
+            training_transform(preprocessing),
+            draw=True,
+            broken="replace" if skip_broken else "raise",
+        ),
+        ImageDataset(
+            val,
+            model.task,
+            evaluation_transform(preprocessing),
+            broken="mark" if skip_broken else "raise",
+        ),
         config,
     )
     settings = {
@@ -170,12 +223,9 @@ def fit(
         last = run.folder / RESUME_FILE
         if resume:
             run.check(last)
-        trainer = _trainer(config, run, _loggers(run_dir, tensorboard))
-        with _quiet():
-            try:
-                trainer.fit(module, ckpt_path=last if resume else None, weights_only=True)
-            except ImageError as error:  # from a loading process with its whole traceback
-                raise ImageError(str(error).strip().rpartition("ImageError: ")[2]) from None
+        trainer = _trainer(config, run, _loggers(run_dir, tensorboard), model.task)
+        with _quiet(), loading_faults(config.workers):
+            _run(trainer, module, last if resume else None)
         if not run.best:
             raise UsageError(
                 "training diverged, no epoch has a finite MAE; lower the learning rates."
@@ -188,6 +238,19 @@ def fit(
     return run.best
 
 
+def _run(trainer: pl.Trainer, module: NumClipModule, ckpt_path: Path | None) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, ckpt_path=ckpt_path, weights_only=True)
+    except SystemExit as end:  # Lightning's answer to KeyboardInterrupt, of which ours is a kind
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise end.__context__ from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
+
+
 def _loggers(run_dir: Path | None, tensorboard: bool) -> list[pl.loggers.Logger]:
     if run_dir is None:
         return []
@@ -197,7 +260,9 @@ def _loggers(run_dir: Path | None, tensorboard: bool) -> list[pl.loggers.Logger]
     return loggers
 
 
-def _trainer(config: TrainConfig, run: _RunFolder, loggers: list[pl.loggers.Logger]) -> pl.Trainer:
+def _trainer(
+    config: TrainConfig, run: _RunFolder, loggers: list[pl.loggers.Logger], task: Task
+) -> pl.Trainer:
     interactive = sys.stderr.isatty()
     # set by torchrun: the number of processes on this machine and in all
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -211,8 +276,9 @@ def _trainer(config: TrainConfig, run: _RunFolder, loggers: list[pl.loggers.Logg
         strategy="ddp" if world > 1 else "auto",
         use_distributed_sampler=False,  # EpochSampler shards by itself
         logger=loggers or False,
-        callbacks=[run] if interactive else [run, _EpochLines()],
+        callbacks=[run] if interactive else [run, _EpochLines(task)],
         enable_checkpointing=False,
+        plugins=[_WholeFiles()],
         enable_model_summary=False,
         enable_progress_bar=interactive,
         num_sanity_val_steps=0,

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,12 +19,15 @@ from numclip.torchvision_compat import import_torchvision
 from numclip.training.config import TrainConfig
 from numclip.training.losses import batch_losses
 from numclip.training.optim import freeze, make_optimizer, rate_factor
+from numclip_runtime import UsageError
 
 import_torchvision()
 import pytorch_lightning as pl  # noqa: E402
 
 # Lightning announces devices and tips as "info"; its warnings and errors stay.
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+VALIDATION_FACTOR = 4  # its batches are so much larger: they keep no gradients
 
 
 class NumClipModule(pl.LightningModule):
@@ -45,7 +49,8 @@ class NumClipModule(pl.LightningModule):
         freeze(model, config.rates)  # now: DDP reads requires_grad before the optimizer is made
         self._data = {"train": train, "val": val}
         self._text: Tensor | None = None  # (K, D) of the validation run under way
-        self._outputs: list[tuple[Tensor, Tensor]] = []  # its values (B,) and bin_probs (B, K)
+        # its values (B,), bin_probs (B, K) and labels (B,)
+        self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
         self._sums: Tensor | float = 0.0  # (5,) of the epoch so far: losses times images, images
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -59,7 +64,11 @@ class NumClipModule(pl.LightningModule):
         """Return this process's validation batches."""
         c, t = self.config, self.trainer
         return validation_batches(
-            self._data["val"], 4 * c.batch_size, c.workers, t.global_rank, t.world_size
+            self._data["val"],
+            VALIDATION_FACTOR * c.batch_size,
+            c.workers,
+            t.global_rank,
+            t.world_size,
         )
 
     def global_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -117,7 +126,7 @@ class NumClipModule(pl.LightningModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         """Collect the predictions of one batch."""
         out = self.model(batch[0], self._text)
-        self._outputs.append((out.values, out.bin_probs))
+        self._outputs.append((out.values, out.bin_probs, batch[1]))
 
     def on_validation_epoch_end(self) -> None:
         """Compute the metrics over all samples of all processes."""
@@ -126,8 +135,12 @@ class NumClipModule(pl.LightningModule):
         if self.trainer.world_size > 1:
             # (W, n, ...) -> (n * W, ...) in the order of the data, padding cut off
             columns = [self._all(c).transpose(0, 1).flatten(0, 1)[: len(samples)] for c in columns]
-        values, bin_probs = (column.cpu().double().numpy() for column in columns)
-        found = Predictions(self.model.task, None, labels_of(samples), values, bin_probs)
+        values, bin_probs, labels = (column.cpu().double().numpy() for column in columns)
+        kept = ~np.isnan(labels)  # the others are marked as broken
+        if not kept.any():
+            raise UsageError("no validation image can be read any more.")
+        labels = labels_of(samples)[kept]
+        found = Predictions(self.model.task, None, labels, values[kept], bin_probs[kept])
         result = validation_metrics(found)
         self.log_dict({f"val_{name}": value for name, value in result.items()}, prog_bar=True)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from numclip.data.checks import broken_images, without_broken
 from numclip.data.prepare import DataConfig, data_report, prepare_data
-from numclip.data.samples import write_csv
+from numclip.data.samples import Sample, write_csv
 from numclip.model.model_config import (
     DEFAULT_BACKBONE,
     PLAIN,
@@ -20,8 +22,11 @@ from numclip.model.model_config import (
 )
 from numclip.model.preprocessing import PAPER_PREPROCESSING, PreprocessingConfig
 from numclip.training.config import PAPER_TRAINING, TrainConfig
-from numclip.training.run_folder import check_run_folder, finish
+from numclip.training.run_folder import check_run_folder, finish, unfinished
 from numclip_runtime import Task, UsageError
+from numclip_runtime.errors import require
+from numclip_runtime.files import refuse_overwriting
+from numclip_runtime.signals import Stopped, stop_requests
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint
@@ -81,6 +86,10 @@ def train(options: TrainOptions) -> TrainResult | None:
         check_run_folder(run_dir, resume=options.resume, restart=options.restart)
     data, warnings = prepare_data(options.data, options.task)
     val_source = options.data.val or output.with_suffix(".val.csv")
+    images = [sample.path for part in (data.train, data.val, data.test) for sample in part or ()]
+    refuse_overwriting(output, images, "an image")
+    if options.data.val is None:
+        refuse_overwriting(val_source, [options.data.train], "an input")
     if first_process:
         click.echo(data_report(data, options.task))
         for warning in warnings:
@@ -90,6 +99,7 @@ def train(options: TrainOptions) -> TrainResult | None:
         if options.restart:  # no earlier: unreadable data leave the old run alone
             finish(run_dir)
 
+    require("train", "torch")  # not before: it takes seconds
     from numclip.checkpoint import Checkpoint, save_checkpoint
     from numclip.evaluation.calibration import calibrate
     from numclip.evaluation.metrics import validation_metrics
@@ -99,33 +109,56 @@ def train(options: TrainOptions) -> TrainResult | None:
     config = options.training
     model = initial_model(options)
     preprocessing = options.preprocessing.of(model.config.clip)
-    best = fit(
-        model,
-        data.train,
-        data.val,
-        preprocessing,
-        config,
-        run_dir=run_dir,
-        resume=options.resume,
-        tensorboard=options.tensorboard,
-    )
-    if not first_process:
-        return None
-    root = options.data.root if options.data.val else None
-    place = None if root is None else str(root)
-    checkpoint, line = calibrate(
-        Checkpoint(model, preprocessing, best, str(val_source), place),
-        data.val,
-        batch_size=config.batch_size,
-        workers=config.workers,
-    )
-    save_checkpoint(output, checkpoint)
+    try:
+        best = fit(
+            model,
+            data.train,
+            data.val,
+            preprocessing,
+            config,
+            run_dir=run_dir,
+            resume=options.resume,
+            tensorboard=options.tensorboard,
+            skip_broken=options.data.skip_broken,
+        )
+        if not first_process:
+            return None
+        root = options.data.root if options.data.val else None
+        place = None if root is None else str(root)
+        checkpoint, line = calibrate(
+            Checkpoint(model, preprocessing, best, str(val_source), place),
+            _still_readable(data.val, options.data, "validation"),
+            batch_size=config.batch_size,
+            workers=config.workers,
+        )
+        save_checkpoint(output, checkpoint)
+    except (KeyboardInterrupt, Exception) as error:
+        # under torchrun, the other process may end first, and its loss come as any error
+        signum = stop_requests()[0] or (isinstance(error, KeyboardInterrupt) and signal.SIGINT)
+        if not signum:
+            raise
+        raise Stopped(signum, _what_is_kept(run_dir) if first_process else "") from None
     finish(run_dir)
     test = None
     if data.test:
-        found = predictions_of_checkpoint(checkpoint, data.test, batch_size=config.batch_size)
+        samples = _still_readable(data.test, options.data, "test")
+        found = predictions_of_checkpoint(checkpoint, samples, batch_size=config.batch_size)
         test = validation_metrics(found)
     return TrainResult(checkpoint, line, test)
+
+
+def _still_readable(samples: list[Sample], config: DataConfig, name: str) -> list[Sample]:
+    """Return the samples that can be read; with --skip-broken, some may have broken meanwhile."""
+    if not config.skip_broken:
+        return samples
+    broken = broken_images([sample.path for sample in samples], "decode")
+    return without_broken(samples, broken, skip=True, name=name)
+
+
+def _what_is_kept(run_dir: Path) -> str:
+    if unfinished(run_dir):
+        return f"the finished epochs are kept in {run_dir}; go on with --resume"
+    return "no epoch was finished, nothing is kept"
 
 
 def initial_model(options: TrainOptions) -> NumClip:

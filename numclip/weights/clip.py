@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from numclip.weights.reading import is_checkpoint, read_content, state_of, without_prefix
@@ -20,8 +23,31 @@ TEXT_ROOTS = (
 )
 
 
-def read_clip_weights(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of a CLIP model, named as in open_clip; float32.
+class ClipWeights(NamedTuple):
+    """The weights of a CLIP model."""
+
+    state: dict[str, Tensor]  # named as in open_clip; float32
+    openai: bool  # recognised as OpenAI's own, which were trained with QuickGELU
+
+
+def is_openai(state: Mapping[str, object]) -> bool:
+    """Return whether these are OpenAI's weights, as released.
+
+    Their archives and state dicts hold three sizes beside the weights; a state dict of their code
+    (`clip.load(...)[0].state_dict()`) holds projections in half precision and norms in single.
+    """
+    names = {str(key).rpartition(".")[2] for key in state}
+    if names >= EXTRAS:
+        return True
+    kinds = {
+        name: {v.dtype for k, v in state.items() if str(k).endswith(name) and isinstance(v, Tensor)}
+        for name in ("text_projection", "ln_final.weight")
+    }
+    return kinds == {"text_projection": {torch.float16}, "ln_final.weight": {torch.float32}}
+
+
+def read_clip_weights(path: Path) -> ClipWeights:
+    """Read the weights of a CLIP model.
 
     Raises:
         ModelError: if the file cannot be read, or does not hold a whole CLIP model.
@@ -30,6 +56,7 @@ def read_clip_weights(path: Path) -> dict[str, Tensor]:
     if is_checkpoint(content):
         raise ModelError(f"{path}: a trained numclip checkpoint, not weights of a CLIP model.")
     state = without_prefix(state_of(content, path), ROOTS)
+    openai = is_openai(content.get("state_dict", content))
     if any(".prompt_learner." in f".{key}" for key in state):
         raise ModelError(
             f"{path}: a trained model of NumCLIP, OrdinalCLIP or CoOp, not weights of a CLIP "
@@ -43,7 +70,8 @@ def read_clip_weights(path: Path) -> dict[str, Tensor]:
             "the same CLIP model."
         )
     # the causal mask is an attribute in OpenAI's archives, not a weight
-    return {k: v for k, v in state.items() if k not in EXTRAS and k.split(".")[-1] != "attn_mask"}
+    kept = {k: v for k, v in state.items() if k not in EXTRAS and k.split(".")[-1] != "attn_mask"}
+    return ClipWeights(kept, openai)
 
 
 def with_text_prefix(state: dict[str, Tensor], custom_text: bool) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from numclip.weights.limits import check_archive, check_kind, check_legacy, check_safetensors
 from numclip.weights.torchscript import is_torchscript, read_torchscript
 from numclip_runtime import ModelError
+from numclip_runtime.console import visible
 from numclip_runtime.errors import first_line
+from numclip_runtime.fields import parse_json
 
 SAFETENSORS = ".safetensors"
 CHECKPOINT_FORMAT = "numclip-checkpoint"  # value of "format" in numclip's own files
@@ -33,14 +37,19 @@ def read_content(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: if the file is missing, damaged, or holds more than plain weights and settings.
     """
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file.")
+    check_kind(path)
     try:
         if path.suffix == SAFETENSORS:
+            check_safetensors(path)
             return _read_safetensors(path)
-        if is_torchscript(path):
-            return {"state_dict": read_torchscript(path)}
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if archive := zipfile.is_zipfile(path):
+            check_archive(path)
+            if is_torchscript(path):
+                return {"state_dict": read_torchscript(path)}
+        else:
+            check_legacy(path)
+        # mapped: what is refused later is not in memory before
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path}: refused, not plain weights and settings ({_refusal(error)})."
@@ -71,7 +80,9 @@ def _reason(error: Exception) -> str:
 def _read_safetensors(path: Path) -> dict[str, Any]:
     with safetensors.safe_open(path, framework="pt", device="cpu") as file:
         header = (file.metadata() or {}).get(METADATA_KEY, "{}")
-        content: dict[str, Any] = json.loads(header)
+        content = parse_json(header)
+        if not isinstance(content, dict):
+            raise ValueError("its metadata are no table")
         return content | {"state_dict": {k: file.get_tensor(k) for k in file.keys()}}  # noqa: SIM118
 
 
@@ -162,4 +173,5 @@ def named(keys: Iterable[str], one: str, many: str) -> str:
     """Return "3 keys (a, b, c)": the count, and the first three names."""
     names = list(keys)
     more = ", ..." if len(names) > 3 else ""
-    return f"{len(names)} {one if len(names) == 1 else many} ({', '.join(names[:3])}{more})"
+    first = ", ".join(visible(name[:100]) for name in names[:3])
+    return f"{len(names)} {one if len(names) == 1 else many} ({first}{more})"

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MAX_PICKLE = 64 << 20  # bytes; OpenAI's largest has less than 1 MB
+from numclip.weights.limits import check_pickle
+
 STORAGES = {
     "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16,
@@ -40,7 +41,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Return a TorchScript archive's parameters, buffers and other tensor attributes by name.
+    """Return the parameters, buffers and other tensor attributes of a checked archive by name.
 
     Raises:
         pickle.UnpicklingError: if the archive names something that plain weights do not need.
@@ -48,10 +49,9 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     """
     with zipfile.ZipFile(path) as archive:
         root = next(n for n in archive.namelist() if n.endswith("/constants.pkl")).split("/")[0]
-        info = archive.getinfo(f"{root}/data.pkl")
-        if info.file_size > MAX_PICKLE:
-            raise pickle.UnpicklingError(f"its data.pkl has {info.file_size} bytes")
-        module = _Unpickler(archive, root, archive.read(info)).load()
+        content = archive.read(f"{root}/data.pkl")
+        check_pickle(content)
+        module = _Unpickler(archive, root, content).load()
     found: dict[str, Tensor] = {}
     _collect(module, "", found, set())
     return found

@@ -44,10 +44,8 @@ class Calibration:
     def __post_init__(self) -> None:
         for name in ("temperature", "scale_floor"):
             if not 1 / LARGEST_NUMBER <= getattr(self, name) <= LARGEST_NUMBER:
-                raise UsageError(
-                    f"{name} must be above 0 and finite, {1 / LARGEST_NUMBER:g} to "
-                    f"{LARGEST_NUMBER:g}."
-                )
+                limits = f"{1 / LARGEST_NUMBER:g} to {LARGEST_NUMBER:g}"
+                raise UsageError(f"{name} must be above 0 and finite ({limits}).")
         if self.images < 0:
             raise UsageError("images must be at least 0.")
         if len(self.coverages) != len(self.factors):

@@ -2,51 +2,142 @@
 
 from __future__ import annotations
 
+import io
+import json
+import math
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
 from numclip_runtime.errors import NumclipError
+from numclip_runtime.posix import STOP_SIGNALS
+from numclip_runtime.signals import Stopped as Stopped
+from numclip_runtime.signals import stop_requests
+from numclip_runtime.signals import stop_signals as stop_signals
 
 FILE = click.Path(path_type=Path)  # type of every option that names a file or folder
 # Context settings of every command
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
+EXIT_CODES = tuple(128 + signum for signum in STOP_SIGNALS)
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn numclip's own and the system's errors into one line on stderr and exit code 2.
 
-    Ctrl-C exits with 130.
+    Ctrl-C, SIGTERM and SIGHUP raise `Stopped` inside, and exit with 130, 143 and 129. Where memory
+    or threads do not suffice, that is said, also with exit code 2.
     """
-    try:
-        yield
-    except NumclipError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    except BrokenPipeError:
-        raise  # `numclip-run ... | head`: click exits quietly
-    except OSError as error:  # disk full, no permission to look into a folder
-        reason = error.strerror or str(error)
-        place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"Error: {place}{reason}.", err=True)
-        _discard_stdout()
-        sys.exit(2)
-    except KeyboardInterrupt:  # before the first image, or pressed twice; click would exit with 1
-        click.echo("Interrupted.", err=True)
-        sys.exit(130)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows lacks most characters
+            stream.reconfigure(errors="backslashreplace")
+    with stop_signals():
+        try:
+            yield
+        except SystemExit as error:  # of a library that has seen the signal, such as Lightning
+            if stop_requests()[0] is None or error.code in EXIT_CODES:
+                raise
+            stopped = Stopped(stop_requests()[0] or signal.SIGINT)
+            say(f"{stopped.word}.")
+            _leave(stopped.exit_code)
+        except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, BrokenPipeError):
+                raise  # `numclip-run ... | head`: click exits quietly
+            code, sentence = _ending(error)
+            if sentence is None:
+                raise
+            say(sentence, lines=error.lines if isinstance(error, NumclipError) else ())
+            _leave(code)
+
+
+class Command(click.Command):
+    """A command that ends as `exit_on_error` says, also while it reads its options or prints help.
+
+    Its messages about wrong options are as safe on a terminal as all others.
+    """
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Read the options."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.ClickException as error:  # a pattern may have found "--\x1b[2J.png"
+            error.message = visible(error.message)  # type: ignore[misc]
+            raise
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command, and exit."""
+        with exit_on_error():
+            return super().main(*args, **extra)
+
+
+def _ending(error: BaseException) -> tuple[int, str | None]:
+    """Return exit code and sentence for an exception; no sentence if it is a fault of numclip."""
+    signum, _ = stop_requests()
+    if isinstance(error, KeyboardInterrupt) or signum is not None:
+        # an import that a signal breaks off may end in any other error
+        stopped = error if isinstance(error, Stopped) else Stopped(signum or signal.SIGINT)
+        note = f": {error}" if isinstance(error, KeyboardInterrupt) and str(error) else ""
+        return stopped.exit_code, f"{stopped.word}{note}."
+    if isinstance(error, MemoryError):
+        return 2, "Error: not enough memory."
+    if isinstance(error, NumclipError):
+        return 2, f"Error: {error}"
+    if isinstance(error, OSError):  # disk full, no permission to look into a folder
+        place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        return 2, f"Error: {place}{error.strerror or error}."
+    if "start new thread" in str(error):
+        return 2, "Error: the system refuses another thread (ulimit -u, or the container's limit)."
+    return 2, None
+
+
+def say(sentence: str, *, lines: Sequence[str] = ()) -> None:
+    """Print a sentence to stderr as one safe line, unless stderr is closed or full.
+
+    Args:
+        sentence: May hold names of files and other foreign text.
+        lines: The lines of a sentence that is meant to have several.
+    """
+    shown = [visible(sentence)]
+    if lines and sentence.endswith(text := "\n".join(lines)):
+        first, *rest = lines
+        shown = [visible(sentence.removesuffix(text) + first), *map(visible, rest)]
+    with suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            click.echo("\n".join(shown), err=True)
+
+
+def _leave(code: int) -> NoReturn:
+    _discard_stdout()
+    if stop_requests()[1] > 1:  # asked twice: threads that are still at work are not waited for
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _discard_stdout() -> None:
     """If stdout has failed, keep Python from failing again at exit (exit code 120)."""
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def visible(text: object) -> str:
@@ -58,6 +149,36 @@ def visible(text: object) -> str:
     if plain.isprintable():
         return plain
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
+
+
+def plain(value: Any) -> Any:
+    """Return the value after a trip through JSON: lists for tuples, None for NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_text(value: object, *, encoding: str | None = "utf-8", indent: int | None = None) -> str:
+    """Return a value as JSON that is valid in a text of this encoding.
+
+    In UTF-8, characters stand as they are: the other encodings lack some of them, and get escapes.
+
+    Args:
+        value: Plain data.
+        encoding: Of the text, as Python names it; None is ASCII.
+        indent: See `json.dumps`.
+
+    Raises:
+        ValueError: if a number in it is NaN or infinite, which JSON lacks; see `plain`.
+    """
+    return json.dumps(value, ensure_ascii=not is_utf8(encoding), allow_nan=False, indent=indent)
+
+
+def is_utf8(encoding: str | None) -> bool:
+    """Return whether this is the name of UTF-8, which has every character."""
+    return (encoding or "").lower().replace("_", "-") in ("utf-8", "utf8")
 
 
 def columns(rows: Sequence[Sequence[str]], align: str = "") -> Iterator[str]:

@@ -9,6 +9,9 @@ from typing import Any
 class NumclipError(Exception):
     """Base of every error that numclip raises on purpose; names cause, place and remedy."""
 
+    # Of a message that is meant to have several lines; any other line break is part of a name
+    lines: tuple[str, ...] = ()
+
 
 class UsageError(NumclipError, ValueError):
     """An argument, flag or configuration that cannot be used as given."""
@@ -45,14 +48,27 @@ def require(extra: str, *modules: str) -> None:
         MissingDependencyError: naming those that are not installed, or the first that does not
             load, and the pip command that helps.
     """
+    require_installed(extra, *modules)
+    for module in modules:
+        import_extra(extra, module)
+
+
+def require_installed(extra: str, *modules: str) -> None:
+    """Check that optional packages are installed, without the seconds that importing them takes.
+
+    Args:
+        extra: Extra of numclip that installs them.
+        modules: Names as they are imported.
+
+    Raises:
+        MissingDependencyError: naming those that are not, and the pip command that installs them.
+    """
     if missing := [module for module in modules if not _found(module)]:
         verb = "is" if len(missing) == 1 else "are"
         raise MissingDependencyError(
             f"{', '.join(missing)} {verb} not installed; "
             f"install with: pip install 'numclip[{extra}]'"
         )
-    for module in modules:
-        import_extra(extra, module)
 
 
 def _found(module: str) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from numclip_runtime.errors import UsageError
+from numclip_runtime.posix import WITHOUT_WAITING, is_mount_point, sync_folder, take_owner
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -22,7 +23,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     # A device is not opened at all: opening alone can have an effect. What passes is asked again
     # once it is open, without waiting for a pipe that took the name meanwhile.
     _require_regular(os.stat(path).st_mode, path)  # noqa: PTH116
-    flags = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    flags = getattr(os, "O_BINARY", 0) | WITHOUT_WAITING
     handle = os.open(path, os.O_RDONLY | flags)
     try:
         _require_regular(os.fstat(handle).st_mode, path)
@@ -54,22 +55,48 @@ def read_limited(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it there on success, delete it on failure.
+
+    An existing file is replaced as a whole and keeps its permissions and, if possible, its owner; a
+    link stays, and its target is replaced. A file that is mounted by itself, and so cannot be
+    replaced, gets the new content. If the last step fails in another way, the temporary file stays,
+    and the error names it.
 
     A killed process leaves it, as `.NAME.XXXXXXXX.part.SUFFIX`: it is never read, and may be
     deleted once no process writes there.
 
+    Args:
+        path: Final name.
+        sync: Wait until file and name are on the disk, so that they survive a power cut: for
+            models, which cost hours. Records and pages are not synced: a run can be repeated, and
+            the wait would be longer than the run.
+
     Raises:
         UsageError: if the folder does not exist or cannot be written.
+        OSError: of the system; it names `path`, not the temporary file.
     """
-    temporary = _temporary_beside(path)
+    target = _target(path)
+    temporary = _temporary_beside(path, target)
+    keep = False
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
-        temporary.replace(path)
+        with _named(temporary, path):
+            yield temporary
+            if sync:
+                _sync(temporary)
+            _take_permissions(temporary, target)
+            try:
+                temporary.replace(target)
+            except OSError as error:
+                keep = not _written_into(target, temporary, error)
+                if keep:
+                    reason = f"{error.strerror}; the new content is kept in {temporary}"
+                    raise OSError(error.errno, reason, str(path)) from None
+            if sync:
+                sync_folder(target.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        if not keep:
+            temporary.unlink(missing_ok=True)
 
 
 def require_writable(path: Path) -> None:
@@ -78,31 +105,154 @@ def require_writable(path: Path) -> None:
     Raises:
         UsageError: if the folder does not exist or cannot be written.
     """
-    _temporary_beside(path).unlink()
+    _temporary_beside(path, _target(path)).unlink()
 
 
-def _temporary_beside(path: Path) -> Path:
-    import tempfile  # 3 ms of every start
+def refuse_overwriting(
+    output: Path, kept: Iterable[str | os.PathLike[str] | int], what: str
+) -> None:
+    """Refuse an output that is one of the files that a run reads or writes otherwise.
 
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; give a file name.")
-    if path.exists() and not path.is_file():  # replacing /dev/null would break the machine
-        raise UsageError(f"{path}: is not a regular file; give a file name.")
+    Two names may be one file: links, folders mounted twice, a file system that ignores case.
+
+    Args:
+        output: File to be written.
+        kept: Files that must stay as they are; names, or numbers of open files.
+        what: They are, for people: "an input".
+
+    Raises:
+        UsageError: naming both.
+    """
     try:
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}.", suffix=f".part{path.suffix}"
-        )
-    except OSError as error:
-        raise UsageError(f"{path}: cannot write there ({error.strerror}).") from None
-    os.close(handle)
-    return Path(name)
+        mine = _target(output).stat()
+    except OSError:  # there is nothing to lose
+        return
+    for path in kept:
+        try:
+            found = os.stat(path)  # noqa: PTH116 (pathlib raises on some names)
+        except (OSError, ValueError):
+            continue
+        if os.path.samestat(mine, found):
+            name = "on standard input" if isinstance(path, int) else os.fspath(path)
+            raise UsageError(f"{output}: is also {what}, {name}; give another name.")
+
+
+def refuse_twice(outputs: Mapping[str, Path | None]) -> None:
+    """Refuse two outputs that would be one file.
+
+    Args:
+        outputs: By their options; all must be writable, see `require_writable`.
+
+    Raises:
+        UsageError: naming both options.
+    """
+    given = [(option, path) for option, path in outputs.items() if path is not None]
+    for index, (option, path) in enumerate(given):
+        for other, second in given[:index]:
+            if _same_place(path, second):
+                raise UsageError(f"{path}: {other} and {option} name the same file.")
+
+
+def _same_place(first: Path, second: Path) -> bool:
+    a, b = (Path(os.path.realpath(path)) for path in (first, second))
+    if a == b:
+        return True
+    if a.exists() and b.exists():
+        return a.samefile(b)
+    if a.name.casefold() != b.name.casefold() or not a.parent.samefile(b.parent):
+        return False
+    # of two names that differ in case alone, a file system that ignores case has one
+    temporary = _temporary_beside(first, a)
+    try:
+        return temporary.with_name(temporary.name.swapcase()).exists()
+    finally:
+        temporary.unlink()
+
+
+def _target(path: Path) -> Path:
+    """Return the file that a name stands for: of a link, its target, which may not exist yet."""
+    if path.is_symlink():
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():
+            raise UsageError(f"{path}: is a link that leads back to itself; give a file name.")
+        return target
+    return path
+
+
+def _temporary_beside(path: Path, target: Path) -> Path:
+    """Create an empty file beside `target`, with the permissions of a new file."""
+    if target.is_dir():
+        raise UsageError(f"{path}: is a folder; give a file name.")
+    exists = target.exists()
+    if exists and not target.is_file():  # replacing /dev/null would break the machine
+        raise UsageError(f"{path}: is not a regular file; give a file name.")
+    if exists and is_mount_point(target) and not os.access(target, os.W_OK):
+        raise UsageError(f"{path}: cannot write there (the file is mounted read-only).")
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    while True:
+        # a name may have 255 bytes, of which a character takes up to 4
+        name = f".{target.stem[:30]}.{os.urandom(4).hex()}.part{target.suffix[:20]}"
+        temporary = target.with_name(name)
+        try:
+            # The system takes the umask off. What replaces a private file is never public.
+            os.close(os.open(temporary, flags, 0o600 if exists else 0o666))
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UsageError(f"{path}: cannot write there ({error.strerror}).") from None
+        return temporary
+
+
+def _take_permissions(temporary: Path, target: Path) -> None:
+    """Give the new file the owner and permissions of the one it replaces."""
+    with suppress(OSError):  # none there; or a file system without permissions
+        before = target.stat()
+        take_owner(temporary, before)
+        temporary.chmod(stat.S_IMODE(before.st_mode))
+
+
+def _written_into(target: Path, temporary: Path, error: OSError) -> bool:
+    """Write a new file's content into an existing one that cannot be replaced by it.
+
+    Returns:
+        Whether that was possible. The reasons: the file is mounted by itself, or the folder lets
+        only owners replace their files.
+    """
+    if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES):
+        return False
+    try:
+        with temporary.open("rb") as source, target.open("r+b") as file:
+            while block := source.read(1 << 20):
+                file.write(block)
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        return False
+    return True
+
+
+def _sync(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager
-def atomic_text(path: Path) -> Iterator[IO[str]]:
-    """Open a UTF-8 text file that appears under its name only when complete."""
+def _named(temporary: Path, path: Path) -> Iterator[None]:
+    """Let errors name the file that the user knows, in place of the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or os.fspath(error.filename) != str(temporary):
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
+@contextmanager
+def atomic_text(path: Path, *, sync: bool = False) -> Iterator[IO[str]]:
+    """Open a UTF-8 text file that appears under its name only when complete; see `atomic_path`."""
     with (
-        atomic_path(path) as temporary,
+        atomic_path(path, sync=sync) as temporary,
         # a path that is not UTF-8 becomes \udcXX, which JSON reads back
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
@@ -129,9 +279,3 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from numclip_runtime.posix import affinity
+
 ROOT = Path("/")
 # CPU features that decide how fast INT8, FP16 and FP32 networks run, in the kernel's spelling
 X86 = "avx2 fma avx512f avx_vnni avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16"
@@ -93,8 +95,8 @@ def usable_cores(root: Path = ROOT) -> int:
 
 def core_numbers(root: Path = ROOT) -> list[int]:
     """Return the numbers of the cores in this process's affinity mask; all where there is none."""
-    if root == ROOT and hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
+    if root == ROOT and (cores := affinity()) is not None:
+        return cores
     found = re.findall(r"^cpu(\d+) ", _text(root / "proc/stat"), re.MULTILINE)
     return [int(number) for number in found] or list(range(os.cpu_count() or 1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -105,6 +106,28 @@ class Task:
         shifted = label - self.label_offset
         return min(max(bisect_right(self.bin_edges, shifted) - 1, 0), self.num_bins - 1)
 
+    def number(self, value: float, places: int | None = None, *, sign: bool = False) -> str:
+        """Return a number in label units as text, with as many digits as the range can tell apart.
+
+        Args:
+            value: In label units: a prediction, a label, or an error.
+            places: Digits after the point in a range of 1 to 100,000; a smaller range has more, a
+                larger one fewer, so that 0.00012 of 0.0003 is not "0.00". None: as many as resolve
+                about a thousandth of the range.
+            sign: Write "+" before a positive number.
+        """
+        exponent = math.floor(math.log10(self.label_range))
+        if places is None:
+            digits = 3 - round(math.log10(self.label_range))
+        else:
+            digits = places - min(exponent, 0) - max(exponent - 4, 0)
+        plus = "+" if sign else ""
+        if -exponent > 9 or exponent > 14:  # zeros that nobody counts
+            largest = max(abs(self.bin_edges[0]), abs(self.bin_edges[-1]))
+            significant = math.floor(math.log10(largest)) - exponent + (places or 2)
+            return f"{value:{plus}.{significant}e}"
+        return f"{value:{plus}.{max(digits, 0)}f}"
+
     def contains(self, label: float) -> bool:
         """Return whether a label lies in the closed range of the task.
 
@@ -132,6 +155,11 @@ class Task:
             UsageError: if a field is unknown, missing, of another type, or malformed.
         """
         return read_fields(cls, data, source)
+
+
+def as_written(number: float) -> str:
+    """Return a number that a person chose, such as an edge of a bin, with all its digits."""
+    return f"{number:.12g}"  # 0.0003, not 0.00030000000000000003; 1234567, not 1.23457e+06
 
 
 def _is_one_number(low: float, high: float) -> bool:

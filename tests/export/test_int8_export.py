@@ -80,8 +80,8 @@ def test_weights_go_from_the_file_to_where_they_are_packed(
     for_cpu: tuple[Path, Result], name: str
 ) -> None:
     path = for_cpu[0] / name
-    with OpenModel(path) as file:
-        graph = MappedModel(file).graph
+    with OpenModel(path) as model:
+        graph = MappedModel(model).graph
     assert graph is not None
     assert len(graph) < 0.15 * path.stat().st_size
     with load(path, device="cpu"):

@@ -205,8 +205,8 @@ def test_base_ranks_that_do_not_fit(config: PromptConfig, message: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "soft"}, "kind must be one of plain, rank, got 'soft'"),
-        ({"phrase_position": "end"}, "phrase_position must be one of front, middle, tail"),
+        ({"kind": "soft"}, "'kind' must be one of plain, rank, got 'soft'"),
+        ({"phrase_position": "end"}, "'phrase_position' must be one of front, middle, tail"),
         ({"rank_interpolation": "cubic"}, "must be one of linear, inverse, normal, got 'cubic'"),
         ({"random_context_tokens": -1}, "random_context_tokens must be at least 0, got -1"),
         ({"num_base_ranks": 0}, "num_base_ranks must be at least 1, got 0"),
@@ -215,7 +215,7 @@ def test_base_ranks_that_do_not_fit(config: PromptConfig, message: str) -> None:
             {"kind": "rank", "base_phrases": ["a"], "random_rank_tokens": 1},
             "give one of them",
         ),
-        ({"position": "front"}, r"unknown field(s) ['position']; known are ['kind'"),
+        ({"position": "front"}, r"unknown field(s) ['position']; known are ["),
     ],
 )
 def test_contradictory_configuration(fields: dict[str, Any], message: str) -> None:

@@ -94,7 +94,7 @@ def test_group_column(kind: str, images: Path) -> None:
         ("", r"lacks the column\(s\) \['label', 'path'\]"),
         ("path,label\n", "holds no images"),
         ("path,label\n,3\n", "line 2: the path is empty"),
-        ("path,label\na b.png\n", "line 2: the label is empty"),
+        ("path,label\na b.png\n", "line 2: has 1 cell, the header has 2; complete the row"),
         ("path,label\na b.png,3\na b.png,x\n", "line 3: the label 'x' is not a number"),
         ("path,label,person\na b.png,3,\n", "line 2: the column 'person' of --group-column is"),
     ],

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from numclip.data.numbers import number
 from numclip.data.readers import read_samples
-from numclip.data.samples import Sample, median, number, sample_of, write_csv
+from numclip.data.samples import Sample, median, sample_of, write_csv
 from numclip.tasks import load_task
 from numclip_runtime import UsageError
 

@@ -46,9 +46,9 @@ def test_list_to_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     draws = []
 
     class Spy(ImageDataset):
-        def __init__(self, *args: Any, draw: bool = False) -> None:
+        def __init__(self, *args: Any, draw: bool = False, **more: Any) -> None:
             draws.append(draw)
-            super().__init__(*args, draw=draw)
+            super().__init__(*args, draw=draw, **more)
 
     monkeypatch.setattr("numclip.training.fit.ImageDataset", Spy)
     test = ("--test", str(folder / "list.txt"))

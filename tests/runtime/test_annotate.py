@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from numclip_runtime import Prediction, Predictor
+from numclip_runtime import Prediction, Task
 from numclip_runtime.app.annotate import annotated, lines_of
 from tests.runtime.conftest import invoke
 
@@ -52,11 +52,13 @@ def test_a_folder_in_use_is_refused(tiny: Path, photos: Path) -> None:
     assert files(photos) == ["dark.png", "light.jpg", "notes.txt", "sub/mid.PNG"]
 
 
-def test_lines_of(predictor: Predictor) -> None:
+def test_lines_of() -> None:
+    task = Task("age", "years", (0.0, 50.0, 100.0), ("young", "old"))
     prediction = Prediction(42.71, "years", (38.06, 47.3), "old", {"young": 0.38, "old": 0.62})
-    assert lines_of(prediction, 1) == ["42.7 years", "38.1 to 47.3 (90%)", "old 62%"]
+    assert lines_of(prediction, task) == ["42.7 years", "38.1 to 47.3 (90%)", "old 62%"]
     bare = Prediction(3.0, "", None, "old", {"young": 0.38, "old": 0.62})
-    assert lines_of(bare, 2) == ["3.00", "old 62%"]
+    narrow = Task("x", "", (2.0, 3.0, 5.0), ("young", "old"))
+    assert lines_of(bare, narrow) == ["3.000", "old 62%"]
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (4000, 3000), (3000, 200), (200, 3000)])

@@ -87,14 +87,20 @@ def test_pattern_without_match(tiny: Path, photos: Path) -> None:
         ("gone/out.csv", [], "out.csv: cannot write there (No such file or directory)"),
         ("photos/notes.txt/out.csv", [], "cannot write there (Not a directory)"),
         ("photos", ["--format", "csv"], "photos: is a folder; give a file name"),
-        ("fifo", ["--format", "csv"], "fifo: is not a regular file; give a file name"),
     ],
 )
 def test_bad_output(
     tiny: Path, photos: Path, tmp_path: Path, name: str, flags: list[str], message: str
 ) -> None:
-    os.mkfifo(tmp_path / "fifo")  # stands for /dev/null, which must not be replaced
     assert_one_line(invoke(tiny, photos, "-o", tmp_path / name, *flags), message)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+@pytest.mark.posix("makes a pipe")
+def test_an_output_that_is_no_file_stays(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")  # stands for /dev/null, which must not be replaced
+    result = invoke(tiny, photos, "-o", tmp_path / "fifo", "--format", "csv")
+    assert_one_line(result, "fifo: is not a regular file; give a file name")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo", "photos"]
     assert (tmp_path / "fifo").is_fifo()
 

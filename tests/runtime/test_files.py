@@ -11,6 +11,7 @@ from numclip_runtime import UsageError
 from numclip_runtime.files import open_regular, read_limited
 
 
+@pytest.mark.posix("makes links")
 def test_a_regular_file_is_read_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"12345")
     (tmp_path / "link").symlink_to("a")
@@ -18,6 +19,7 @@ def test_a_regular_file_is_read_through_a_link(tmp_path: Path) -> None:
         assert file.read() == b"12345"
 
 
+@pytest.mark.posix("makes a pipe")
 def test_a_pipe_device_or_folder_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):

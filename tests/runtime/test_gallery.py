@@ -15,7 +15,7 @@ from PIL import Image
 
 from numclip_runtime import Prediction, Task, UsageError
 from numclip_runtime.app.gallery import ReportEntry, ReportWriter, write_report
-from numclip_runtime.preprocess import load_rgb
+from numclip_runtime.images.decode import Decoded, ImageLike, decode
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
 TASK = Task("mood", "points", (0, 10, 20, 40), ("low", "middle", "high"))
@@ -310,12 +310,12 @@ def test_a_large_jpeg_is_decoded_small(tmp_path: Path, monkeypatch: pytest.Monke
     """12 megapixels for a thumbnail of 288 would take longer than the network does."""
     decoded: list[tuple[int, int]] = []
 
-    def spy(image: Image.Image) -> Image.Image:
-        result = load_rgb(image)
-        decoded.append(result.size)
+    def spy(source: ImageLike, least: int | None) -> Decoded:
+        result = decode(source, least=least)
+        decoded.append(result.image.size)
         return result
 
-    monkeypatch.setattr("numclip_runtime.app.gallery_card.load_rgb", spy)
+    monkeypatch.setattr("numclip_runtime.app.gallery_card.decode", spy)
     exif = Image.Exif()
     exif[274] = 6
     Image.new("L", (4000, 3000)).save(tmp_path / "a.jpg", exif=exif)

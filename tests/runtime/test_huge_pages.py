@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from numclip_runtime import load
-from numclip_runtime.backends import huge_pages
-from numclip_runtime.backends.huge_pages import AFTER, MADV_COLLAPSE, HugePages
+from numclip_runtime import load, posix
+from numclip_runtime.backends.huge_pages import AFTER, HugePages
+from numclip_runtime.posix import MADV_COLLAPSE
 
 SIZE = 48 << 20  # bytes
 
@@ -34,9 +34,9 @@ def huge_mib() -> float:
 
 
 def can_move() -> bool:
-    if sys.platform != "linux" or not huge_pages.PAGE_SIZE.exists():
+    size = posix.huge_page_size()
+    if sys.platform != "linux" or size is None:
         return False
-    size = int(huge_pages.PAGE_SIZE.read_text())
     block = mmap.mmap(-1, 3 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     numbers = np.frombuffer(block, np.uint8)
     numbers[:] = 1
@@ -100,12 +100,12 @@ def test_a_kernel_without_huge_pages(
     path = tmp_path / "hpage_pmd_size"
     if text is not None:
         path.write_text(text)
-    monkeypatch.setattr(huge_pages, "PAGE_SIZE", path)
+    monkeypatch.setattr(posix, "PAGE_SIZE", path)
     pages[0].ran(AFTER)
     wait()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux' list of mappings")
+@pytest.mark.posix("reads Linux' list of mappings")
 def test_what_was_there_before_is_left_alone() -> None:
     block = memory()
     pages = HugePages()
@@ -117,11 +117,11 @@ def test_what_was_there_before_is_left_alone() -> None:
 
 def test_elsewhere_nothing_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
-    assert huge_pages._writable() == []
+    assert posix.writable_mappings() == []
 
 
 def test_without_proc_nothing_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huge_pages, "MAPS", tmp_path / "maps")
+    monkeypatch.setattr(posix, "MAPS", tmp_path / "maps")
     pages = HugePages()
     pages.opened()
     assert pages._ranges == []

@@ -49,7 +49,7 @@ def test_broken_file(tmp_path: Path, name: str, content: bytes | None, message: 
 
 
 def test_folder(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"cannot be decoded \(Is a directory\)\.$"):
+    with pytest.raises(ImageError, match=r": is a folder, not a file\.$"):
         load_rgb(tmp_path)
 
 

@@ -26,6 +26,7 @@ def test_import_loads_no_framework() -> None:
     assert not HEAVY & loaded
 
 
+@pytest.mark.posix("reads the mappings of a process")
 def test_import_leaves_the_gpu_driver_alone(standin: StandinDriver) -> None:
     code = (
         "from pathlib import Path; maps = Path('/proc/self/maps')\n"

@@ -98,6 +98,7 @@ def test_stars(
         assert find_images([absolute]) == [str(photos.parent / path) for path in expected]
 
 
+@pytest.mark.posix("makes links")
 def test_stars_follow_no_links_to_folders(photos: Path) -> None:
     """Found: with two links to their own folder, `**` did not end in this life."""
     for name in ("a", "b"):

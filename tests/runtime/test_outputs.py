@@ -7,7 +7,6 @@ import gc
 import io
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -119,9 +118,12 @@ def test_parquet_on_a_full_disk_fails_once(predictor: Predictor) -> None:
 
 
 def limit_files() -> None:
+    import resource
+
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
 
+@pytest.mark.posix("limits the size of files")
 @pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
 @pytest.mark.parametrize("before", [None, "before"])
 def test_full_disk_keeps_whole_records(
@@ -141,6 +143,7 @@ def test_full_disk_keeps_whole_records(
     assert [path.name for path in out.iterdir()] == [f"o.{kind}"]
 
 
+@pytest.mark.posix("limits the size of files")
 @pytest.mark.parametrize("flag", ["o.parquet", "r.html", "folder"])
 def test_full_disk_leaves_no_half_file(tiny: Path, photos: Path, tmp_path: Path, flag: str) -> None:
     if flag == "o.parquet":

@@ -107,6 +107,7 @@ def test_results_appear_while_the_list_still_grows(tiny: Path, photos: Path) -> 
     assert run.returncode == 1
 
 
+@pytest.mark.posix("measures memory by getrusage")
 def test_memory_stays_flat(tiny: Path, tmp_path: Path) -> None:
     """A list of 60,000 lines of 4 KiB (240 MB) raises the process's peak by less than 40 MB."""
     if sys.platform != "linux":

@@ -315,6 +315,7 @@ def test_threads_that_want_a_lane_at_once(open_plan: Opener, standin: StandinDri
     backend.close()
 
 
+@pytest.mark.posix("sends SIGUSR1")
 def test_close_in_a_signal_handler(
     open_plan: Opener, standin: StandinDriver, predictor: Predictor
 ) -> None:

@@ -25,7 +25,7 @@ from numclip_export.engine.progress import (
 from numclip_export.engine.timing_cache import save_timing_cache, use_timing_cache
 from numclip_runtime import ModelError, ModelMetadata, UsageError
 from numclip_runtime.backends.tensorrt.module import collecting_logger, reason_of
-from numclip_runtime.files import atomic_path, atomic_text, sha256
+from numclip_runtime.files import atomic_path, atomic_text, refuse_overwriting, sha256
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
 from numclip_runtime.model_files.onnx_file import read_onnx_metadata
 from numclip_runtime.model_files.open_model import OpenModel
@@ -105,9 +105,12 @@ def engine_from_onnx(
         UsageError: if the options do not fit the model or builder, or the output cannot be
             written.
         MissingDependencyError: if the builder is not installed.
-        KeyboardInterrupt: after Ctrl-C, once the builder has stopped; nothing is left behind.
+        KeyboardInterrupt: after Ctrl-C or another signal to stop (`Stopped`), once the builder has
+            stopped; nothing is left behind.
     """
     progress, chosen = BuildProgress(), options or EngineOptions()
+    for output in (plan_path, path_beside(plan_path)):
+        refuse_overwriting(output, [onnx_path], "the ONNX file")
     with interrupt_cancels(progress), OpenModel(onnx_path) as source:
         with compared(source, None):
             found = read_onnx_metadata(source)
@@ -130,7 +133,10 @@ def _build(
     errors: list[str] = []
     notes: list[str] = []
     checksum_path = path_beside(plan_path)
-    with atomic_text(checksum_path) as checksum_file, atomic_path(plan_path) as temporary:
+    with (
+        atomic_text(checksum_path, sync=True) as checksum_file,
+        atomic_path(plan_path, sync=True) as temporary,
+    ):
         logger = collecting_logger(trt, errors)
         builder = _start(binding, logger, errors)
         # the parser owns the weights, so it must live until the engine is built

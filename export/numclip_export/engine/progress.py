@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Lock, Thread, current_thread, main_thread
-from types import FrameType
+from threading import Lock, Thread
 from typing import Any
 
 import click
+
+from numclip_runtime.signals import Stopped, signals_go_to
 
 
 @dataclass
@@ -28,6 +29,7 @@ class BuildProgress:
     """The running phases of a build, and whether it was cancelled."""
 
     cancelled: bool = False
+    signum: int = signal.SIGINT  # that cancelled it
     _phases: dict[str, _Phase] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)  # TensorRT may report from several threads
 
@@ -49,9 +51,9 @@ class BuildProgress:
             self._phases.pop(phase, None)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if the user asked to stop."""
+        """Raise `Stopped`, a KeyboardInterrupt, if the user asked to stop."""
         if self.cancelled:
-            raise KeyboardInterrupt("no engine was written")
+            raise Stopped(self.signum, "no engine was written")
 
     @property
     def fraction(self) -> float:
@@ -86,23 +88,17 @@ def progress_monitor(trt: Any, progress: BuildProgress) -> Any:
 
 @contextmanager
 def interrupt_cancels(progress: BuildProgress) -> Iterator[None]:
-    """Let Ctrl-C only set `progress.cancelled` inside the block.
+    """Let the first Ctrl-C or other signal to stop only set `progress.cancelled` inside the block.
 
     A KeyboardInterrupt that Python raises inside a callback, or while TensorRT is being imported,
     crashes the process or turns into another error. Raise it where that is safe.
     """
-    if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        yield
-        return
 
-    def cancel(number: int, frame: FrameType | None) -> None:
-        progress.cancelled = True
+    def cancel(signum: int) -> None:
+        progress.cancelled, progress.signum = True, signum
 
-    before = signal.signal(signal.SIGINT, cancel)
-    try:
+    with signals_go_to(cancel):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def build_watched(

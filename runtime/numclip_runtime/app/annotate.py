@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import unicodedata
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
-from numclip_runtime.app.gallery_card import decimals
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_path, naming
@@ -18,6 +18,16 @@ from numclip_runtime.preprocess import load_rgb
 from numclip_runtime.task import Task
 
 KEPT_SUFFIXES = frozenset((".jpg", ".jpeg", ".png"))  # other kinds become name.suffix.png
+LONGEST_JPEG = 65_500  # pixels of a side; the copies of larger pictures become name.jpg.png
+MOST_NOTES = 5
+MOST_CHARACTERS = 120  # of a line; phrases have up to thousands
+_DISK = (
+    errno.ENOSPC,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    getattr(errno, "EDQUOT", None),
+)  # the next copy would fail as well
 SMALLEST = 12  # pixels of the small lines; smaller text cannot be read
 LINE_SHARE = 1 / 26  # height of a small line, relative to the picture's mean side
 # For phrases with characters beyond Pillow's own font, which is ASCII
@@ -47,10 +57,18 @@ class Annotator:
         if used:
             raise UsageError(f"{folder}: is not empty; give a new folder for the pictures.")
         self._folder = folder
-        self._digits = decimals(task)
+        self._task = task
         self._taken: dict[Path, int] = {}  # the last number of a name that came more than once
+        self._notes: list[str] = []
+        self._more_notes = 0
 
-    def write(self, name: str, source: str | Image.Image, prediction: Prediction) -> Path:
+    @property
+    def notes(self) -> list[str]:
+        """A sentence for each of the first copies that are missing or have another name."""
+        more = [f"{self._more_notes} more copies like these."] if self._more_notes else []
+        return [*self._notes, *more]
+
+    def write(self, name: str, source: str | Image.Image, prediction: Prediction) -> Path | None:
         """Write one copy.
 
         Args:
@@ -59,49 +77,110 @@ class Annotator:
             prediction: The number to write.
 
         Returns:
-            The copy's path. A name that exists gets "-2", "-3", ... before the suffix.
+            The copy's path; None if it could not be made, which `notes` then says. A name that
+            exists gets "-2", "-3", ... before the suffix.
 
         Raises:
-            ImageError: if the image cannot be read.
-            OSError: if the copy cannot be written.
+            OSError: if the disk is full, or fails.
         """
+        try:
+            return self._write(name, source, prediction)
+        except Exception as error:  # the picture is gone or damaged, Pillow cannot write it, ...
+            if isinstance(error, OSError) and error.errno in _DISK:
+                raise
+            place = source if isinstance(source, str) else name
+            reason = str(error).removeprefix(f"{place}: ").rstrip(".") or type(error).__name__
+            if isinstance(error, OSError) and error.strerror:
+                reason = error.strerror
+            self._note(f"{place}: no copy was made ({reason}).")
+            return None
+
+    def _note(self, sentence: str) -> None:
+        if len(self._notes) < MOST_NOTES:
+            self._notes.append(sentence)
+        else:
+            self._more_notes += 1
+
+    def _write(self, name: str, source: str | Image.Image, prediction: Prediction) -> Path:
         image = load_rgb(source)
         profile = image.info.get("icc_profile")
-        drawn = annotated(image, lines_of(prediction, self._digits))
-        target = self._target(name, is_file=isinstance(source, str))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        jpeg = target.suffix.lower() != ".png"
+        drawn = annotated(image, lines_of(prediction, self._task))
+        usual = self._usual(name, is_file=isinstance(source, str))
+        jpeg = usual.suffix.lower() != ".png" and max(drawn.size) <= LONGEST_JPEG
+        wanted = usual
+        if not jpeg and usual.suffix.lower() != ".png":
+            wanted = usual.with_name(f"{usual.name}.png")
+        target = self._claim(self._folder_of(wanted) / wanted.name)
         options: dict[str, object] = {"quality": 92, "subsampling": 0} if jpeg else {}
         # Bytes 16-19 name the profile's colour space; one for CMYK no longer fits
         if isinstance(profile, bytes) and profile[16:20] == b"RGB ":
             options["icc_profile"] = profile
         drawn.info.clear()
-        with naming(target), atomic_path(target) as temporary:
-            drawn.save(temporary, "JPEG" if jpeg else "PNG", **options)
+        try:
+            with naming(target), atomic_path(target) as temporary:
+                drawn.save(temporary, "JPEG" if jpeg else "PNG", **options)
+        except BaseException:
+            target.unlink(missing_ok=True)  # the empty file that claimed the name
+            raise
+        same_folder = target.parent == usual.parent and wanted == usual
+        if not same_folder or (isinstance(source, str) and not _keeps_name(source, usual)):
+            place = source if isinstance(source, str) else name
+            self._note(f"{place}: its copy is {target.relative_to(self._folder)}.")
         return target
 
-    def _target(self, name: str, *, is_file: bool) -> Path:
+    def _folder_of(self, path: Path) -> Path:
+        """Make the folder of a copy; a part that is the name of a file gets "-2", "-3", ..."""
+        folder = self._folder
+        for part in path.relative_to(self._folder).parts[:-1]:
+            number, free = 1, folder / part
+            while True:
+                try:
+                    free.mkdir(exist_ok=True)
+                    break
+                except FileExistsError:
+                    number += 1
+                    free = folder / f"{part}-{number}"
+            folder = free
+        return folder
+
+    def _claim(self, path: Path) -> Path:
+        """Return a free name, which is now an empty file: another process may write here, too."""
+        free, number = path, self._taken.get(path, 1)
+        while True:
+            try:
+                free.touch(exist_ok=False)
+                return free
+            except FileExistsError:
+                number += 1
+                free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+                self._taken[path] = number
+
+    def _usual(self, name: str, *, is_file: bool) -> Path:
         path = self._folder / name
         if not is_file:  # a frame: "frame-000120"
             path = path.with_name(f"{path.name}.jpg")
         elif path.suffix.lower() not in KEPT_SUFFIXES:
             path = path.with_name(f"{path.name}.png")
-        free, number = path, self._taken.get(path, 1)
-        while free.exists():
-            number += 1
-            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-            self._taken[path] = number
-        return free
+        return path
 
 
-def lines_of(prediction: Prediction, digits: int) -> list[str]:
+def _keeps_name(source: str, copy: Path) -> bool:
+    return copy.name in ((name := PurePath(source).name), f"{name}.png")
+
+
+def lines_of(prediction: Prediction, task: Task) -> list[str]:
     """Return the lines to write: number, interval if known, bin with its probability."""
-    lines = [f"{prediction.value:.{digits}f} {prediction.unit}".rstrip()]
+    lines = [f"{task.number(prediction.value)} {prediction.unit}".rstrip()]
     if prediction.interval is not None:
         low, high = prediction.interval
-        lines.append(f"{low:.{digits}f} to {high:.{digits}f} ({DEFAULT_COVERAGE:.0%})")
+        lines.append(f"{task.number(low)} to {task.number(high)} ({DEFAULT_COVERAGE:.0%})")
     share = prediction.bin_probs.get(prediction.bin, math.nan)
-    return [*lines, f"{prediction.bin} {share:.0%}"]
+    return [_shortened(line) for line in (*lines, f"{prediction.bin} {share:.0%}")]
+
+
+def _shortened(line: str) -> str:
+    half = MOST_CHARACTERS // 2
+    return line if len(line) <= MOST_CHARACTERS else f"{line[:half]} ... {line[-half:]}"
 
 
 def annotated(image: Image.Image, lines: list[str]) -> Image.Image:

@@ -12,10 +12,11 @@ from PIL import Image
 
 from numclip_runtime import __version__
 from numclip_runtime.app.records import Format
-from numclip_runtime.app.run import RunOptions, run
+from numclip_runtime.app.run import run
+from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import Every
 from numclip_runtime.backends import BackendName, DeviceKind, OpenOptions
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error
 from numclip_runtime.errors import UsageError
 
 _BY_SUFFIX: dict[str, Format] = {f".{kind}": kind for kind in get_args(Format) if kind != "table"}
@@ -28,7 +29,7 @@ def _every(context: click.Context, parameter: click.Parameter, text: str | None)
         raise click.BadParameter(str(error)) from None
 
 
-class _RunOrDoctor(click.Command):
+class _RunOrDoctor(Command):
     """`numclip-run MODEL INPUTS...`, unless the first word is "doctor"."""
 
     def make_context(
@@ -61,6 +62,11 @@ class _RunOrDoctor(click.Command):
     "kind",
     type=click.Choice(get_args(Format)),
     help="Default: by the suffix of --output, else table on a terminal and jsonl in a pipe.",
+)
+@click.option(
+    "--csv-safe",
+    is_flag=True,
+    help="Write ' before cells that a spreadsheet would run as a formula, such as =name.jpg.",
 )
 @click.option("--annotate", type=FILE, help="Write copies with the number drawn to this folder.")
 @click.option("--report", type=FILE, help="Write a gallery, one HTML page, to this file.")
@@ -112,6 +118,7 @@ def main(
     inputs: tuple[str, ...],
     output: Path | None,
     kind: Format | None,
+    csv_safe: bool,
     annotate: Path | None,
     report: Path | None,
     every: Every | None,
@@ -131,7 +138,8 @@ def main(
     INPUTS are image files, folders (searched for images), glob patterns, video files, - (a list of
     paths on standard input), or one camera (camera:0) or stream (rtsp://...).
 
-    Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model, 130 interrupted.
+    Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model,
+    130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP: finished records are kept.
     """
     # Pillow warns at half the size that it refuses; a camera of 108 megapixels is beyond it
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -147,6 +155,7 @@ def main(
             ),
             kind=kind or default_format(output),
             output=output,
+            csv_safe=csv_safe,
             annotate=annotate,
             report=report,
             every=every,

@@ -12,10 +12,9 @@ from functools import partial
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image
 
 from numclip_runtime.errors import ImageError
-from numclip_runtime.images.decode import shrink
+from numclip_runtime.images.formats import open_image
 from numclip_runtime.metadata import Preprocessing
 from numclip_runtime.predictor import Predictor
 from numclip_runtime.preprocess import InputArray, least_side, network_input
@@ -91,8 +90,8 @@ def _both_inputs(predictor: Predictor, path: PathLike) -> list[InputArray] | Non
 def is_scaled(path: PathLike, spec: Preprocessing) -> bool:
     """Return whether fast decoding makes this file smaller; reads its header only (0.1 ms)."""
     try:
-        with Image.open(path) as image:
-            return shrink(image, least_side(spec)) > 1
+        with open_image(path, least=least_side(spec)) as opened:
+            return opened.scale > 1
     except Exception:  # broken files raise many types, see decode
         return False
 

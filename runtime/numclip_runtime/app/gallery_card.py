@@ -15,10 +15,10 @@ from PIL import Image
 
 from numclip_runtime.console import visible
 from numclip_runtime.errors import ImageError
-from numclip_runtime.images.decode import image_error
+from numclip_runtime.images.decode import decode
 from numclip_runtime.predictor import Prediction
 from numclip_runtime.preprocess import load_rgb
-from numclip_runtime.task import Task
+from numclip_runtime.task import Task, as_written
 
 SIDE = 144  # CSS pixels of a thumbnail's longest side; larger images are stored at twice that
 NARROWEST, DIGIT = 150, 7  # CSS pixels of the bars on a telephone, and of a digit under them
@@ -33,22 +33,21 @@ def card(
     image: Image.Image | None = None,
 ) -> str:
     """Return the content of a card as HTML; the thumbnail is of `image`, else of the file."""
-    number = decimals(task)
     unit = f" <small>{escape(prediction.unit)}</small>" if prediction.unit else ""
     facts = ""
     if label is not None:
         error = abs(prediction.value - label)
-        facts += f'<p class="facts">true <b>{label:.{number}f}</b> · '
-        facts += f"error <b>{error:.{number}f}</b></p>\n"
+        facts += f'<p class="facts">true <b>{task.number(label)}</b> · '
+        facts += f"error <b>{task.number(error)}</b></p>\n"
     if prediction.interval is not None:
         low, high = prediction.interval
-        facts += f'<p class="facts">interval <b>{low:.{number}f} to {high:.{number}f}</b></p>\n'
+        facts += f'<p class="facts">interval <b>{task.number(low)} to {task.number(high)}</b></p>\n'
     probability = prediction.bin_probs.get(prediction.bin, math.nan)
     name = escape(Path(path).name)
     return "\n".join(
         (
             f'<div class="thumb">{thumbnail(path, image)}</div>',
-            f'<p class="value">{prediction.value:.{number}f}{unit}</p>',
+            f'<p class="value">{task.number(prediction.value)}{unit}</p>',
             facts + _bars(prediction, task),
             _axis(prediction, label, task),
             f'<p class="bin"><b>{probability:.0%}</b> {escape(prediction.bin)}</p>',
@@ -60,11 +59,6 @@ def card(
 def escape(value: object) -> str:
     """Escape for HTML text and attributes; control and bidi characters become visible escapes."""
     return html.escape(visible(str(value)), quote=True)
-
-
-def decimals(task: Task) -> int:
-    """Return the digits after the point that resolve about a thousandth of the task's range."""
-    return min(max(3 - round(math.log10(task.label_range)), 0), 6)
 
 
 def edges_of(task: Task) -> list[float]:
@@ -110,14 +104,7 @@ def _load_small(path: str | os.PathLike[str]) -> Image.Image:
     Raises:
         ImageError: if it cannot be read.
     """
-    try:
-        with Image.open(path) as image:
-            image.draft(None, (4 * SIDE, 4 * SIDE))  # twice the stored size: not less sharp
-            return load_rgb(image)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise image_error(path, error) from None
+    return decode(path, least=4 * SIDE).image  # twice the stored size: not less sharp
 
 
 def _bars(prediction: Prediction, task: Task) -> str:
@@ -161,7 +148,7 @@ def _ticks(task: Task) -> str:
 
     With the two ends only, 25 years, in the middle of five bars, would look like half of 100.
     """
-    labels, count = [f"{edge:.6g}" for edge in edges_of(task)], task.num_bins
+    labels, count = [as_written(edge) for edge in edges_of(task)], task.num_bins
     if (max(map(len, labels)) + 1) * DIGIT * count > NARROWEST:
         labels = [labels[0], *[""] * (count - 1), labels[-1]]
     return "".join(
@@ -200,7 +187,9 @@ def bins_panel(task: Task, found: Sequence[int], true: Sequence[int] | None) -> 
     edges, rows = edges_of(task), []
     for i, phrase in enumerate(task.phrases):
         counts = (found[i], *([] if true is None else [true[i]]))
-        rows.append(table_row((phrase, f"{edges[i]:.6g} to {edges[i + 1]:.6g}", *counts)))
+        rows.append(
+            table_row((phrase, f"{as_written(edges[i])} to {as_written(edges[i + 1])}", *counts))
+        )
     head = ("Bin", task.unit or "Range", "Predicted", *([] if true is None else ["True"]))
     heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "\n".join(rows)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePath
 
 from PIL import Image
 
+from numclip_runtime.app.copy_names import inside
 from numclip_runtime.app.readers import BackgroundReader, read_paths, standard_input
 from numclip_runtime.app.video import Every, frames_of, import_av, is_live, is_video
 from numclip_runtime.errors import ImageError, MissingDependencyError, UsageError
-from numclip_runtime.images.folder import find_images
+from numclip_runtime.images.folder import LeftOut, find_images
 from numclip_runtime.preprocess import ImageLike
 
 LIST = "-"
@@ -44,6 +45,8 @@ class Inputs:
     ready: Iterator[Iterator[Item]]
     total: int | None  # items, if known beforehand
     close: Callable[[], None] = lambda: None
+    files: Sequence[str] = ()  # paths of the items that are known beforehand
+    left_out: LeftOut = field(default_factory=LeftOut)  # pictures of other kinds in the folders
 
 
 def open_inputs(inputs: Sequence[str], *, every: Every | None = None, null: bool = False) -> Inputs:
@@ -70,19 +73,23 @@ def open_inputs(inputs: Sequence[str], *, every: Every | None = None, null: bool
     if null and LIST not in inputs:
         raise UsageError("--null is about the list on standard input; give - as an input.")
 
-    parts = [_from_list(null) if item == LIST else list(_expand(item)) for item in inputs]
+    left_out = LeftOut()
+    parts = [_from_list(null) if item == LIST else list(_expand(item, left_out)) for item in inputs]
     known = [item for part in parts if isinstance(part, list) for item in part]
-    videos = any(is_video(item.path) for item in known)
-    if videos:
+    files = [item.path for item in known]
+    videos = set(filter(is_video, files))
+    # A file that only a pattern matched may be no video, and never refuses a run
+    if not videos.isdisjoint(inputs):
         import_av()
     items = _pictures((item for part in parts for item in part), every)
     if LIST not in inputs:
-        return Inputs(iter([items]), None if videos else len(known))
+        total = None if videos else len(known)
+        return Inputs(iter([items]), total, files=files, left_out=left_out)
     reader = BackgroundReader(items)
-    return Inputs(reader.ready(), None, reader.close)
+    return Inputs(reader.ready(), None, reader.close, files, left_out)
 
 
-def _expand(item: str) -> Iterator[Item]:
+def _expand(item: str, left_out: LeftOut) -> Iterator[Item]:
     """Yield the files of one input, each named by its path relative to the input."""
     base = Path(item)
     if not os.path.isdir(item):  # noqa: PTH112 (pathlib raises on a name that is too long)
@@ -93,19 +100,13 @@ def _expand(item: str) -> Iterator[Item]:
         path = str(error.filename)
         closed[path] = ImageError(f"{path}: cannot read this folder ({error.strerror}).")
 
-    for path in find_images([item], unreadable):
-        name = _inside(os.path.relpath(path, base) if path else "")
+    for path in find_images([item], unreadable, left_out):
+        name = inside(os.path.relpath(path, base) if path else "")
         yield Item(path, name, error=closed.get(path))
 
 
 def _from_list(null: bool) -> Iterator[Item]:
-    return (Item(path, _inside(path)) for path in read_paths(standard_input(), null=null))
-
-
-def _inside(path: str) -> str:
-    """Return a relative path that stays inside any folder it is put into."""
-    parts = PurePath(path).parts[1 if PurePath(path).anchor else 0 :]
-    return str(PurePath(*(part for part in parts if part != ".."))) if parts else "image"
+    return (Item(path, inside(path)) for path in read_paths(standard_input(), null=null))
 
 
 def _pictures(files: Iterable[Item], every: Every | None, *, live: bool = False) -> Iterator[Item]:

@@ -1,69 +1,48 @@
-"""Ctrl-C between two records, never inside one."""
+"""Ctrl-C and other signals to stop: between two records, never inside one."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import ExitStack, contextmanager
 
-import click
+from numclip_runtime.console import say
+from numclip_runtime.signals import Stopped, signals_held, stop_signals
 
 
 class Interrupt:
-    """While open, hold a Ctrl-C back during `held`; a second one always comes through.
+    """While open, hold a signal back during `held`; a second one always comes through.
 
-    Otherwise Ctrl-C raises KeyboardInterrupt at once, as usual. Does nothing if Ctrl-C is ignored
-    or handled by others (a script's background job, a notebook, another thread).
+    Otherwise the signal raises `Stopped` at once. See `stop_signals` for signals that are ignored
+    or handled by others.
     """
 
     def __init__(self) -> None:
-        self.came = False  # whether a Ctrl-C ended a block
-        self.pending = False
-        self._held = False
-        self._installed = False
+        self.came: Stopped | None = None  # the signal that ended a block
+        self._handlers = ExitStack()
 
     @contextmanager
-    def ends_block(self, message: str | None = None) -> Iterator[None]:
-        """Let a Ctrl-C end this block, and no more than it.
+    def ends_block(self, note: str | None = None) -> Iterator[None]:
+        """Let a signal end this block, and no more than it.
 
         Args:
-            message: Printed to stderr if that happens.
+            note: Printed to stderr if that happens.
         """
         try:
             yield
-        except KeyboardInterrupt:
-            self.came = True
-            if message is not None:
-                click.echo(message, err=True)
+        except KeyboardInterrupt as error:
+            self.came = error if isinstance(error, Stopped) else Stopped()
+            if note is not None:
+                say(note)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Delay a Ctrl-C to the end of this block."""
-        self._held = True
-        try:
+        """Delay a signal to the end of this block."""
+        with signals_held():
             yield
-        finally:
-            self._held = False
-        if self.pending:
-            self.pending = False
-            raise KeyboardInterrupt
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self._held and not self.pending:
-            self.pending = True
-        else:
-            raise KeyboardInterrupt
 
     def __enter__(self) -> Interrupt:
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            try:
-                signal.signal(signal.SIGINT, self._handle)
-                self._installed = True
-            except ValueError:  # only the main thread may
-                pass
+        self._handlers.enter_context(stop_signals())
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._handlers.close()

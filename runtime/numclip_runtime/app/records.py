@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import FileIO
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 
+from numclip_runtime.app.whole_writes import WholeWrites
 from numclip_runtime.calibration import DEFAULT_COVERAGE
-from numclip_runtime.console import visible
+from numclip_runtime.console import is_utf8, visible
 from numclip_runtime.errors import ImageError, import_extra
 from numclip_runtime.files import atomic_path, naming
 from numclip_runtime.predictor import Prediction
@@ -23,6 +23,8 @@ Record: TypeAlias = dict[str, Any]
 Format = Literal["table", "json", "jsonl", "csv", "parquet"]
 # The last two are about videos; they were added later, and the others kept their places
 CSV_COLUMNS = ("path", "value", "unit", "interval", "bin", "bin_probs", "error", "frame", "time_s")
+# How a cell of a spreadsheet begins that is taken for a formula, and so may start programs
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 ROW_GROUP = 4096  # records that Parquet holds in memory until it writes them
 
 
@@ -56,7 +58,12 @@ def place_of(record: Record) -> str:
 
 @contextmanager
 def open_writer(
-    path: Path | None, kind: Format, task: Task, *, intervals: bool = False
+    path: Path | None,
+    kind: Format,
+    task: Task,
+    *,
+    intervals: bool = False,
+    csv_safe: bool = False,
 ) -> Iterator[Writer]:
     """Open an output for records.
 
@@ -65,6 +72,7 @@ def open_writer(
         kind: Format; "parquet" needs a file.
         task: Of the predictions.
         intervals: Whether predictions carry one.
+        csv_safe: See `RecordWriter`.
 
     Raises:
         UsageError: if the file cannot be written.
@@ -72,9 +80,9 @@ def open_writer(
         MissingDependencyError: if pyarrow is needed and not installed.
     """
     if path is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):  # for a path that it cannot encode
-            sys.stdout.reconfigure(errors="backslashreplace")
-        with RecordWriter(kind, sys.stdout, intervals=intervals) as text:
+        with RecordWriter(
+            kind, sys.stdout, task=task, intervals=intervals, csv_safe=csv_safe
+        ) as text:
             yield text
     elif kind == "parquet":
         with (
@@ -89,7 +97,13 @@ def open_writer(
             naming(path),
             atomic_path(path) as temporary,
             temporary.open("wb", buffering=0) as raw,
-            RecordWriter(kind, WholeWrites(raw, path), intervals=intervals) as text,
+            RecordWriter(
+                kind,
+                WholeWrites(raw, path),
+                task=task,
+                intervals=intervals,
+                csv_safe=csv_safe,
+            ) as text,
         ):
             yield text
 
@@ -101,30 +115,46 @@ class RecordWriter:
 
     Args:
         kind: Output format; "parquet" is `ParquetWriter`'s.
-        file: Text file open for writing; stays open.
+        file: Text file open for writing; stays open. JSON in it is valid in its encoding.
+        task: Determines the digits of a table; None: two after the point.
         intervals: Whether a table has a column for them.
+        csv_safe: Write "'" before a CSV cell of text that a spreadsheet would take for a formula.
     """
 
     def __init__(
-        self, kind: Format, file: IO[str] | WholeWrites, *, intervals: bool = False
+        self,
+        kind: Format,
+        file: IO[str] | WholeWrites,
+        *,
+        task: Task | None = None,
+        intervals: bool = False,
+        csv_safe: bool = False,
     ) -> None:
         self.file = file
-        self._intervals = intervals
+        self._number = "{:.2f}".format if task is None else partial(task.number, places=2)
+        self._intervals, self._csv_safe = intervals, csv_safe
         self._count = 0  # of records, and of the head
         self._begin: Callable[[], object] = lambda: None
         self._end: Callable[[], object] = lambda: None
         self._write: Callable[[Record], object]
+        ascii_only = not is_utf8(getattr(file, "encoding", None))
+        # one for all records: making it takes longer than using it
+        self._json = json.JSONEncoder(ensure_ascii=ascii_only, allow_nan=False).encode
         if kind == "csv":
             table = csv.writer(file, lineterminator="\n")
             self._begin = lambda: table.writerow(CSV_COLUMNS)
-            self._write = lambda record: table.writerow(_csv_cells(record))
+            self._write = lambda record: table.writerow(self._cells(record))
         elif kind == "jsonl":
-            self._write = lambda record: file.write(_json(record) + "\n")
+            self._write = lambda record: file.write(self._json(record) + "\n")
         elif kind == "json":
             self._write = lambda record: file.write(
-                (",\n" if self._count else "[\n") + _json(record)
+                (",\n" if self._count else "[\n") + self._json(record)
             )
-            self._end = lambda: file.write("\n]\n" if self._count else "[]\n")
+            if isinstance(file, WholeWrites):
+                file.ending = "\n]\n"
+                self._end = lambda: None if self._count else file.replace("[]\n")
+            else:
+                self._end = lambda: file.write("\n]\n" if self._count else "[]\n")
         else:
             self._write = self._write_row
 
@@ -136,18 +166,29 @@ class RecordWriter:
         self._count += 1
         self.file.flush()
 
+    def _cells(self, record: Record) -> list[object]:
+        cells = [record.get(column) for column in CSV_COLUMNS]
+        cells = [self._json(cell) if isinstance(cell, (dict, tuple)) else cell for cell in cells]
+        if self._csv_safe:
+            return [
+                f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+                for cell in cells
+            ]
+        return cells
+
     def _write_row(self, record: Record) -> None:
         if self._count == 0:
             self._row("value", f"{DEFAULT_COVERAGE:.0%} interval", "bin", "path")
         if "error" in record:
             self._row("failed", "", "", visible(record["error"]))
             return
-        number = f"{record['value']:.2f} {record['unit']}".rstrip()
-        chosen = f"{record['bin']} {record['bin_probs'][record['bin']]:.0%}"
-        interval = (
-            "" if record["interval"] is None else "{:.2f} to {:.2f}".format(*record["interval"])
-        )
-        self._row(number, interval, chosen, visible(place_of(record)))
+        number = self._number
+        value = f"{number(record['value'])} {visible(record['unit'])}".rstrip()
+        chosen = f"{visible(record['bin'])} {record['bin_probs'][record['bin']]:.0%}"
+        interval = ""
+        if record["interval"] is not None:
+            interval = " to ".join(number(end) for end in record["interval"])
+        self._row(value, interval, chosen, visible(place_of(record)))
 
     def _row(self, value: str, interval: str, chosen: str, path: str) -> None:
         between = f"{interval:<18}  " if self._intervals else ""
@@ -162,47 +203,6 @@ class RecordWriter:
         if self._count or kind is None:
             self._end()
             self.file.flush()
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _csv_cells(record: Record) -> list[object]:
-    cells = [record.get(column) for column in CSV_COLUMNS]
-    return [_json(cell) if isinstance(cell, (dict, tuple)) else cell for cell in cells]
-
-
-class WholeWrites:
-    """A text file in UTF-8 into which each `write` goes in full, or not at all.
-
-    If the disk is full, the part of a record that was written is cut off again, so that the records
-    before it stay valid.
-
-    Args:
-        file: Unbuffered: a buffer would keep what could not be written.
-        path: Named in errors.
-    """
-
-    def __init__(self, file: FileIO, path: Path) -> None:
-        self._file, self._path = file, path
-
-    def write(self, text: str) -> int:
-        """Write a text; a path that is not UTF-8 becomes \\udcXX, which JSON reads back."""
-        content, start = text.encode("utf-8", "backslashreplace"), self._file.tell()
-        with naming(self._path):
-            try:
-                rest = memoryview(content)
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-            except OSError:
-                self._file.truncate(start)
-                self._file.seek(start)
-                raise
-        return len(text)
-
-    def flush(self) -> None:
-        """Do nothing: nothing is buffered."""
 
 
 def import_pyarrow() -> Any:
@@ -232,6 +232,7 @@ class ParquetWriter:
     def __init__(self, file: IO[bytes], task: Task) -> None:
         self._arrow = arrow = import_pyarrow()
         number, text = arrow.float64(), arrow.string()
+        self._phrases = {phrase: _utf8(phrase) for phrase in task.phrases}
         self._schema = arrow.schema(
             [
                 ("path", text),
@@ -241,7 +242,7 @@ class ParquetWriter:
                 ("unit", text),
                 ("interval", arrow.struct([("low", number), ("high", number)])),
                 ("bin", text),
-                ("bin_probs", arrow.struct([(phrase, number) for phrase in task.phrases])),
+                ("bin_probs", arrow.struct([(name, number) for name in self._phrases.values()])),
                 ("error", text),
             ]
         )
@@ -253,9 +254,9 @@ class ParquetWriter:
         row = {"interval": None, **record}
         if row["interval"] is not None:
             row["interval"] = dict(zip(("low", "high"), row["interval"], strict=True))
-        for field in ("path", "error"):  # a name that is not UTF-8: as in the text formats
-            if field in row:
-                row[field] = row[field].encode("utf-8", "backslashreplace").decode()
+        row |= {name: _utf8(cell) for name, cell in row.items() if isinstance(cell, str)}
+        if "bin_probs" in row:
+            row["bin_probs"] = {self._phrases[k]: p for k, p in row["bin_probs"].items()}
         self._rows.append(row)
         if len(self._rows) >= ROW_GROUP:
             self._flush()
@@ -274,6 +275,11 @@ class ParquetWriter:
             self._flush()
         finally:
             self._writer.close()
+
+
+def _utf8(text: str) -> str:
+    """Return a text without the surrogates of a name that is not UTF-8: as in the text formats."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 Writer: TypeAlias = RecordWriter | ParquetWriter

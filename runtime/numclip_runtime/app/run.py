@@ -6,8 +6,8 @@ import math
 import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import IO
@@ -17,70 +17,31 @@ import click
 from numclip_runtime.app.annotate import Annotator
 from numclip_runtime.app.fast_decode_error import ScaledSample, measure_deviation
 from numclip_runtime.app.gallery import ReportEntry, ReportWriter
-from numclip_runtime.app.inputs import Inputs, Item, open_inputs
+from numclip_runtime.app.inputs import LIST, Inputs, Item, open_inputs
 from numclip_runtime.app.interrupt import Interrupt
 from numclip_runtime.app.progress import Progress, summary
 from numclip_runtime.app.records import (
-    Format,
     Writer,
-    import_pyarrow,
     open_writer,
     place_of,
     record_of,
 )
-from numclip_runtime.app.video import Every, is_live
-from numclip_runtime.backends import DEFAULTS, OpenOptions
+from numclip_runtime.app.run_options import RunOptions
+from numclip_runtime.app.video import is_live
+from numclip_runtime.console import say
 from numclip_runtime.errors import ImageError, NumclipError, UsageError
-from numclip_runtime.files import require_writable
+from numclip_runtime.images.folder import say_left_out
 from numclip_runtime.pipeline import StreamPlan, plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
 from numclip_runtime.preprocess import ImageLike
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The flags of `numclip-run`."""
-
-    opening: OpenOptions = DEFAULTS  # of the model; `run` sets `optimize_for` by the inputs
-    kind: Format = "jsonl"
-    output: Path | None = None  # None: stdout
-    annotate: Path | None = None  # folder of annotated copies
-    report: Path | None = None  # HTML page
-    every: Every | None = None  # frames of videos; None: all
-    null: bool = False  # paths of the list on standard input end with NUL
-    batch_size: int | None = None  # None: automatic, see `plan_stream`
-    workers: int | None = None  # decoding threads; None: automatic
-    verbose: bool = False  # describe what runs the model even if stderr is not a terminal
-
-    @property
-    def talkative(self) -> bool:
-        """Whether to describe what runs the model, and how fast it was."""
-        return self.verbose or sys.stderr.isatty()
-
-    def check(self) -> None:
-        """Refuse at once what would fail at the end.
-
-        Raises:
-            UsageError: if a file cannot be written, or Parquet would go to stdout.
-            MissingDependencyError: if pyarrow is needed and missing.
-        """
-        if self.kind == "parquet":
-            if self.output is None:
-                raise UsageError("Parquet is not text: name a file with --output.")
-            import_pyarrow()
-        if self.output is None and sys.stdout is None:
-            raise UsageError("standard output is closed; name a file with --output.")
-        if self.report is not None:
-            if self.report.suffix.lower() not in (".html", ".htm"):  # `--report *.jpg`
-                raise UsageError(f"{self.report}: the report is a page; give a name with .html.")
-            require_writable(self.report)
 
 
 def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     """Predict all inputs and write one record each.
 
     Returns:
-        Exit code: 0 all read, 1 some failed, 130 interrupted (finished records are kept).
+        Exit code: 0 all read, 1 some failed, 130, 143 or 129 stopped by a signal (finished records
+        are kept).
 
     Raises:
         NumclipError: wrong use, bad model, missing package.
@@ -88,6 +49,8 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     """
     options.check()
     source = open_inputs(inputs, every=options.every, null=options.null)
+    options.check_overwriting(model, source.files, listed=LIST in inputs)
+    say_left_out(source.left_out)
     # One at a time: a single picture, or a camera's newest
     single = source.total == 1 or any(map(is_live, inputs))
     opening = replace(options.opening, optimize_for="latency" if single else "throughput")
@@ -125,7 +88,7 @@ def _count(number: int, noun: str) -> str:
 
 def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
-        click.echo(f"Note: {note}", err=True)
+        say(f"Note: {note}")
 
 
 class _Run:
@@ -167,7 +130,13 @@ class _Run:
         intervals = self.predictor.calibrated
         with ExitStack() as outputs:
             writer = outputs.enter_context(
-                open_writer(options.output, options.kind, self.task, intervals=intervals)
+                open_writer(
+                    options.output,
+                    options.kind,
+                    self.task,
+                    intervals=intervals,
+                    csv_safe=options.csv_safe,
+                )
             )
             try:
                 with self.interrupt.ends_block():
@@ -187,7 +156,9 @@ class _Run:
                 self.failure = error
             with self.interrupt.ends_block(), self.interrupt.held():
                 outputs.close()
-        if self.sample is not None and self.failure is None and not self.interrupt.came:
+        if self.annotator is not None:
+            _print_notes(self.annotator.notes)
+        if self.sample is not None and self.failure is None and self.interrupt.came is None:
             with self.interrupt.ends_block():
                 deviation = measure_deviation(
                     self.predictor, self.sample.paths, workers=options.workers or 1
@@ -225,9 +196,8 @@ class _Run:
                     yield taken.popleft(), result
 
     def _take(self, item: Item, result: Prediction | ImageError, writer: Writer) -> None:
-        if isinstance(result, Prediction) and not math.isfinite(result.value):
-            # e.g. after an fp16 overflow; NaN is not valid JSON
-            result = ImageError(f"{item.path}: the model gives no number, but {result.value}.")
+        if isinstance(result, Prediction) and (fault := _not_finite(result)):
+            result = ImageError(f"{item.path}: {fault}")
         record = record_of(item.path, result, frame=item.frame, time_s=item.time_s)
         writer.write(record)
         self.done += 1
@@ -239,8 +209,7 @@ class _Run:
         if self.sample is not None and item.image is None:
             self.sample.offer(item.path)
         if self.annotator is not None:
-            with suppress(ImageError):  # removed or damaged since it was read
-                self.annotator.write(item.name, item.image or item.path, result)
+            self.annotator.write(item.name, item.image or item.path, result)
         if self.report is not None:
             self.report.add(ReportEntry(place_of(record), result, image=item.image))
 
@@ -248,14 +217,28 @@ class _Run:
         of_all = "" if self.source.total is None else f" of {self.source.total}"
         if self.failure is not None:
             if self.options.output is not None:
-                click.echo(f"Stopped: {self.done}{of_all} images done and kept.", err=True)
+                say(f"Stopped: {self.done}{of_all} images done and kept.")
             raise self.failure
-        if self.interrupt.came:
-            click.echo(f"Interrupted: {self.done}{of_all} images done and kept.", err=True)
-            return 130
+        if self.interrupt.came is not None:
+            say(f"{self.interrupt.came.word}: {self.done}{of_all} images done and kept.")
+            return self.interrupt.came.exit_code
         if self.failed:
             click.echo(f"{self.failed} of {self.done} images failed.", err=True)
         return 1 if self.failed else 0
+
+
+def _not_finite(prediction: Prediction) -> str | None:
+    """Return a sentence if a number is NaN or infinite, e.g. by an fp16 overflow; JSON has none."""
+    if not math.isfinite(prediction.value):
+        return f"the model gives no number, but {prediction.value}."
+    for name, numbers in (
+        ("a probability", prediction.bin_probs.values()),
+        ("an end of the interval", prediction.interval or ()),
+    ):
+        for number in numbers:
+            if not math.isfinite(number):
+                return f"the model gives {number} as {name}."
+    return None
 
 
 def _progress_file(output: Path | None) -> IO[str] | None:

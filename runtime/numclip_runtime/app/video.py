@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from numclip_runtime.errors import ImageError, UsageError, first_line, import_extra
+from numclip_runtime.files import open_regular
 
 # A file with one of these suffixes is read as a video; folders are searched for images only.
 VIDEO_SUFFIXES = frozenset(
@@ -68,8 +69,19 @@ class Frame:
 
 
 def is_video(path: str) -> bool:
-    """Return whether a path is read as a video, judged by its suffix."""
-    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+    """Return whether a path is read as a video, judged by its suffix; TypeScript ends in .ts."""
+    suffix = Path(path).suffix.lower()
+    return suffix in VIDEO_SUFFIXES and (suffix != ".ts" or _is_transport_stream(path))
+
+
+def _is_transport_stream(path: str) -> bool:
+    try:
+        with open_regular(path) as file:
+            head = file.read(197)
+    except OSError:
+        return True  # one failed record, which says so
+    # packets of 188 bytes, of which Blu-ray puts 4 more in front
+    return head[::188][:2] == b"GG" or head[4::192][:2] == b"GG"
 
 
 def is_live(item: str) -> bool:
@@ -103,6 +115,8 @@ def frames_of(source: str, every: Every | None = None, *, live: bool = False) ->
     av = import_av()
     target, options = _live_target(source) if live else _file_target(source)
     try:
+        if not live:
+            open_regular(source).close()  # a pipe would wait
         container = av.open(target, **options)
     except Exception as error:  # FFmpegError, ValueError (option), UnicodeError (name)
         raise ImageError(f"{source}: {_reason(error, source)}.") from None

@@ -6,10 +6,11 @@ model in the child, and even freeing it, waits for those threads for ever.
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from typing import Protocol
 from weakref import WeakSet
+
+from numclip_runtime.posix import call_in_forked_child
 
 FORKED = (
     "was opened before this process was forked, and its threads stayed in the other one; load it "
@@ -44,8 +45,7 @@ def never_freed(*things: object) -> None:
 
 @cache
 def _register() -> None:
-    if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-        os.register_at_fork(after_in_child=_in_child)
+    call_in_forked_child(_in_child)
 
 
 def _in_child() -> None:

@@ -7,23 +7,45 @@ decoded at 1/2, 1/4 or 1/8 of their size, which skips most of the work per pixel
 from __future__ import annotations
 
 import os
+import re
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
 
-from numclip_runtime.errors import ImageError, first_line
+from numclip_runtime.errors import ImageError, NumclipError, first_line
+from numclip_runtime.images.formats import ForeignFormatError, open_image, open_source
+from numclip_runtime.images.memory import RefusedError, check_turn
+from numclip_runtime.images.mend import mended
+from numclip_runtime.images.rgb import to_rgb
+from numclip_runtime.images.signatures import exif_orientation, signature
 
-# A path, a Pillow image, or an array: (H, W, 3) uint8 RGB or (H, W) grey
-ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
+# A path, the content of a file, a binary file, a Pillow image, or an array: (H, W, 3) uint8 RGB or
+# (H, W) grey
+ImageLike: TypeAlias = (
+    str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8]
+)
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom; pixels
 
-_JPEG = {"JPEG", "MPO"}  # MPO: a JPEG followed by others, as many phones write
+MAX_CONTENT = 512 << 20  # bytes; of a file that is open already, or is mended
+LONGEST_PATH = 4096  # characters; a longer one is a picture as text, which no message may repeat
 _UPRIGHT = 1
-_TURNED = range(2, 9)  # values of EXIF's orientation that move pixels
+_TURNS = {  # EXIF's orientation -> what brings the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where Pillow keeps EXIF and XMP; both of them tell the orientation
+_ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+_STRIP = 1 << 20  # pixels of which a checksum is made at a time
 
 
 @dataclass(frozen=True)
@@ -68,16 +90,14 @@ def decode(source: ImageLike, *, least: int | None = None) -> Decoded:
         return _whole(_from_array(source))
     if isinstance(source, Image.Image):
         return _whole(_from_pillow(source))
-    path = os.fspath(source)
+    name, given = _named(source)
     try:
-        with Image.open(path) as image:
-            size = image.size
-            scale = 1 if least is None else shrink(image, least)
-            if scale == 1:
-                return _whole(_to_rgb(_upright(image)))
-            return _scaled(image, size, scale)
+        try:
+            return _decoded(given, least)
+        except (SyntaxError, ValueError, OSError) as error:
+            return _mended(given, least, error)
     except Exception as error:
-        raise image_error(path, error) from None
+        raise image_error(name, error) from None
 
 
 def image_error(path: str | os.PathLike[str], error: Exception) -> ImageError:
@@ -90,39 +110,116 @@ def image_error(path: str | os.PathLike[str], error: Exception) -> ImageError:
     """
     if isinstance(error, FileNotFoundError):
         reason = "no such file"
-    elif isinstance(error, UnidentifiedImageError):
-        empty = Path(path).stat().st_size == 0
-        reason = "the file is empty" if empty else "not an image that Pillow can read"
-    elif isinstance(error, Image.DecompressionBombError):
-        reason = f"refused, {error}".rstrip(".")
+        if os.sep == "/" and "\\" in (name := os.fspath(path)):
+            other = name.replace("\\", "/")
+            reason += f"; {other} is there" if os.path.exists(other) else ""  # noqa: PTH110
+    elif isinstance(error, ForeignFormatError):
+        reason = "the file is empty" if _is_empty(path) else str(error)
+    elif isinstance(error, RefusedError):
+        reason = f"refused, {error}"
+    elif isinstance(error, NumclipError):
+        reason = str(error).rstrip(".")
+    elif isinstance(error, MemoryError):
+        reason = "not enough memory to decode it"
+    elif isinstance(error, OSError) and (error.strerror or "").startswith("is a "):
+        reason = str(error.strerror)  # see open_regular
     else:
         reason = f"cannot be decoded ({getattr(error, 'strerror', None) or first_line(error)})"
     return ImageError(f"{path}: {reason}.")
 
 
-def shrink(image: Image.Image, least: int) -> int:
-    """Make Pillow decode an opened JPEG at the smallest sufficient size.
+def _is_empty(path: str | os.PathLike[str]) -> bool:
+    try:
+        return os.stat(path).st_size == 0  # noqa: PTH116 (pathlib takes 10 us more)
+    except (OSError, ValueError):  # gone meanwhile, or no path
+        return False
 
-    Args:
-        image: As `Image.open` returns it; its `size` changes.
-        least: Pixels that both sides should keep, so turning the image makes no difference.
 
-    Returns:
-        Divisor of both sides, which are rounded up: 1 (decoded exactly), 2, 4 or 8.
+def _named(source: object) -> tuple[str, str | bytes]:
+    """Return the name of a picture for messages, and its path or content.
+
+    Raises:
+        TypeError: if it is neither a path nor a file nor a content.
+        ImageError: if it cannot be one; never with the content.
     """
-    width = image.width
-    drafted = image.draft(None, (least, least)) if image.format in _JPEG else None
-    return 1 if drafted is None else round(width / drafted[1][2])
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return "bytes", bytes(source)
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fsdecode(source)
+        if len(path) > LONGEST_PATH or ("\0" in path and _is_picture(path)):
+            raise ImageError(
+                f"text of {len(path)} characters: not a path; give the content of a file as bytes."
+            )
+        return path, path
+    if not hasattr(source, "read"):
+        raise TypeError(
+            "expected a path, the bytes of a file, a binary file, a Pillow image or an array, got "
+            f"{type(source).__name__}."
+        )
+    given = getattr(source, "name", None)
+    name = given if isinstance(given, str) and len(given) <= LONGEST_PATH else "file"
+    try:
+        if hasattr(source, "seekable") and source.seekable():
+            source.seek(0)  # type: ignore[attr-defined]  # as Pillow does
+        content = source.read(MAX_CONTENT + 1)
+    except UnicodeDecodeError:
+        content = ""
+    except Exception as error:  # of any class of file
+        raise ImageError(f"{name}: cannot be read ({first_line(error)}).") from None
+    if not isinstance(content, (bytes, bytearray)):
+        raise ImageError(f"{name}: opened as text; open it with mode 'rb'.")
+    if len(content) > MAX_CONTENT:
+        raise ImageError(f"{name}: is larger than {MAX_CONTENT:,} bytes; give its path.")
+    return name, bytes(content)
 
 
-def _scaled(image: Image.Image, size: tuple[int, int], scale: int) -> Decoded:
-    orientation = _orientation(image)
-    upright = _to_rgb(_upright(image))
-    width, height = (side / scale for side in (size if orientation < 5 else size[::-1]))
+def _is_picture(text: str) -> bool:
+    return bool(signature(text[:64].encode("latin-1", "replace")))
+
+
+def _decoded(source: str | bytes, least: int | None) -> Decoded:
+    with open_image(source, least=least) as opened:
+        opened.image.load()  # first: some formats keep EXIF behind the pixels
+        orientation, scale = _orientation(opened.image), opened.scale
+        width, height = (side / scale for side in opened.size)
+        rgb = to_rgb(opened.image)
+    del opened  # an image of another mode is no longer needed
+    upright = _upright(rgb, orientation)
+    if scale == 1:
+        return _whole(upright)
+    width, height = (width, height) if orientation < 5 else (height, width)
     # The superfluous fraction is at the file's right and lower edges, wherever they were turned to
     left = upright.width - width if orientation in (2, 3, 6, 7) else 0.0
     top = upright.height - height if orientation in (3, 4, 7, 8) else 0.0
     return Decoded(upright, (left, top, left + width, top + height), scale)
+
+
+def _mended(source: str | bytes, least: int | None, error: Exception) -> Decoded:
+    """Decode what Pillow refused, if all pixels are there; else raise `error` again."""
+    hopeless = isinstance(error, (RefusedError, ForeignFormatError)) or (
+        isinstance(error, OSError) and error.errno is not None
+    )
+    if hopeless:
+        raise error
+    with open_source(source) as file:
+        content = file.read(MAX_CONTENT)
+    found, digests = None, set()
+    for other in mended(content):
+        found = None  # one at a time in memory
+        found = _decoded(other, least)
+        digests.add(_digest(found.image))
+    if found is None or len(digests) > 1:
+        raise error
+    return found
+
+
+def _digest(image: Image.Image) -> int:
+    width, height = image.size
+    rows, digest = max(1, _STRIP // width), 0
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        digest = zlib.crc32(strip.tobytes(), digest)
+    return digest
 
 
 def _whole(image: Image.Image) -> Decoded:
@@ -133,7 +230,12 @@ def _from_pillow(image: Image.Image) -> Image.Image:
     if 0 in image.size:
         raise ImageError(f"image: empty, size {image.size}.")
     try:
-        return _to_rgb(_upright(image))
+        image.load()
+        try:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+        except Exception:  # odd EXIF
+            orientation = _orientation(image)
+        return _upright(to_rgb(image), orientation)
     except Exception as error:  # Pillow decodes only now; see `image_error`
         raise ImageError(f"image: cannot be decoded ({first_line(error)}).") from None
 
@@ -148,30 +250,37 @@ def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
         )
     if array.size == 0:
         raise ImageError(f"array: empty, shape {array.shape}.")
-    return _to_rgb(Image.fromarray(array))
+    return to_rgb(Image.fromarray(array))
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Decode, and turn if needed; `exif_transpose` copies even upright images: 20 ms at 12 MP."""
-    return image if _orientation(image) == _UPRIGHT else ImageOps.exif_transpose(image)
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn an RGB image; `exif_transpose` writes EXIF anew, and fails where that is odd."""
+    if orientation not in _TURNS:
+        return image
+    check_turn(image)
+    turned = image.transpose(_TURNS[orientation])
+    for key in _ORIENTED:  # true no longer
+        turned.info.pop(key, None)
+    return turned
 
 
 def _orientation(image: Image.Image) -> int:
-    image.load()  # some formats keep EXIF behind the pixels
-    value = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
-    return int(value) if value in _TURNED else _UPRIGHT
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any Pillow mode to RGB; 16-bit grey is scaled (Pillow alone would clip it)."""
-    if image.mode == "RGB":
-        return image  # convert() would copy it: 20 ms at 12 MP
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # 65535 -> 255. Mode "I" is what older Pillow opens 16-bit PNGs as.
-        grey = np.asarray(image).astype(np.float64) / 257.0
-        image = Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
-    elif image.mode == "F":  # Pillow would use 255 as white, and so read 0 to 1 as black
-        raise ValueError("float pixels, whose white value is unknown; save 8 or 16 bits")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # direct conversion warns and loses palette transparency
-    return image.convert("RGB")
+    """Return EXIF's orientation of a loaded image as stored; 1 if there is none."""
+    if image.format == "HEIF":  # turned by its reader
+        return _UPRIGHT
+    tags = getattr(image, "tag_v2", None)
+    if image.format == "TIFF" and tags is not None:
+        value = tags.get(ExifTags.Base.Orientation, _UPRIGHT)
+        return value if isinstance(value, int) else _UPRIGHT
+    exif, found = image.info.get("exif"), None
+    if exif is None and (text := image.info.get("Raw profile type exif")):  # ImageMagick
+        with suppress(ValueError, TypeError):
+            exif = bytes.fromhex("".join(text.split("\n")[3:]))
+    if isinstance(exif, bytes):
+        found = exif_orientation(exif)
+    if found is None and image.format != "AVIF":  # whose own property counts
+        xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+        xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
+        match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)
+        found = int(match[1]) if match else None
+    return found or _UPRIGHT

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from numclip_runtime.errors import ModelError
 from numclip_runtime.files import open_regular
+from numclip_runtime.posix import place_of_open_file
 
 Buffer: TypeAlias = "mmap | bytes"
 # Device, inode, size, modified, changed (ns). The last one cannot be set by hand, so even a copy
@@ -22,7 +23,7 @@ PLAN_SUFFIXES = (".plan", ".engine")
 HEAD = 512  # bytes that tell what a file is
 READ_BYTES = 1 << 20  # bytes read at a time
 # How other files begin, what they are, and the way out
-OTHERS: tuple[tuple[bytes, str, str], ...] = (
+OTHER_KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the file with `git lfs pull`"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),
@@ -109,8 +110,7 @@ class OpenModel:
     @property
     def place(self) -> str | None:
         """A name under which libraries open this very file; None: the system has none (Linux)."""
-        place = f"/proc/self/fd/{self._file.fileno()}"
-        return place if os.path.exists(place) else None  # noqa: PTH110
+        return place_of_open_file(self._file.fileno())
 
     def now(self) -> Stamp:
         """Return the stamp that the open file has now, whatever its name."""
@@ -210,7 +210,7 @@ def other_kind(head: bytes, suffix: str = "") -> tuple[str, str] | None:
     """
     if not head:
         return "an empty file", "copy or export it again"
-    for beginning, kind, remedy in OTHERS:
+    for beginning, kind, remedy in OTHER_KINDS:
         if head.startswith(beginning):
             return kind, remedy
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")

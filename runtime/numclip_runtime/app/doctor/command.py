@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 from numclip_runtime.app.doctor.model import ModelCheck, backend_command, check_model, is_x86
 from numclip_runtime.app.doctor.packages import installed_packages, libjpeg_turbo
 from numclip_runtime.app.doctor.providers import ProviderCheck, check_providers
-from numclip_runtime.console import FILE, SETTINGS, columns, exit_on_error
+from numclip_runtime.console import FILE, SETTINGS, Command, columns, exit_on_error, json_text
 from numclip_runtime.cuda.probe import CudaDriver, probe_cuda
 from numclip_runtime.model_files.open_model import is_plan
 from numclip_runtime.system import Machine, read_machine
@@ -116,10 +115,11 @@ def as_text(found: Diagnosis) -> str:
 
 def as_json(found: Diagnosis) -> str:
     """Return the findings for programs: the fields of `Diagnosis`, and "can_run"."""
-    return json.dumps({**asdict(found), "can_run": found.can_run}, indent=2, ensure_ascii=False)
+    findings = {**asdict(found), "can_run": found.can_run}
+    return json_text(findings, encoding=sys.stdout.encoding, indent=2)
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=Command, context_settings=SETTINGS)
 @click.argument("model", type=FILE, required=False)
 @click.option("--json", "json_", is_flag=True, help="The same as JSON.")
 def doctor(model: Path | None, json_: bool) -> None:
@@ -129,5 +129,5 @@ def doctor(model: Path | None, json_: bool) -> None:
     """
     with exit_on_error():
         found = diagnose(model)
-    click.echo(as_json(found) if json_ else as_text(found))
+        click.echo(as_json(found) if json_ else as_text(found))
     sys.exit(0 if found.can_run else 1)

@@ -24,6 +24,7 @@ from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_files.open_model import check_model_path, is_plan
 from numclip_runtime.model_files.plan import PlanInfo, read_plan_metadata
 from numclip_runtime.predictor import load
+from numclip_runtime.task import as_written
 
 
 @dataclass
@@ -63,8 +64,8 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
                 check.facts |= _facts(predictor.metadata)
                 backend = predictor.backend
                 check.facts["runs with"] = f"{backend.name}, {backend.provider}"
-                unit = predictor.metadata.task.unit
-                check.facts["a grey image"] = f"reads {value:.6g} {unit}".rstrip()
+                task = predictor.metadata.task
+                check.facts["a grey image"] = f"reads {_six_digits(value)} {task.unit}".rstrip()
                 check.notes += backend.notes
     except MissingDependencyError as error:
         check.problems.append(str(error).partition("; install")[0] + ".")
@@ -137,12 +138,17 @@ def _install(path: Path, *, rtx: bool) -> str:
     )
 
 
+def _six_digits(value: float) -> str:
+    return as_written(float(f"{value:.6g}"))
+
+
 def _facts(metadata: ModelMetadata) -> dict[str, str]:
     task, side = metadata.task, metadata.preprocessing.crop
     unit = f" {task.unit}" if task.unit else ""
     low, high = (edge + task.label_offset for edge in (task.bin_edges[0], task.bin_edges[-1]))
+    label_range = f"{as_written(low)} to {as_written(high)}{unit}"
     return {
-        "task": f"{task.name}, {low:g} to {high:g}{unit} in {task.num_bins} bins",
+        "task": f"{task.name}, {label_range} in {task.num_bins} bins",
         "precision": metadata.precision,
         "input": f"RGB, {side} x {side}",
         "intervals": "yes" if metadata.calibration else "no (not calibrated)",

@@ -1,0 +1,86 @@
+"""Run the runtime's tests on the built wheel, in an environment of its own.
+
+    python .ci/wheel_tests.py 3.10 --floors    # the oldest requirements of pyproject.toml
+    python .ci/wheel_tests.py 3.13             # the newest on PyPI
+
+Where that Python is missing, this says so and succeeds. PYTHON310 or PYTHON313 names it otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FLOOR = re.compile(r'"([\w-]+)>=([\w.]+)"')
+TOOLS = ("pytest", "pytest-xdist", "hypothesis")
+
+
+def floors() -> list[str]:
+    """Return what the runtime and its extra `cpu` need, each in its oldest version."""
+    lines = (ROOT / "pyproject.toml").read_text("utf-8").splitlines()
+    chosen = [line for line in lines if re.match(r"(dependencies|cpu) = ", line)]
+    return [f"{name}=={version}" for line in chosen for name, version in FLOOR.findall(line)]
+
+
+def interpreter(version: str) -> str | None:
+    """Return a Python of this version: named by the environment, on the path, or pyenv's."""
+    if named := os.environ.get(f"PYTHON{version.replace('.', '')}"):
+        return named
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [shutil.which(f"python{version}")]
+    candidates += [str(path) for path in sorted(versions.glob(f"{version}.*/bin/python"))]
+    for path in filter(None, candidates):  # pyenv's shims exist for versions that are not chosen
+        command = [path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        if found.stdout.strip() == version:
+            return path
+    return None
+
+
+def main() -> int:
+    """Make the environment, and run the tests in it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("version", help="such as 3.10")
+    parser.add_argument("--floors", action="store_true", help="the oldest requirements")
+    given = parser.parse_args()
+    python = interpreter(given.version)
+    if python is None:
+        print(
+            f"Skipped: there is no Python {given.version} here; install it, or name it by "
+            f"PYTHON{given.version.replace('.', '')}."
+        )
+        return 0
+    kind = "floors" if given.floors else "newest"
+    folder = ROOT / f".venv-{kind}"
+    dist = folder / "dist"
+    shutil.rmtree(folder, ignore_errors=True)
+
+    def run(*command: object) -> None:
+        subprocess.run([str(word) for word in command], cwd=ROOT, check=True)
+
+    run(python, "-m", "venv", folder)
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", dist)
+    (wheel,) = dist.glob("*.whl")
+    python = folder / "bin/python"
+    oldest = floors() if given.floors else []
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[cpu]", *TOOLS, *oldest)
+    installed = subprocess.run(
+        [python, "-m", "pip", "list", "--format", "freeze"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    named = tuple(floor.partition("==")[0] for floor in floors())
+    print(f"Python {given.version}, {', '.join(x for x in installed if x.startswith(named))}")
+    run(python, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "4", "tests/runtime")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
