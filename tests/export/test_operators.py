@@ -1,4 +1,4 @@
-"""Every graph that export writes is one that the runtime accepts, and the list has no idle entry."""
+"""Every graph that export writes is one that the runtime accepts."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def tasks(draw: st.DrawFn) -> Task:
     phrase = texts.filter(str.strip)
     count = len(ends) - 1
     phrases = draw(st.lists(phrase, min_size=count, max_size=count, unique=True))
-    kind = draw(st.sampled_from(["regressor", "class", "expected"]))
+    kind: Any = draw(st.sampled_from(["regressor", "class", "expected"]))
     return Task(draw(names), draw(texts), tuple(ends), tuple(phrases), draw(texts), 1.5, kind)
 
 
@@ -93,7 +93,7 @@ def metadata(draw: st.DrawFn) -> ModelMetadata:
 batches = st.lists(st.integers(1, 65_536), min_size=3, max_size=3).map(sorted)
 engines = st.builds(
     lambda builder, version, found, sizes, flags: EngineFacts(
-        builder, version, found, *sizes, "ab" * 32, tuple(flags)
+        builder, version, found, sizes[0], sizes[1], sizes[2], "ab" * 32, tuple(flags)
     ),
     st.sampled_from(["tensorrt", "tensorrt-rtx"]),
     texts,
@@ -103,7 +103,21 @@ engines = st.builds(
 )
 
 # Values that lie: of any type, beyond any range, nested
-nothing = [None, True, False, 0, -1, 1, 0.0, -0.0, 1e308, 5e-324, 10**400, -(10**30), 2**63]
+nothing: list[Any] = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    0.0,
+    -0.0,
+    1e308,
+    5e-324,
+    10**400,
+    -(10**30),
+    2**63,
+]
 nothing += ["", "x" * 11_000, "\ud800", "\x00", "\x1b[2J", "NaN", [], {}, [[]], {"a": {}}, [None]]
 nothing += [math.nan, math.inf, -math.inf, 20_000, [0.0] * 11_000]
 lies = st.sampled_from(nothing) | st.recursive(
