@@ -9,7 +9,6 @@ import shutil
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.model_files.pin import checksum_line, compared, pin_beside
 from tests.runtime.conftest import invoke
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="names and files of POSIX")
+posix = pytest.mark.posix("it makes names and files that others do not have")
 GREY = np.full((8, 8, 3), 100, np.uint8)
 LFS = (
     b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 351807656\n"
