@@ -108,7 +108,7 @@ def test_a_wrong_checksum_of_a_comment(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels(damaged), pixels(plain))
         (tmp_path / "a.png").write_bytes(damaged)
         for check in ("header", "decode"):
-            assert broken_images([tmp_path / "a.png"], check) == {}  # type: ignore[arg-type]
+            assert broken_images([tmp_path / "a.png"], check) == {}
 
 
 def test_a_png_that_lacks_pixels() -> None:

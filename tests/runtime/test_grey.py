@@ -137,7 +137,7 @@ def test_pgm_scales_by_its_own_white(top: int, plain: bool) -> None:
 def test_the_first_picture_counts(tmp_path: Path) -> None:
     frames = [Image.new("L", (8, 8), level) for level in (200, 0, 30)]
     for name in ("a.gif", "a.png", "a.tif", "a.webp"):
-        options = {"lossless": True} if name == "a.webp" else {}
+        options: dict[str, Any] = {"lossless": True} if name == "a.webp" else {}
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
         assert (grey(tmp_path / name) == 200).all(), name
 

@@ -52,7 +52,7 @@ def model(tmp_path: Path, tiny: Path) -> Path:
             "a web page",
             "download",
         ),
-        (gzip.compress(b"x" * 100), "a gzip archive", "unpack"),
+        (gzip.compress(b"x" * 100, mtime=0), "a gzip archive", "unpack"),
         (b"\x28\xb5\x2f\xfd" + bytes(20), "a zstd archive", "unpack"),
         (b"PK\x03\x04" + bytes(26) + b"model.onnx" + bytes(90), "a zip archive", "unpack"),
         (b"PK\x03\x04" + bytes(26) + b"x/data.pkl" + bytes(90), "a PyTorch checkpoint", "--ckpt"),

@@ -156,7 +156,7 @@ def test_a_hostile_graph_is_refused_before_onnxruntime_sees_it(
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda *a, **k: pytest.fail("opened"))
     for backend in ("onnxruntime", "openvino"):
         with pytest.raises(ModelError, match="holds the operator Loop, which numclip-export never"):
-            load(path, backend=backend)  # type: ignore[arg-type]
+            load(path, backend=backend)
 
 
 def test_a_model_without_metadata_keeps_its_message(tmp_path: Path) -> None:
