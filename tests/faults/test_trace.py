@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ for path in sys.argv[1:]:
         print(error, file=sys.stderr)
 """
 # Towers that open_clip and timm would fetch from Hugging Face
-FETCHED = (
+FETCHED: tuple[dict[str, dict[str, Any]], ...] = (
     {"text_cfg": {"hf_model_name": "roberta-base", "hf_tokenizer_name": "roberta-base"}},
     {"vision_cfg": {"timm_model_name": "hf-hub:timm/resnet18.a1_in1k", "image_size": 32}},
     {"vision_cfg": {"timm_model_name": "resnet18", "timm_model_pretrained": True}},
@@ -68,7 +69,7 @@ def test_loading_a_checkpoint_fetches_nothing(tmp_path: Path) -> None:
 
     paths = []
     for i, change in enumerate(FETCHED):
-        config = {**TOWERS["vit"]}
+        config: dict[str, Any] = {**TOWERS["vit"]}
         for key, values in change.items():
             config[key] = values if "timm_model_name" in values else config[key] | values
         content = {
