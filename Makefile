@@ -25,12 +25,13 @@ lint: $(VENV)/.installed  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bare: $(VENV)/.installed  ## the runtime's tests on the built wheel with [cpu] only: no torch, no onnx
+bare: $(VENV)/.installed  ## the runtime's tests on the wheel with [cpu] only, then without POSIX's names
 	rm -rf dist $(VENV)-bare
 	$(BIN)/python -m hatchling build -t wheel -d dist
 	$(PYTHON) -m venv $(VENV)-bare
 	$(VENV)-bare/bin/pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[cpu]" pytest pytest-xdist hypothesis
 	$(VENV)-bare/bin/python -m pytest -n auto --maxprocesses 4 tests/runtime
+	NUMCLIP_TEST_WITHOUT_POSIX=1 $(VENV)-bare/bin/python -m pytest -n auto --maxprocesses 4 tests/runtime
 
 floors: $(VENV)/.installed  ## the same on the oldest requirements that are declared, Python 3.10
 	$(BIN)/python .ci/wheel_tests.py 3.10 --floors

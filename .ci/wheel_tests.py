@@ -78,8 +78,8 @@ def main() -> int:
     ).stdout.splitlines()
     named = tuple(floor.partition("==")[0] for floor in floors())
     print(f"Python {given.version}, {', '.join(x for x in installed if x.startswith(named))}")
-    run(python, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "4", "tests/runtime")
-    return 0
+    tests = [python, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "4", "tests/runtime"]
+    return subprocess.run(tests, cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -51,8 +51,7 @@ class Bomb:
     make: Callable[[Path], None]
     reader: str  # Python, with {path} and {photo}
     torch: bool = False
-    # A picture within the limits may be read; its peak counts all the same
-    refused: bool = True
+    refused: bool = True  # False: it is within the limits, and may be read; its peak counts as well
 
 
 def zeros(count: int) -> bytes:
@@ -228,13 +227,18 @@ def _checkpoint(path: Path, *, layers: float = 1, phrases: int = 3) -> None:
 
 BOMBS = (
     Bomb("16bit.png", lambda path: _png(path, 16, 0), OPEN_PICTURE),
-    Bomb("rgb16.png", lambda path: _png(path, 16, 2), OPEN_PICTURE),
+    Bomb("rgb16.png", lambda path: _png(path, 16, 2), OPEN_PICTURE, refused=False),
     Bomb("rgba.png", lambda path: _png(path, 8, 6, side=12_000), OPEN_PICTURE),
     Bomb("lossless.webp", _webp, OPEN_PICTURE),
     Bomb("large.avif", _avif, OPEN_PICTURE),
     Bomb("large.jp2", _jpeg2000, OPEN_PICTURE),
     Bomb("rgba.tif", _tiff, OPEN_PICTURE),
-    Bomb("text.png", lambda p: _png(p, 8, 0, b"k\0\0" + zeros(2 << 30), 8), OPEN_PICTURE),
+    Bomb(
+        "text.png",
+        lambda p: _png(p, 8, 0, b"k\0\0" + zeros(2 << 30), 8),
+        OPEN_PICTURE,
+        refused=False,
+    ),
     Bomb("bomb.plan", _plan, READ_METADATA),
     Bomb("sidecar.onnx", _sidecar, OPEN_MODEL),
     Bomb("sparse.onnx", _sparse, OPEN_MODEL),

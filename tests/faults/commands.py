@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
@@ -114,6 +115,19 @@ COMMANDS = {
         _prepare_eval,
     ),
 }
+
+
+NEEDS = {  # packages of each command
+    "run": ("onnxruntime",),
+    "export": ("torch", "onnxscript", "onnxruntime"),
+    "train": ("torch", "pytorch_lightning"),
+    "eval": ("torch", "onnxruntime"),
+}
+
+
+def missing(command: Command) -> list[str]:
+    """Return the packages that a command needs and that are not installed; imports none."""
+    return [name for name in NEEDS[command.name] if find_spec(name) is None]
 
 
 def records(path: Path) -> list[dict[str, object]]:

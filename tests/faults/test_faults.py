@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.commands import COMMANDS, run_command
+from tests.faults.commands import COMMANDS, missing, run_command
 from tests.faults.disturb import CHANGES, changed, kills, limited
 from tests.faults.harness import Fault, Result, Server, compiler, files_of, problems
 from tests.faults.matrix import SPOTS, Spot, injected, rotated
@@ -19,14 +19,13 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the shim is for Linux's dynamic linker"),
     pytest.mark.skipif(compiler() is None, reason="no C compiler (cc or gcc) for the shim"),
 ]
-# Packages that a command needs
-NEEDS = {"run": "onnxruntime", "export": "onnxscript", "train": "pytorch_lightning"}
 SMOKE = ("run", "run-json", "export", "train", "eval")
 
 
 @pytest.fixture(params=SMOKE)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    pytest.importorskip(NEEDS.get(COMMANDS[request.param].name, "torch"))
+    if absent := missing(COMMANDS[request.param]):
+        pytest.skip(f"{absent[0]} is not installed")
     with Server(request.param, tmp_path) as started:
         yield started
 
