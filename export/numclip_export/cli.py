@@ -21,7 +21,7 @@ from numclip_export.options import (
     target_with_onnx,
 )
 from numclip_runtime import UsageError, __version__
-from numclip_runtime.console import SETTINGS, Command, exit_on_error, say
+from numclip_runtime.console import SETTINGS, Command, exit_on_error, say, show
 from numclip_runtime.errors import require, require_installed
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def export(options: ExportOptions) -> None:
     from numclip_export.report import summary
 
     def print_files(files: ExportResult) -> None:
-        click.echo("\n".join([*summary(files.details), options.target.note]))
+        show("\n".join([*summary(files.details), options.target.note]))
 
     try:
         result = run_export(options, print_files)
@@ -82,18 +82,18 @@ def export(options: ExportOptions) -> None:
         say(f"Note: no engine was built here: {result.engine_missing}")
     if result.engine is not None:
         print_engine(result.engine.built)
-        click.echo(f"{result.engine.built.plan}: {result.engine.verification}")
+        show(f"{result.engine.built.plan}: {result.engine.verification}")
     elif not options.for_cpu and options.precision != "fp32":
         name = result.files[-1].path.name
-        click.echo(f"on the target: numclip-export --onnx {name} --target tensorrt")
-    click.echo(f"see {result.report}{f' and {result.card.name}' if result.card else ''}")
+        show(f"on the target: numclip-export --onnx {name} --target tensorrt")
+    show(f"see {result.report}{f' and {result.card.name}' if result.card else ''}")
 
 
 def print_engine(built: BuiltEngine) -> None:
     """Print the notes and the summary of an engine."""
     for note in built.notes:
         say(f"Note: {note}")
-    click.echo(built.summary())
+    show(built.summary())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import click
 from numclip.cli.options import CALIBRATION_OPTIONS
 from numclip.model.model_config import PromptKind, RankInterpolation
 from numclip_runtime import __version__
-from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error, show
 from numclip_runtime.errors import require, require_installed
 from numclip_runtime.files import refuse_overwriting, require_writable
 from numclip_runtime.task import as_written
@@ -64,10 +64,10 @@ def main(source: Path, output: Path, val: Path | None, root: Path | None, **give
         checkpoint, line = calibrate_on(convert(source, **given), val, root)
         save_checkpoint(output, checkpoint)
         if line is not None:
-            click.echo(line)
+            show(line)
         edges, offset = checkpoint.task.bin_edges, checkpoint.task.label_offset
         config = checkpoint.model.config
-        click.echo(
+        show(
             f"{output}: {checkpoint.task.num_bins} bins from {as_written(edges[0] + offset)} to "
             f"{as_written(edges[-1] + offset)} {checkpoint.task.unit}".rstrip()
             + f", label offset {as_written(offset)}, regressor {config.regressor}"

@@ -12,7 +12,7 @@ from numclip.evaluation.metrics import evaluate_predictions
 from numclip.evaluation.predictions import EvaluationSource
 from numclip.evaluation.report import FILES, make_folder, table, write_report
 from numclip_runtime import UsageError, __version__
-from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error, show
 from numclip_runtime.errors import require
 from numclip_runtime.files import refuse_overwriting, require_writable
 
@@ -57,10 +57,10 @@ def main(output: Path | None, plot: bool, **given: Any) -> None:
                 refuse_overwriting(output / name, (source.file, source.data), "an input")
         found = source.predictions()
         metrics = evaluate_predictions(found)
-        click.echo(table(metrics, found.task))
+        show(table(metrics, found.task))
         if output is not None:
             written = write_report(output, metrics, found, source, plot=plot)
-            click.echo(f"\nwritten: {', '.join(map(str, written))}")
+            show(f"\nwritten: {', '.join(map(str, written))}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from numclip.model.preprocessing import PreprocessingConfig
 from numclip.training.config import LearningRates, TrainConfig
 from numclip.training.run import TrainOptions, train
 from numclip_runtime import Task, __version__
-from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error, visible
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error, show, visible
 from numclip_runtime.errors import require_installed
 from numclip_runtime.files import refuse_overwriting
 
@@ -131,10 +131,10 @@ def main(**given: Any) -> None:
         if result is None:
             return
         validation = _line(result.checkpoint.metrics, options.task)
-        click.echo(f"{options.output}: validation {validation}")
-        click.echo(result.calibration)
+        show(f"{options.output}: validation {validation}")
+        show(result.calibration)
         if result.test is not None:
-            click.echo(f"test {_line(result.test, options.task)}")
+            show(f"test {_line(result.test, options.task)}")
 
 
 def _files(options: TrainOptions, task: str | None) -> Iterator[str | Path]:

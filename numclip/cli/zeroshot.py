@@ -9,7 +9,7 @@ import click
 from numclip.cli.options import CALIBRATION_OPTIONS, QUICK_GELU_OPTION
 from numclip.model.model_config import DEFAULT_BACKBONE
 from numclip_runtime import __version__
-from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error
+from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error, show
 from numclip_runtime.errors import require, require_installed
 from numclip_runtime.files import refuse_overwriting, require_writable
 
@@ -53,8 +53,6 @@ def main(
         untrained = zero_shot(load_task(task), backbone, pretrained, quick_gelu=quick_gelu)
         checkpoint, line = calibrate_on(untrained, val, root)
         save_checkpoint(output, checkpoint)
-        click.echo(
-            f"{output}: {checkpoint.task.num_bins} bins from {backbone} {pretrained}, untrained"
-        )
+        show(f"{output}: {checkpoint.task.num_bins} bins from {backbone} {pretrained}, untrained")
         if line is not None:
-            click.echo(line)
+            show(line)

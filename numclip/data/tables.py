@@ -103,8 +103,9 @@ def column_places(
     if missing := sorted(name for name in needed if _simple(name) not in simple):
         names = ", ".join(map(shown, found[:10])) + (", ..." if len(found) > 10 else "")
         raise UsageError(
-            f"{visible(path)}: lacks the column(s) {missing} (found [{names}]); its first line "
-            f"must name {', '.join(map(repr, needed))}, separated by commas, semicolons or tabs."
+            f"{visible(path)}: lacks the column(s) {missing}; it must name "
+            f"{', '.join(map(repr, needed))} in its first line, separated by commas, semicolons or "
+            f"tabs (found [{names}])."
         )
     wanted = [*needed, *(name for name in optional if _simple(name) in simple)]
     for name in wanted:

@@ -8,6 +8,7 @@ from typing import Any
 
 from numclip.model.model_config import ClipConfig
 from numclip_runtime import UsageError
+from numclip_runtime.console import visible
 from numclip_runtime.fields import shown
 
 VOCABULARY = 49408  # CLIP's byte-pair vocabulary
@@ -22,7 +23,7 @@ SIZES = {
     "patch_size": 1_024,
     "image_size": 4_096,
     "context_length": 4_096,
-    "vocab_size": VOCABULARY,
+    "vocab_size": 1_000_000,
     "attn_pooler_queries": 4_096,
     "attn_pooler_heads": 1_024,
 }
@@ -43,6 +44,8 @@ def check_clip_config(config: ClipConfig) -> None:
     for name in ("vision_cfg", "text_cfg"):
         if not isinstance(config[name], Mapping):
             raise UsageError(f"backbone: {name!r} must be a table, got {shown(config[name])}.")
+    if "multimodal_cfg" in config:
+        raise UsageError("backbones with a multimodal text tower are not supported.")
     try:
         _check_values(config, "backbone", MAX_DEPTH)
     except UsageError as error:
@@ -91,13 +94,11 @@ def _check_value(name: str, value: object, place: str) -> None:
 
 def _check_text_tower(config: ClipConfig) -> None:
     text = config["text_cfg"]
-    if text.get("hf_model_name") or "multimodal_cfg" in config:
-        raise UsageError(
-            "backbones with a Hugging Face or multimodal text tower are not supported."
-        )
+    if text.get("hf_model_name"):
+        raise UsageError("backbones with a Hugging Face text tower are not supported.")
     tokenizer, vocabulary = text.get("hf_tokenizer_name"), text.get("vocab_size", VOCABULARY)
     if tokenizer or vocabulary != VOCABULARY:
-        name = f"the tokenizer {shown(tokenizer)}" if tokenizer else "another tokenizer"
+        name = f"the tokenizer {visible(tokenizer)}" if tokenizer else "another tokenizer"
         raise UsageError(
             f"backbones whose text tower has another tokenizer are not supported: this one has "
             f"{name} with {vocabulary} tokens, while prompts use CLIP's byte-pair vocabulary of "

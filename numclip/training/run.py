@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from numclip.data.checks import broken_images, without_broken
 from numclip.data.prepare import DataConfig, data_report, prepare_data
 from numclip.data.samples import Sample, write_csv
@@ -24,6 +22,7 @@ from numclip.model.preprocessing import PAPER_PREPROCESSING, PreprocessingConfig
 from numclip.training.config import PAPER_TRAINING, TrainConfig
 from numclip.training.run_folder import check_run_folder, finish, unfinished
 from numclip_runtime import Task, UsageError
+from numclip_runtime.console import say, show
 from numclip_runtime.errors import require
 from numclip_runtime.files import refuse_overwriting
 from numclip_runtime.signals import Stopped, stop_requests
@@ -91,9 +90,9 @@ def train(options: TrainOptions) -> TrainResult | None:
     if options.data.val is None:
         refuse_overwriting(val_source, [options.data.train], "an input")
     if first_process:
-        click.echo(data_report(data, options.task))
+        show(data_report(data, options.task))
         for warning in warnings:
-            click.echo(f"Warning: {warning}", err=True)
+            say(f"Warning: {warning}")
         if options.data.val is None:  # the split is a file, for export and for comparisons
             write_csv(val_source, data.val)
         if options.restart:  # no earlier: unreadable data leave the old run alone

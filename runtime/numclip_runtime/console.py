@@ -120,6 +120,11 @@ def say(sentence: str, *, lines: Sequence[str] = ()) -> None:
             click.echo("\n".join(shown), err=True)
 
 
+def show(text: str) -> None:
+    """Print text for people to stdout; names and phrases in it may hold any character."""
+    click.echo("\n".join(map(visible, text.split("\n"))))
+
+
 def _leave(code: int) -> NoReturn:
     _discard_stdout()
     if stop_requests()[1] > 1:  # asked twice: threads that are still at work are not waited for

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, cast
 
 
 class NumclipError(Exception):
@@ -110,7 +112,8 @@ def import_optional(module: str, *, install: str, again: str) -> Any:
 
     package = module.partition(".")[0]
     try:
-        loaded = import_module(module)
+        with _without_reports(package):
+            loaded = import_module(module)
         if getattr(loaded, "__file__", "") is None:  # no package, but a folder of that name
             raise ImportError("only an empty folder of it is left")
     except Exception as error:  # a foreign numpy, CUDA or libc: ImportError, OSError, any
@@ -123,6 +126,20 @@ def import_optional(module: str, *, install: str, again: str) -> Any:
             f"{module} is installed but does not load ({first_line(error)}); {again}"
         ) from None
     return loaded
+
+
+@contextmanager
+def _without_reports(package: str) -> Iterator[None]:
+    """Hide the module with which OpenVINO reports its use to its maker, on import, in a process."""
+    reporter, modules = f"{package}_telemetry", cast("dict[str, Any]", sys.modules)
+    hidden = package == "openvino" and reporter not in modules
+    if hidden:
+        modules[reporter] = None
+    try:
+        yield
+    finally:
+        if hidden:
+            del modules[reporter]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

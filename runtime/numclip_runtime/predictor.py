@@ -127,10 +127,12 @@ class Predictor:
         """Predict one image.
 
         Args:
-            image: Path, Pillow image, or uint8 array (H, W, 3) RGB or (H, W) grey.
+            image: Path, bytes of a file, binary file, Pillow image, or uint8 array (H, W, 3) RGB
+                or (H, W) grey.
 
         Raises:
             ImageError: if the image cannot be read.
+            TypeError: if it is none of these.
             UsageError: if the predictor is closed.
         """
         return self.predict_batch([image])[0]

@@ -6,6 +6,7 @@ ToTensor, Normalize on the same RGB image): a test compares the arrays.
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -40,7 +41,8 @@ def network_input(
     """Turn an image into the input of a model.
 
     Args:
-        source: Path, Pillow image (any mode), or uint8 array (H, W, 3) RGB or (H, W) grey.
+        source: Path, bytes of a file, binary file, Pillow image (any mode), or uint8 array
+            (H, W, 3) RGB or (H, W) grey.
         metadata: Of the model.
         fast_decode: Decode JPEG files at the smallest size with both sides at least `least_side`.
 
@@ -51,8 +53,12 @@ def network_input(
         ImageError: if the image cannot be read.
     """
     spec = metadata.preprocessing
-    pixels = pixels_of(decode(source, least=least_side(spec) if fast_decode else None), spec)
-    return pixels if metadata.input == "uint8" else normalise(pixels, spec)
+    try:
+        pixels = pixels_of(decode(source, least=least_side(spec) if fast_decode else None), spec)
+        return pixels if metadata.input == "uint8" else normalise(pixels, spec)
+    except MemoryError:
+        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image"
+        raise ImageError(f"{name}: not enough memory to resize it.") from None
 
 
 def pixels_of(decoded: Decoded, spec: Preprocessing) -> PixelArray:

@@ -67,9 +67,9 @@ def test_what_is_kept_was_run(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> 
     def damaging(metadata: Any) -> bytes:
         """Change a weight between the comparison and the end, as a faulty disk may."""
         content = draft.temporary.read_bytes()
-        weights = np.array([6], np.float32).tobytes()
-        assert content.count(weights) >= 1
-        draft.temporary.write_bytes(content.replace(weights, np.array([5], np.float32).tobytes()))
+        weights = np.array([5, 15, 25], np.float32)
+        assert content.count(weights.tobytes()) == 1
+        draft.temporary.write_bytes(content.replace(weights.tobytes(), (weights + 1).tobytes()))
         return real(metadata)
 
     monkeypatch.setattr("numclip_export.exported_file.metadata_entry", damaging)

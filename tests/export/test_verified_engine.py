@@ -16,6 +16,8 @@ from numclip_export.int8.acceptance import NotWorthItError, Speed
 from numclip_export.parity import ParityError, Reference
 from numclip_export.verified_engine import engine_parity, faster_or_deleted
 from numclip_runtime import read_metadata
+from numclip_runtime.files import sha256
+from numclip_runtime.model_files.pin import checksum_line
 from tests.export.fragile import save_fragile
 
 
@@ -45,7 +47,7 @@ def test_a_different_engine_is_deleted_with_its_checksum(
     reference, path = reference_and_file
     plan = tmp_path / "x.onnx"
     plan.write_bytes(path.read_bytes())
-    (tmp_path / "x.onnx.sha256").write_text("checksum")
+    (tmp_path / "x.onnx.sha256").write_text(checksum_line(sha256(plan), plan.name))
     reference.values += 1
     try:
         with pytest.raises(ParityError, match=r"not kept, its values .* in parity; this Ten"):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from numclip.data.checks import (
+    ImageCheck,
     Leakage,
     balance_table,
     bar_character,
@@ -154,3 +155,17 @@ def test_empty_bins() -> None:
 def test_bar_fits_stdout(encoding: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
     assert bar_character() == expected
+
+
+@pytest.mark.parametrize("check", ["header", "decode"])
+def test_a_wrong_checksum_of_a_comment_breaks_nothing(tmp_path: Path, check: ImageCheck) -> None:
+    """What prediction reads, training does not refuse."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("Comment", "hello")
+    Image.effect_noise((40, 30), 80).save(tmp_path / "a.png", pnginfo=info)
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[content.index(b"hello") + 5] ^= 1
+    (tmp_path / "a.png").write_bytes(content)
+    assert broken_images([tmp_path / "a.png"], check) == {}

@@ -65,7 +65,7 @@ def test_root(folder: Path) -> None:
         ("path,label\n", "holds no images"),
         ("path,label\na.png,1\na.png,old\n", r"line 3: the label 'old' is not a number"),
         ("path,label\n\n\na.png,nan\n", r"line 4: the label 'nan' is not a number"),
-        ("path,label\na.png\n", r"line 2: the label is empty"),
+        ("path,label\na.png\n", "line 2: has 1 cell, the header has 2; complete the row"),
         (
             "path,label\na.png,30.5\n",
             r"line 2: the label 30\.5 is outside the task's range 0 to 30",
@@ -73,9 +73,9 @@ def test_root(folder: Path) -> None:
         ("path,label\na.png,-1\n", r"the label -1 is outside .* widen bin_edges of task 'bright"),
         ("path,label\na.png,inf\n", r"the label 'inf' is not a number"),
         ("path,label\nb.png,1\na.png,1\nc.png,1\n", r"2 of 3 images do not exist, first .*b\.png"),
-        ("label,path\n1\n", "line 2: the path is empty"),
+        ("label,path\n1\n", "line 2: has 1 cell, the header has 2; complete the row"),
         ("path,label\n,1\n", "line 2: the path is empty"),
-        (b"path,label\na.png,\xff\n", r"cannot read this CSV file \(.*utf-8"),
+        (b"path,label\na.png,\xff\n", r"line 2: is not UTF-8 \(byte 0xff\).* save it as UTF-8"),
     ],
 )
 def test_bad_file(folder: Path, content: str | bytes, message: str) -> None:

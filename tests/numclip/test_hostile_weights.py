@@ -62,7 +62,7 @@ LIES: dict[str, tuple[tuple[str, ...], Any, str]] = {
     "layers": (("config", "clip", "vision_cfg"), VIT | {"layers": 10**9}, "from 1 to 256"),
     "width": (("config", "clip", "text_cfg"), TEXT | {"width": 10**9}, "from 1 to 16,384"),
     "length": (("config", "clip", "text_cfg"), TEXT | {"context_length": 10**9}, "1 to 4,096"),
-    "vocabulary": (("config", "clip", "text_cfg"), TEXT | {"vocab_size": 10**9}, "to 49,408"),
+    "vocabulary": (("config", "clip", "text_cfg"), TEXT | {"vocab_size": 10**9}, "to 1,000,000"),
     "largest": (
         ("config", "clip"),
         {"embed_dim": 16384, "vision_cfg": VIT | {"width": 16384, "layers": 256}, "text_cfg": TEXT},

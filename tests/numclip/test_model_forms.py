@@ -67,7 +67,7 @@ def test_config_as_json_and_from_before_there_were_prompts(tmp_path: Path) -> No
     assert load_checkpoint(tmp_path / "old.pt").model.config == tiny_model().config
     content["config"]["prompts"] = {"kind": "soft"}
     torch.save(content, tmp_path / "bad.pt")
-    with pytest.raises(ModelError, match=r"bad\.pt: .* kind must be one of plain, rank"):
+    with pytest.raises(ModelError, match=r"bad\.pt: .* 'kind' must be one of plain, rank"):
         load_checkpoint(tmp_path / "bad.pt")
 
 

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from numclip.data.prepare import DataConfig, prepare_data
 from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
 from numclip.tasks import load_task
 from numclip_runtime import MissingDependencyError, Task, UsageError
+from numclip_runtime.images.folder import LeftOut, find_images
 
 AGE = load_task("age")
 Write = Callable[[Path], Path]
@@ -228,3 +231,40 @@ def test_a_number_that_is_the_phrase_of_another_bin(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="2: is a number of bin '1' and the phrase of another"):
         read_samples(tmp_path, task)
     assert labels(tmp_path, Task("grade", "", (1.0, 2.0, 3.0), ("1", "2"))) == {"2/a.png": 2}
+
+
+def test_a_folder_holds_the_same_as_in_prediction(tmp_path: Path) -> None:
+    """Hidden and rubbish entries are no bins, and what a phone's copy leaves there no images."""
+    image = Image.new("RGB", (8, 8))
+    names = ("20/a.jfif", "20/b.MPO", "20/deep/c.apng", "60/d.jpg")
+    rubbish: tuple[str, ...] = (
+        "20/._a.jfif",
+        "20/.ipynb_checkpoints/a.jpg",
+        "60/@eaDir/d.jpg/x.jpg",
+    )
+    rubbish += ("__MACOSX/20/._a.jpg", "@eaDir/a.jpg", "lost+found/a.jpg", ".hidden/a.jpg")
+    for name in (*names, *rubbish, "60/e.cr2"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / name, "JPEG")
+    (tmp_path / "40").mkdir()
+    (tmp_path / "40" / ".DS_Store").touch()
+    left_out = LeftOut()
+    samples = read_samples(tmp_path, AGE, left_out=left_out)
+    found = {sample.path.relative_to(tmp_path).as_posix(): sample.label for sample in samples}
+    assert found == {name: float(name[:2]) for name in names}
+    predicted = find_images([str(tmp_path)], left_out=LeftOut())
+    assert sorted(str(sample.path) for sample in samples) == predicted
+    assert left_out == {".cr2": 1}
+
+
+def test_what_a_folder_leaves_out_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "20").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "20" / "a.png")
+    (tmp_path / "20" / "b.psd").touch()
+    read_samples(tmp_path, AGE)
+    assert capsys.readouterr().err == "Note: left out: 1 .psd; PSD: export it as PNG.\n"
+    config = DataConfig(train=tmp_path, val=tmp_path)
+    _, warnings = prepare_data(config, AGE)
+    assert "pictures in the folders were left out: 2 .psd; PSD: export it as PNG." in warnings

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from numclip_runtime import Prediction, Task
-from numclip_runtime.app.annotate import annotated, lines_of
+from numclip_runtime import Prediction, Predictor, Task
+from numclip_runtime.app.annotate import Annotator, annotated, lines_of
+from numclip_runtime.app.copy_names import inside
 from tests.runtime.conftest import invoke
 
 LINES = ["42.7 years", "38.1 to 47.3 (90%)", "middle-aged 62%"]
@@ -153,3 +154,105 @@ def test_without_freetype(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = annotated(Image.new("RGB", (300, 200)), ["42.7 µm", "größer"])
     assert drawn.size == (300, 200)
     assert np.asarray(drawn).max() == 255
+
+
+def test_long_names_and_odd_sides(tiny: Path, tmp_path: Path) -> None:
+    """Found: each of them ended the run, in the middle of the folder."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("写" * 80 + ".jpg", "n" * 250 + ".jpg", "x" * 251 + ".bmp"):
+        Image.new("L", (30, 20), 100).save(folder / name)
+    Image.new("L", (65_501, 3)).save(folder / "wide.png")
+    (folder / "wide.png").rename(folder / "wide.jpg")
+    result = invoke(tiny, folder, "--annotate", tmp_path / "out")
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 4
+    copies = files(tmp_path / "out")
+    assert len(copies) == 4
+    assert "wide.jpg.png" in copies
+    assert max(len(name.encode()) for name in copies) <= 255
+    notes = result.stderr.splitlines()
+    assert len(notes) == 4
+    assert all(note.startswith("Note: ") and ": its copy is " in note for note in notes)
+
+
+def test_a_file_and_a_folder_of_one_name(tiny: Path, tmp_path: Path) -> None:
+    for name in ("one/a.jpg", "two/a.jpg/b.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("L", (30, 20), 100).save(tmp_path / name)
+    for order in (("one", "two"), ("two", "one")):
+        out = tmp_path / "-".join(order)
+        result = invoke(tiny, *[tmp_path / name for name in order], "--annotate", out)
+        assert (result.exit_code, len(result.stdout.splitlines())) == (0, 2)
+        expected = ["a.jpg", "a.jpg-2/b.jpg"] if order[0] == "one" else ["a-2.jpg", "a.jpg/b.jpg"]
+        assert files(out) == sorted(expected)
+
+
+def test_a_name_is_claimed_before_the_copy_is_written(tmp_path: Path, predictor: Predictor) -> None:
+    """Two processes in one folder, or names that differ in case on macOS and Windows."""
+    task, prediction = predictor.metadata.task, predictor.predict(Image.new("L", (9, 9)))
+    first, second = (Annotator(tmp_path / "out", task) for _ in range(2))
+    image = Image.new("RGB", (30, 20))
+    written = [each.write("a.jpg", image, prediction) for _ in range(2) for each in (first, second)]
+    names = [path.name for path in written if path is not None]
+    assert names == ["a.jpg.jpg", "a.jpg-2.jpg", "a.jpg-3.jpg", "a.jpg-4.jpg"]
+
+
+def test_a_copy_that_cannot_be_made_is_said(
+    tiny: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Image.Image, *args: object, **options: object) -> None:
+        raise ValueError("encoder error")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    result = invoke(tiny, *[photos / "dark.png"] * 9, "--annotate", tmp_path / "out")
+    assert (result.exit_code, len(result.stdout.splitlines())) == (0, 9)
+    *notes, last = result.stderr.splitlines()
+    assert notes == [f"Note: {photos / 'dark.png'}: no copy was made (encoder error)."] * 5
+    assert last == "Note: 4 more copies like these."
+    assert files(tmp_path / "out") == []
+
+
+def test_a_phrase_of_thousands_of_characters(predictor: Predictor) -> None:
+    prediction = Prediction(3.0, "u" * 5000, None, "y" * 20_000, {"y" * 20_000: 1.0})
+    drawn = annotated(Image.new("RGB", (300, 200)), lines_of(prediction, predictor.metadata.task))
+    assert drawn.width < 3000
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (r"C:\photos\a.jpg", r"photos\a.jpg"),
+        (r"C:a.jpg", "a.jpg"),
+        (r"\\server\share\sub\a.jpg", r"sub\a.jpg"),
+        (r"\\?\C:\a.jpg", "a.jpg"),
+        (r"..\..\a.jpg", "a.jpg"),
+        ("sub/con.jpg", r"sub\_con.jpg"),
+        ("AUX", "_AUX"),
+        ("nul.tar.gz", "_nul.tar.gz"),
+        ("com1.png", "_com1.png"),
+        ("lpt\u00b9.png", "_lpt\u00b9.png"),
+        ("console.jpg", "console.jpg"),
+        ("a. /b...", r"a\b"),
+        ('a<b>c:d"e|f?g*.jpg', "a_b_c_d_e_f_g_.jpg"),
+        ("a\tb.jpg", "a_b.jpg"),
+        ("...", "_"),
+        ("..", "image"),
+    ],
+)
+def test_names_on_windows(path: str, expected: str) -> None:
+    assert inside(path, windows=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("/a/../b.jpg", "a/b.jpg"), ("../../b.jpg", "b.jpg"), ("con.jpg", "con.jpg"), ("", "image")],
+)
+def test_names_elsewhere(path: str, expected: str) -> None:
+    assert inside(path, windows=False) == expected
+
+
+def test_shortened_names_stay_apart() -> None:
+    names = {inside(f"{'é' * 200}{i}.jpeg", windows=False) for i in range(50)}
+    assert len(names) == 50
+    assert all(len(name.encode()) <= 240 and name.endswith(".jpeg") for name in names)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from numclip.data.checks import broken_images
 from numclip_runtime import ImageError
 from numclip_runtime.images.decode import decode, load_rgb
 
@@ -100,15 +98,12 @@ def test_a_png_keeps_its_orientation_and_profile() -> None:
     assert load_rgb(damaged).info["icc_profile"] == b"p" * 200
 
 
-def test_a_wrong_checksum_of_a_comment(tmp_path: Path) -> None:
+def test_a_wrong_checksum_of_a_comment() -> None:
     plain, bad = saved(NOISE, "PNG"), bytearray(chunk(b"tEXt", b"Comment\0hello"))
     bad[-1] ^= 1
     for at in (33, len(plain) - 12):
         damaged = with_chunks(plain, bytes(bad), at=at)
         np.testing.assert_array_equal(pixels(damaged), pixels(plain))
-        (tmp_path / "a.png").write_bytes(damaged)
-        for check in ("header", "decode"):
-            assert broken_images([tmp_path / "a.png"], check) == {}
 
 
 def test_a_png_that_lacks_pixels() -> None:

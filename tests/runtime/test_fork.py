@@ -20,7 +20,7 @@ from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from tests.runtime.opener import Opener
 
 pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
+    pytest.mark.posix("it forks"),
     # of Python 3.12 and later: these tests fork on purpose while threads run
     pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
 ]

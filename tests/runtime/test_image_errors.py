@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, features
 
-from numclip_runtime import ImageError
+from numclip_runtime import ImageError, Predictor
 from numclip_runtime.preprocess import load_rgb
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 31, 3), dtype=np.uint8)
@@ -108,3 +108,18 @@ def test_random_damage_is_never_another_exception(tmp_path: Path, kind: str) -> 
         except ImageError:
             broken += 1
     assert 0 < broken < 150
+
+
+def test_too_little_memory_is_one_failed_image(
+    tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise MemoryError
+
+    Image.fromarray(NOISE).save(tmp_path / "a.png")
+    for module, name in (("preprocess", "pixels_of"), ("images.decode", "to_rgb")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"numclip_runtime.{module}.{name}", fail)
+            (result,) = predictor.stream([tmp_path / "a.png"])
+        assert str(result).startswith(f"{tmp_path / 'a.png'}: not enough memory to ")
+        assert isinstance(result, ImageError)

@@ -9,7 +9,6 @@ import shutil
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.model_files.pin import checksum_line, compared, pin_beside
 from tests.runtime.conftest import invoke
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="names and files of POSIX")
+posix = pytest.mark.posix("it makes names and files that others do not have")
 GREY = np.full((8, 8, 3), 100, np.uint8)
 LFS = (
     b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 351807656\n"
@@ -115,6 +114,7 @@ def test_a_name_that_is_no_text(
             assert predictor.predict(GREY).value == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.posix("makes pipes and links")
 @posix
 @pytest.mark.parametrize("name", ["a.onnx", "a.plan", "tiny.onnx.sha256"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder"])
@@ -201,6 +201,7 @@ def test_a_checksum_file_that_states_none(model: Path, content: str) -> None:
     assert len(str(error.value)) < 400
 
 
+@pytest.mark.posix("makes links")
 @posix
 def test_a_checksum_file_that_cannot_be_read(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.onnx.sha256").symlink_to("nowhere")
@@ -269,6 +270,7 @@ def test_written_to_while_it_is_loaded(model: Path) -> None:
             file.check_unchanged()
 
 
+@pytest.mark.posix("opens an open file again by /proc")
 def test_another_file_under_the_name_changes_nothing(model: Path, tmp_path: Path) -> None:
     expected = digest(model)
     with OpenModel(model) as file:
@@ -280,6 +282,7 @@ def test_another_file_under_the_name_changes_nothing(model: Path, tmp_path: Path
             assert digest(Path(file.place)) == expected
 
 
+@pytest.mark.posix("makes links")
 @posix
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("pinned", ["given", "beside"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -122,3 +123,14 @@ def test_not_installed(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'numclip\[openvino\]'"):
         load(tiny, backend="openvino")
+
+
+def test_nothing_is_reported_when_it_is_imported(tiny: Path) -> None:
+    """Its telemetry module sends a request in a process of its own."""
+    script = (
+        "import sys\n"
+        "from numclip_runtime import load\n"
+        "load(sys.argv[1], backend='openvino').close()\n"
+        "assert not [name for name in sys.modules if 'openvino_telemetry' in name]\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tiny)], check=True, timeout=60)

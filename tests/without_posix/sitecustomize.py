@@ -41,6 +41,14 @@ def hide() -> None:
         return opened(file, *args, **options)
 
     io.open = builtins.open = open_present
+    found = os.stat
+
+    def stat_present(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(ABSENT):
+            raise FileNotFoundError(2, "No such file or directory", os.fspath(path))
+        return found(path, *args, **options)
+
+    os.stat = stat_present
 
 
 hide()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
-from PIL import Image
 
 from numclip_runtime import __version__
 from numclip_runtime.app.records import Format
@@ -141,8 +140,8 @@ def main(
     Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model,
     130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP: finished records are kept.
     """
-    # Pillow warns at half the size that it refuses; a camera of 108 megapixels is beyond it
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    # about metadata and palettes, which no number depends on
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     with exit_on_error():
         options = RunOptions(
             opening=OpenOptions(

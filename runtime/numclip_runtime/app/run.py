@@ -12,8 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
-import click
-
 from numclip_runtime.app.annotate import Annotator
 from numclip_runtime.app.fast_decode_error import ScaledSample, measure_deviation
 from numclip_runtime.app.gallery import ReportEntry, ReportWriter
@@ -62,7 +60,7 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
         backend = predictor.backend
         if options.talkative:
             plan = plan_stream(backend, options.batch_size, options.workers)
-            click.echo(chosen(predictor, plan), err=True)
+            say(chosen(predictor, plan))
         printed = list(backend.notes)
         _print_notes(printed)
         code = _Run(predictor, source, options, interrupt).run(title=model.name)
@@ -165,7 +163,7 @@ class _Run:
                 )
                 _print_notes([str(deviation)] if deviation.compared else [])
         if options.talkative and self.done:
-            click.echo(summary(self.done, seconds), err=True)
+            say(summary(self.done, seconds))
 
     def _started(self) -> Iterator[Iterator[Item]]:
         """Wait for the first item, so that an empty list does not become an empty output."""
@@ -223,7 +221,7 @@ class _Run:
             say(f"{self.interrupt.came.word}: {self.done}{of_all} images done and kept.")
             return self.interrupt.came.exit_code
         if self.failed:
-            click.echo(f"{self.failed} of {self.done} images failed.", err=True)
+            say(f"{self.failed} of {self.done} images failed.")
         return 1 if self.failed else 0
 
 

@@ -63,7 +63,8 @@ def load_rgb(source: ImageLike) -> Image.Image:
     """Open and decode an image as 8-bit RGB, turned upright by its EXIF orientation.
 
     Args:
-        source: Path, Pillow image (any mode), or uint8 array (H, W, 3) RGB or (H, W) grey.
+        source: Path, bytes of a file, binary file (read from its beginning), Pillow image (any
+            mode), or uint8 array (H, W, 3) RGB or (H, W) grey.
 
     Returns:
         An image of its own, never the one that was given.

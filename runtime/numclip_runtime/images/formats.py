@@ -103,7 +103,10 @@ def open_image(source: Source, *, least: int | None = None) -> Iterator[Opened]:
             check_whole_file(head, size)
             metered.left = size
         file.seek(0)
-        with _opened(kind, metered) as image:
+        # Metering costs 40 us; a small file cannot exceed its limit. A TIFF's reader must not see
+        # the file itself, which it would map: if that is cut off meanwhile, the process dies.
+        small = size <= _MAX_HEADER.get(kind, _MAX_METADATA) and kind != "TIFF"
+        with _opened(kind, file if small else cast(BinaryIO, metered)) as image:
             full, scale = image.size, 1
             if (
                 least is not None
@@ -155,13 +158,13 @@ def _check_tiff(file: BinaryIO, head: bytes) -> None:
             raise ForeignFormatError(foreign("RAW"))
 
 
-def _opened(kind: str, file: _Metered) -> ImageFile.ImageFile:
+def _opened(kind: str, file: BinaryIO) -> ImageFile.ImageFile:
     if kind == "HEIF":
         return cast(ImageFile.ImageFile, import_extra("heif", "pillow_heif").HeifImageFile(file))
     if kind not in _PLUGINS:
         raise ForeignFormatError(foreign(kind))
     if kind != "AVIF":
-        return _plugin(kind)(cast(BinaryIO, file))
+        return _plugin(kind)(file)
     if not reads_avif():
         raise ForeignFormatError(f"an AVIF file, and this Pillow does not read it; {AVIF_WAY_OUT}")
     # Pillow reads EXIF only to give it the orientation of the file's own properties; as in a TIFF,
@@ -183,7 +186,7 @@ def reads_avif() -> bool:
     """Return whether this Pillow reads AVIF; its wheels do since 11.3."""
     from PIL import features
 
-    return bool(features.check("avif"))
+    return "avif" in features.modules and bool(features.check("avif"))
 
 
 @cache

@@ -47,14 +47,15 @@ def check_memory(image: ImageFile.ImageFile, full: tuple[int, int], size: int, h
         decoder += _coefficients(image, full)
     elif kind == "JPEG2000":  # per component of a tile
         decoder += 7 * bands * min(_jpeg2000_tile(head), pixels)
-    elif codec == "libtiff":  # the file, and a strip or tile, which may be all
+    elif codec == "libtiff":  # the file, and a strip or tile, which may be the whole picture
         tags: Any = image.tag_v2  # type: ignore[attr-defined]
         tile = int(tags.get(322, 1)) * int(tags.get(323, 1))
-        decoder += size + max(2 * stored * pixels, 8 * bands * tile)
+        rows = min(max(int(tags.get(278, height)), 1), height)
+        decoder += size + 8 * bands * max(rows * width, tile)
     elif codec in ("ppm", "ppm_plain", "bmp_rle"):  # written in Python
         decoder += 2 * stored * bands * pixels + (256 * width if codec == "bmp_rle" else 0)
     # "I;16" and palettes with transparency go to RGB by way of a second image
-    steps = 0 if image.mode == "RGB" else 8 if image.mode in ("P", "PA") else 5
+    steps = {"RGB": 0, "P": 8, "PA": 8, "I": 5}.get(image.mode, 5 if ";" in image.mode else 4)
     _require(
         stored * pixels + max(decoder, steps * pixels),
         f"an image of {width} x {height} pixels ({kind}, {image.mode})",

@@ -11,7 +11,7 @@ import click
 from numclip_runtime.app.doctor.model import ModelCheck, backend_command, check_model, is_x86
 from numclip_runtime.app.doctor.packages import installed_packages, libjpeg_turbo
 from numclip_runtime.app.doctor.providers import ProviderCheck, check_providers
-from numclip_runtime.console import FILE, SETTINGS, Command, columns, exit_on_error, json_text
+from numclip_runtime.console import FILE, SETTINGS, Command, columns, exit_on_error, json_text, show
 from numclip_runtime.cuda.probe import CudaDriver, probe_cuda
 from numclip_runtime.model_files.open_model import is_plan
 from numclip_runtime.system import Machine, read_machine
@@ -129,5 +129,8 @@ def doctor(model: Path | None, json_: bool) -> None:
     """
     with exit_on_error():
         found = diagnose(model)
-        click.echo(as_json(found) if json_ else as_text(found))
+        if json_:
+            click.echo(as_json(found))
+        else:
+            show(as_text(found))
     sys.exit(0 if found.can_run else 1)
