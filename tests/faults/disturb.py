@@ -63,6 +63,8 @@ def _finished(server: Server, folder: Path) -> int:
 
 
 def _kept(server: Server, folder: Path) -> int:
+    if server.command.name != "run":
+        return 0
     path = folder / server.command.outputs[0]
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
