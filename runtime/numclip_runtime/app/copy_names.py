@@ -47,6 +47,7 @@ def _short(part: str) -> str:
 
 def _cut(text: str, most: int) -> str:
     """Return as many characters as fit into a number of bytes."""
+    text = text[:most]  # each takes a byte or more; a path of 4 kB would else take 6 ms
     while len(os.fsencode(text)) > most:
         text = text[:-1]
     return text
