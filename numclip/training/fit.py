@@ -29,7 +29,7 @@ from numclip.training.lightning_module import VALIDATION_FACTOR, NumClipModule
 from numclip.training.run_folder import BEST_FILE, RESUME_FILE, unfinished
 from numclip_runtime import ModelError, Preprocessing, Task, UsageError
 from numclip_runtime.errors import first_line
-from numclip_runtime.files import atomic_path
+from numclip_runtime.files import atomic_path, naming
 from numclip_runtime.signals import signals_held
 
 import_torchvision()
@@ -224,7 +224,7 @@ def fit(
         if resume:
             run.check(last)
         trainer = _trainer(config, run, _loggers(run_dir, tensorboard), model.task)
-        with _quiet(), loading_faults(config.workers):
+        with _quiet(), loading_faults(config.workers), naming(run.folder):
             _run(trainer, module, last if resume else None)
         if not run.best:
             raise UsageError(

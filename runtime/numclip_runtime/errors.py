@@ -120,7 +120,9 @@ def import_optional(module: str, *, install: str, again: str) -> Any:
         for cause in _causes(error):
             if isinstance(cause, (KeyboardInterrupt, MemoryError)):
                 raise cause from None
-        if isinstance(error, ModuleNotFoundError) and error.name == package:
+        if isinstance(error, ModuleNotFoundError) and (
+            error.name == package or not _found(package)
+        ):
             raise MissingDependencyError(f"{package} is not installed; {install}") from None
         raise MissingDependencyError(
             f"{module} is installed but does not load ({first_line(error)}); {again}"

@@ -78,7 +78,7 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """
     target = _target(path)
     temporary = _temporary_beside(path, target)
-    keep = False
+    discard = True
     try:
         with _named(temporary, path):
             yield temporary
@@ -87,16 +87,17 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
             _take_permissions(temporary, target)
             try:
                 temporary.replace(target)
+                discard = False
             except OSError as error:
-                keep = not _written_into(target, temporary, error)
-                if keep:
+                discard = _written_into(target, temporary, error)
+                if not discard:
                     reason = f"{error.strerror}; the new content is kept in {temporary}"
                     raise OSError(error.errno, reason, str(path)) from None
             if sync:
                 sync_folder(target.parent)
     finally:
-        if not keep:
-            temporary.unlink(missing_ok=True)
+        if discard:
+            _discard(temporary, path)
 
 
 def require_writable(path: Path) -> None:
@@ -105,7 +106,20 @@ def require_writable(path: Path) -> None:
     Raises:
         UsageError: if the folder does not exist or cannot be written.
     """
-    _temporary_beside(path, _target(path)).unlink()
+    _discard(_temporary_beside(path, _target(path)), path)
+
+
+def _discard(temporary: Path, path: Path) -> None:
+    """Delete a temporary file; if that fails, the error says that it stays, and why."""
+    try:
+        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        before = error.__context__  # the error that ended the writing, if any
+        if before is not None and not isinstance(before, OSError):
+            return  # such as a signal: its own message counts
+        reasons = [str(e.strerror or e) for e in (before, error) if isinstance(e, OSError)]
+        reason = f"{'; '.join(reasons)}; the temporary file {temporary} stays"
+        raise OSError(error.errno, reason, str(path)) from None
 
 
 def refuse_overwriting(
@@ -195,10 +209,15 @@ def _temporary_beside(path: Path, target: Path) -> Path:
         temporary = target.with_name(name)
         try:
             # The system takes the umask off. What replaces a private file is never public.
-            os.close(os.open(temporary, flags, 0o600 if exists else 0o666))
+            handle = os.open(temporary, flags, 0o600 if exists else 0o666)
         except FileExistsError:
             continue
         except OSError as error:
+            raise UsageError(f"{path}: cannot write there ({error.strerror}).") from None
+        try:
+            os.close(handle)
+        except OSError as error:  # a network drive, or a quota
+            _discard(temporary, path)
             raise UsageError(f"{path}: cannot write there ({error.strerror}).") from None
         return temporary
 
@@ -239,9 +258,10 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _named(temporary: Path, path: Path) -> Iterator[None]:
-    """Let errors name the file that the user knows, in place of the temporary one."""
+    """Let errors name the file that the user knows, in place of none or of the temporary one."""
     try:
-        yield
+        with naming(path):
+            yield
     except OSError as error:
         if error.filename is None or os.fspath(error.filename) != str(temporary):
             raise
@@ -275,7 +295,7 @@ def sha256(path: Path) -> str:
     import hashlib  # 3 ms
 
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

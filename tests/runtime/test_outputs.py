@@ -194,8 +194,12 @@ def test_interrupt_keeps_whole_records(tiny: Path, photos: Path, tmp_path: Path,
     assert {path.name for path in tmp_path.iterdir()} == {out.name, "photos", "copies"}
 
 
-def test_interrupt_before_the_first_record_is_a_valid_file(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("old", [None, '[{"path": "a.png"}]'])
+def test_interrupt_before_the_first_record(tiny: Path, tmp_path: Path, old: str | None) -> None:
+    """A new file is valid, and an old one with records stays."""
     out = tmp_path / "out.json"
+    if old is not None:
+        out.write_text(old)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [COMMAND, tiny, "-", "-o", out], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -207,7 +211,7 @@ def test_interrupt_before_the_first_record_is_a_valid_file(tiny: Path, tmp_path:
         time.sleep(0.3)
         run.send_signal(signal.SIGINT)
         assert run.wait(10) == 130
-    assert json.loads(out.read_text()) == []
+    assert out.read_text() == (old or "[]\n")
 
 
 @pytest.fixture

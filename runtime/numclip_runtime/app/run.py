@@ -32,6 +32,7 @@ from numclip_runtime.images.folder import say_left_out
 from numclip_runtime.pipeline import StreamPlan, plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
 from numclip_runtime.preprocess import ImageLike
+from numclip_runtime.signals import Stopped
 
 
 def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
@@ -152,6 +153,9 @@ class _Run:
                 if self.done == 0:
                     raise
                 self.failure = error
+            came, old = self.interrupt.came, options.output
+            if came is not None and self.done == 0 and old is not None and old.exists():
+                raise Stopped(came.signum, f"no image was done, and {old} is as it was")
             with self.interrupt.ends_block(), self.interrupt.held():
                 outputs.close()
         if self.annotator is not None:

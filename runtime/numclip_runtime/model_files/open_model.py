@@ -163,7 +163,8 @@ class OpenModel:
         """Close the file; idempotent."""
         if not isinstance(self.content, bytes):
             self.content.close()
-        self._file.close()
+        with suppress(OSError):  # nothing was written, so nothing is lost
+            self._file.close()
 
     def __enter__(self) -> OpenModel:
         return self
