@@ -19,10 +19,11 @@ from numclip_runtime.app.cli import main
 from numclip_runtime.app.run import chosen
 from numclip_runtime.backends import OpenOptions
 from numclip_runtime.pipeline import StreamPlan
+from tests.runtime.conftest import SEPARATE
 
 
 def invoke(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
+    return CliRunner(**SEPARATE).invoke(main, [str(arg) for arg in args])
 
 
 @pytest.fixture
