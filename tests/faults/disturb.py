@@ -43,8 +43,9 @@ def killed(server: Server, signum: signal.Signals, moment: float, *, old: bool) 
     allowed = {0, -signum} if sudden else {0, 128 + signum}
     if result.code not in allowed:
         result.problems.append(f"exit code {result.code} after {signum.name}")
-    if result.code == -signum and signum != signal.SIGKILL and files_of(folder) != before:
-        result.problems.append(f"{signum.name} was not handled, although files were written")
+    begun = [name for name in files_of(folder).keys() - before.keys() if ".part" in name]
+    if result.code == -signum and signum != signal.SIGKILL and begun:
+        result.problems.append(f"{signum.name} was not handled, although {begun} was begun")
     if result.code == 128 + signum and finished > (kept := _kept(server, folder)):
         result.problems.append(f"{finished} records were finished, {kept} are kept")
     if not result.problems:
