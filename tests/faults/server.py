@@ -12,12 +12,18 @@ import importlib
 import json
 import os
 import resource
+import signal
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+HANDLERS: dict[int, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
 MAINS = {
     "run": "numclip_runtime.app.cli",
     "export": "numclip_export.cli",
@@ -56,6 +62,8 @@ def _child(request: dict[str, Any], command: str) -> None:
         os.dup2(handle, number)
         os.close(handle)
     os.chdir(request["folder"])
+    for signum, handler in HANDLERS.items():  # nohup and background jobs ignore some
+        signal.signal(signum, handler)
     if request["graph"]:
         _give_graph(request["graph"])
     if request["fault"]:

@@ -19,10 +19,11 @@ from numclip_runtime.app.cli import main
 from numclip_runtime.app.run import chosen
 from numclip_runtime.backends import OpenOptions
 from numclip_runtime.pipeline import StreamPlan
+from tests.runtime.conftest import SEPARATE
 
 
 def invoke(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
+    return CliRunner(**SEPARATE).invoke(main, [str(arg) for arg in args])
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_one_bad_image_does_not_stop_the_others(tiny: Path, photos: Path, tmp_pa
     out = tmp_path / "out.json"
     bad = [photos / "notes.txt", photos / "gone.jpg", photos / ("n" * 300)]
     result = invoke(tiny, photos / "dark.png", *bad, photos / "light.jpg", "-o", out)
-    assert (result.exit_code, result.output) == (1, "3 of 5 images failed.\n")
+    assert (result.exit_code, result.stderr) == (1, "3 of 5 images failed.\n")
     records = json.loads(out.read_text())
     assert [set(record) == {"path", "error"} for record in records] == [False, *[True] * 3, False]
     assert records[2]["error"] == f"{photos / 'gone.jpg'}: no such file."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,8 @@ def test_a_hostile_graph_is_refused_before_onnxruntime_sees_it(
     path.write_bytes(message(GRAPH, node("Loop")) + props)
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda *a, **k: pytest.fail("opened"))
     for backend in ("onnxruntime", "openvino"):
+        if find_spec(backend) is None:
+            continue
         with pytest.raises(ModelError, match="holds the operator Loop, which numclip-export never"):
             load(path, backend=backend)
 
