@@ -20,7 +20,6 @@ from PIL import ExifTags, Image
 from numclip_runtime.errors import ImageError, NumclipError, first_line
 from numclip_runtime.images.formats import ForeignFormatError, open_image, open_source
 from numclip_runtime.images.memory import RefusedError, check_turn
-from numclip_runtime.images.mend import mended
 from numclip_runtime.images.rgb import to_rgb
 from numclip_runtime.images.signatures import exif_orientation, signature
 
@@ -202,6 +201,8 @@ def _mended(source: str | bytes, least: int | None, error: Exception) -> Decoded
     )
     if hopeless:
         raise error
+    from numclip_runtime.images.mend import mended
+
     with open_source(source) as file:
         content = file.read(MAX_CONTENT)
     found, digests = None, set()
