@@ -85,8 +85,24 @@ class Command(click.Command):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command, and exit."""
+        _reserve_streams()
         with exit_on_error():
             return super().main(*args, **extra)
+
+
+def _reserve_streams() -> None:
+    """Give the numbers of closed standard streams to the null device.
+
+    Otherwise the next file that is opened gets them, and what a library prints to stderr goes into
+    that file. Python's own `sys.stdin` and `sys.stdout` stay None: commands that need them say so.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (as Python's own)
 
 
 def _ending(error: BaseException) -> tuple[int, str | None]:
