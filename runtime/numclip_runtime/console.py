@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,9 +34,13 @@ EXIT_CODES = tuple(128 + signum for signum in STOP_SIGNALS)
 def exit_on_error() -> Iterator[None]:
     """Turn numclip's own and the system's errors into one line on stderr and exit code 2.
 
+    Pillow's warnings about odd pictures are not shown.
+
     Ctrl-C, SIGTERM and SIGHUP raise `Stopped` inside, and exit with 130, 143 and 129. Where memory
     or threads do not suffice, that is said, also with exit code 2.
     """
+    # about metadata and palettes, which no number depends on
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows lacks most characters
             stream.reconfigure(errors="backslashreplace")
