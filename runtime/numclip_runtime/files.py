@@ -14,6 +14,9 @@ from numclip_runtime.errors import UsageError
 from numclip_runtime.posix import WITHOUT_WAITING, is_mount_point, sync_folder, take_owner
 from numclip_runtime.signals import signals_held
 
+# Renaming fails so where a file can be written, though not replaced
+WRITE_INTO = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES, errno.EROFS)
+
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file for reading bytes; a pipe, socket or device would make its reader wait.
@@ -199,7 +202,11 @@ def _target(path: Path) -> Path:
 
 
 def _temporary_beside(path: Path, target: Path) -> Path:
-    """Create an empty file beside `target`, with the permissions of a new file."""
+    """Create an empty file beside `target`, with the permissions of a new file.
+
+    Where the folder takes no new file and the file itself can be written, as with a container's
+    `--read-only -v FILE:FILE`, it is made in the system's folder for temporary files.
+    """
     if target.is_dir():
         raise UsageError(f"{path}: is a folder; give a file name.")
     exists = target.exists()
@@ -207,11 +214,11 @@ def _temporary_beside(path: Path, target: Path) -> Path:
         raise UsageError(f"{path}: is not a regular file; give a file name.")
     if exists and is_mount_point(target) and not os.access(target, os.W_OK):
         raise UsageError(f"{path}: cannot write there (the file is mounted read-only).")
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    flags, folder = os.O_CREAT | os.O_EXCL | os.O_WRONLY, target.parent
     while True:
         # a name may have 255 bytes, of which a character takes up to 4
         name = f".{target.stem[:30]}.{os.urandom(4).hex()}.part{target.suffix[:20]}"
-        temporary, handle = target.with_name(name), None
+        temporary, handle = folder / name, None
         try:
             # The system takes the umask off. What replaces a private file is never public.
             handle = os.open(temporary, flags, 0o600 if exists else 0o666)
@@ -221,6 +228,11 @@ def _temporary_beside(path: Path, target: Path) -> Path:
         except OSError as error:
             if handle is not None:  # closing it failed: a network drive, or a quota
                 _discard(temporary, path)
+            elif exists and folder == target.parent and os.access(target, os.W_OK):
+                import tempfile  # 3 ms
+
+                folder = Path(tempfile.gettempdir())
+                continue
             raise UsageError(f"{path}: cannot write there ({error.strerror}).") from None
         return temporary
 
@@ -240,7 +252,7 @@ def _written_into(target: Path, temporary: Path, error: OSError) -> bool:
         Whether that was possible. The reasons: the file is mounted by itself, or the folder lets
         only owners replace their files.
     """
-    if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES):
+    if error.errno not in WRITE_INTO:
         return False
     try:
         with temporary.open("rb") as source, target.open("r+b") as file:
