@@ -193,7 +193,7 @@ def _cell(counts: Counter[int], k: int, bar: str) -> str:
 def bar_character() -> str:
     """Return a block where stdout can show one, else "#"."""
     try:
-        "█".encode(sys.stdout.encoding or "ascii")
+        "█".encode(getattr(sys.stdout, "encoding", None) or "ascii")
     except UnicodeError:
         return "#"
     return "█"

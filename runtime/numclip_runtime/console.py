@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
-from numclip_runtime.errors import NumclipError
+from numclip_runtime.errors import GpuError, NumclipError, causes, lacks_memory
 from numclip_runtime.posix import STOP_SIGNALS
 from numclip_runtime.signals import Stopped as Stopped
 from numclip_runtime.signals import stop_requests
@@ -33,9 +34,13 @@ EXIT_CODES = tuple(128 + signum for signum in STOP_SIGNALS)
 def exit_on_error() -> Iterator[None]:
     """Turn numclip's own and the system's errors into one line on stderr and exit code 2.
 
+    Pillow's warnings about odd pictures are not shown.
+
     Ctrl-C, SIGTERM and SIGHUP raise `Stopped` inside, and exit with 130, 143 and 129. Where memory
     or threads do not suffice, that is said, also with exit code 2.
     """
+    # about metadata and palettes, which no number depends on
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows lacks most characters
             stream.reconfigure(errors="backslashreplace")
@@ -80,8 +85,24 @@ class Command(click.Command):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command, and exit."""
+        _reserve_streams()
         with exit_on_error():
             return super().main(*args, **extra)
+
+
+def _reserve_streams() -> None:
+    """Give the numbers of closed standard streams to the null device.
+
+    Otherwise the next file that is opened gets them, and what a library prints to stderr goes into
+    that file. Python's own `sys.stdin` and `sys.stdout` stay None: commands that need them say so.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (as Python's own)
 
 
 def _ending(error: BaseException) -> tuple[int, str | None]:
@@ -92,7 +113,9 @@ def _ending(error: BaseException) -> tuple[int, str | None]:
         stopped = error if isinstance(error, Stopped) else Stopped(signum or signal.SIGINT)
         note = f": {error}" if isinstance(error, KeyboardInterrupt) and str(error) else ""
         return stopped.exit_code, f"{stopped.word}{note}."
-    if isinstance(error, MemoryError):
+    told = isinstance(error, GpuError) or "not enough memory" in str(error)
+    told = told and isinstance(error, NumclipError)
+    if not told and any(map(lacks_memory, causes(error))):  # whatever it became on its way up
         return 2, "Error: not enough memory."
     if isinstance(error, NumclipError):
         return 2, f"Error: {error}"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from numclip_runtime import UsageError
 from numclip_runtime.files import atomic_path, atomic_text, require_writable
+from numclip_runtime.signals import Stopped, stop_signals
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "numclip-run"
 
@@ -191,3 +194,24 @@ def test_long_names_have_room_for_the_temporary_one(tmp_path: Path) -> None:
     path = tmp_path / ("写" * 80 + ".jsonl")
     write(path)
     assert names(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("call", ["open", "close"])
+@pytest.mark.parametrize("use", [write, require_writable])
+def test_a_signal_while_the_temporary_file_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, use: Callable[[Path], None]
+) -> None:
+    real = getattr(os, call)
+    struck: list[str] = []
+
+    def signalled(*args: object) -> object:
+        done = real(*args)
+        if not struck:
+            struck.append(call)
+            signal.raise_signal(signal.SIGTERM)
+        return done
+
+    monkeypatch.setattr(os, call, signalled)
+    with pytest.raises(Stopped), stop_signals():
+        use(tmp_path / "out.txt")
+    assert (names(tmp_path), struck) == ([], [call])

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -16,18 +16,7 @@ from numclip_runtime.posix import STOP_SIGNALS
 from numclip_runtime.signals import signals_go_to, signals_held
 
 ONE_BY_ONE = pytest.mark.parametrize("signum", STOP_SIGNALS, ids=lambda one: one.name)
-
-
-@pytest.fixture(autouse=True)
-def defaults() -> Iterator[None]:
-    """Begin with Python's own handlers: a job in the background inherits that Ctrl-C is ignored."""
-    before = {one: signal.getsignal(one) for one in STOP_SIGNALS}
-    for one in STOP_SIGNALS:
-        signal.signal(one, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for one, handler in before.items():
-        signal.signal(one, handler)
+pytestmark = pytest.mark.usefixtures("default_signals")
 
 
 def handlers() -> list[object]:
@@ -179,3 +168,22 @@ def test_a_forked_child_ends_by_the_signal_itself() -> None:
     with stop_signals():
         code = exit_code_of_child(lambda: signal.raise_signal(signal.SIGTERM))
     assert code == -signal.SIGTERM
+
+
+def test_held_signals_of_another_thread_are_not_held() -> None:
+    """The exception comes in the main thread, and at once."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with signals_held():
+            inside.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=hold)
+    with stop_signals():
+        other.start()
+        inside.wait(10)
+        with pytest.raises(Stopped):
+            signal.raise_signal(signal.SIGTERM)
+        leave.set()
+        other.join()

@@ -110,7 +110,9 @@ class _Run:
         self.done = self.failed = 0
         self.report: ReportWriter | None = None
         self.annotator: Annotator | None = None
-        self.failure: OSError | NumclipError | None = None  # it stopped the run half-way
+        self.failure: OSError | NumclipError | MemoryError | None = (
+            None  # it stopped the run half-way
+        )
 
     def run(self, title: str) -> int:
         path = self.options.report
@@ -121,7 +123,7 @@ class _Run:
 
         with ReportWriter(path, title=title, task=self.task) as self.report:
             self._write_records()
-            if not isinstance(self.failure, OSError):  # a full disk has no room for a report
+            if not isinstance(self.failure, (OSError, MemoryError)):  # no room for a report either
                 with self.interrupt.ends_block(f"{path}: interrupted, no report was written."):
                     precision = self.predictor.metadata.precision
                     rows = (("Model", title), ("Precision", precision), ("Images", str(self.done)))
@@ -158,7 +160,7 @@ class _Run:
                                 self._take(item, result, writer)
                                 progress.update(self.done)
                                 seconds = progress.seconds
-            except (OSError, NumclipError) as error:
+            except (OSError, NumclipError, MemoryError) as error:
                 if self.done == 0:
                     raise
                 self.failure = error

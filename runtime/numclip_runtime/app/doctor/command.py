@@ -116,7 +116,7 @@ def as_text(found: Diagnosis) -> str:
 def as_json(found: Diagnosis) -> str:
     """Return the findings for programs: the fields of `Diagnosis`, and "can_run"."""
     findings = {**asdict(found), "can_run": found.can_run}
-    return json_text(findings, encoding=sys.stdout.encoding, indent=2)
+    return json_text(findings, encoding=getattr(sys.stdout, "encoding", None), indent=2)
 
 
 @click.command(cls=Command, context_settings=SETTINGS)
