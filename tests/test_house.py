@@ -21,7 +21,7 @@ PACKAGES = {
 }
 MAX_MODULES = 16
 MAX_LINES = 300
-# Modules that only keep a path alive which people type or import
+# Modules that only begin a command, or keep a path alive which people import
 RE_EXPORTS = {"runtime/numclip_runtime/cli.py", "runtime/numclip_runtime/report.py"}
 # Names that every script or command has: each is the entry point of its own file.
 ENTRY_POINTS = {"main"}

@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -103,3 +104,37 @@ def test_interrupt(tiny: Path, photos: Path) -> None:
     assert errors.count("\n") == 1
     lines = [json.loads(line) for line in (first + rest).splitlines()]
     assert 1 <= len(lines) < 3000
+
+
+SIGNALS = "import signal; signal.raise_signal(signal.{})"
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "said"),
+    [
+        (SIGNALS.format("SIGINT"), 130, "Interrupted."),
+        (SIGNALS.format("SIGTERM"), 143, "Terminated."),
+        ("raise MemoryError", 2, "Error: not enough memory."),
+        ('raise RuntimeError("can\'t start new thread")', 2, "Error: the system refuses another"),
+    ],
+)
+def test_the_first_imports_are_already_guarded(
+    tmp_path: Path, source: str, code: int, said: str
+) -> None:
+    """OpenBLAS raises SIGINT while numpy is imported, if it is refused a thread."""
+    (tmp_path / "numpy.py").write_text(source)
+    start = (  # a job in the background inherits that Ctrl-C is ignored
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from numclip_runtime.cli import main; main(['m.onnx', 'a.jpg'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", start],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
