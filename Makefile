@@ -18,25 +18,20 @@ demo: $(VENV)/.installed  ## make data, train, export, predict, measure: about 6
 	$(BIN)/python -m examples.quality.demo
 
 test: $(VENV)/.installed  ## all tests, on the CPU
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.installed  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bare: $(VENV)/.installed  ## the runtime's tests on the wheel with [cpu] only, then without POSIX's names
-	rm -rf dist $(VENV)-bare
-	$(BIN)/python -m hatchling build -t wheel -d dist
-	$(PYTHON) -m venv $(VENV)-bare
-	$(VENV)-bare/bin/pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[cpu]" pytest pytest-xdist hypothesis
-	$(VENV)-bare/bin/python -m pytest -n auto --maxprocesses 4 tests/runtime
-	NUMCLIP_TEST_WITHOUT_POSIX=1 $(VENV)-bare/bin/python -m pytest -n auto --maxprocesses 4 tests/runtime
+bare: $(VENV)/.installed  ## the runtime's tests on the wheel with [cpu] only, without POSIX's names
+	$(BIN)/python .ci/wheel_tests.py --constraint --without-posix
 
-floors: $(VENV)/.installed  ## the same on the oldest requirements that are declared, Python 3.10
-	$(BIN)/python .ci/wheel_tests.py 3.10 --floors
+floors: $(VENV)/.installed  ## the same with them, on the oldest requirements declared, Python 3.10
+	$(BIN)/python .ci/wheel_tests.py --floors 3.10
 
-newest: $(VENV)/.installed  ## the same on the newest requirements, Python 3.13
+newest: $(VENV)/.installed  ## the same on the newest requirements, Python 3.13; not part of .ci/run
 	$(BIN)/python .ci/wheel_tests.py 3.13
 
 fuzz: $(VENV)/.installed  ## each reader of foreign files, FUZZ_SECONDS each (atheris: Python >= 3.11)

@@ -1,9 +1,12 @@
 """Run the runtime's tests on the built wheel, in an environment of its own.
 
-    python .ci/wheel_tests.py 3.10 --floors    # the oldest requirements of pyproject.toml
+    python .ci/wheel_tests.py --constraint --without-posix   # this Python, constraints.txt
+    python .ci/wheel_tests.py --floors 3.10    # the oldest requirements of pyproject.toml
     python .ci/wheel_tests.py 3.13             # the newest on PyPI
 
-Where that Python is missing, this says so and succeeds. PYTHON310 or PYTHON313 names it otherwise.
+Where that Python is missing, this says so. Then --floors tests this Python with constraints.txt
+instead, so that the wheel is tested with POSIX's names anywhere; otherwise nothing is done.
+PYTHON310 or PYTHON313 names it otherwise.
 """
 
 from __future__ import annotations
@@ -46,17 +49,21 @@ def interpreter(version: str) -> str | None:
 def main() -> int:
     """Make the environment, and run the tests in it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("version", help="such as 3.10")
-    parser.add_argument("--floors", action="store_true", help="the oldest requirements")
+    parser.add_argument("version", nargs="?", help="such as 3.10; default: this Python's")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--floors", action="store_true", help="the oldest requirements")
+    chosen.add_argument("--constraint", action="store_true", help="those of constraints.txt")
+    parser.add_argument("--without-posix", action="store_true", help="hide what Windows lacks")
     given = parser.parse_args()
-    python = interpreter(given.version)
+    version, python = given.version, interpreter(given.version) if given.version else sys.executable
     if python is None:
-        print(
-            f"Skipped: there is no Python {given.version} here; install it, or name it by "
-            f"PYTHON{given.version.replace('.', '')}."
-        )
-        return 0
-    kind = "floors" if given.floors else "newest"
+        name = f"PYTHON{version.replace('.', '')}"
+        print(f"There is no Python {version} here; install it, or name it by {name}.")
+        if not given.floors:
+            return 0
+        given.floors, given.constraint, python = False, True, sys.executable
+        print(f"Testing {python} with constraints.txt instead.")
+    kind = "floors" if given.floors else "bare" if given.constraint else "newest"
     folder = ROOT / f".venv-{kind}"
     dist = folder / "dist"
     shutil.rmtree(folder, ignore_errors=True)
@@ -68,18 +75,15 @@ def main() -> int:
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", dist)
     (wheel,) = dist.glob("*.whl")
     python = folder / "bin/python"
-    oldest = floors() if given.floors else []
-    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[cpu]", *TOOLS, *oldest)
-    installed = subprocess.run(
-        [python, "-m", "pip", "list", "--format", "freeze"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    named = tuple(floor.partition("==")[0] for floor in floors())
-    print(f"Python {given.version}, {', '.join(x for x in installed if x.startswith(named))}")
+    bounds = floors() if given.floors else ["--constraint", "constraints.txt"]
+    bounds = bounds if given.floors or given.constraint else []
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[cpu]", *TOOLS, *bounds)
+    run(python, "-m", "pip", "list", "--format", "freeze")
     tests = [python, "-m", "pytest", "-q", "-n", "auto", "--maxprocesses", "4", "tests/runtime"]
-    return subprocess.run(tests, cwd=ROOT, check=False).returncode
+    hidden = {"NUMCLIP_TEST_WITHOUT_POSIX": "1"} if given.without_posix else {}
+    return subprocess.run(
+        [*tests, "--dist", "worksteal"], cwd=ROOT, env=os.environ | hidden, check=False
+    ).returncode
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -32,6 +34,22 @@ if WITHOUT_POSIX:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (hidden, others)))
         sys.path.insert(0, hidden)
         import_module("sitecustomize")  # hides at import
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """Begin with Python's own handlers, for the test and the processes that it starts.
+
+    A job in the background of a script inherits that Ctrl-C is ignored; nohup ignores SIGHUP.
+    """
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {signal.Signals[name]: signal.getsignal(signal.Signals[name]) for name in names}
+    for one in before:
+        signal.signal(one, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:

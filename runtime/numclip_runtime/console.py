@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,13 +35,18 @@ EXIT_CODES = tuple(128 + signum for signum in STOP_SIGNALS)
 def exit_on_error() -> Iterator[None]:
     """Turn numclip's own and the system's errors into one line on stderr and exit code 2.
 
+    Pillow's warnings about odd pictures are not shown.
+
     Ctrl-C, SIGTERM and SIGHUP raise `Stopped` inside, and exit with 130, 143 and 129. Where memory
     or threads do not suffice, that is said, also with exit code 2.
     """
+    # about metadata and palettes, which no number depends on
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows lacks most characters
             stream.reconfigure(errors="backslashreplace")
     with stop_signals():
+        atexit.unregister(_end_at_once)
         try:
             yield
         except SystemExit as error:  # of a library that has seen the signal, such as Lightning
@@ -56,6 +63,14 @@ def exit_on_error() -> Iterator[None]:
                 raise
             say(sentence, lines=error.lines if isinstance(error, NumclipError) else ())
             _leave(code)
+        finally:
+            atexit.register(_end_at_once)  # the last one is called first
+
+
+def _end_at_once() -> None:
+    """Let Ctrl-C end the process while Python takes itself apart, which would print a traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Command(click.Command):

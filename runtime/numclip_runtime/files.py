@@ -6,12 +6,13 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from numclip_runtime.errors import UsageError
-from numclip_runtime.posix import WITHOUT_WAITING, is_mount_point, sync_folder, take_owner
+from numclip_runtime.posix import WITHOUT_WAITING, is_mount_point, sync_folder
+from numclip_runtime.replacing import take_permissions, written_into
 from numclip_runtime.signals import signals_held
 
 
@@ -87,12 +88,12 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
             if sync:
                 with temporary.open("r+b") as file:
                     os.fsync(file.fileno())
-            _take_permissions(temporary, target)
+            take_permissions(temporary, target)
             try:
                 temporary.replace(target)
                 discard = False
             except OSError as error:
-                discard = _written_into(target, temporary, error)
+                discard = written_into(target, temporary, error)
                 if not discard:
                     reason = f"{error.strerror}; the new content is kept in {temporary}"
                     raise OSError(error.errno, reason, str(path)) from None
@@ -199,7 +200,11 @@ def _target(path: Path) -> Path:
 
 
 def _temporary_beside(path: Path, target: Path) -> Path:
-    """Create an empty file beside `target`, with the permissions of a new file."""
+    """Create an empty file beside `target`, with the permissions of a new file.
+
+    Where the folder takes no new file and the file itself can be written, as with a container's
+    `--read-only -v FILE:FILE`, it is made in the system's folder for temporary files.
+    """
     if target.is_dir():
         raise UsageError(f"{path}: is a folder; give a file name.")
     exists = target.exists()
@@ -207,11 +212,11 @@ def _temporary_beside(path: Path, target: Path) -> Path:
         raise UsageError(f"{path}: is not a regular file; give a file name.")
     if exists and is_mount_point(target) and not os.access(target, os.W_OK):
         raise UsageError(f"{path}: cannot write there (the file is mounted read-only).")
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    flags, folder = os.O_CREAT | os.O_EXCL | os.O_WRONLY, target.parent
     while True:
         # a name may have 255 bytes, of which a character takes up to 4
         name = f".{target.stem[:30]}.{os.urandom(4).hex()}.part{target.suffix[:20]}"
-        temporary, handle = target.with_name(name), None
+        temporary, handle = folder / name, None
         try:
             # The system takes the umask off. What replaces a private file is never public.
             handle = os.open(temporary, flags, 0o600 if exists else 0o666)
@@ -221,37 +226,13 @@ def _temporary_beside(path: Path, target: Path) -> Path:
         except OSError as error:
             if handle is not None:  # closing it failed: a network drive, or a quota
                 _discard(temporary, path)
+            elif exists and folder == target.parent and os.access(target, os.W_OK):
+                import tempfile  # 3 ms
+
+                folder = Path(tempfile.gettempdir())
+                continue
             raise UsageError(f"{path}: cannot write there ({error.strerror}).") from None
         return temporary
-
-
-def _take_permissions(temporary: Path, target: Path) -> None:
-    """Give the new file the owner and permissions of the one it replaces."""
-    with suppress(OSError):  # none there; or a file system without permissions
-        before = target.stat()
-        take_owner(temporary, before)
-        temporary.chmod(stat.S_IMODE(before.st_mode))
-
-
-def _written_into(target: Path, temporary: Path, error: OSError) -> bool:
-    """Write a new file's content into an existing one that cannot be replaced by it.
-
-    Returns:
-        Whether that was possible. The reasons: the file is mounted by itself, or the folder lets
-        only owners replace their files.
-    """
-    if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES):
-        return False
-    try:
-        with temporary.open("rb") as source, target.open("r+b") as file:
-            while block := source.read(1 << 20):
-                file.write(block)
-            file.truncate()
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def start(folder: Path, graph: Path) -> ForkServerProcess:
 
 
 def _export(folder: Path, graph: Path) -> None:
+    for name in ("SIGTERM", "SIGHUP"):  # the server may have inherited that nohup ignores it
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
     import numclip_export.export
     from numclip_export.cli import main
 

@@ -19,13 +19,7 @@ __all__ = ["done"]  # the fixture
 FILES = {"x.onnx", "x.fp16.onnx", "x.report.json", "x.card.md"}
 
 
-@pytest.fixture
-def default_sigterm() -> None:
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        pytest.skip("SIGTERM is handled by others here")
-
-
-@pytest.mark.usefixtures("default_sigterm")
+@pytest.mark.usefixtures("default_signals")
 def test_sigterm_cancels_a_build() -> None:
     progress = BuildProgress()
     with stop_signals():

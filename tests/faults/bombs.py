@@ -22,6 +22,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests.faults.peak import Peak, peaks_of
+from tests.zeros import zeros
 
 SIDE = 13_300  # pixels: 177 megapixels, just below Pillow's own limit
 LIMIT_MIB = 1024
@@ -52,18 +53,6 @@ class Bomb:
     reader: str  # Python, with {path} and {photo}
     torch: bool = False
     refused: bool = True  # False: it is within the limits, and may be read; its peak counts as well
-
-
-def zeros(count: int) -> bytes:
-    """Return `count` zero bytes as a zlib stream, made without compressing them."""
-    block = 1 << 20
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    packed = packer.compress(bytes(block)) + packer.flush(zlib.Z_FULL_FLUSH)
-    whole, rest = divmod(count, block)
-    last = zlib.compressobj(9, zlib.DEFLATED, -15)
-    tail = last.compress(bytes(rest)) + last.flush()
-    adler = (count % 65521) << 16 | 1
-    return b"\x78\x9c" + packed * whole + tail + struct.pack(">I", adler)
 
 
 def _png(path: Path, depth: int, colour: int, text: bytes = b"", side: int = SIDE) -> None:

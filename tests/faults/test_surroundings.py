@@ -71,7 +71,8 @@ def test_no_further_thread(count: int, tmp_path: Path) -> None:
     command = COMMANDS["run"]
     if absent := missing(command):
         pytest.skip(f"{absent[0]} is not installed")
-    user = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
+    number = 60_000 + os.getpid() % 5000  # the limit counts the processes of other tests as well
+    user = ["setpriv", f"--reuid={number}", f"--regid={number}", "--clear-groups"]
     user += ["--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"]
     limit = ["prlimit", f"--nproc={count}"]
     if not possible(*user, *limit):

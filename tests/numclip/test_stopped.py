@@ -26,9 +26,13 @@ from numclip_runtime import ImageError, UsageError
 from tests.export.disk import full_disk
 from tests.numclip.test_resume import COMMAND, ROOT, environment
 from tests.numclip.tiny import TOWERS, write_photos
+from tests.runtime.test_cli_process import tiff_with_a_tag_beyond_its_end
 
 RESUME = ("best.ckpt", "last.ckpt")
+pytestmark = pytest.mark.usefixtures("default_signals")
 FLAGS = "--epochs 4 --batch-size 4 --optimizer adamw --lr-image 1e-3"
+
+LONG = ("--epochs", "12")  # 4 s of training are left when the first epoch is seen to be done
 
 
 @pytest.fixture
@@ -73,7 +77,7 @@ def test_a_signal_keeps_the_finished_epochs(
 ) -> None:
     """A terminal signals the whole group, loading processes included; `docker stop` the first."""
     process = subprocess.Popen(
-        [*COMMAND, *arguments(folder, "--workers", "1")],
+        [*COMMAND, *arguments(folder, "--workers", "1", *LONG)],
         cwd=ROOT,
         env=environment(SLOW_MS="100"),
         stdout=subprocess.DEVNULL,
@@ -95,15 +99,16 @@ def test_a_signal_keeps_the_finished_epochs(
     ]
     assert not (folder / "a.pt").exists()
     if name == "SIGTERM":
-        done = run(folder, "--workers", "0", "--resume")
+        done = run(folder, "--workers", "0", "--resume", *LONG)
         assert done.exit_code == 0, done.output
-        assert "epoch   1/4" not in done.output
+        assert "epoch  12/12" in done.output
+        assert "epoch   1/12" not in done.output
 
 
 def test_torchrun_is_stopped_as_a_whole(folder: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     process = subprocess.Popen(
-        [*torchrun, "2", *COMMAND[1:], *arguments(folder, "--workers", "0")],
+        [*torchrun, "2", *COMMAND[1:], *arguments(folder, "--workers", "0", *LONG)],
         cwd=ROOT,
         env=environment(SLOW_MS="100"),
         stdout=subprocess.DEVNULL,
@@ -130,12 +135,8 @@ def test_a_stop_while_images_are_checked_waits_for_none(
         time.sleep(0.01)
 
     monkeypatch.setattr("numclip.data.checks._decode", slow)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's job ignores it
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            broken_images([tmp_path / f"{i}.png" for i in range(20_000)], "decode")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        broken_images([tmp_path / f"{i}.png" for i in range(20_000)], "decode")
     assert 20 <= len(seen) < 10_000  # all would take 25 seconds or more
 
 
@@ -172,6 +173,14 @@ def test_an_image_left_out_is_said_once_and_counts_nowhere(folder: Path) -> None
     without = run(folder, "--workers", "0")
     last = [text.splitlines()[-2:] for text in (result.stdout, without.stdout)]
     assert last[0] == last[1]  # the same metrics and calibration
+
+
+def test_odd_metadata_are_no_word_worth(folder: Path) -> None:
+    """Pytest makes an error of each of Pillow's warnings that the command lets through."""
+    for path in (folder / "train" / "3.png", folder / "val" / "2.png"):
+        path.write_bytes(tiff_with_a_tag_beyond_its_end())
+    result = run(folder, "--workers", "0")
+    assert result.exit_code == 0, result.output
 
 
 def test_all_images_gone(folder: Path) -> None:

@@ -183,11 +183,11 @@ def test_a_long_line_takes_no_time(line: str, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text(f"{line}\n", "utf-8")
     took = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.thread_time()
         with pytest.raises(UsageError):
             read_samples(tmp_path / "t.txt", TASK)
-        took.append(time.perf_counter() - start)
-    assert min(took) < 0.1 * 5  # 0.01 to 0.06 s; five times that on a busy machine
+        took.append(time.thread_time() - start)
+    assert min(took) < 0.5  # 0.01 to 0.06 s of a core
 
 
 def test_annotators_far_apart_are_reported(tmp_path: Path) -> None:

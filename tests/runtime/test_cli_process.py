@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sysconfig
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from numclip_runtime.images.decode import load_rgb
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "numclip-run"
 
@@ -31,6 +34,25 @@ def test_all_read(tiny: Path, photos: Path, tmp_path: Path) -> None:
     done = run(tiny, photos, "-o", tmp_path / "out.csv")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 4
+
+
+def test_a_picture_whose_metadata_are_cut_off_is_read_without_a_warning(
+    tiny: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "odd.tif"
+    out.write_bytes(tiff_with_a_tag_beyond_its_end())
+    assert run(tiny, out, "-o", tmp_path / "out.csv").stderr == ""
+    with pytest.warns(UserWarning, match="Truncated File Read"):
+        load_rgb(out)  # Pillow would warn
+
+
+def tiff_with_a_tag_beyond_its_end() -> bytes:
+    """Return 8 x 8 grey pixels, and the name of a program that is missing."""
+    tags = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    entries.append(struct.pack("<HHII", 305, 2, 100, 1 << 20))
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + 64) + bytes([60]) * 64 + directory
 
 
 def test_bad_model(foreign: Path, photos: Path) -> None:

@@ -170,6 +170,38 @@ def test_a_file_that_is_mounted_by_itself(tiny: Path, photos: Path, tmp_path: Pa
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.posix("mounts")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("content", ["", "old" * 1000])
+def test_a_file_that_can_be_written_in_a_folder_that_cannot(
+    tiny: Path, photos: Path, tmp_path: Path, content: str
+) -> None:
+    """`docker run --read-only -v out.jsonl:/out.jsonl`."""
+    (tmp_path / "host.jsonl").write_text(content)
+    (tmp_path / "fixed").mkdir()
+    (tmp_path / "fixed/out.jsonl").touch()
+    script = (
+        "mount --bind fixed fixed && mount -o remount,ro,bind fixed && "
+        "mount --bind host.jsonl fixed/out.jsonl || exit 9\n"
+        f"{COMMAND} {tiny} {photos} -o fixed/out.jsonl || exit 8\n"
+        f"{COMMAND} {tiny} {photos} -o fixed/other.jsonl"
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    if done.returncode == 9 or "unshare" in done.stderr:
+        pytest.skip("nothing can be mounted here")
+    error = "Error: fixed/other.jsonl: cannot write there (Read-only file system).\n"
+    assert (done.returncode, done.stderr) == (2, error)
+    assert len((tmp_path / "host.jsonl").read_text().splitlines()) == 3
+    assert not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.posix("counts system calls")
 def test_models_are_synced_and_records_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

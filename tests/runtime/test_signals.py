@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -16,18 +18,7 @@ from numclip_runtime.posix import STOP_SIGNALS
 from numclip_runtime.signals import signals_go_to, signals_held
 
 ONE_BY_ONE = pytest.mark.parametrize("signum", STOP_SIGNALS, ids=lambda one: one.name)
-
-
-@pytest.fixture(autouse=True)
-def defaults() -> Iterator[None]:
-    """Begin with Python's own handlers: a job in the background inherits that Ctrl-C is ignored."""
-    before = {one: signal.getsignal(one) for one in STOP_SIGNALS}
-    for one in STOP_SIGNALS:
-        signal.signal(one, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for one, handler in before.items():
-        signal.signal(one, handler)
+pytestmark = pytest.mark.usefixtures("default_signals")
 
 
 def handlers() -> list[object]:
@@ -198,3 +189,15 @@ def test_held_signals_of_another_thread_are_not_held() -> None:
             signal.raise_signal(signal.SIGTERM)
         leave.set()
         other.join()
+
+
+@pytest.mark.posix("ends by a signal")
+def test_ctrl_c_while_python_takes_itself_apart_is_quiet() -> None:
+    code = """
+import atexit, signal
+from numclip_runtime.console import exit_on_error
+with exit_on_error():
+    atexit.register(signal.raise_signal, signal.SIGINT)  # as torch does its work
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, get_args
 
@@ -140,8 +139,6 @@ def main(
     Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model,
     130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP: finished records are kept.
     """
-    # about metadata and palettes, which no number depends on
-    warnings.filterwarnings("ignore", module=r"PIL\.")
     with exit_on_error():
         options = RunOptions(
             opening=OpenOptions(
