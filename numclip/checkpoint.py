@@ -23,8 +23,8 @@ from numclip.weights.reading import (
     named,
     read_content,
     state_of,
-    write_safetensors,
 )
+from numclip.weights.writing import write_safetensors, write_torch
 from numclip_runtime import (
     Calibration,
     ModelError,
@@ -105,7 +105,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         checkpoint: Content.
 
     Raises:
-        UsageError: if the file cannot be written.
+        UsageError: if the folder does not exist or cannot be written.
+        OSError: of the system, such as a full disk.
     """
     content = {
         "format": FORMAT,
@@ -124,7 +125,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         if path.suffix == SAFETENSORS:
             write_safetensors(temporary, content)
         else:
-            torch.save(content, temporary)
+            write_torch(temporary, content)
 
 
 def _beside(place: str | None, checkpoint: Path) -> str | None:

@@ -31,7 +31,7 @@ ENTRY_POINTS = {"main"}
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "numclip_runtime": (
         ("errors", "posix"),
-        ("signals", "system"),
+        ("replacing", "signals", "system"),
         ("console", "cuda", "fields", "files"),
         ("images", "task"),
         ("calibration",),

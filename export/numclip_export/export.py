@@ -23,7 +23,7 @@ from numclip_export.report import export_report, write_card, write_report
 from numclip_export.verified_engine import VerifiedEngine, verified_engine
 from numclip_export.vision import is_common_transformer
 from numclip_runtime import MissingDependencyError, UsageError
-from numclip_runtime.files import atomic_path, refuse_overwriting, require_writable, sha256
+from numclip_runtime.files import atomic_path, naming, refuse_overwriting, require_writable, sha256
 from numclip_runtime.model_files.pin import checksum_line, path_beside
 
 
@@ -165,7 +165,8 @@ def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | Non
             _describe(result, temporary[report], card and temporary[card])
         for file in written:
             line = checksum_line(file.sha256, file.path.name)
-            temporary[checksums[file.path]].write_text(line, "utf-8", "surrogateescape", "")
+            with naming(place := checksums[file.path]):
+                temporary[place].write_text(line, "utf-8", "surrogateescape", "")
         # First no checksums, then the models, then their checksums: a kill in between leaves models
         # that are whole and run. With another order it leaves one that its checksum refuses.
         for checksum in checksums.values():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 import signal
 import sys
 import tempfile
@@ -17,8 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from numclip.data.dataset import ImageDataset, evaluation_transform, training_transform
 from numclip.data.samples import Sample
 from numclip.data.workers import check_shared_memory, loading_faults
@@ -29,14 +26,13 @@ from numclip.training.lightning_module import VALIDATION_FACTOR, NumClipModule
 from numclip.training.run_folder import BEST_FILE, RESUME_FILE, unfinished
 from numclip_runtime import ModelError, Preprocessing, Task, UsageError
 from numclip_runtime.errors import first_line
-from numclip_runtime.files import atomic_path, naming
+from numclip_runtime.files import naming
 from numclip_runtime.signals import signals_held
 
 import_torchvision()
 import pytorch_lightning as pl  # noqa: E402
-from pytorch_lightning.plugins.io import TorchCheckpointIO  # noqa: E402
 
-BROKEN_FILE = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
+from numclip.training.resume_files import WholeFiles, read_back  # noqa: E402
 
 
 def seed_everything(seed: int) -> None:
@@ -63,18 +59,6 @@ class _EpochLines(pl.Callback):
                 f"bin accuracy {got['val_bin_accuracy']:.1%}",
                 flush=True,
             )
-
-
-class _WholeFiles(TorchCheckpointIO):
-    """Write resume files beside their place: Lightning's go through /tmp, and a copy can break."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
-    ) -> None:
-        """Write a file that appears under its name only when complete, and is on the disk then."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(Path(path), sync=True) as temporary:
-            torch.save(checkpoint, temporary)
 
 
 class _RunFolder(pl.Callback):
@@ -131,9 +115,9 @@ class _RunFolder(pl.Callback):
             ModelError: if the file cannot be read.
         """
         try:
-            stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            stored = read_back(file, mmap=True)
             before = stored["callbacks"][self.state_key]["settings"]
-        except (*BROKEN_FILE, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise ModelError(f"{file}: cannot be resumed from ({first_line(error)}).") from None
         differing = sorted(k for k, v in flat(self.settings).items() if flat(before).get(k) != v)
         if differing:
@@ -230,7 +214,7 @@ def fit(
             raise UsageError(
                 "training diverged, no epoch has a finite MAE; lower the learning rates."
             )
-        best = torch.load(run.folder / BEST_FILE, map_location="cpu", weights_only=True)
+        best = read_back(run.folder / BEST_FILE)
         trainer.strategy.barrier()  # every process reads before any file is deleted
     state = best["state_dict"]
     model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
@@ -278,7 +262,7 @@ def _trainer(
         logger=loggers or False,
         callbacks=[run] if interactive else [run, _EpochLines(task)],
         enable_checkpointing=False,
-        plugins=[_WholeFiles()],
+        plugins=[WholeFiles()],
         enable_model_summary=False,
         enable_progress_bar=interactive,
         num_sanity_val_steps=0,

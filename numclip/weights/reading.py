@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import zipfile
@@ -12,7 +11,6 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from numclip.weights.limits import check_archive, check_kind, check_legacy, check_safetensors
@@ -84,13 +82,6 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError("its metadata are no table")
         return content | {"state_dict": {k: file.get_tensor(k) for k in file.keys()}}  # noqa: SIM118
-
-
-def write_safetensors(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` as `read_content` returns it: "state_dict" as tensors, the rest as JSON."""
-    header = {k: v for k, v in content.items() if k != "state_dict"}
-    tensors = {k: v.contiguous() for k, v in content["state_dict"].items()}
-    save_file(tensors, path, metadata={METADATA_KEY: json.dumps(header, ensure_ascii=False)})
 
 
 def state_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

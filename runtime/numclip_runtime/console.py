@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import math
@@ -45,6 +46,7 @@ def exit_on_error() -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows lacks most characters
             stream.reconfigure(errors="backslashreplace")
     with stop_signals():
+        atexit.unregister(_end_at_once)
         try:
             yield
         except SystemExit as error:  # of a library that has seen the signal, such as Lightning
@@ -61,6 +63,14 @@ def exit_on_error() -> Iterator[None]:
                 raise
             say(sentence, lines=error.lines if isinstance(error, NumclipError) else ())
             _leave(code)
+        finally:
+            atexit.register(_end_at_once)  # the last one is called first
+
+
+def _end_at_once() -> None:
+    """Let Ctrl-C end the process while Python takes itself apart, which would print a traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Command(click.Command):

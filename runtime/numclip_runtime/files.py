@@ -6,16 +6,14 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from numclip_runtime.errors import UsageError
-from numclip_runtime.posix import WITHOUT_WAITING, is_mount_point, sync_folder, take_owner
+from numclip_runtime.posix import WITHOUT_WAITING, is_mount_point, sync_folder
+from numclip_runtime.replacing import take_permissions, written_into
 from numclip_runtime.signals import signals_held
-
-# Renaming fails so where a file can be written, though not replaced
-WRITE_INTO = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES, errno.EROFS)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -90,12 +88,12 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
             if sync:
                 with temporary.open("r+b") as file:
                     os.fsync(file.fileno())
-            _take_permissions(temporary, target)
+            take_permissions(temporary, target)
             try:
                 temporary.replace(target)
                 discard = False
             except OSError as error:
-                discard = _written_into(target, temporary, error)
+                discard = written_into(target, temporary, error)
                 if not discard:
                     reason = f"{error.strerror}; the new content is kept in {temporary}"
                     raise OSError(error.errno, reason, str(path)) from None
@@ -235,35 +233,6 @@ def _temporary_beside(path: Path, target: Path) -> Path:
                 continue
             raise UsageError(f"{path}: cannot write there ({error.strerror}).") from None
         return temporary
-
-
-def _take_permissions(temporary: Path, target: Path) -> None:
-    """Give the new file the owner and permissions of the one it replaces."""
-    with suppress(OSError):  # none there; or a file system without permissions
-        before = target.stat()
-        take_owner(temporary, before)
-        temporary.chmod(stat.S_IMODE(before.st_mode))
-
-
-def _written_into(target: Path, temporary: Path, error: OSError) -> bool:
-    """Write a new file's content into an existing one that cannot be replaced by it.
-
-    Returns:
-        Whether that was possible. The reasons: the file is mounted by itself, or the folder lets
-        only owners replace their files.
-    """
-    if error.errno not in WRITE_INTO:
-        return False
-    try:
-        with temporary.open("rb") as source, target.open("r+b") as file:
-            while block := source.read(1 << 20):
-                file.write(block)
-            file.truncate()
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 
 from numclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from numclip_runtime import ModelError, UsageError
+from tests.export.disk import full_disk
 from tests.numclip.tiny import TASK, TOWERS, images_of, spec_of, tiny_model
 
 
@@ -48,6 +51,18 @@ def test_round_trip_is_bit_exact(tmp_path: Path, tower: str) -> None:
         for got, want in zip(after.model(images), model.eval()(images), strict=True):
             assert torch.equal(got, want)
     assert os.listdir(tmp_path) == ["a.pt"]  # noqa: PTH208
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+@pytest.mark.parametrize("size", [0, 100, 5_000, 20_000])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, suffix: str, size: int) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_text("old")
+    with pytest.raises(OSError, match="File too large") as caught, full_disk(size):
+        save_checkpoint(path, Checkpoint(tiny_model(), spec_of("vit")))
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert [(p, p.read_text()) for p in tmp_path.iterdir()] == [(path, "old")]
 
 
 class Trap:

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from numclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from numclip.model.backbone import build_clip, clip_config
 from numclip.tasks import load_task
-from numclip.weights.reading import read_content, write_safetensors
+from numclip.weights.reading import read_content
+from numclip.weights.writing import write_safetensors
 from numclip_runtime import ModelError, NumclipError, Task, UsageError
 from tests.numclip.tiny import TEXT, TOWERS, VIT, spec_of, tiny_model
 

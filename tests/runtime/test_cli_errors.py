@@ -132,22 +132,29 @@ def break_after_one(monkeypatch: pytest.MonkeyPatch) -> Break:
 
 
 @pytest.mark.parametrize(
-    "error",
-    [OSError(errno.ENOSPC, "No space left on device"), GpuError("No space left on device.")],
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device."),
+        (GpuError("No space left on device."), "No space left on device."),
+        (MemoryError(), "not enough memory."),
+    ],
     ids=repr,
 )
 def test_what_stops_a_run_half_way_keeps_what_is_done(
-    tiny: Path, photos: Path, tmp_path: Path, break_after_one: Break, error: Exception
+    tiny: Path,
+    photos: Path,
+    tmp_path: Path,
+    break_after_one: Break,
+    error: Exception,
+    sentence: str,
 ) -> None:
     break_after_one(error)
     out = tmp_path / "out.csv"
     result = invoke(tiny, photos, "-o", out, "--report", tmp_path / "r.html")
     assert result.exit_code == 2
-    assert result.output == (
-        "Stopped: 1 of 3 images done and kept.\nError: No space left on device.\n"
-    )
+    assert result.output == f"Stopped: 1 of 3 images done and kept.\nError: {sentence}\n"
     assert len(out.read_text().splitlines()) == 2
-    # where the disk is not full, also the report of what is done
+    # where disk and memory are not full, also the report of what is done
     names = {"photos", "out.csv"} | ({"r.html"} if isinstance(error, GpuError) else set())
     assert {path.name for path in tmp_path.iterdir()} == names
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -187,3 +189,15 @@ def test_held_signals_of_another_thread_are_not_held() -> None:
             signal.raise_signal(signal.SIGTERM)
         leave.set()
         other.join()
+
+
+@pytest.mark.posix("ends by a signal")
+def test_ctrl_c_while_python_takes_itself_apart_is_quiet() -> None:
+    code = """
+import atexit, signal
+from numclip_runtime.console import exit_on_error
+with exit_on_error():
+    atexit.register(signal.raise_signal, signal.SIGINT)  # as torch does its work
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
