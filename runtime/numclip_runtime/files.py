@@ -77,8 +77,7 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
         OSError: of the system; it names `path`, not the temporary file.
     """
     target = _target(path)
-    temporary = _temporary_beside(path, target)
-    discard = True
+    temporary, discard = _temporary_beside(path, target), True
     try:
         with _named(temporary, path):
             yield temporary
