@@ -26,6 +26,7 @@ from numclip_export.precision.fp16_emulation import GraphRun, require_rounding
 from numclip_export.precision.mixed_precision_search import Attempt, Network, attempts, fp32_parts
 from numclip_runtime import ModelError, ModelMetadata, Predictor, load
 from numclip_runtime.backends import OpenOptions, open_backend
+from numclip_runtime.files import naming
 from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.preprocess import FloatArray
 
@@ -55,7 +56,8 @@ class Draft:
 
     def write(self, model: onnx.ModelProto, metadata: ModelMetadata) -> None:
         """Write the graph, and metadata without parity."""
-        self.graph_bytes = save_with_metadata(model, metadata, self.temporary)
+        with naming(self.path):
+            self.graph_bytes = save_with_metadata(model, metadata, self.temporary)
 
     @contextmanager
     def open(self) -> Iterator[Predictor]:
@@ -87,7 +89,7 @@ class Draft:
         if parity is not None:
             names = ("max_value_error", "max_prob_error")
             metadata = replace(metadata, parity={name: getattr(parity, name) for name in names})
-        with self.temporary.open("r+b") as file:
+        with naming(self.path), self.temporary.open("r+b") as file:
             file.truncate(self.graph_bytes)
             file.seek(self.graph_bytes)
             file.write(metadata_entry(metadata))

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from numclip_runtime import ImageError, UsageError
-from numclip_runtime.errors import first_line
+from numclip_runtime.errors import first_line, lacks_memory
 
 SHARED_MEMORY = "/dev/shm"
 PREFETCHED = 2  # batches per process, torch's default
 _NO_PROCESS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def check_shared_memory(
@@ -77,7 +76,7 @@ def loading_faults(workers: int) -> Iterator[None]:
                 f"a process that loads images has ended ({first_line(error)[:200]}); memory, "
                 "shared memory or open files do not suffice. Give fewer --workers, or --workers 0."
             ) from None
-        if any(words in text for words in _NO_MEMORY):
+        if lacks_memory(error):
             raise UsageError(
                 f"not enough memory ({first_line(error)[:200]}); lower --batch-size or --workers."
             ) from None

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
-from numclip_runtime.errors import NumclipError
+from numclip_runtime.errors import GpuError, NumclipError, causes, lacks_memory
 from numclip_runtime.posix import STOP_SIGNALS
 from numclip_runtime.signals import Stopped as Stopped
 from numclip_runtime.signals import stop_requests
@@ -113,7 +113,9 @@ def _ending(error: BaseException) -> tuple[int, str | None]:
         stopped = error if isinstance(error, Stopped) else Stopped(signum or signal.SIGINT)
         note = f": {error}" if isinstance(error, KeyboardInterrupt) and str(error) else ""
         return stopped.exit_code, f"{stopped.word}{note}."
-    if isinstance(error, MemoryError):
+    told = isinstance(error, GpuError) or "not enough memory" in str(error)
+    told = told and isinstance(error, NumclipError)
+    if not told and any(map(lacks_memory, causes(error))):  # whatever it became on its way up
         return 2, "Error: not enough memory."
     if isinstance(error, NumclipError):
         return 2, f"Error: {error}"

@@ -7,6 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+# How libraries of C++ say that memory ran out: torch, oneDNN, onnxruntime, the standard library
+_NO_MEMORY = (
+    "can't allocate memory",
+    "could not create a primitive",
+    "out of memory",
+    "not enough memory",
+    "bad_alloc",
+    "bad allocation",
+    "Failed to allocate memory",
+    "Cannot allocate memory",
+)
+
 
 class NumclipError(Exception):
     """Base of every error that numclip raises on purpose; names cause, place and remedy."""
@@ -117,7 +129,7 @@ def import_optional(module: str, *, install: str, again: str) -> Any:
         if getattr(loaded, "__file__", "") is None:  # no package, but a folder of that name
             raise ImportError("only an empty folder of it is left")
     except Exception as error:  # a foreign numpy, CUDA or libc: ImportError, OSError, any
-        for cause in _causes(error):
+        for cause in causes(error):
             if isinstance(cause, (KeyboardInterrupt, MemoryError)):
                 raise cause from None
         if isinstance(error, ModuleNotFoundError) and (
@@ -144,7 +156,14 @@ def _without_reports(package: str) -> Iterator[None]:
             del modules[reporter]
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory ran out; in its text, if a library raised it."""
+    if isinstance(error, (NumclipError, OSError)):  # their texts name files
+        return False
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an exception and those that it was raised from or during."""
     seen: set[int] = set()
     found: BaseException | None = error

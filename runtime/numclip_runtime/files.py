@@ -12,6 +12,10 @@ from typing import IO, BinaryIO
 
 from numclip_runtime.errors import UsageError
 from numclip_runtime.posix import WITHOUT_WAITING, is_mount_point, sync_folder, take_owner
+from numclip_runtime.signals import signals_held
+
+# Renaming fails so where a file can be written, though not replaced
+WRITE_INTO = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES, errno.EROFS)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -77,12 +81,15 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
         OSError: of the system; it names `path`, not the temporary file.
     """
     target = _target(path)
-    temporary, discard = _temporary_beside(path, target), True
+    temporary, discard = None, True
     try:
+        with signals_held():  # else one between the two would leave the file
+            temporary = _temporary_beside(path, target)
         with _named(temporary, path):
             yield temporary
             if sync:
-                _sync(temporary)
+                with temporary.open("r+b") as file:
+                    os.fsync(file.fileno())
             _take_permissions(temporary, target)
             try:
                 temporary.replace(target)
@@ -95,8 +102,9 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
             if sync:
                 sync_folder(target.parent)
     finally:
-        if discard:
-            _discard(temporary, path)
+        if temporary is not None and discard:
+            with signals_held():
+                _discard(temporary, path)
 
 
 def require_writable(path: Path) -> None:
@@ -105,7 +113,8 @@ def require_writable(path: Path) -> None:
     Raises:
         UsageError: if the folder does not exist or cannot be written.
     """
-    _discard(_temporary_beside(path, _target(path)), path)
+    with signals_held():
+        _discard(_temporary_beside(path, _target(path)), path)
 
 
 def _discard(temporary: Path, path: Path) -> None:
@@ -175,25 +184,29 @@ def _same_place(first: Path, second: Path) -> bool:
     if a.name.casefold() != b.name.casefold() or not a.parent.samefile(b.parent):
         return False
     # of two names that differ in case alone, a file system that ignores case has one
-    temporary = _temporary_beside(first, a)
-    try:
-        return temporary.with_name(temporary.name.swapcase()).exists()
-    finally:
-        temporary.unlink()
+    with signals_held():
+        temporary = _temporary_beside(first, a)
+        same = temporary.with_name(temporary.name.swapcase()).exists()
+        _discard(temporary, first)
+    return same
 
 
 def _target(path: Path) -> Path:
     """Return the file that a name stands for: of a link, its target, which may not exist yet."""
-    if path.is_symlink():
-        target = Path(os.path.realpath(path))
-        if target.is_symlink():
-            raise UsageError(f"{path}: is a link that leads back to itself; give a file name.")
-        return target
-    return path
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise UsageError(f"{path}: is a link that leads back to itself; give a file name.")
+    return target
 
 
 def _temporary_beside(path: Path, target: Path) -> Path:
-    """Create an empty file beside `target`, with the permissions of a new file."""
+    """Create an empty file beside `target`, with the permissions of a new file.
+
+    Where the folder takes no new file and the file itself can be written, as with a container's
+    `--read-only -v FILE:FILE`, it is made in the system's folder for temporary files.
+    """
     if target.is_dir():
         raise UsageError(f"{path}: is a folder; give a file name.")
     exists = target.exists()
@@ -201,22 +214,25 @@ def _temporary_beside(path: Path, target: Path) -> Path:
         raise UsageError(f"{path}: is not a regular file; give a file name.")
     if exists and is_mount_point(target) and not os.access(target, os.W_OK):
         raise UsageError(f"{path}: cannot write there (the file is mounted read-only).")
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    flags, folder = os.O_CREAT | os.O_EXCL | os.O_WRONLY, target.parent
     while True:
         # a name may have 255 bytes, of which a character takes up to 4
         name = f".{target.stem[:30]}.{os.urandom(4).hex()}.part{target.suffix[:20]}"
-        temporary = target.with_name(name)
+        temporary, handle = folder / name, None
         try:
             # The system takes the umask off. What replaces a private file is never public.
             handle = os.open(temporary, flags, 0o600 if exists else 0o666)
+            os.close(handle)
         except FileExistsError:
             continue
         except OSError as error:
-            raise UsageError(f"{path}: cannot write there ({error.strerror}).") from None
-        try:
-            os.close(handle)
-        except OSError as error:  # a network drive, or a quota
-            _discard(temporary, path)
+            if handle is not None:  # closing it failed: a network drive, or a quota
+                _discard(temporary, path)
+            elif exists and folder == target.parent and os.access(target, os.W_OK):
+                import tempfile  # 3 ms
+
+                folder = Path(tempfile.gettempdir())
+                continue
             raise UsageError(f"{path}: cannot write there ({error.strerror}).") from None
         return temporary
 
@@ -236,7 +252,7 @@ def _written_into(target: Path, temporary: Path, error: OSError) -> bool:
         Whether that was possible. The reasons: the file is mounted by itself, or the folder lets
         only owners replace their files.
     """
-    if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES):
+    if error.errno not in WRITE_INTO:
         return False
     try:
         with temporary.open("rb") as source, target.open("r+b") as file:
@@ -248,11 +264,6 @@ def _written_into(target: Path, temporary: Path, error: OSError) -> bool:
     except OSError:
         return False
     return True
-
-
-def _sync(path: Path) -> None:
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -13,12 +13,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from threading import Thread, current_thread
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
 from numclip_runtime.backends import Backend
 from numclip_runtime.errors import ImageError, UsageError
+from numclip_runtime.posix import check_room_for_thread
 from numclip_runtime.preprocess import ImageLike, InputArray
 from numclip_runtime.system import usable_cores
 
@@ -26,9 +28,11 @@ if TYPE_CHECKING:  # 5 ms of every start, even for single images
     from concurrent.futures import Future, ThreadPoolExecutor
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 Preprocess: TypeAlias = Callable[[ImageLike], InputArray]  # one image -> (...), or ImageError
 Predict: TypeAlias = Callable[[InputArray], list[_T]]  # (B, ...) -> B results
 
+HEALTH_S = 1.0  # how often the threads are looked at while a result is awaited
 GPU_BATCH = 16  # a larger one hardly fills a GPU better, and its first result comes later
 
 
@@ -125,7 +129,7 @@ def stream(
                 refill = True
                 yield ready.popleft()
             elif pending:
-                ready.extend(pending.popleft().result())
+                ready.extend(work.result(pending.popleft()))
             elif failure is not None:
                 raise failure
             else:
@@ -147,14 +151,43 @@ class _Work(Generic[_T]):
         self._size, self._whole = plan.batch_size, plan.whole
         self._open: _Batch[_T] | None = None  # has room for the next image
         self._stopped = False
-        self._workers = _threads(plan.workers, "numclip-worker")
-        self._lanes = self._workers if plan.whole else _threads(plan.lanes, "numclip-lane")
+        self._threads: list[Thread] = []  # that have begun
+        self._most = plan.workers + (0 if plan.whole else plan.lanes)
+        self._workers = self._pool(plan.workers, "numclip-worker")
+        self._lanes = self._workers if plan.whole else self._pool(plan.lanes, "numclip-lane")
         # Of workers that run the network
         self._turn = threading.Semaphore(plan.lanes) if plan.lanes < plan.workers else nullcontext()
 
+    def _pool(self, count: int, name: str) -> ThreadPoolExecutor:
+        from concurrent.futures import ThreadPoolExecutor
+
+        return ThreadPoolExecutor(count, name, lambda: self._threads.append(current_thread()))
+
+    def _submit(self, pool: ThreadPoolExecutor, work: Callable[..., _R], *args: Any) -> Future[_R]:
+        if len(self._threads) < self._most:
+            check_room_for_thread()
+        return pool.submit(work, *args)
+
+    def result(self, promised: Future[list[_T | ImageError]]) -> list[_T | ImageError]:
+        """Wait for a result.
+
+        Raises:
+            MemoryError: if a thread has ended: where memory runs out in the pool's own code, it
+                ends, and what it was at work on is never done.
+        """
+        from concurrent.futures import TimeoutError as Waited  # another class before Python 3.11
+
+        while not promised.done():
+            try:
+                return promised.result(HEALTH_S)
+            except Waited:
+                if not promised.done() and not all(map(Thread.is_alive, self._threads)):
+                    raise MemoryError("a thread of the pipeline has ended") from None
+        return promised.result()
+
     def add(self, image: ImageLike | ImageError) -> None:
         if self._whole:
-            self.pending.append(self._workers.submit(self._predict_one, image))
+            self.pending.append(self._submit(self._workers, self._predict_one, image))
             return
         batch = self._open
         if batch is None:
@@ -164,13 +197,13 @@ class _Work(Generic[_T]):
         batch.count += 1  # first: the worker that fills the last place gives it to a lane at once
         if batch.count == self._size:
             self._open = None
-        self._workers.submit(self._decode, batch, index, image)
+        self._submit(self._workers, self._decode, batch, index, image)
 
     def flush(self) -> None:
         """Run the last batch, which is not full."""
         batch, self._open = self._open, None
         if batch is not None and batch.leave(self._size - batch.count):
-            self._lanes.submit(self._run, batch)
+            self._submit(self._lanes, self._run, batch)
 
     def close(self) -> None:
         self._stopped = True
@@ -196,10 +229,10 @@ class _Work(Generic[_T]):
             return
         try:
             batch.put(index, self._input(image))
+            if batch.leave(1):
+                self._submit(self._lanes, self._run, batch)
         except BaseException as error:  # raised again where the results are taken
             batch.fail(error)
-        if batch.leave(1):
-            self._lanes.submit(self._run, batch)
 
     def _run(self, batch: _Batch[_T]) -> None:
         if self._stopped:
@@ -210,12 +243,6 @@ class _Work(Generic[_T]):
             batch.finish([batch.errors.get(i) or next(results) for i in range(batch.count)])
         except BaseException as error:
             batch.fail(error)
-
-
-def _threads(count: int, name: str) -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor
-
-    return ThreadPoolExecutor(count, thread_name_prefix=name)
 
 
 class _Batch(Generic[_T]):

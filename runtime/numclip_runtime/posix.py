@@ -36,6 +36,27 @@ def call_in_forked_child(function: Callable[[], object]) -> None:
         os.register_at_fork(after_in_child=function)
 
 
+def check_room_for_thread() -> None:
+    """Refuse a thread that would lack memory: Python waits for ever for one that dies at birth.
+
+    The room is for its stack and its first objects; 8 us.
+
+    Raises:
+        MemoryError: if there is less. Only Linux is asked.
+    """
+    if sys.platform != "linux":
+        return
+    import mmap
+    import resource
+
+    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    room = (stack if 0 < stack < 1 << 30 else 8 << 20) + (2 << 20)  # unlimited is 2 MB
+    try:
+        mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        raise MemoryError("no room for another thread") from None
+
+
 def sync_folder(folder: Path) -> None:
     """Let a name that was given in a folder survive a power cut, where a folder can be synced."""
     if not hasattr(os, "O_DIRECTORY"):

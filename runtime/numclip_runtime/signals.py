@@ -108,7 +108,13 @@ def stop_signals() -> Iterator[None]:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Delay the exception to the end of this block; a second signal comes through at once."""
+    """Delay the exception to the end of this block; a second signal comes through at once.
+
+    In another thread, in which signals raise nothing, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     outer = _signals.held
     _signals.held = True
     try:

@@ -144,7 +144,7 @@ def test_disk_full_in_the_middle_of_the_int8_file(
     monkeypatch.chdir(tmp_path)
     result = run(*INT8, "--card")
     assert result.exit_code == 2, result.output
-    assert result.stderr == "Error: File too large.\n"
+    assert result.stderr == "Error: x.int8.onnx: File too large.\n"
     assert remember(tmp_path) == before
 
 
@@ -161,7 +161,7 @@ def test_disk_full_at_the_card_takes_the_models_back(
     monkeypatch.setattr(export_module, "write_card", on_a_full_disk)
     monkeypatch.chdir(tmp_path)
     result = run("--ckpt", "x.pt", "--card")
-    assert (result.exit_code, result.stderr) == (2, "Error: File too large.\n")
+    assert (result.exit_code, result.stderr) == (2, "Error: x.card.md: File too large.\n")
     assert remember(tmp_path) == before
 
 

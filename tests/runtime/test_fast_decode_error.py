@@ -141,7 +141,7 @@ def test_interrupted_while_comparing(
     def interrupt(*_: object, **__: object) -> Deviation:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("numclip_runtime.app.run.measure_deviation", interrupt)
+    monkeypatch.setattr("numclip_runtime.app.fast_decode_error.measure_deviation", interrupt)
     result = invoke(tiny, *large, "--fast-decode")
     assert (result.exit_code, len(records(result))) == (130, 3)
     assert result.stderr == "Interrupted: 3 of 3 images done and kept.\n"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from numclip_runtime import UsageError
 from numclip_runtime.files import atomic_path, atomic_text, require_writable
+from numclip_runtime.signals import Stopped, stop_signals
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "numclip-run"
 
@@ -167,6 +170,38 @@ def test_a_file_that_is_mounted_by_itself(tiny: Path, photos: Path, tmp_path: Pa
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.posix("mounts")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("content", ["", "old" * 1000])
+def test_a_file_that_can_be_written_in_a_folder_that_cannot(
+    tiny: Path, photos: Path, tmp_path: Path, content: str
+) -> None:
+    """`docker run --read-only -v out.jsonl:/out.jsonl`."""
+    (tmp_path / "host.jsonl").write_text(content)
+    (tmp_path / "fixed").mkdir()
+    (tmp_path / "fixed/out.jsonl").touch()
+    script = (
+        "mount --bind fixed fixed && mount -o remount,ro,bind fixed && "
+        "mount --bind host.jsonl fixed/out.jsonl || exit 9\n"
+        f"{COMMAND} {tiny} {photos} -o fixed/out.jsonl || exit 8\n"
+        f"{COMMAND} {tiny} {photos} -o fixed/other.jsonl"
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    if done.returncode == 9 or "unshare" in done.stderr:
+        pytest.skip("nothing can be mounted here")
+    error = "Error: fixed/other.jsonl: cannot write there (Read-only file system).\n"
+    assert (done.returncode, done.stderr) == (2, error)
+    assert len((tmp_path / "host.jsonl").read_text().splitlines()) == 3
+    assert not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.posix("counts system calls")
 def test_models_are_synced_and_records_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -191,3 +226,24 @@ def test_long_names_have_room_for_the_temporary_one(tmp_path: Path) -> None:
     path = tmp_path / ("写" * 80 + ".jsonl")
     write(path)
     assert names(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("call", ["open", "close"])
+@pytest.mark.parametrize("use", [write, require_writable])
+def test_a_signal_while_the_temporary_file_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, use: Callable[[Path], None]
+) -> None:
+    real = getattr(os, call)
+    struck: list[str] = []
+
+    def signalled(*args: object) -> object:
+        done = real(*args)
+        if not struck:
+            struck.append(call)
+            signal.raise_signal(signal.SIGTERM)
+        return done
+
+    monkeypatch.setattr(os, call, signalled)
+    with pytest.raises(Stopped), stop_signals():
+        use(tmp_path / "out.txt")
+    assert (names(tmp_path), struck) == ([], [call])

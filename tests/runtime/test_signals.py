@@ -168,3 +168,22 @@ def test_a_forked_child_ends_by_the_signal_itself() -> None:
     with stop_signals():
         code = exit_code_of_child(lambda: signal.raise_signal(signal.SIGTERM))
     assert code == -signal.SIGTERM
+
+
+def test_held_signals_of_another_thread_are_not_held() -> None:
+    """The exception comes in the main thread, and at once."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with signals_held():
+            inside.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=hold)
+    with stop_signals():
+        other.start()
+        inside.wait(10)
+        with pytest.raises(Stopped):
+            signal.raise_signal(signal.SIGTERM)
+        leave.set()
+        other.join()

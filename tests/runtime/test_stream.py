@@ -19,7 +19,15 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from numclip_runtime import GpuError, ImageError, Prediction, Predictor, UsageError, load
+from numclip_runtime import (
+    GpuError,
+    ImageError,
+    Prediction,
+    Predictor,
+    UsageError,
+    load,
+    pipeline,
+)
 from numclip_runtime.preprocess import ImageLike
 from tests.runtime.slow_backend import SlowBackend
 
@@ -117,7 +125,7 @@ def test_only_the_callers_thread_reads_the_source(opened: Predictor, batch_size:
 class AtOnce:
     """An executor whose work is done when `submit` returns: the fastest threads there could be."""
 
-    def __init__(self, threads: int, thread_name_prefix: str) -> None:
+    def __init__(self, threads: int, name: str, initializer: Callable[[], None]) -> None:
         pass
 
     def submit(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
@@ -307,3 +315,56 @@ def test_ctrl_c_ends_a_script_at_once(tiny: Path) -> None:
         run.send_signal(signal.SIGINT)
         _, errors = run.communicate(timeout=20)
     assert errors.endswith("KeyboardInterrupt\n")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_thread_that_ends_ends_the_stream(
+    opened: Predictor, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory runs out in the pool's own code, a thread ends and its work is never done."""
+
+    def run(self: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("concurrent.futures.thread._WorkItem.run", run)
+    monkeypatch.setattr(pipeline, "HEALTH_S", 0.02)
+    with pytest.raises(MemoryError, match="a thread of the pipeline has ended"):
+        list(opened.stream(LEVELS, batch_size=batch_size, workers=2))
+
+
+@pytest.mark.parametrize(("batch_size", "allowed"), [(1, 0), (1, 1), (3, 0), (3, 3)])
+def test_no_memory_for_a_thread_ends_the_stream(
+    opened: Predictor, batch_size: int, allowed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python itself would wait for ever for a thread that ends at its birth."""
+    asked: list[int] = []
+
+    def room() -> None:
+        asked.append(1)
+        if len(asked) > allowed:
+            raise MemoryError("no room")
+
+    monkeypatch.setattr(pipeline, "check_room_for_thread", room)
+    with pytest.raises(MemoryError, match="no room"):
+        list(opened.stream(LEVELS, batch_size=batch_size, workers=2))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked")
+@pytest.mark.parametrize(("spare", "said"), [(5, "no room for another thread"), (40, "fits")])
+def test_room_for_a_thread_is_asked_of_the_system(spare: int, said: str) -> None:
+    code = f"""
+import resource
+from pathlib import Path
+from numclip_runtime.posix import check_room_for_thread
+check_room_for_thread()
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, 8 << 20))
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ({spare} << 20),) * 2)
+try:
+    check_room_for_thread()
+    print("fits")
+except MemoryError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{said}\n"

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import ImageError
-from numclip_runtime.images import decode, formats
+from numclip_runtime.images import decode, formats, mend
 from numclip_runtime.images.signatures import signature
 from numclip_runtime.preprocess import load_rgb
 from tests.runtime.conftest import invoke, records
@@ -51,7 +51,7 @@ PLACES = [  # (module, name): the change comes just before this is called
     (formats, "check_memory"),
     (decode, "_orientation"),
     (decode, "to_rgb"),
-    (decode, "mended"),
+    (mend, "mended"),
     (decode, "image_error"),
 ]
 

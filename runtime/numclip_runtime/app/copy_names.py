@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from hashlib import sha256
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
 
 LONGEST = 240  # bytes of a name; file systems take 255, and "-2" and ".png" may be added
@@ -41,6 +40,8 @@ def _short(part: str) -> str:
     stem, dot, suffix = part.rpartition(".")
     if not stem or len(os.fsencode(suffix)) > 20:
         stem, dot, suffix = part, "", ""
+    from hashlib import sha256  # 3 ms, for OpenSSL
+
     end = f"~{sha256(os.fsencode(part)).hexdigest()[:8]}{dot}{suffix}"
     return _cut(stem, LONGEST - len(os.fsencode(end))) + end
 

@@ -10,11 +10,8 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from numclip_runtime.app.annotate import Annotator
-from numclip_runtime.app.fast_decode_error import ScaledSample, measure_deviation
-from numclip_runtime.app.gallery import ReportEntry, ReportWriter
 from numclip_runtime.app.inputs import LIST, Inputs, Item, open_inputs
 from numclip_runtime.app.interrupt import Interrupt
 from numclip_runtime.app.progress import Progress, summary
@@ -33,6 +30,12 @@ from numclip_runtime.pipeline import StreamPlan, plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
 from numclip_runtime.preprocess import ImageLike
 from numclip_runtime.signals import Stopped
+
+# Imported where they are used: most runs need none of them, and they take 20 ms
+if TYPE_CHECKING:
+    from numclip_runtime.app.annotate import Annotator
+    from numclip_runtime.app.fast_decode_error import ScaledSample
+    from numclip_runtime.app.gallery import ReportWriter
 
 
 def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
@@ -101,20 +104,26 @@ class _Run:
         self.task = predictor.metadata.task
         self.sample: ScaledSample | None = None  # images that --fast-decode is measured on
         if predictor.fast_decode:
+            from numclip_runtime.app.fast_decode_error import ScaledSample
+
             self.sample = ScaledSample(predictor.metadata.preprocessing)
         self.done = self.failed = 0
         self.report: ReportWriter | None = None
         self.annotator: Annotator | None = None
-        self.failure: OSError | NumclipError | None = None  # it stopped the run half-way
+        self.failure: OSError | NumclipError | MemoryError | None = (
+            None  # it stopped the run half-way
+        )
 
     def run(self, title: str) -> int:
         path = self.options.report
         if path is None:
             self._write_records()
             return self._conclude()
+        from numclip_runtime.app.gallery import ReportWriter
+
         with ReportWriter(path, title=title, task=self.task) as self.report:
             self._write_records()
-            if not isinstance(self.failure, OSError):  # a full disk has no room for a report
+            if not isinstance(self.failure, (OSError, MemoryError)):  # no room for a report either
                 with self.interrupt.ends_block(f"{path}: interrupted, no report was written."):
                     precision = self.predictor.metadata.precision
                     rows = (("Model", title), ("Precision", precision), ("Images", str(self.done)))
@@ -125,6 +134,8 @@ class _Run:
         """Write a record for each item, until the end, a Ctrl-C, or a failure."""
         options, seconds = self.options, 0.0
         if options.annotate is not None:
+            from numclip_runtime.app.annotate import Annotator
+
             self.annotator = Annotator(options.annotate, self.task)
         intervals = self.predictor.calibrated
         with ExitStack() as outputs:
@@ -149,7 +160,7 @@ class _Run:
                                 self._take(item, result, writer)
                                 progress.update(self.done)
                                 seconds = progress.seconds
-            except (OSError, NumclipError) as error:
+            except (OSError, NumclipError, MemoryError) as error:
                 if self.done == 0:
                     raise
                 self.failure = error
@@ -161,6 +172,8 @@ class _Run:
         if self.annotator is not None:
             _print_notes(self.annotator.notes)
         if self.sample is not None and self.failure is None and self.interrupt.came is None:
+            from numclip_runtime.app.fast_decode_error import measure_deviation
+
             with self.interrupt.ends_block():
                 deviation = measure_deviation(
                     self.predictor, self.sample.paths, workers=options.workers or 1
@@ -203,17 +216,20 @@ class _Run:
         record = record_of(item.path, result, frame=item.frame, time_s=item.time_s)
         writer.write(record)
         self.done += 1
+        shown: Prediction | str
         if isinstance(result, ImageError):
             self.failed += 1
-            if self.report is not None:
-                self.report.add(ReportEntry(place_of(record), str(result)))
-            return
-        if self.sample is not None and item.image is None:
-            self.sample.offer(item.path)
-        if self.annotator is not None:
-            self.annotator.write(item.name, item.image or item.path, result)
+            shown = str(result)
+        else:
+            shown = result
+            if self.sample is not None and item.image is None:
+                self.sample.offer(item.path)
+            if self.annotator is not None:
+                self.annotator.write(item.name, item.image or item.path, result)
         if self.report is not None:
-            self.report.add(ReportEntry(place_of(record), result, image=item.image))
+            from numclip_runtime.app.gallery import ReportEntry
+
+            self.report.add(ReportEntry(place_of(record), shown, image=item.image))
 
     def _conclude(self) -> int:
         of_all = "" if self.source.total is None else f" of {self.source.total}"

@@ -20,7 +20,6 @@ from PIL import ExifTags, Image
 from numclip_runtime.errors import ImageError, NumclipError, first_line
 from numclip_runtime.images.formats import ForeignFormatError, open_image, open_source
 from numclip_runtime.images.memory import RefusedError, check_turn
-from numclip_runtime.images.mend import mended
 from numclip_runtime.images.rgb import to_rgb
 from numclip_runtime.images.signatures import exif_orientation, signature
 
@@ -146,7 +145,7 @@ def _named(source: object) -> tuple[str, str | bytes]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "bytes", bytes(source)
     if isinstance(source, (str, os.PathLike)):
-        path = os.fsdecode(source)
+        path = source if isinstance(source, str) else os.fsdecode(source)
         if len(path) > LONGEST_PATH or ("\0" in path and _is_picture(path)):
             raise ImageError(
                 f"text of {len(path)} characters: not a path; give the content of a file as bytes."
@@ -181,14 +180,13 @@ def _is_picture(text: str) -> bool:
 def _decoded(source: str | bytes, least: int | None) -> Decoded:
     with open_image(source, least=least) as opened:
         opened.image.load()  # first: some formats keep EXIF behind the pixels
-        orientation, scale = _orientation(opened.image), opened.scale
-        width, height = (side / scale for side in opened.size)
+        orientation, size, scale = _orientation(opened.image), opened.size, opened.scale
         rgb = to_rgb(opened.image)
     del opened  # an image of another mode is no longer needed
     upright = _upright(rgb, orientation)
     if scale == 1:
         return _whole(upright)
-    width, height = (width, height) if orientation < 5 else (height, width)
+    width, height = (side / scale for side in (size if orientation < 5 else size[::-1]))
     # The superfluous fraction is at the file's right and lower edges, wherever they were turned to
     left = upright.width - width if orientation in (2, 3, 6, 7) else 0.0
     top = upright.height - height if orientation in (3, 4, 7, 8) else 0.0
@@ -202,6 +200,8 @@ def _mended(source: str | bytes, least: int | None, error: Exception) -> Decoded
     )
     if hopeless:
         raise error
+    from numclip_runtime.images.mend import mended
+
     with open_source(source) as file:
         content = file.read(MAX_CONTENT)
     found, digests = None, set()
@@ -280,8 +280,9 @@ def _orientation(image: Image.Image) -> int:
     if isinstance(exif, bytes):
         found = exif_orientation(exif)
     if found is None and image.format != "AVIF":  # whose own property counts
-        xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
-        xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
-        match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)
-        found = int(match[1]) if match else None
+        xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp")
+        if xmp:
+            xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
+            match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)
+            found = int(match[1]) if match else None
     return found or _UPRIGHT

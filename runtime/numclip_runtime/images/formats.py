@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
-from PIL import Image, ImageFile
+from PIL import Image
 
 from numclip_runtime.errors import import_extra
 from numclip_runtime.files import open_regular
@@ -29,6 +29,9 @@ from numclip_runtime.images.memory import (
     check_whole_file,
 )
 from numclip_runtime.images.signatures import FOREIGN, signature, tiff_entries
+
+if TYPE_CHECKING:
+    from PIL import ImageFile  # with `logging`, 3 ms
 
 # Most bytes read before the pixels: metadata. A GIF's or PNM's take quadratic or bytewise loops.
 _MAX_HEADER = {"GIF": 1 << 20, "PPM": 1 << 20, "BMP": 1 << 20}
@@ -63,7 +66,7 @@ class ForeignFormatError(ValueError):
     """A file that is not a picture of these formats; the message continues "a.png: "."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Opened:
     """A picture whose pixels have not been decoded."""
 
@@ -95,18 +98,19 @@ def open_image(source: Source, *, least: int | None = None) -> Iterator[Opened]:
         head = file.read(512)
         size = len(source) if isinstance(source, bytes) else os.fstat(file.fileno()).st_size
         kind = signature(head)
-        metered = _Metered(file, _MAX_HEADER.get(kind, _MAX_METADATA))
-        if kind == "TIFF":
-            _check_tiff(file, head)
-            metered.left = 2 * _MAX_TIFF_TAGS
-        elif kind in IN_MEMORY:
-            check_whole_file(head, size)
-            metered.left = size
-        file.seek(0)
+        left = _MAX_HEADER.get(kind, _MAX_METADATA)
         # Metering costs 40 us; a small file cannot exceed its limit. A TIFF's reader must not see
         # the file itself, which it would map: if that is cut off meanwhile, the process dies.
-        small = size <= _MAX_HEADER.get(kind, _MAX_METADATA) and kind != "TIFF"
-        with _opened(kind, file if small else cast(BinaryIO, metered)) as image:
+        small = size <= left and kind != "TIFF"
+        if kind == "TIFF":
+            _check_tiff(file, head)
+            left = 2 * _MAX_TIFF_TAGS
+        elif kind in IN_MEMORY:
+            check_whole_file(head, size)
+            left = size
+        file.seek(0)
+        metered = None if small else _Metered(file, left)
+        with _opened(kind, cast("BinaryIO", metered or file)) as image:
             full, scale = image.size, 1
             if (
                 least is not None
@@ -115,8 +119,10 @@ def open_image(source: Source, *, least: int | None = None) -> Iterator[Opened]:
             ):
                 scale = round(full[0] / drafted[1][2])
             check_memory(image, full, size, head)
-            # A PNG's reader keeps what follows the pixels, and a TIFF's reads strips by themselves
-            metered.left = 8 * full[0] * full[1] + (size if kind != "PNG" else 0) + _MAX_METADATA
+            if metered is not None:
+                # A PNG's reader keeps what follows the pixels, a TIFF's reads strips by themselves
+                rest = size if kind != "PNG" else 0
+                metered.left = 8 * full[0] * full[1] + rest + _MAX_METADATA
             yield Opened(image, full, scale)
 
 
@@ -160,7 +166,7 @@ def _check_tiff(file: BinaryIO, head: bytes) -> None:
 
 def _opened(kind: str, file: BinaryIO) -> ImageFile.ImageFile:
     if kind == "HEIF":
-        return cast(ImageFile.ImageFile, import_extra("heif", "pillow_heif").HeifImageFile(file))
+        return cast("ImageFile.ImageFile", import_extra("heif", "pillow_heif").HeifImageFile(file))
     if kind not in _PLUGINS:
         raise ForeignFormatError(foreign(kind))
     if kind != "AVIF":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageFile
+from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import ImageFile
 
 # Largest memory for one image, bytes; each worker decodes one. Assign another to change it.
 # A photo of 108 MP takes 432 MB, or 864 MB while it is turned upright.
@@ -13,6 +16,7 @@ PILLOW_LIMIT = 89_478_485  # pixels, `Image.MAX_IMAGE_PIXELS` unless a caller ch
 # Peak of formats whose decoders hold the whole picture, bytes per pixel beside Pillow's own image;
 # measured 12, 13, 8 and 15 at 24 MP; 10-bit pictures need more
 _DECODER = {"WEBP": 14, "AVIF": 14, "HEIF": 14}
+_MOST_PER_PIXEL = 36  # bytes, of any of them: 4 stored, and 32 for four bands of a PNM
 IN_MEMORY = {"WEBP", "AVIF", "HEIF"}  # their readers take the file as a whole, twice
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # others: 4
 
@@ -37,7 +41,11 @@ def check_memory(image: ImageFile.ImageFile, full: tuple[int, int], size: int, h
             f"image of {width} x {height} pixels exceeds limit of {2 * most}, twice Pillow's "
             "MAX_IMAGE_PIXELS"
         )
-    pixels, kind, bands = image.width * image.height, image.format, len(image.getbands())
+    kind = image.format
+    # A TIFF's tiles may be larger than the picture. For others, this saves 7 us
+    if kind != "TIFF" and at_most(full, size) <= MAX_MEMORY:
+        return
+    pixels, bands = image.width * image.height, len(image.getbands())
     codec = str(image.tile[0][0]) if image.tile else ""
     decoder = _DECODER.get(kind or "", 0) * pixels + 64 * width
     stored = _STORED.get(image.mode, 4)
@@ -60,6 +68,16 @@ def check_memory(image: ImageFile.ImageFile, full: tuple[int, int], size: int, h
         stored * pixels + max(decoder, steps * pixels),
         f"an image of {width} x {height} pixels ({kind}, {image.mode})",
     )
+
+
+def at_most(full: tuple[int, int], size: int) -> int:
+    """Return an upper bound of the memory for a picture of any format but TIFF, bytes.
+
+    Args:
+        full: Width and height, pixels.
+        size: Of the file, bytes.
+    """
+    return full[0] * (_MOST_PER_PIXEL * full[1] + 320) + 2 * size
 
 
 def check_turn(image: Image.Image) -> None:
@@ -89,11 +107,12 @@ def _require(need: float, what: str) -> None:
 def _coefficients(image: Any, full: tuple[int, int]) -> int:
     """Return the bytes that a JPEG's decoder keeps if it needs all scans to make the pixels."""
     layers = image.layer  # (id, horizontal sampling, vertical sampling, table)
-    place = image.fp.tell()
-    in_scan = image.fp.read(3)[2:]  # after the marker: length, components of the first scan
-    image.fp.seek(place)
-    if "progressive" not in image.info and in_scan == bytes((len(layers),)):
-        return 0
+    if "progressive" not in image.info:
+        place = image.fp.tell()
+        in_scan = image.fp.read(3)[2:]  # after the marker: length, components of the first scan
+        image.fp.seek(place)
+        if in_scan == bytes((len(layers),)):
+            return 0
     most = max(h for _, h, _, _ in layers) * max(v for _, _, v, _ in layers)
     samples = int(sum(h * v for _, h, v, _ in layers))
     return 2 * full[0] * full[1] * samples // max(int(most), 1)
