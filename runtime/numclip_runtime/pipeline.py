@@ -175,15 +175,14 @@ class _Work(Generic[_T]):
             MemoryError: if a thread has ended: where memory runs out in the pool's own code, it
                 ends, and what it was at work on is never done.
         """
-        from concurrent.futures import TimeoutError as Waited  # another class before Python 3.11
-
-        while not promised.done():
+        while True:
             try:
                 return promised.result(HEALTH_S)
-            except Waited:
-                if not promised.done() and not all(map(Thread.is_alive, self._threads)):
+            except Exception:  # of the work, or a TimeoutError because it is still waited for
+                if promised.done():
+                    return promised.result()
+                if not all(map(Thread.is_alive, self._threads)):
                     raise MemoryError("a thread of the pipeline has ended") from None
-        return promised.result()
 
     def add(self, image: ImageLike | ImageError) -> None:
         if self._whole:

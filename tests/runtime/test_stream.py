@@ -368,3 +368,19 @@ except MemoryError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"{said}\n"
+
+
+def test_a_timeout_of_the_network_is_no_wait(
+    opened: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that waiting for a result raises is of the same class."""
+    error = TimeoutError("the network took too long")
+
+    def run(self: object, *_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(type(opened.backend), "run", run)
+    monkeypatch.setattr(pipeline, "HEALTH_S", 0.001)
+    with pytest.raises(TimeoutError, match="the network took too long") as caught:
+        list(opened.stream(LEVELS, workers=2))
+    assert caught.value is error
