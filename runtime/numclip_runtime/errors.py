@@ -163,14 +163,12 @@ def lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that it was raised from or during."""
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or found.__context__
+def causes(error: BaseException) -> list[BaseException]:
+    """Return an exception and those that it was raised from or during."""
+    found = [error]
+    while (more := found[-1].__cause__ or found[-1].__context__) is not None and more not in found:
+        found.append(more)
+    return found
 
 
 def first_line(error: BaseException) -> str:

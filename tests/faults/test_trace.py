@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faults.commands import COMMANDS, missing
-from tests.faults.trace import strace, traced
+from tests.faults.trace import joined, strace, traced
 
 pytestmark = pytest.mark.skipif(strace() is None, reason="strace is missing, or may not trace")
 
@@ -107,3 +107,8 @@ def test_the_trace_sees_sockets_and_files(tmp_path: Path) -> None:
     assert trace.code == 0, trace.stderr
     assert len(trace.sockets) == 1
     assert trace.outside(home) == {tmp_path / "a", tmp_path / "b"}
+
+
+def test_a_call_in_two_lines_is_one() -> None:
+    lines = ['7 rename("a", "b" <unfinished ...>', "8 close(3) = 0", "7 <... rename resumed>) = 0"]
+    assert list(joined(lines)) == ["8 close(3) = 0", '7 rename("a", "b") = 0']

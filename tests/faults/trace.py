@@ -78,10 +78,23 @@ def traced(code: str, args: Sequence[str], folder: Path, home: Path) -> Trace:
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    lines = log.read_text("utf-8", "replace").splitlines()
+    lines = list(joined(log.read_text("utf-8", "replace").splitlines()))
     sockets = [line for line in lines if _is_foreign_socket(line)]
     changed = {path for line in lines for path in _changed(line, folder)}
     return Trace(done.returncode, done.stderr, sockets, changed)
+
+
+def joined(lines: Sequence[str]) -> Iterator[str]:
+    """Yield strace's lines; a call during which another thread went on is written as two."""
+    begun: dict[str, str] = {}  # by process
+    for line in lines:
+        pid = line.split(" ", 1)[0]
+        if line.endswith("<unfinished ...>"):
+            begun[pid] = line.removesuffix("<unfinished ...>").rstrip()
+        elif " resumed>" in line and pid in begun:
+            yield begun.pop(pid) + line.partition(" resumed>")[2]
+        else:
+            yield line
 
 
 def _is_foreign_socket(line: str) -> bool:
