@@ -46,9 +46,11 @@ def check_room_for_thread() -> None:
     """
     if sys.platform != "linux":
         return
-    import mmap
-    import resource
-
+    try:
+        import mmap
+        import resource
+    except ImportError:
+        return
     stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
     room = (stack if 0 < stack < 1 << 30 else 8 << 20) + (2 << 20)  # unlimited is 2 MB
     try:

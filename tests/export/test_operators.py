@@ -31,12 +31,14 @@ def timm(name: str, size: int, **options: Any) -> dict[str, Any]:
 
 TOWERS: dict[str, dict[str, Any]] = {  # `vision_cfg` of open_clip
     "vit": VIT,
-    "vit-scaled": {**VIT, "ls_init_value": 0.1},
-    "vit-average": {**VIT, "pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True},
+    "vit-scaled-average": {
+        **VIT, "ls_init_value": 0.1, "pool_type": "avg", "final_ln_after_pool": True,
+        "no_ln_pre": True,
+    },
     "vit-pooler": {**VIT, "attentional_pool": True, "attn_pooler_heads": 2},
     "resnet": RESNET,
     "convnext": timm("convnext_atto", 32),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("opset", [18, 23])

@@ -50,6 +50,9 @@ for path in sys.argv[1:]:
 """
 
 
+PEAKS = pytest.mark.posix("it limits the address space, and reads the peak from /proc")
+
+
 def peaks_of(*paths: Path) -> list[tuple[float, str]]:
     done = subprocess.run(
         [sys.executable, "-c", PEAK, *map(str, paths)],
@@ -133,6 +136,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 }  # fmt: skip
 
 
+@PEAKS
 def test_bombs_are_refused_at_once(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.jpg" for name in BOMBS]
     for path, content in zip(paths, BOMBS.values(), strict=True):
@@ -157,6 +161,7 @@ def bombs_in_exif() -> Iterator[bytes]:
         yield content[:start] + tiff_bomb() + content[start + len(tiff_bomb()) :]
 
 
+@PEAKS
 def test_exif_that_repeats_itself(tmp_path: Path) -> None:
     """Found: 1.8 MB of EXIF became 65 GB, since each of its entries may be the same megabyte."""
     paths = []
@@ -168,6 +173,7 @@ def test_exif_that_repeats_itself(tmp_path: Path) -> None:
         assert megabytes < 40
 
 
+@PEAKS
 def test_a_tile_larger_than_its_picture(tmp_path: Path) -> None:
     content = bytearray(saved(Image.new("L", (80, 80)), "TIFF", compression="tiff_lzw"))
     with Image.open(io.BytesIO(content)) as image:
@@ -185,6 +191,7 @@ def test_a_tile_larger_than_its_picture(tmp_path: Path) -> None:
     assert megabytes < 40
 
 
+@PEAKS
 def test_text_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
     packed = zeros(600 << 20)
     paths = []
@@ -234,6 +241,7 @@ KINDS: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
+@PEAKS
 def test_the_estimate_is_not_below_the_peak(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
