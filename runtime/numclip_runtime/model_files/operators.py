@@ -54,12 +54,12 @@ MICROSOFT = frozenset(
     """.split()
 )
 DOMAINS = {b"": STANDARD, b"ai.onnx": STANDARD, b"com.microsoft": MICROSOFT}
-# The operators whose results have at most as many numbers as their inputs together
+# The operators whose results, each of them, have at most as many numbers as their inputs together
 NEVER_LARGER = frozenset(
     b"""
-    Abs Cast Ceil Clip Concat Cos DequantizeLinear Erf Exp Flatten Floor Identity Log Neg Not
-    QuantizeLinear Reciprocal Relu Reshape Round Sigmoid Sign Sin Slice Split Sqrt Squeeze Tanh
-    Transpose Unsqueeze
+    Abs Cast Ceil Clip Concat Cos DequantizeLinear Erf Exp Flatten Floor Identity LayerNormalization
+    Log Neg Not QuantizeLinear Reciprocal Relu Reshape Round Sigmoid Sign Sin Slice Split Sqrt
+    Squeeze Tanh Transpose Unsqueeze
     """.split()
 )
 
