@@ -170,6 +170,15 @@ def test_messages_never_hold_the_picture(tmp_path: Path) -> None:
         load_rgb(closed)
 
 
+def test_a_content_that_became_the_name_of_an_error() -> None:
+    """Found by fuzzing: the key of a KeyError was the whole TIFF."""
+    corpus = Path(__file__).parents[1] / "fuzz/corpus/images"
+    with pytest.raises(ImageError, match="cannot be decoded") as caught:
+        load_rgb((corpus / "tiff-content-as-a-key").read_bytes())
+    assert len(str(caught.value)) < 100
+    assert "b'" not in str(caught.value)
+
+
 def test_the_other_form_of_an_accent(tmp_path: Path) -> None:
     composed, decomposed = normalize("NFC", "Ärger é.png"), normalize("NFD", "Ärger ü.png")
     for name in (composed, decomposed):

@@ -32,6 +32,7 @@ Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom; 
 
 MAX_CONTENT = 512 << 20  # bytes; of a file that is open already, or is mended
 LONGEST_PATH = 4096  # characters; a longer one is a picture as text, which no message may repeat
+LONGEST_REASON = 300  # characters
 _UPRIGHT = 1
 _TURNS = {  # EXIF's orientation -> what brings the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -124,7 +125,10 @@ def image_error(path: str | os.PathLike[str], error: Exception) -> ImageError:
     elif isinstance(error, OSError) and (error.strerror or "").startswith("is a "):
         reason = str(error.strerror)  # see open_regular
     else:
-        reason = f"cannot be decoded ({getattr(error, 'strerror', None) or first_line(error)})"
+        why = getattr(error, "strerror", None) or first_line(error)
+        # the key of a KeyError may be the content: b'II*\\x00...
+        why = "damaged" if why.startswith(("b'", 'b"')) or len(why) > LONGEST_REASON else why
+        reason = f"cannot be decoded ({why})"
     return ImageError(f"{path}: {reason}.")
 
 
