@@ -31,8 +31,8 @@ bare: $(VENV)/.installed  ## the runtime's tests on the wheel with [cpu] only, w
 floors: $(VENV)/.installed  ## the same with them, on the oldest requirements declared, Python 3.10
 	$(BIN)/python .ci/wheel_tests.py --floors 3.10
 
-newest: $(VENV)/.installed  ## the same on the newest requirements, Python 3.13; not part of .ci/run
-	$(BIN)/python .ci/wheel_tests.py 3.13
+newest: $(VENV)/.installed  ## the same on the newest requirements, Python 3.13
+	$(BIN)/python .ci/wheel_tests.py 3.13 $(WHEEL_TESTS)
 
 fuzz: $(VENV)/.installed  ## each reader of foreign files, FUZZ_SECONDS each (atheris: Python >= 3.11)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'

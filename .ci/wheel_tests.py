@@ -4,8 +4,7 @@
     python .ci/wheel_tests.py --floors 3.10    # the oldest requirements of pyproject.toml
     python .ci/wheel_tests.py 3.13             # the newest on PyPI
 
-Where that Python is missing, this says so. Then --floors tests this Python with constraints.txt
-instead, so that the wheel is tested with POSIX's names anywhere; otherwise nothing is done.
+Where that Python is missing, this says so, and tests this Python with constraints.txt instead.
 PYTHON310 or PYTHON313 names it otherwise.
 """
 
@@ -59,8 +58,6 @@ def main() -> int:
     if python is None:
         name = f"PYTHON{version.replace('.', '')}"
         print(f"There is no Python {version} here; install it, or name it by {name}.")
-        if not given.floors:
-            return 0
         given.floors, given.constraint, python = False, True, sys.executable
         print(f"Testing {python} with constraints.txt instead.")
     kind = "floors" if given.floors else "bare" if given.constraint else "newest"
