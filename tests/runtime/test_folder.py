@@ -116,6 +116,7 @@ def test_heic_belongs_to_it_with_the_extra(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.heic"]
 
 
+@pytest.mark.posix("links")
 def test_links_to_folders(tmp_path: Path) -> None:
     photos, other = tmp_path / "photos", tmp_path / "other"
     put(photos / "b" / "a.jpg")

@@ -349,6 +349,7 @@ def test_no_memory_for_a_thread_ends_the_stream(
         list(opened.stream(LEVELS, batch_size=batch_size, workers=2))
 
 
+@pytest.mark.posix("limits memory")
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked")
 @pytest.mark.parametrize(("spare", "said"), [(5, "no room for another thread"), (40, "fits")])
 def test_room_for_a_thread_is_asked_of_the_system(spare: int, said: str) -> None:

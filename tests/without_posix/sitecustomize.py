@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import io
 import os
+import shutil
 import signal
 import sys
 from typing import Any
@@ -27,6 +28,7 @@ ABSENT = ("/proc/", "/sys/")
 
 def hide() -> None:
     """Delete the names, refuse the modules, and let no file of the kernel be read."""
+    shutil._use_fd_functions = False  # type: ignore[attr-defined]  # rmtree needs O_NONBLOCK for it
     for module, names in NAMES.items():
         for name in names.split():
             if hasattr(module, name):
