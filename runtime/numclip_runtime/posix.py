@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,15 @@ MADV_COLLAPSE = 25
 def affinity() -> list[int] | None:
     """Return the numbers of the cores that this process may use; None where that is not known."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
+def signal_main_thread(signum: int) -> None:
+    """Send a signal to the main thread; where there is `pthread_kill`, what it waits for ends."""
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, signum)
+    else:
+        signal.raise_signal(signum)
 
 
 def call_in_forked_child(function: Callable[[], object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +12,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from numclip_runtime.posix import STOP_SIGNALS
+from numclip_runtime.posix import STOP_SIGNALS, signal_main_thread
 
 # Signals so close to each other are one request, Ctrl-C aside: `timeout` signals the process and
 # its group, a closed terminal makes both the kernel and the shell send SIGHUP.
 SAME_REQUEST_S = 0.2
+AGAIN_S = 0.05  # until an exception that Python has ignored is raised once more
 WORDS = {"SIGINT": "Interrupted", "SIGTERM": "Terminated", "SIGHUP": "Hung up"}
 
 
@@ -56,12 +58,17 @@ class _Signals:
         self.last_s = 0.0
         self.held = False
         self.pending: int | None = None
+        self.lost = False  # the exception was ignored; the next signal raises it again
         self.take: Callable[[int], object] | None = None
 
     def handle(self, signum: int, _: FrameType | None) -> None:
         if os.getpid() != self.process:  # a forked child has nothing of ours to keep
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
+            return
+        if self.lost:
+            self.lost = False
+            self._stop(signum)
             return
         now = time.monotonic()
         again = self.first is not None and signum != signal.SIGINT
@@ -74,10 +81,32 @@ class _Signals:
             if self.take is not None:
                 self.take(signum)
                 return
+        self._stop(signum)
+
+    def _stop(self, signum: int) -> None:
         if self.held and self.pending is None:
             self.pending = signum
             return
         raise Stopped(signum)
+
+    def ignored(self, what: Any) -> None:
+        """Take an exception that Python ignores, as all of a `__del__` or a weakref's callback.
+
+        Ours is raised again a moment later, outside of it; raised here, it would be ignored again.
+        """
+        if not isinstance(what.exc_value, Stopped) or not self.before:
+            self.hook(what)
+            return
+        timer = threading.Timer(AGAIN_S, self._again, (what.exc_value.signum,))
+        timer.daemon = True
+        timer.start()
+
+    def _again(self, signum: int) -> None:
+        if self.before:
+            self.lost = True
+            signal_main_thread(signum)
+
+    hook: Callable[[Any], object] = staticmethod(sys.__unraisablehook__)  # the one before ours
 
 
 _signals = _Signals()
@@ -100,8 +129,11 @@ def stop_signals() -> Iterator[None]:
         for one in STOP_SIGNALS:
             if signal.getsignal(one) in (signal.SIG_DFL, signal.default_int_handler):
                 _signals.before[one] = signal.signal(one, _signals.handle)
+        _signals.hook, sys.unraisablehook = sys.unraisablehook, _signals.ignored
         yield
     finally:
+        if sys.unraisablehook == _signals.ignored:
+            sys.unraisablehook = _signals.hook
         for one in list(_signals.before):
             signal.signal(one, _signals.before.pop(one))
 

@@ -201,3 +201,25 @@ with exit_on_error():
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+@pytest.mark.parametrize("signum", STOP_SIGNALS, ids=lambda one: one.name)
+def test_a_signal_where_python_ignores_exceptions(
+    default_signals: None, capsys: pytest.CaptureFixture[str], signum: signal.Signals
+) -> None:
+    """Found: in a weak reference's callback during an import, the signal was lost."""
+
+    class Released:
+        def __del__(self) -> None:
+            signal.raise_signal(signum)
+
+    def released() -> None:
+        Released()
+        time.sleep(30)
+
+    before = sys.unraisablehook
+    with pytest.raises(Stopped) as caught, stop_signals():
+        released()
+    assert caught.value.signum == signum
+    assert sys.unraisablehook is before
+    assert capsys.readouterr().err == ""
