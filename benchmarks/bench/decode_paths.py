@@ -38,7 +38,7 @@ def ways(spec: Preprocessing) -> Ways:
 
 def textbook_decode(path: str) -> Image.Image:
     """Decode as the documentation of Pillow does."""
-    with Image.open(path, formats=("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP")) as image:
+    with Image.open(path, formats=("JPEG", "PNG", "WEBP", "TIFF", "BMP")) as image:
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
