@@ -268,7 +268,7 @@ def test_interrupted_save_leaves_the_old_file(
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("numclip.weights.reading.save_file", fail)
+    monkeypatch.setattr("numclip.weights.writing.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(target, checkpoint)
     assert target.read_bytes() == before
