@@ -81,20 +81,22 @@ class ImageDataset(Dataset[Batch]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Batch:
-        try:
-            image = self.transform(load_rgb(self.samples[index].path))
-        except ImageError as error:
-            if self.broken == "raise":
-                raise
-            if index not in self._said:
-                say(f"Warning: {error} It is left out from here on.")
-                self._said.add(index)
-            if self.broken == "mark":
-                black = self.transform(Image.new("RGB", (64, 64)))
-                return black, torch.tensor(torch.nan), torch.tensor(0)
-            if len(self._said) == len(self):
-                raise
-            return self[(index + 1) % len(self)]
+        while True:
+            try:
+                image = self.transform(load_rgb(self.samples[index].path))
+                break
+            except ImageError as error:
+                if self.broken == "raise":
+                    raise
+                if index not in self._said:
+                    say(f"Warning: {error} It is left out from here on.")
+                    self._said.add(index)
+                if self.broken == "mark":
+                    black = self.transform(Image.new("RGB", (64, 64)))
+                    return black, torch.tensor(torch.nan), torch.tensor(0)
+                if len(self._said) == len(self):
+                    raise
+                index = (index + 1) % len(self)
         annotations = self.samples[index].annotations
         if self.draw and annotations:
             label = annotations[int(torch.randint(len(annotations), ()))]

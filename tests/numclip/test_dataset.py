@@ -110,6 +110,18 @@ def test_dataset(tmp_path: Path) -> None:
         data[0]
 
 
+def test_many_images_in_a_row_that_vanished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More than Python allows calls inside each other."""
+    photo(40, 30).save(tmp_path / "last.png")
+    gone = [Sample(tmp_path / f"{number}.png", 10.0) for number in range(1500)]
+    samples = [*gone, Sample(tmp_path / "last.png", 90.0)]
+    data = ImageDataset(samples, TASK, evaluation_transform(SPEC), broken="replace")
+    assert data[0][1] == 90
+    assert capsys.readouterr().err.count("It is left out from here on.") == 1500
+
+
 def test_training_crops_and_flips_at_random() -> None:
     image = Image.new("RGB", (10, 10))
     image.putpixel((4, 5), (255, 255, 255))
