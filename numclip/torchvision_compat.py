@@ -11,6 +11,23 @@ import functools
 import sys
 from typing import Any
 
+from numclip_runtime.errors import import_extra, require_installed
+
+
+def require_training(*more: str) -> None:
+    """Refuse at once if a package that checkpoints need is missing, or torch does not load.
+
+    The others load after `import_torchvision` only.
+
+    Args:
+        *more: Further modules that must be installed.
+
+    Raises:
+        MissingDependencyError: naming the pip command that helps.
+    """
+    require_installed("train", "torch", "torchvision", "open_clip", *more)
+    import_extra("train", "torch")
+
 
 @functools.cache
 def import_torchvision() -> Any:

@@ -9,9 +9,9 @@ import click
 
 from numclip.cli.options import CALIBRATION_OPTIONS
 from numclip.model.model_config import PromptKind, RankInterpolation
+from numclip.torchvision_compat import require_training
 from numclip_runtime import __version__
 from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error, show
-from numclip_runtime.errors import require, require_installed
 from numclip_runtime.files import refuse_overwriting, require_writable
 from numclip_runtime.task import as_written
 
@@ -50,8 +50,7 @@ def main(source: Path, output: Path, val: Path | None, root: Path | None, **give
     Exit codes: 0 converted, 2 wrong use or a file that cannot be converted.
     """
     with exit_on_error():
-        require_installed("train", "torch", "torchvision", "open_clip", "safetensors")
-        require("train", "torch")  # the others need help with loading, see torchvision_compat
+        require_training("safetensors")
         from numclip.checkpoint import check_output, save_checkpoint
         from numclip.evaluation.calibration import calibrate_on
         from numclip.importers.released import convert

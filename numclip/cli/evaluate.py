@@ -10,7 +10,7 @@ import click
 from numclip.cli.options import COUNT, add, config_of, options_of
 from numclip.evaluation.metrics import evaluate_predictions
 from numclip.evaluation.predictions import EvaluationSource
-from numclip.evaluation.report import FILES, make_folder, table, write_report
+from numclip.evaluation.report import METRICS_FILE, PICTURE_FILE, make_folder, table, write_report
 from numclip_runtime import UsageError, __version__
 from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error, show
 from numclip_runtime.errors import require
@@ -52,7 +52,7 @@ def main(output: Path | None, plot: bool, **given: Any) -> None:
             require("plot", "matplotlib")
         if output is not None:
             make_folder(output)
-            for name in FILES[: 1 + plot]:
+            for name in (METRICS_FILE, PICTURE_FILE) if plot else (METRICS_FILE,):
                 require_writable(output / name)
                 refuse_overwriting(output / name, (source.file, source.data), "an input")
         found = source.predictions()

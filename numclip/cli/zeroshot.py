@@ -8,9 +8,9 @@ import click
 
 from numclip.cli.options import CALIBRATION_OPTIONS, QUICK_GELU_OPTION
 from numclip.model.model_config import DEFAULT_BACKBONE
+from numclip.torchvision_compat import require_training
 from numclip_runtime import __version__
 from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error, show
-from numclip_runtime.errors import require, require_installed
 from numclip_runtime.files import refuse_overwriting, require_writable
 
 
@@ -39,8 +39,7 @@ def main(
     by probability. Exit codes: 0 written, 2 wrong use or bad data.
     """
     with exit_on_error():
-        require_installed("train", "torch", "torchvision", "open_clip")
-        require("train", "torch")  # the others need help with loading, see torchvision_compat
+        require_training()
         from numclip.checkpoint import check_output, save_checkpoint
         from numclip.evaluation.calibration import calibrate_on
         from numclip.importers.pretrained import zero_shot
@@ -48,8 +47,7 @@ def main(
 
         check_output(output)
         require_writable(output)
-        inputs = (task, backbone, pretrained, *([] if val is None else [str(val)]))
-        refuse_overwriting(output, inputs, "an input")
+        refuse_overwriting(output, filter(None, (task, backbone, pretrained, val)), "an input")
         untrained = zero_shot(load_task(task), backbone, pretrained, quick_gelu=quick_gelu)
         checkpoint, line = calibrate_on(untrained, val, root)
         save_checkpoint(output, checkpoint)

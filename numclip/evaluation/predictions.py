@@ -16,6 +16,7 @@ import numpy.typing as npt
 from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
 from numclip.data.workers import check_shared_memory, loading_faults
+from numclip.torchvision_compat import require_training
 from numclip_runtime import (
     Calibration,
     ImageError,
@@ -25,7 +26,6 @@ from numclip_runtime import (
     load,
 )
 from numclip_runtime.calibration import Array
-from numclip_runtime.errors import require, require_installed
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint
@@ -93,8 +93,7 @@ class EvaluationSource:
         """
         size, workers = self.batch_size, self.workers
         if self.ckpt is not None:
-            require_installed("train", "torch", "torchvision", "open_clip")
-            require("train", "torch")  # the others need help with loading, see torchvision_compat
+            require_training()
             from numclip.checkpoint import load_checkpoint
 
             checkpoint = load_checkpoint(self.ckpt)

@@ -13,7 +13,7 @@ from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.console import json_text, plain, visible
 from numclip_runtime.files import atomic_text
 
-FILES = ("metrics.json", "evaluation.png")
+METRICS_FILE, PICTURE_FILE = "metrics.json", "evaluation.png"
 WIDTH = 46  # of the words before a number
 
 
@@ -52,7 +52,7 @@ def write_report(
         The files written.
     """
     artefact, data = source.file.name, source.data.name
-    written = [folder / FILES[0]]
+    written = [folder / METRICS_FILE]
     about: dict[str, Any] = {"artefact": artefact, "data": data}
     if source.fast_decode:
         about["fast_decode"] = True
@@ -61,7 +61,7 @@ def write_report(
     if plot:
         from numclip.evaluation.plots import save_plot
 
-        written.append(folder / FILES[1])
+        written.append(folder / PICTURE_FILE)
         save_plot(written[1], found, title=f"{artefact} on {data}")
     return written
 

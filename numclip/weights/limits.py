@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from numclip_runtime.errors import ModelError
 from numclip_runtime.files import open_regular
+from numclip_runtime.model_files.open_model import LFS_POINTER, is_web_page
 
 MAX_PICKLE = 64 << 20  # bytes; the largest of OpenAI has less than 1 MB
 MAX_DIRECTORY = 16 << 20  # bytes of an archive's table of contents; Python needs ten times that
@@ -18,12 +19,11 @@ MAX_HEADER = 16 << 20  # bytes of the header of a safetensors file
 _MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 # torch allows bytearray(n), which fills n bytes; nothing of ours or of Lightning's needs it.
 _REFUSED = ("builtins bytearray", "__builtin__ bytearray")
-_LFS = b"version https://git-lfs.github.com/"
 _LEGACY_PICKLES = 5  # magic number, protocol, system, content, keys; then the numbers
 
 
 def check_kind(path: Path) -> None:
-    """Refuse what is no weights file at first sight, and say what it is.
+    """Refuse a file that evidently holds no weights, with a sentence about what it is.
 
     Raises:
         ModelError: if it is missing, a folder, pipe or device, empty, a web page, or the pointer
@@ -31,18 +31,18 @@ def check_kind(path: Path) -> None:
     """
     try:
         with open_regular(path) as file:
-            head = file.read(512).lstrip()
+            head = file.read(512)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file.") from None
     except OSError as error:
         raise ModelError(f"{path}: no such file of weights ({error.strerror}).") from None
-    if not head:
+    if not head.strip():
         raise ModelError(f"{path}: not a readable checkpoint (it is empty).")
-    if head.startswith(_LFS):
+    if head.lstrip().startswith(LFS_POINTER):
         raise ModelError(
             f"{path}: is a pointer of Git LFS, not the file itself; get it with `git lfs pull`."
         )
-    if head[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+    if is_web_page(head):
         raise ModelError(f"{path}: is a web page, not weights; download the file itself.")
 
 

@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from numclip.weights.limits import check_pickle
-
 STORAGES = {
     "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16,
@@ -41,7 +39,10 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Return the parameters, buffers and other tensor attributes of a checked archive by name.
+    """Return the parameters, buffers and other tensor attributes of an archive, by name.
+
+    Args:
+        path: A file that has passed `check_archive`.
 
     Raises:
         pickle.UnpicklingError: if the archive names something that plain weights do not need.
@@ -49,9 +50,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     """
     with zipfile.ZipFile(path) as archive:
         root = next(n for n in archive.namelist() if n.endswith("/constants.pkl")).split("/")[0]
-        content = archive.read(f"{root}/data.pkl")
-        check_pickle(content)
-        module = _Unpickler(archive, root, content).load()
+        module = _Unpickler(archive, root, archive.read(f"{root}/data.pkl")).load()
     found: dict[str, Tensor] = {}
     _collect(module, "", found, set())
     return found

@@ -26,8 +26,6 @@ from numclip_runtime.signals import stop_signals as stop_signals
 FILE = click.Path(path_type=Path)  # type of every option that names a file or folder
 # Context settings of every command
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
-
-
 EXIT_CODES = tuple(128 + signum for signum in STOP_SIGNALS)
 
 
@@ -123,9 +121,11 @@ def _ending(error: BaseException) -> tuple[int, str | None]:
         stopped = error if isinstance(error, Stopped) else Stopped(signum or signal.SIGINT)
         note = f": {error}" if isinstance(error, KeyboardInterrupt) and str(error) else ""
         return stopped.exit_code, f"{stopped.word}{note}."
-    told = isinstance(error, GpuError) or "not enough memory" in str(error)
-    told = told and isinstance(error, NumclipError)
-    if not told and any(map(lacks_memory, causes(error))):  # whatever it became on its way up
+    # These say more than "not enough memory"
+    precise = isinstance(error, GpuError) or (
+        isinstance(error, NumclipError) and "not enough memory" in str(error)
+    )
+    if not precise and any(map(lacks_memory, causes(error))):  # whatever it became on its way up
         return 2, "Error: not enough memory."
     if isinstance(error, NumclipError):
         return 2, f"Error: {error}"

@@ -271,10 +271,15 @@ def naming(path: Path) -> Iterator[None]:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
+    with naming(path), path.open("rb") as file:
+        return sha256_of(file)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Return the SHA-256 of what an open file holds from its position on, in hexadecimal."""
     import hashlib  # 3 ms
 
     digest = hashlib.sha256()
-    with naming(path), path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()

@@ -49,6 +49,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self.before: dict[signal.Signals, Any] = {}  # handlers that ours replaced
+        self.hook: Callable[[Any], object] = sys.unraisablehook  # that ours replaced
         self.process = 0
         self.reset()
 
@@ -90,9 +91,9 @@ class _Signals:
         raise Stopped(signum)
 
     def ignored(self, what: Any) -> None:
-        """Take an exception that Python ignores, as all of a `__del__` or a weakref's callback.
+        """Handle an exception that Python ignores, such as one raised in `__del__`.
 
-        Ours is raised again a moment later, outside of it; raised here, it would be ignored again.
+        Ours is raised again a moment later; raised here, it would be ignored again.
         """
         if not isinstance(what.exc_value, Stopped) or not self.before:
             self.hook(what)
@@ -106,8 +107,6 @@ class _Signals:
             self.lost = True
             signal_main_thread(signum)
 
-    hook: Callable[[Any], object] = staticmethod(sys.__unraisablehook__)  # the one before ours
-
 
 _signals = _Signals()
 
@@ -116,9 +115,9 @@ _signals = _Signals()
 def stop_signals() -> Iterator[None]:
     """Let Ctrl-C, SIGTERM and SIGHUP raise `Stopped` in the main thread, while this is open.
 
-    As process 1 of a container, too, where the default is to ignore them. A signal that is ignored
-    (`nohup`, a script's background job) or handled by others stays so; in another thread nothing
-    happens. Inside another `stop_signals`, this does nothing.
+    This holds for process 1 of a container as well, which ignores them by default. A signal that is
+    ignored (`nohup`, a script's background job) or handled by others stays so; in another thread
+    nothing happens. Inside another `stop_signals`, this does nothing.
     """
     if _signals.before or threading.current_thread() is not threading.main_thread():
         yield

@@ -122,7 +122,7 @@ class Task:
         else:
             digits = places - min(exponent, 0) - max(exponent - 4, 0)
         plus = "+" if sign else ""
-        if -exponent > 9 or exponent > 14:  # zeros that nobody counts
+        if -exponent > 9 or exponent > 14:  # too many zeros to count
             largest = max(abs(self.bin_edges[0]), abs(self.bin_edges[-1]))
             significant = math.floor(math.log10(largest)) - exponent + (places or 2)
             return f"{value:{plus}.{significant}e}"

@@ -142,6 +142,21 @@ def test_errors_name_the_file_that_the_user_knows(tmp_path: Path) -> None:
     assert caught.value.filename == str(path)
 
 
+def in_own_mounts(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a shell script whose mounts no other process sees; it exits with 9 if it cannot mount."""
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
+    if done.returncode == 9 or "unshare" in done.stderr:
+        pytest.skip("nothing can be mounted here")
+    return done
+
+
 @pytest.mark.posix("mounts")
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
 def test_a_file_that_is_mounted_by_itself(tiny: Path, photos: Path, tmp_path: Path) -> None:
@@ -154,15 +169,7 @@ def test_a_file_that_is_mounted_by_itself(tiny: Path, photos: Path, tmp_path: Pa
         f"{COMMAND} {tiny} {photos} -o out.jsonl --report out.html || exit 8\n"
         f"{COMMAND} {tiny} {photos} -o readonly.csv"
     )
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode == 9 or "unshare" in done.stderr:
-        pytest.skip("nothing can be mounted here")
+    done = in_own_mounts(script, tmp_path)
     error = "Error: readonly.csv: cannot write there (the file is mounted read-only).\n"
     assert (done.returncode, done.stderr) == (2, error)
     assert len((tmp_path / "host.jsonl").read_text().splitlines()) == 3
@@ -186,16 +193,7 @@ def test_a_file_that_can_be_written_in_a_folder_that_cannot(
         f"{COMMAND} {tiny} {photos} -o fixed/out.jsonl || exit 8\n"
         f"{COMMAND} {tiny} {photos} -o fixed/other.jsonl"
     )
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    if done.returncode == 9 or "unshare" in done.stderr:
-        pytest.skip("nothing can be mounted here")
+    done = in_own_mounts(script, tmp_path)
     error = "Error: fixed/other.jsonl: cannot write there (Read-only file system).\n"
     assert (done.returncode, done.stderr) == (2, error)
     assert len((tmp_path / "host.jsonl").read_text().splitlines()) == 3

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import UsageError
-from numclip_runtime.files import atomic_path, naming
+from numclip_runtime.files import atomic_path
 from numclip_runtime.predictor import Prediction
 from numclip_runtime.preprocess import load_rgb
 from numclip_runtime.task import Task
@@ -117,7 +117,7 @@ class Annotator:
             options["icc_profile"] = profile
         drawn.info.clear()
         try:
-            with naming(target), atomic_path(target) as temporary:
+            with atomic_path(target) as temporary:
                 drawn.save(temporary, "JPEG" if jpeg else "PNG", **options)
         except BaseException:
             target.unlink(missing_ok=True)  # the empty file that claimed the name
@@ -144,7 +144,7 @@ class Annotator:
         return folder
 
     def _claim(self, path: Path) -> Path:
-        """Return a free name, which is now an empty file: another process may write here, too."""
+        """Claim a free name by an empty file, since other processes may write here."""
         free, number = path, self._taken.get(path, 1)
         while True:
             try:

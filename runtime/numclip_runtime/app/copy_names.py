@@ -7,7 +7,7 @@ from pathlib import PurePath, PurePosixPath, PureWindowsPath
 
 LONGEST = 240  # bytes of a name; file systems take 255, and "-2" and ".png" may be added
 ON_WINDOWS = os.name == "nt"
-# Windows reads the superscripts as digits, too
+# Windows reads the superscripts as digits
 _PORTS = {f"{port}{digit}" for port in ("com", "lpt") for digit in "123456789¹²³"}
 _RESERVED = _PORTS | {"con", "prn", "aux", "nul", "conin$", "conout$"}
 _FORBIDDEN = frozenset('<>:"|?*')

@@ -126,7 +126,7 @@ class ReportWriter:
             OSError: if the page cannot be written.
         """
         figure = None if figure_svg is None else _only_svg(figure_svg)
-        with naming(self._path), atomic_text(self._path) as file:
+        with atomic_text(self._path) as file:
             for part in self._parts(summary, figure):
                 file.write(part + "\n")
 

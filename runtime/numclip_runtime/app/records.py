@@ -15,7 +15,7 @@ from numclip_runtime.app.whole_writes import WholeWrites
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.console import is_utf8, visible
 from numclip_runtime.errors import ImageError, import_extra
-from numclip_runtime.files import atomic_path, naming
+from numclip_runtime.files import atomic_path
 from numclip_runtime.predictor import Prediction
 from numclip_runtime.task import Task
 
@@ -86,7 +86,6 @@ def open_writer(
             yield text
     elif kind == "parquet":
         with (
-            naming(path),
             atomic_path(path) as temporary,
             temporary.open("wb") as binary,
             ParquetWriter(binary, task) as rows,
@@ -94,7 +93,6 @@ def open_writer(
             yield rows
     else:
         with (
-            naming(path),
             atomic_path(path) as temporary,
             temporary.open("wb", buffering=0) as raw,
             RecordWriter(

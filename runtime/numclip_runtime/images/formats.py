@@ -33,12 +33,14 @@ from numclip_runtime.images.signatures import FOREIGN, signature, tiff_entries
 if TYPE_CHECKING:
     from PIL import ImageFile  # with `logging`, 3 ms
 
-# Most bytes read before the pixels: metadata. A GIF's or PNM's take quadratic or bytewise loops.
+# Bytes of metadata that are read before the pixels. Pillow reads those of GIF, PNM and BMP in slow
+# loops, so they get less.
 _MAX_HEADER = {"GIF": 1 << 20, "PPM": 1 << 20, "BMP": 1 << 20}
 _MAX_METADATA = 64 << 20
 _MAX_TIFF_TAGS = 256 << 20  # bytes; Photoshop keeps its layers there
 _MAX_STRIPS = 1 << 18
-# Pillow's classes of them; HEIF is pillow-heif's. An MPO is read as the JPEG that it begins with.
+# Pillow's class for each format; that of HEIF is pillow-heif's. An MPO begins with a JPEG, which is
+# read.
 _PLUGINS = {
     "JPEG": ("JpegImagePlugin", "JpegImageFile"),
     "PNG": ("PngImagePlugin", "PngImageFile"),
@@ -103,7 +105,7 @@ def open_image(source: Source, *, least: int | None = None) -> Iterator[Opened]:
         # the file itself, which it would map: if that is cut off meanwhile, the process dies.
         small = size <= left and kind != "TIFF"
         if kind == "TIFF":
-            _check_tiff(file, head)
+            _check_tiff(file)
             left = 2 * _MAX_TIFF_TAGS
         elif kind in IN_MEMORY:
             check_whole_file(head, size)
@@ -148,7 +150,7 @@ def open_source(source: Source) -> BinaryIO:
         raise
 
 
-def _check_tiff(file: BinaryIO, head: bytes) -> None:
+def _check_tiff(file: BinaryIO) -> None:
     """Refuse a TIFF that is a raw photo, or whose tags take too much memory.
 
     65,535 entries may all point to the same megabyte, of which Pillow would make 65,535 copies.
@@ -223,7 +225,7 @@ def _keep_orientation(image: Any) -> None:
 
 
 class _Metered:
-    """A file of which a limited number of bytes is read; `left` of them now."""
+    """A file of which only `left` more bytes may be read."""
 
     def __init__(self, file: BinaryIO, left: int) -> None:
         self.left = left
@@ -244,4 +246,4 @@ class _Metered:
         return data
 
     def close(self) -> None:
-        """Do nothing: the file is closed by who opened it."""
+        """Do nothing: `open_image` closes the file."""

@@ -66,7 +66,7 @@ def fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
             raise ValueError("no field has this number")
         kind = tag & 7
         if kind == LENGTH:
-            # nearly all are below 128, too; the call takes a tenth of the time
+            # Nearly all lengths are below 128 as well, and the call is a tenth of the time
             if content < end and (length := buffer[content]) <= 0x7F:
                 content += 1
             else:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from numclip_runtime.errors import ModelError
-from numclip_runtime.files import open_regular
+from numclip_runtime.files import open_regular, sha256_of
 from numclip_runtime.posix import place_of_open_file
 
 Buffer: TypeAlias = "mmap | bytes"
@@ -22,9 +22,10 @@ Stamp: TypeAlias = tuple[int, int, int, int, int]
 PLAN_SUFFIXES = (".plan", ".engine")
 HEAD = 512  # bytes that tell what a file is
 READ_BYTES = 1 << 20  # bytes read at a time
+LFS_POINTER = b"version https://git-lfs"
 # How other files begin, what they are, and the way out
 OTHER_KINDS: tuple[tuple[bytes, str, str], ...] = (
-    (b"version https://git-lfs", "a Git LFS pointer", "fetch the file with `git lfs pull`"),
+    (LFS_POINTER, "a Git LFS pointer", "fetch the file with `git lfs pull`"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),
     (b"\xfd7zXZ", "an xz archive", "unpack it first"),
@@ -178,15 +179,9 @@ class OpenModel:
         return self._file.read()
 
     def _hashed(self) -> str:
-        import hashlib  # 3 ms
-
-        digest = hashlib.sha256()
         with self._reading():
             self._file.seek(0)
-            block = memoryview(bytearray(READ_BYTES))
-            while count := self._file.readinto(block):  # type: ignore[attr-defined]
-                digest.update(block[:count])
-        return digest.hexdigest()
+            return sha256_of(self._file)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -203,7 +198,7 @@ class OpenModel:
 
 
 def other_kind(head: bytes, suffix: str = "") -> tuple[str, str] | None:
-    """Return what a file is that is no model, and the way out; None: it may be a model.
+    """Return what a file is if it cannot be a model, and the way out; None: it may be one.
 
     Args:
         head: Its first bytes, `HEAD` of them if it has as many.
@@ -214,8 +209,7 @@ def other_kind(head: bytes, suffix: str = "") -> tuple[str, str] | None:
     for beginning, kind, remedy in OTHER_KINDS:
         if head.startswith(beginning):
             return kind, remedy
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if text.lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+    if is_web_page(head):
         return "a web page", "the download failed, so download the file itself"
     if head.startswith(b"PK"):
         if b"data.pkl" in head or b"/byteorder" in head:
@@ -227,11 +221,20 @@ def other_kind(head: bytes, suffix: str = "") -> tuple[str, str] | None:
         return "a model in another format", "export one with `numclip-export --ckpt x.pt`"
     if head[:4] in (b"ftrt", b"vtrt") and suffix.lower() not in PLAN_SUFFIXES:
         return "a TensorRT plan", "its name has to end in .plan"
-    if text.startswith((b"{", b"[")) and _is_text(head):
+    if _without_blanks(head).startswith((b"{", b"[")) and _is_text(head):
         return "JSON text", "give the model file"
     if len(head) > 20 and _is_text(head):
         return "a text file", "copy or export the model again"
     return None
+
+
+def is_web_page(head: bytes) -> bool:
+    """Return whether a file begins as HTML or XML does: what a failed download leaves."""
+    return _without_blanks(head).lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))
+
+
+def _without_blanks(head: bytes) -> bytes:
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n")
 
 
 def _is_text(head: bytes) -> bool:

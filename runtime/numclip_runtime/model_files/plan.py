@@ -115,7 +115,7 @@ def read_plan_metadata(plan: Path | OpenModel) -> PlanInfo:
         if not isinstance(plain, dict) or not {"model", "engine"} <= plain.keys():
             raise ValueError("they lack the model or the engine")
         engine = EngineFacts.from_dict(plain["engine"])
-    except ValueError as error:  # a UsageError, too
+    except ValueError as error:  # UsageError is one
         reason = str(error).removesuffix(".")
         raise ModelError(
             f"{path}: its numclip metadata cannot be read ({reason}); build it again from the ONNX "
