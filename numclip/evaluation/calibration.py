@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from numclip.data.columns import PLAIN_TABLE, TableOptions
 from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
 from numclip.evaluation.predictions import labels_of, log_softmax, raw_outputs
@@ -65,7 +66,10 @@ def calibrate(
 
 
 def calibrate_on(
-    checkpoint: Checkpoint, val: Path | None, root: Path | None = None
+    checkpoint: Checkpoint,
+    val: Path | None,
+    root: Path | None = None,
+    table: TableOptions = PLAIN_TABLE,
 ) -> tuple[Checkpoint, str | None]:
     """Make the images of `val` the checkpoint's validation data, and calibrate on them.
 
@@ -75,6 +79,7 @@ def calibrate_on(
         checkpoint: Checkpoint that was not trained here.
         val: See `read_samples`; None leaves the checkpoint as it is.
         root: See `read_samples`.
+        table: See `read_samples`.
 
     Returns:
         The checkpoint, and a line about its calibration for people, if `val` is given.
@@ -86,10 +91,18 @@ def calibrate_on(
     if val is None:
         if root is not None:
             raise UsageError("--root is where the image paths of --val start; give --val.")
+        if table != PLAIN_TABLE:
+            raise UsageError("--path-column, --label-column and --skip-unlabelled need --val.")
         return checkpoint, None
-    samples = read_samples(val, checkpoint.task, root)
+    samples = read_samples(val, checkpoint.task, root, table=table)
     place = None if root is None else str(root)
-    moved = replace(checkpoint, metrics={}, validation_csv=str(val), validation_root=place)
+    moved = replace(
+        checkpoint,
+        metrics={},
+        validation_csv=str(val),
+        validation_root=place,
+        validation_table=table,
+    )
     return calibrate(moved, samples)
 
 

@@ -11,7 +11,7 @@ import re
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,18 @@ from numclip_runtime.images.memory import RefusedError, check_turn
 from numclip_runtime.images.rgb import to_rgb
 from numclip_runtime.images.signatures import exif_orientation, signature
 
+
+class BinaryFile(Protocol):
+    """An open binary file; where it has a `name`, messages give that."""
+
+    def read(self, limit: int, /) -> bytes:
+        """Return at most that many bytes."""
+
+
 # A path, the content of a file, a binary file, a Pillow image, or an array: (H, W, 3) uint8 RGB or
 # (H, W) grey
 ImageLike: TypeAlias = (
-    str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8]
+    str | os.PathLike[str] | bytes | BinaryFile | Image.Image | npt.NDArray[np.uint8]
 )
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom; pixels
 
