@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,8 +113,7 @@ def read_samples(
             read_tar(tar, names, instead, sure=sure, notes=remarks) for tar in tars_of(source)
         )
     else:
-        reason = "not a known kind of data" if source.exists() else "no such file or folder"
-        raise UsageError(f"{source}: {reason}; give {KINDS}.")
+        raise UsageError(f"{source}: {_unknown(source)}.")
     labelled = list(_labelled(rows, names, task, table, remarks))
     if not labelled:
         raise UsageError(f"{source}: holds no images{' with a label' * bool(remarks)}.")
@@ -131,6 +131,15 @@ def read_samples(
         sample_of(image, row.labels, task, row.where, group=row.group, decimal_comma=rule)
         for row, image in zip(labelled, images, strict=True)
     ]
+
+
+def _unknown(source: Path) -> str:
+    """Return why a source is not read, and the way out."""
+    if not source.exists():
+        return f"no such file or folder; give {KINDS}"
+    if re.search(r"\.tar\.\w+$|\.t[gbx]z2?$", source.name.lower()):
+        return "is compressed; unpack it to a plain .tar, whose images are read at their places"
+    return f"not a known kind of data; give {KINDS}"
 
 
 def _labelled(
@@ -231,6 +240,8 @@ def read_folder(folder: Path, task: Task, left_out: LeftOut | None = None) -> li
             paths = find_images([str(subfolder)], left_out=others)
             samples += [sample_of(Path(path), [label], task, str(subfolder)) for path in paths]
     if not samples:
+        if any(entry.suffix.lower() == ".tar" for entry in entries):
+            raise UsageError(f"{folder}: holds tars; give them as '{folder / '*.tar'}'.")
         raise UsageError(f"{folder}: holds no images; {_expected(task)}.")
     if left_out is None:
         say_left_out(others)

@@ -132,7 +132,7 @@ def _label(
         text = _text(members[name.lower()]) if name.lower() in members.keys() - {"json"} else None
     value = _field(members, fields, name, instead, sure=sure and text is None)
     if is_missing(value) or text is None or is_missing(text):
-        return text if is_missing(value) else value
+        return text if is_missing(value) and text is not None else value
     if number(value) != number(text):
         image = next(iter(members.values()))
         raise UsageError(

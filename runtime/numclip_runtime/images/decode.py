@@ -123,7 +123,7 @@ def image_error(path: str | os.PathLike[str], error: Exception) -> ImageError:
             other = name.replace("\\", "/")
             reason += f"; {other} is there" if os.path.exists(other) else ""  # noqa: PTH110
     elif isinstance(error, ForeignFormatError):
-        reason = "the file is empty" if _is_empty(path) else str(error)
+        reason = str(error)
     elif isinstance(error, RefusedError):
         reason = f"refused, {error}"
     elif isinstance(error, NumclipError):
@@ -138,13 +138,6 @@ def image_error(path: str | os.PathLike[str], error: Exception) -> ImageError:
         why = "damaged" if why.startswith(("b'", 'b"')) or len(why) > LONGEST_REASON else why
         reason = f"cannot be decoded ({why})"
     return ImageError(f"{path}: {reason}.")
-
-
-def _is_empty(path: str | os.PathLike[str]) -> bool:
-    try:
-        return os.stat(path).st_size == 0  # noqa: PTH116 (pathlib takes 10 us more)
-    except (OSError, ValueError):  # gone meanwhile, or no path
-        return False
 
 
 def _named(source: object) -> tuple[str, str | bytes]:
