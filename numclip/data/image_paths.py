@@ -77,11 +77,11 @@ def below_root(
     parts = [[part for part in re.split(r"[\\/]", text.strip()) if part] for text in texts]
     folders = zip(*(path[:-1] for path in parts), strict=False)
     common = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, folders)]
-    for count in range(1, len(common) + 1):
+    for count in range(len(common) + 1):
         images = (image_path(root, "/".join(path[count:]), indices) for path in parts)
         found = list(takewhile(lambda image: image is not None, images))
         if len(found) == len(parts):
-            return "/".join(common[:count]), [image for image in found if image is not None]
+            return "/".join(common[:count]) or "/", [image for image in found if image is not None]
     return None
 
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 _GROUPING = "\u00a0\u202f\u2009\u2007'\u2019"
 _GROUPED = re.compile(rf"[-+]?\d{{1,3}}([{_GROUPING}])\d{{3}}(?:\1\d{{3}})*(?:[.,]\d+)?")
 # "3,5"; not "1,234", which is 1234 in some countries
-_DECIMAL_COMMA = re.compile(r"[-+]?(?:0*,\d+|\d+,(?:\d{1,2}|\d{4,}))(?:[eE][-+]?\d+)?")
+_DECIMAL_COMMA = re.compile(r"[-+]?(?:0*,\d+|\d+,(?:\d{1,2}|\d{4,})|\d{4,},\d{3})(?:[eE][-+]?\d+)?")
 _LIKE = re.compile(rf"[-+\u2212]?[\d.,{_GROUPING}]*\d[\d.,{_GROUPING}]*(?:[eE][-+]?\d+)?")
 # A comma before three digits, which may be decimal or group them
 _EITHER = re.compile(r"[-+\u2212]?[1-9]\d{0,2},\d{3}")
