@@ -15,8 +15,8 @@ from numclip.cli.train import main
 
 PUBLIC = (
     "Checkpoint DataConfig EvaluationSource LearningRates ModelConfig NumClip Predictions "
-    "Preprocessing PreprocessingConfig PromptConfig Sample Task TrainConfig TrainOptions "
-    "TrainResult calibrate convert evaluate_predictions fit load_checkpoint load_task "
+    "Preprocessing PreprocessingConfig PromptConfig Sample TableOptions Task TrainConfig "
+    "TrainOptions TrainResult calibrate convert evaluate_predictions fit load_checkpoint load_task "
     "read_samples save_checkpoint train zero_shot"
 )
 SOURCE = Path(numclip.__file__).read_text("utf-8")

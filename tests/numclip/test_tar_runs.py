@@ -35,7 +35,7 @@ LEVEL = TableOptions(label_column="level")
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the working directory: 16 photos, as train.csv and in two tars; the model, the task."""
+    """Return the working directory: 16 photos as train.csv and in two tars, model and task."""
     monkeypatch.chdir(tmp_path)
     samples = write_photos(tmp_path, "train", COUNT)
     with Path("train.csv").open("w", newline="", encoding="utf-8") as file:
