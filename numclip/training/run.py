@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from numclip.data.checks import broken_images, without_broken
+from numclip.data.columns import PLAIN_TABLE
 from numclip.data.prepare import DataConfig, data_report, prepare_data
 from numclip.data.samples import Sample, write_csv
 from numclip.data.subsets import calibration_split
@@ -86,7 +87,7 @@ def train(options: TrainOptions) -> TrainResult | None:
         check_run_folder(run_dir, resume=options.resume, restart=options.restart)
     data, warnings = prepare_data(options.data, options.task)
     val_source = options.data.val or output.with_suffix(".val.csv")
-    images = [sample.path for part in (data.train, data.val, data.test) for sample in part or ()]
+    images = {sample.file: 0 for part in (data.train, data.val, data.test) for sample in part}
     refuse_overwriting(output, images, "an image")
     if options.data.val is None:
         refuse_overwriting(val_source, [options.data.train], "an input")
@@ -129,8 +130,9 @@ def train(options: TrainOptions) -> TrainResult | None:
             return None
         root = options.data.root if options.data.val else None
         place = None if root is None else str(root)
+        table = options.data.table if options.data.val else PLAIN_TABLE
         checkpoint, line = calibrate(
-            Checkpoint(model, preprocessing, best, str(val_source), place),
+            Checkpoint(model, preprocessing, best, str(val_source), place, table),
             _still_readable(parts.kept or parts.choosing, options.data, "validation"),
             tuning=_still_readable(parts.choosing, options.data, "validation")
             if parts.kept
@@ -158,7 +160,7 @@ def _still_readable(samples: list[Sample], config: DataConfig, name: str) -> lis
     """Return the samples that can be read; with --skip-broken, some may have broken meanwhile."""
     if not config.skip_broken:
         return samples
-    broken = broken_images([sample.path for sample in samples], "decode")
+    broken = broken_images([sample.image for sample in samples], "decode")
     return without_broken(samples, broken, skip=True, name=name)
 
 
