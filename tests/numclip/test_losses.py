@@ -202,7 +202,7 @@ def test_finite_in_every_dtype(loss: Loss, mode: LossMode, batch: int, bins: int
         logits = (30 * torch.randn(batch, bins)).to(dtype).requires_grad_()
         value = loss(logits, torch.arange(batch) % bins, mode)
         value.backward()  # type: ignore[no-untyped-call]
-        assert value.dtype == dtype
+        assert value.dtype == (dtype if mode == "plain" else torch.float32)
         assert value.isfinite()
         assert logits.grad is not None
         assert logits.grad.isfinite().all()
