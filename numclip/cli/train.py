@@ -35,7 +35,7 @@ MODEL_OPTIONS = add(
     click.option("-o", "--output", type=FILE, default=TrainOptions.output),
     options_of(
         TrainOptions,
-        backbone="open_clip architecture or config (.json).",
+        backbone="open_clip architecture or config (.json), or timm/NAME.",
         pretrained="open_clip tag or weights file.  [default: random weights]",
     ),
     QUICK_GELU_OPTION,
@@ -50,6 +50,8 @@ MODEL_OPTIONS = add(
     PROMPT_OPTIONS,
     options_of(
         TrainOptions,
+        vectors="What images are compared with: sentences, or learned vectors (no text tower).",
+        prototypes="Their start.  [default: text, where there are pretrained words]",
         logit_scale=(click.FloatRange(0, min_open=True), "[default: backbone's]"),
     ),
 )
@@ -84,7 +86,8 @@ TRAINING_OPTIONS = add(
         resize=(COUNT, "Before the crop.  [default: 8/7 of it]"),
         resize_mode="",
         interpolation="",
-        normalize="Pixel statistics: ImageNet's as in the paper, or those CLIP was trained with.",
+        normalize="Pixel statistics: ImageNet's as in the paper, or those of the tower's training: "
+        "CLIP's, or 0.5 (SigLIP).",
     ),
     options_of(
         TrainConfig,

@@ -18,7 +18,9 @@ from numclip.model.model_config import (
     PLAIN,
     ModelConfig,
     PromptConfig,
+    PrototypeStart,
     RegressorForm,
+    Vectors,
 )
 from numclip.model.preprocessing import PAPER_PREPROCESSING, PreprocessingConfig
 from numclip.training.config import PAPER_TRAINING, TrainConfig
@@ -47,6 +49,8 @@ class TrainOptions:
     regressor: RegressorForm = ModelConfig.regressor
     adapter_width: int | None = ModelConfig.adapter_width
     prompts: PromptConfig = PLAIN
+    vectors: Vectors = ModelConfig.vectors
+    prototypes: PrototypeStart | None = None  # None: text where there are pretrained words
     logit_scale: float | None = None  # initial scale of the cosine similarities; None: backbone's
     preprocessing: PreprocessingConfig = PAPER_PREPROCESSING
     training: TrainConfig = PAPER_TRAINING
@@ -171,19 +175,39 @@ def _what_is_kept(run_dir: Path) -> str:
 
 
 def initial_model(options: TrainOptions) -> NumClip:
-    """Return the model before the first step, drawn by the seed where it is random."""
-    from numclip.model.backbone import load_backbone
-    from numclip.model.numclip import NumClip
+    """Return the model before the first step, drawn by the seed where it is random.
+
+    Raises:
+        UsageError: if the backbone, its weights or the choices do not go together.
+    """
+    from numclip.model.backbone import image_config, load_backbone
+    from numclip.model.numclip import NumClip, sentences
+    from numclip.model.prototypes import text_vectors
+    from numclip.model.timm_towers import TIMM, say_other_statistics
     from numclip.training.fit import seed_everything
 
     seed_everything(options.training.seed)
+    words = options.vectors == "words"
     clip, clip_config = load_backbone(
-        options.backbone, options.pretrained, quick_gelu=options.quick_gelu
+        options.backbone, options.pretrained, quick_gelu=options.quick_gelu, words=words
     )
+    if options.pretrained and options.backbone.startswith(TIMM):
+        say_other_statistics(options.backbone.removeprefix(TIMM), options.preprocessing.normalize)
+    text = "text_cfg" in clip_config
+    if options.prototypes == "text" and not text:
+        raise UsageError(
+            "--prototypes text: there are no weights of a text tower to start from; give "
+            "--pretrained with a CLIP model's, or --prototypes random."
+        )
     config = ModelConfig(
-        clip_config,
+        clip_config if words else image_config(clip_config),
         regressor=options.regressor,
         adapter_width=options.adapter_width,
         prompts=options.prompts,
+        vectors=options.vectors,
     )
-    return NumClip(config, options.task, clip, logit_scale=options.logit_scale)
+    model = NumClip(config, options.task, clip, logit_scale=options.logit_scale)
+    if not words and text and options.prototypes != "random":
+        start = text_vectors(clip, clip_config, sentences(options.task))
+        model.prototypes.weight.data.copy_(start)
+    return model
