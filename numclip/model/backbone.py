@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from numclip.model.architectures import unknown_backbone
 from numclip.model.clip_limits import VOCABULARY, check_clip_config
 from numclip.model.model_config import ClipConfig
 from numclip.torchvision_compat import import_torchvision
@@ -47,10 +48,7 @@ def clip_config(name_or_path: str) -> ClipConfig:
         return _config_file(Path(name_or_path))
     config = open_clip.get_model_config(name_or_path)
     if config is None:
-        raise UsageError(
-            f"unknown backbone {name_or_path!r}: give an open_clip architecture such as ViT-B-32, "
-            "or the path of an open_clip configuration (.json)."
-        )
+        raise unknown_backbone(name_or_path)
     return dict(config)
 
 
