@@ -118,7 +118,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "validation_csv": _beside(checkpoint.validation_csv, path),
         "validation_root": _beside(checkpoint.validation_root, path),
         "versions": package_versions("torch", "open_clip_torch"),
-        "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
+        "calibration": checkpoint.calibration and checkpoint.calibration.to_dict(),
         "state_dict": {k: v.detach().cpu() for k, v in checkpoint.model.state_dict().items()},
     }
     with atomic_path(path, sync=True) as temporary:

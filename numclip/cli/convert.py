@@ -42,7 +42,14 @@ from numclip_runtime.task import as_written
 )
 @CALIBRATION_OPTIONS
 @click.version_option(__version__)
-def main(source: Path, output: Path, val: Path | None, root: Path | None, **given: Any) -> None:
+def main(
+    source: Path,
+    output: Path,
+    val: Path | None,
+    root: Path | None,
+    group_column: str | None,
+    **given: Any,
+) -> None:
     """Convert SOURCE, a trained model of NumCLIP, OrdinalCLIP or CoOp, to a numclip checkpoint.
 
     Or rewrite a numclip checkpoint under another suffix. Nothing in SOURCE is executed.
@@ -60,7 +67,7 @@ def main(source: Path, output: Path, val: Path | None, root: Path | None, **give
         refuse_overwriting(
             output, filter(None, (source, given["task"], given["base"], val)), "an input"
         )
-        checkpoint, line = calibrate_on(convert(source, **given), val, root)
+        checkpoint, line = calibrate_on(convert(source, **given), val, root, group_column)
         save_checkpoint(output, checkpoint)
         if line is not None:
             show(line)

@@ -150,7 +150,13 @@ DATA_OPTIONS = add(
         test="The same, measured once at the end.",
         root="Where image paths start.  [default: the file's folder]",
         val_share=(SHARE, "Keep this share of --train in place of --val."),
-        group_column="Column, such as person, that no two sets may share.",
+        calibration_share=(
+            click.FloatRange(0, 1, max_open=True),
+            "Share of the validation images that is kept for the intervals alone, so that these "
+            "hold what they state; 0: none.  [default: half, if there are enough]",
+        ),
+        group_column="Column, such as person, that no two sets may share; intervals then hold for "
+        "new ones.",
         shots=(COUNT, "Train on so many images of each distinct label."),
         shift_top=(COUNT, "Thin out so many of the most frequent labels."),
         shift_keep=(
@@ -216,6 +222,10 @@ CALIBRATION_OPTIONS = add(
     ),
     click.option(
         "--root", type=FILE, help="Where --val's image paths start.  [default: its folder]"
+    ),
+    click.option(
+        "--group-column",
+        help="Column of --val, such as person: the intervals then hold for new persons.",
     ),
 )
 

@@ -32,6 +32,7 @@ def main(
     output: Path,
     val: Path | None,
     root: Path | None,
+    group_column: str | None,
 ) -> None:
     """Make a checkpoint that reads numbers without any training; export it like a trained one.
 
@@ -49,7 +50,7 @@ def main(
         require_writable(output)
         refuse_overwriting(output, filter(None, (task, backbone, pretrained, val)), "an input")
         untrained = zero_shot(load_task(task), backbone, pretrained, quick_gelu=quick_gelu)
-        checkpoint, line = calibrate_on(untrained, val, root)
+        checkpoint, line = calibrate_on(untrained, val, root, group_column)
         save_checkpoint(output, checkpoint)
         show(f"{output}: {checkpoint.task.num_bins} bins from {backbone} {pretrained}, untrained")
         if line is not None:

@@ -34,6 +34,7 @@ class DataConfig:
     test: Path | None = None
     root: Path | None = None  # where relative image paths start; None: beside their file
     val_share: float | None = None  # in place of val: share of train that is kept for validation
+    calibration_share: float | None = None  # of the validation images, see `calibration_split`
     group_column: str | None = None  # column whose values must not be in two sets
     shots: int | None = None  # training images kept of each distinct label
     shift_top: int | None = None  # most frequent training labels that are thinned out

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from numclip.evaluation.predictions import Predictions, log_softmax
-from numclip_runtime.calibration import DEFAULT_COVERAGE, Array, bin_centres
+from numclip_runtime.calibration import DEFAULT_COVERAGE, Array, bin_numbers
 
 RELIABILITY_BINS = 10  # of equal width, over the probability of the chosen bin
 SMALLEST_PROB = 1e-38  # float32's; a probability that underflowed to 0 counts as this
@@ -47,18 +47,19 @@ def validation_metrics(found: Predictions) -> dict[str, float]:
 def value_metrics(found: Predictions) -> dict[str, float]:
     """Return errors of three readings of the same outputs, and of a constant.
 
-    mae, rmse, bias are the value's; mae_exp is that of the expected bin centre sum_k p_k c_k, and
-    mae_max that of the most probable bin's centre. mae_constant is the lowest MAE that any
-    constant reaches on these labels: their median's.
+    mae, rmse, bias are the value's; mae_exp is that of the expected number sum_k p_k c_k, and
+    mae_max that of the most probable bin's number, where c_k is the bin's number (see
+    `Task.bin_values`): a perfect classifier of classes has 0. mae_constant is the lowest MAE that
+    any constant reaches on these labels: their median's.
     """
-    labels, centres = found.labels, bin_centres(found.task)
+    labels, numbers = found.labels, bin_numbers(found.task)
     own = validation_metrics(found)
     return {
         "mae": own["mae"],
         "rmse": own["rmse"],
         "bias": _mean(found.values - labels),
-        "mae_exp": _mean(np.abs(found.bin_probs @ centres - labels)),
-        "mae_max": _mean(np.abs(centres[found.bin_probs.argmax(1)] - labels)),
+        "mae_exp": _mean(np.abs(found.bin_probs @ numbers - labels)),
+        "mae_max": _mean(np.abs(numbers[found.bin_probs.argmax(1)] - labels)),
         "mae_constant": _mean(np.abs(labels - np.median(labels))),
     }
 

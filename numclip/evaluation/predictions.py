@@ -182,6 +182,13 @@ def labels_of(samples: Sequence[Sample]) -> Array:
     return np.array([sample.label for sample in samples], np.float64)
 
 
+def groups_of(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Return the groups, (N,); a sample without one is a group of its own. Empty: none has one."""
+    if not any(sample.group for sample in samples):
+        return ()
+    return tuple(sample.group or f"\0{i}" for i, sample in enumerate(samples))
+
+
 def log_softmax(logits: Array) -> Array:
     """Return log probabilities of (N, K) logits."""
     shifted: Array = logits - logits.max(1, keepdims=True)

@@ -82,8 +82,8 @@ def _rows(metrics: dict[str, Any], task: Task, unit: str) -> Iterator[tuple[str,
     value, bins, probability = (metrics[key] for key in ("value", "bin", "probability"))
     yield "images", f"{metrics['images']}"
     yield "MAE of the value", f"{task.number(value['mae'], 3)}{unit}"
-    yield "  of the expected bin centre", f"{task.number(value['mae_exp'], 3)}{unit}"
-    yield "  of the most probable bin's centre", f"{task.number(value['mae_max'], 3)}{unit}"
+    yield "  of the expected bin's number", f"{task.number(value['mae_exp'], 3)}{unit}"
+    yield "  of the most probable bin's number", f"{task.number(value['mae_max'], 3)}{unit}"
     ratio = f", ratio {value['mae'] / value['mae_constant']:.2f}" if value["mae_constant"] else ""
     constant = task.number(value["mae_constant"], 3)
     yield "  of the best constant (the labels' median)", f"{constant}{unit}{ratio}"

@@ -128,10 +128,12 @@ def point_estimate(task: Task, fine: Tensor, bin_probs: Tensor) -> Tensor:
         bin_probs: (B, K) probabilities of the bins.
 
     Returns:
-        (B,) label units, offset included. "class" has no gradient, so train on `fine`.
+        (B,) label units, offset included, within the task's range: the regressor's numbers are
+        clipped to it, as intervals are, since no label lies outside. "class" has no gradient, and
+        clipped numbers have none, so train on `fine`.
     """
     if task.prediction == "regressor":
-        values = fine
+        values = fine.clamp(task.bin_edges[0], task.bin_edges[-1])
     else:
         numbers = torch.tensor(task.bin_values, dtype=bin_probs.dtype, device=bin_probs.device)
         expected = task.prediction == "expected"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from numclip.data.checks import broken_images, without_broken
 from numclip.data.prepare import DataConfig, data_report, prepare_data, read_sets
 from numclip.data.samples import Sample, write_csv
+from numclip.data.subsets import calibration_split
 from numclip.model.model_config import (
     DEFAULT_BACKBONE,
     PLAIN,
@@ -137,8 +138,12 @@ def train(
     refuse_overwriting(output, images, "an image")
     if options.data.val is None:
         refuse_overwriting(val_source, [options.data.train], "an input")
+    parts = calibration_split(
+        data.val, options.data.calibration_share, options.task, seed=options.data.seed
+    )
     if first_process:
         show(data_report(data, options.task))
+        show(parts.note)
         for warning in warnings:
             say(f"Warning: {warning}")
         if options.data.val is None:  # the split is a file, for export and for comparisons
@@ -157,7 +162,7 @@ def train(
         best = fit(
             model,
             data.train,
-            data.val,
+            parts.choosing,
             preprocessing,
             config,
             run_dir=run_dir,
@@ -172,7 +177,10 @@ def train(
         place = None if root is None else str(root)
         checkpoint, line = calibrate(
             Checkpoint(model, preprocessing, best, str(val_source), place),
-            _still_readable(data.val, options.data, "validation"),
+            _still_readable(parts.kept or parts.choosing, options.data, "validation"),
+            tuning=_still_readable(parts.choosing, options.data, "validation")
+            if parts.kept
+            else (),
             batch_size=config.batch_size,
             workers=config.workers,
         )

@@ -4,27 +4,33 @@ The interval of an image is `value - h` to `value + h`, clipped to the task's ra
 `h = factor * scale`. The scale depends on the image: it is large if the bin probabilities lie far
 from the value. The factor is a quantile of |label - value| / scale over the calibration images.
 
+Of images in groups, such as several photos of each person, it is a quantile over groups: the
+coverage then holds for an image of a new group. G groups can promise G / (G + 1) at most.
+
 Source:
     Split conformal prediction with a normalised score: Lei et al., "Distribution-free predictive
-    inference for regression" (arXiv 1604.04173), sections 2.2 and 5.2.
+    inference for regression" (arXiv 1604.04173), sections 2.2 and 5.2. Groups: Lee, Barber and
+    Willett, "Distribution-free inference with hierarchical data" (arXiv 2306.06342).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from numclip_runtime.errors import UsageError
-from numclip_runtime.fields import read_fields
+from numclip_runtime.fields import read_fields, shown
 from numclip_runtime.task import LARGEST_NUMBER, Task
 
 DEFAULT_COVERAGE = 0.9  # of the interval that a Prediction carries
 
 Array = npt.NDArray[np.float64]
+# The number of a bin that distances are measured to: `Task.bin_values`, or the middle of its edges
+BinNumbers = Literal["values", "centres"]
 
 
 @dataclass(frozen=True)
@@ -39,15 +45,23 @@ class Calibration:
     scale_floor: float  # keeps the scale above 0 if the bins are over-confident, label units
     coverages: tuple[float, ...]  # stated shares of labels inside the interval, 0 to 1, ascending
     factors: tuple[float, ...]  # half-width / scale, one per coverage
-    images: int  # number of images that it was fitted on
+    images: int  # number of images that the factors were fitted on
+    # The rest is absent in files older than the field, and if it has its default.
+    # Of the scale. Files older than the field measured from centres, also where bins are classes:
+    # their factors were fitted with that scale, and belong to it.
+    measured_from: BinNumbers = "centres"
+    groups: int = 0  # the factors are quantiles over so many groups; 0: over single images
 
     def __post_init__(self) -> None:
         for name in ("temperature", "scale_floor"):
             if not 1 / LARGEST_NUMBER <= getattr(self, name) <= LARGEST_NUMBER:
                 limits = f"{1 / LARGEST_NUMBER:g} to {LARGEST_NUMBER:g}"
                 raise UsageError(f"{name} must be above 0 and finite ({limits}).")
-        if self.images < 0:
-            raise UsageError("images must be at least 0.")
+        for name in ("images", "groups"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must be at least 0.")
+        if self.measured_from not in get_args(BinNumbers):
+            raise UsageError(f"unknown measured_from {shown(self.measured_from)}.")
         if len(self.coverages) != len(self.factors):
             raise UsageError(
                 f"{len(self.coverages)} coverages need as many factors, got {len(self.factors)}."
@@ -83,10 +97,26 @@ class Calibration:
         if coverage not in self.coverages:
             return None
         factor = self.factors[self.coverages.index(coverage)]
-        half = factor * scales(values, bin_probs, task, self.scale_floor)
+        half = factor * scales(values, bin_probs, task, self.scale_floor, self.measured_from)
         ends = np.stack([values - half, values + half], axis=1)  # (N, 2)
         low, high = (edge + task.label_offset for edge in (task.bin_edges[0], task.bin_edges[-1]))
         return ends.clip(low, high)
+
+    def promised(self, coverage: float) -> float:
+        """Return the share of new images, of new groups if there are groups, that is promised.
+
+        The stated coverage, but G groups promise G / (G + 1) at most: the next group may be unlike
+        all of them with a chance of 1 / (G + 1).
+        """
+        return min(coverage, self.groups / (self.groups + 1)) if self.groups else coverage
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON; older numclips read it where the new fields are default."""
+        plain = asdict(self)
+        for name in ("measured_from", "groups"):
+            if plain[name] == getattr(type(self), name):
+                del plain[name]
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
@@ -105,23 +135,33 @@ def bin_centres(task: Task) -> Array:
     return centres
 
 
+def bin_numbers(task: Task) -> Array:
+    """Return `Task.bin_values` in label units, (K,)."""
+    numbers: Array = np.array(task.bin_values) + task.label_offset
+    return numbers
+
+
 def scales(
     values: npt.NDArray[np.floating[Any]],
     bin_probs: npt.NDArray[np.floating[Any]],
     task: Task,
     floor: float,
+    measured_from: BinNumbers = "values",
 ) -> Array:
     """Return the scale of N predictions: sqrt(sum_k p_k (c_k - value)^2 + floor^2).
 
     Args:
         values: (N,) label units.
-        bin_probs: (N, K); c_k are the bin centres.
+        bin_probs: (N, K).
         task: Gives the bins.
         floor: Label units.
+        measured_from: The numbers c_k: the bins' values, or their centres. They differ where bins
+            hold whole numbers: 3 and 3.5 for the class 3.
 
     Returns:
         (N,) float64, label units, at least `floor`.
     """
-    distance = bin_centres(task) - values[:, None]  # (N, K)
+    numbers = bin_numbers(task) if measured_from == "values" else bin_centres(task)
+    distance = numbers - values[:, None]  # (N, K)
     spread: Array = (bin_probs * distance**2).sum(1)
     return np.sqrt(spread + floor**2)

@@ -98,6 +98,8 @@ class ModelMetadata:
         plain = {"schema_version": SCHEMA_VERSION, **asdict(self), "task": self.task.to_dict()}
         if self.input == "float32":  # as in older files, which lack the field
             del plain["input"]
+        if self.calibration is not None:
+            plain["calibration"] = self.calibration.to_dict()
         for name in ("calibration", "verified", "source_sha256", "fp32_nodes", "optimized_by"):
             if plain[name] in (None, ()):
                 del plain[name]

@@ -6,6 +6,8 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from numclip_runtime.errors import UsageError
@@ -34,6 +36,9 @@ class Task:
     context: str = "a photo of"  # words before the phrase: "{context} {phrase}."
     label_offset: float = 0.0  # label in files = model's number + label_offset
     prediction: PredictionKind = "regressor"  # meaning of the model's `values`
+    # Whether labels are whole numbers, such as years: [13, 19) then holds 13 to 18, see bin_values.
+    # None: not known; training looks at its labels. Absent in files older than the field.
+    whole_numbers: bool | None = None
 
     def __post_init__(self) -> None:
         where = f"task {shown(self.name)}"
@@ -89,17 +94,30 @@ class Task:
         """Whether every bin is one whole number, such as 0 to 4: labels name their bin."""
         return all(map(_is_one_number, self.bin_edges, self.bin_edges[1:]))
 
-    @property
+    @cached_property
     def bin_values(self) -> tuple[float, ...]:
         """The K numbers that stand for the bins, label units without offset.
 
-        A bin between neighbouring whole numbers holds a single one, its lower edge; any other bin
-        is represented by its centre.
+        Of `whole_numbers`, the mean of those that the bin holds: 15.5 for the ages [13, 19), 83 for
+        the last bin [65, 101], which holds its upper end (see `contains`). Otherwise a bin between
+        neighbouring whole numbers holds a single one, its lower edge; any other bin, and one
+        without a whole number, is represented by its centre.
         """
-        return tuple(
-            low if _is_one_number(low, high) else (low + high) / 2
-            for low, high in zip(self.bin_edges, self.bin_edges[1:], strict=False)
-        )
+        edges, last = self.bin_edges, self.num_bins - 1
+        values = []
+        for k, (low, high) in enumerate(pairwise(edges)):
+            closed = k == last and not self.labels_are_classes
+            whole = self._whole_numbers(low, high, closed=closed) if self.whole_numbers else None
+            one = low if _is_one_number(low, high) else None
+            values.append(next((v for v in (whole, one) if v is not None), (low + high) / 2))
+        return tuple(values)
+
+    def _whole_numbers(self, low: float, high: float, *, closed: bool) -> float | None:
+        """Return the mean of the numbers from `low` to `high` whose labels are whole, if any."""
+        first = math.ceil(low + self.label_offset)
+        end = high + self.label_offset
+        final = math.floor(end) if closed else math.ceil(end) - 1
+        return None if final < first else (first + final) / 2 - self.label_offset
 
     def bin_of(self, label: float) -> int:
         """Return the bin index of a label (label units); outside the range, the nearest bin."""
@@ -141,6 +159,8 @@ class Task:
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, strings and numbers (JSON and TOML friendly)."""
         plain = asdict(self)
+        if self.whole_numbers is None:  # as in older files, which lack the field
+            del plain["whole_numbers"]
         return plain | {"bin_edges": list(self.bin_edges), "phrases": list(self.phrases)}
 
     @classmethod
