@@ -15,7 +15,7 @@ from numclip.cli.train import main
 
 PUBLIC = (
     "Checkpoint DataConfig EvaluationSource LearningRates ModelConfig NumClip Predictions "
-    "Preprocessing PreprocessingConfig PromptConfig Recipe Sample Task TrainConfig TrainOptions "
+    "Preprocessing PreprocessingConfig PromptConfig Recipe Sample TableOptions Task TrainConfig TrainOptions "
     "TrainResult calibrate convert evaluate_predictions fit load_checkpoint load_task "
     "read_samples recipe_of save_checkpoint train zero_shot"
 )

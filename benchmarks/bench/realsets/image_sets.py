@@ -132,7 +132,9 @@ def read_set(image_set: ImageSet, data: Path) -> dict[str, list[Sample]]:
     samples = read_samples(table, image_set.task, group_column="group")
     with table.open(encoding="utf-8", newline="") as file:
         parts = [row["split"] for row in csv.DictReader(file)]
-    places = Counter(group for group, _ in {(s.group, p) for s, p in zip(samples, parts, strict=True)})
+    places = Counter(
+        group for group, _ in {(s.group, p) for s, p in zip(samples, parts, strict=True)}
+    )
     if shared := [group for group, count in places.items() if count > 1]:
         raise UsageError(f"{table}: group {shared[0]!r} is in several parts.")
     return {

@@ -150,9 +150,7 @@ def _numclip(run: RealRun, setting: Setting, folder: Path, output: Path) -> Pred
     backbone = output / "scratch.json"
     backbone.write_text(json.dumps(SCRATCH_CLIP), "utf-8")
     places = {"train.csv": folder, "val.csv": folder, "scratch.json": output}
-    words = [
-        str(places[word] / word) if word in places else word for word in command(run, setting)
-    ]
+    words = [str(places[word] / word) if word in places else word for word in command(run, setting)]
     checkpoint = output / "checkpoint.pt"
     main.main([*words, "--restart", "-o", str(checkpoint)], standalone_mode=False)
     loaded = load_checkpoint(checkpoint)
