@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from numclip.data.checks import broken_images, without_broken
+from numclip.data.checks import broken_images, with_whole_numbers, without_broken
 from numclip.data.prepare import DataConfig, data_report, prepare_data
 from numclip.data.samples import Sample, write_csv
 from numclip.data.subsets import calibration_split
@@ -20,6 +20,7 @@ from numclip.model.model_config import (
     RegressorForm,
 )
 from numclip.model.preprocessing import PAPER_PREPROCESSING, PreprocessingConfig
+from numclip.tasks import unreachable
 from numclip.training.config import PAPER_TRAINING, TrainConfig
 from numclip.training.run_folder import check_run_folder, finish, unfinished
 from numclip_runtime import Task, UsageError
@@ -85,6 +86,10 @@ def train(options: TrainOptions) -> TrainResult | None:
     if first_process:  # under torchrun, the others may start after it has begun to write
         check_run_folder(run_dir, resume=options.resume, restart=options.restart)
     data, warnings = prepare_data(options.data, options.task)
+    task, note = with_whole_numbers(options.task, data.train + data.val)
+    options = replace(options, task=task)
+    warnings += [note] if note else []
+    warnings += unreachable(task, options.regressor, (sample.label for sample in data.train))
     val_source = options.data.val or output.with_suffix(".val.csv")
     images = [sample.path for part in (data.train, data.val, data.test) for sample in part or ()]
     refuse_overwriting(output, images, "an image")
