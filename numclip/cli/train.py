@@ -43,7 +43,8 @@ MODEL_OPTIONS = add(
         TrainOptions,
         regressor=(
             click.Choice(["released", "bounded"]),
-            "Fine regressor: as in the released code, or kept inside each bin.",
+            "Fine regressor: as in the released code (always 0 in a bin that begins at 0), or kept "
+            "inside each bin (never quite at its edges).",
         ),
         adapter_width=(COUNT, "[default: a quarter of the features']"),
     ),
@@ -75,8 +76,8 @@ TRAINING_OPTIONS = add(
     ),
     options_of(
         TrainConfig,
-        loss_mode="Ranking losses: as in the released code, right for any sign and batch, or "
-        "unweighted.",
+        loss_mode="Ranking losses: as in the released code; right for any sign and batch, though "
+        "it too pulls uncertain images to the middle; or unweighted, which does not.",
         regression_weight=(RATE, "Weight of the L1 loss (label units)."),
     ),
     options_of(
