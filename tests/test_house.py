@@ -22,7 +22,12 @@ PACKAGES = {
 MAX_MODULES = 16
 MAX_LINES = 300
 # Modules that only begin a command, or keep a path alive which people import
-RE_EXPORTS = {"runtime/numclip_runtime/cli.py", "runtime/numclip_runtime/report.py"}
+RE_EXPORTS = {
+    "export/numclip_export/entry.py",
+    "numclip/entry.py",
+    "runtime/numclip_runtime/cli.py",
+    "runtime/numclip_runtime/report.py",
+}
 # Names that every script or command has: each is the entry point of its own file.
 ENTRY_POINTS = {"main"}
 
@@ -44,7 +49,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("cli", "report"),
     ),
     "numclip": (
-        ("torchvision_compat", "weights"),
+        ("entry", "torchvision_compat", "weights"),
         ("data", "model"),
         ("checkpoint", "tasks"),
         ("evaluation", "importers"),
@@ -52,7 +57,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("cli",),
     ),
     "numclip_export": (
-        ("cosine", "images", "vision"),
+        ("cosine", "entry", "images", "vision"),
         ("fold",),
         ("graph",),
         ("engine",),

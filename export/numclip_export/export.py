@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from numclip.checkpoint import Checkpoint, load_checkpoint, package_versions
 from numclip_export.exported_file import Draft, ExportedFile, write_fp16, write_fp32
@@ -23,7 +23,15 @@ from numclip_export.report import export_report, write_card, write_report
 from numclip_export.verified_engine import VerifiedEngine, verified_engine
 from numclip_export.vision import is_common_transformer
 from numclip_runtime import MissingDependencyError, UsageError
-from numclip_runtime.files import atomic_path, naming, refuse_overwriting, require_writable, sha256
+from numclip_runtime.files import (
+    atomic_path,
+    atomic_text,
+    naming,
+    open_text,
+    refuse_overwriting,
+    require_writable,
+    sha256,
+)
 from numclip_runtime.model_files.pin import checksum_line, path_beside
 
 
@@ -87,15 +95,19 @@ def run_export(
                 result = replace(result, engine=engine)
     finally:
         if options.target.builds:
-            _describe(result, result.report, result.card)
+            _describe(result, lambda place: atomic_text(place, sync=True))
     return result
 
 
-def _describe(result: ExportResult, report: Path, card: Path | None) -> None:
-    """Write the report and, where it has a place, the model card."""
-    write_report(result.details, report)
-    if card is not None:
-        write_card(result.details, card)
+def _describe(
+    result: ExportResult, opened: Callable[[Path], AbstractContextManager[IO[str]]]
+) -> None:
+    """Write the report and, where it has a place, the model card, each into `opened(place)`."""
+    with opened(result.report) as file:
+        write_report(result.details, file)
+    if result.card is not None:
+        with opened(result.card) as file:
+            write_card(result.details, file)
 
 
 def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | None]:
@@ -106,10 +118,10 @@ def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | Non
     opset = _opset(options, checkpoint)
     reference = data = None
     if options.verify:
-        images = verify_images(checkpoint, options.verify_data)
+        images = verify_images(checkpoint, options.verify_data, options.table)
         reference = Reference(checkpoint, images, max_batch=options.max_batch, atol=options.atol)
     if precision == "int8":
-        data = int8_data(checkpoint, options.calib_data, options.calib_cache, options.verify_data)
+        data = int8_data(checkpoint, options)
     metadata = replace(
         checkpoint.metadata,
         checkpoint_sha256=sha256(options.ckpt),
@@ -162,7 +174,7 @@ def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | Non
         details["seconds"] = round(time.perf_counter() - started, 2)
         result = ExportResult(tuple(written), report, details, card)
         if described:
-            _describe(result, temporary[report], card and temporary[card])
+            _describe(result, lambda place: _text_for(place, temporary[place]))
         for file in written:
             line = checksum_line(file.sha256, file.path.name)
             with naming(place := checksums[file.path]):
@@ -172,6 +184,12 @@ def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | Non
         for checksum in checksums.values():
             checksum.unlink(missing_ok=True)
     return result, reference
+
+
+@contextmanager
+def _text_for(place: Path, temporary: Path) -> Iterator[IO[str]]:
+    with naming(place), open_text(temporary) as file:
+        yield file
 
 
 def _opset(options: ExportOptions, checkpoint: Checkpoint) -> int:

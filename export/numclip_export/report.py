@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import onnx
 
@@ -16,7 +16,6 @@ from numclip_export.fold import parameter_counts
 from numclip_export.graph.costs import graph_macs, text_macs
 from numclip_runtime import ModelMetadata
 from numclip_runtime.console import columns, json_text, plain
-from numclip_runtime.files import atomic_text
 from numclip_runtime.system import cpu_name
 
 
@@ -48,27 +47,26 @@ def export_report(
     }
 
 
-def write_report(details: dict[str, Any], path: Path) -> None:
+def write_report(details: dict[str, Any], file: IO[str]) -> None:
     """Write the report as JSON; NaN and infinity, which JSON lacks, become null."""
-    with atomic_text(path, sync=True) as file:
-        file.write(json_text(plain(details), indent=2) + "\n")
+    file.write(json_text(plain(details), indent=2) + "\n")
 
 
-def write_card(details: dict[str, Any], path: Path) -> None:
+def write_card(details: dict[str, Any], file: IO[str]) -> None:
     """Write the model card of a report."""
     from numclip_export.card import model_card
 
-    with atomic_text(path, sync=True) as file:
-        file.write(model_card(plain(details)))
+    file.write(model_card(plain(details)))
 
 
 def summary(details: dict[str, Any]) -> Iterator[str]:
     """Yield the lines for people."""
     before = details["checkpoint"]
     total = sum(before["parameters"].values())
+    text = before["parameters"].get("text_encoder", 0)  # none with prototypes
     yield (
         f"{before['file']}: {total / 1e6:.2f} M parameters "
-        f"({before['parameters']['text_encoder'] / 1e6:.2f} M in the text tower), "
+        f"({text / 1e6:.2f} M in the text tower), "
         f"{before['bytes'] / 1e6:.1f} MB"
     )
     macs = details["macs"]

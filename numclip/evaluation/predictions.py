@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from numclip.data.columns import TableOptions
 from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
 from numclip.data.workers import check_shared_memory, loading_faults
@@ -56,7 +57,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class EvaluationSource:
+class EvaluationSource(TableOptions):
     """A model file and the labelled images to evaluate it on.
 
     Raises:
@@ -100,7 +101,11 @@ class EvaluationSource:
 
             checkpoint = load_checkpoint(self.ckpt)
             samples = read_samples(
-                self.data, checkpoint.task, self.root, group_column=self.group_column
+                self.data,
+                checkpoint.task,
+                self.root,
+                group_column=self.group_column,
+                table=self.table,
             )
             processes = workers if workers > 1 else 0
             return predictions_of_checkpoint(
@@ -108,7 +113,11 @@ class EvaluationSource:
             )
         with load(self.file, fast_decode=self.fast_decode) as predictor:
             samples = read_samples(
-                self.data, predictor.metadata.task, self.root, group_column=self.group_column
+                self.data,
+                predictor.metadata.task,
+                self.root,
+                group_column=self.group_column,
+                table=self.table,
             )
             return predictions_of_model(predictor, samples, batch_size=size, workers=workers)
 
@@ -172,8 +181,8 @@ def predictions_of_model(
             not describe the data.
     """
     values, bin_probs = [], []
-    paths = [sample.path for sample in samples]
-    for result in predictor.stream(paths, batch_size=batch_size, workers=workers):
+    images = [sample.image for sample in samples]
+    for result in predictor.stream(images, batch_size=batch_size, workers=workers):
         if isinstance(result, ImageError):
             raise result
         values.append(result.value)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 LossMode = Literal["released", "corrected", "plain"]
 Optimizer = Literal["radam", "radam-released", "adamw"]
 Schedule = Literal["multistep", "cosine", "constant"]
 TrainPrecision = Literal["32-true", "16-mixed", "bf16-mixed"]  # Lightning's names
+RegressionUnit = Literal["label", "spread"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class LearningRates:
     regressor: float = 1e-5
     logit_scale: float = 0.0
 
+    def scaled(self, image: float) -> LearningRates:
+        """Return all rates in the same proportions, the image tower's being `image`."""
+        factor = image / self.image
+        return LearningRates(**{f.name: getattr(self, f.name) * factor for f in fields(self)})
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -34,10 +40,14 @@ class TrainConfig:
     rates: LearningRates = LearningRates()
     optimizer: Optimizer = "radam"
     weight_decay: float = 0.0  # decoupled from the gradient
-    schedule: Schedule = "multistep"  # multistep: x0.1 at 30 % of the epochs (60 of 200)
-    warmup_steps: int = 0  # linear from 0
+    schedule: Schedule = "multistep"  # multistep: x0.1 from `drop_at` on
+    drop_at: int | None = None  # finished epochs; None: 30 % of all (60 of 200)
+    warmup_steps: int = 0  # linear from 0; at most half of the updates
     loss_mode: LossMode = "released"  # of the two FCRC losses, see numclip.training.losses
-    regression_weight: float = 1.0  # of the L1 loss, in label units, against the two FCRC losses
+    regression_weight: float = 1.0  # of the L1 loss against the two FCRC losses
+    # The L1 loss counts in the labels' own unit, or in their spread: the mean distance of the
+    # training labels from their median, which is the same for grams and kilograms.
+    regression_unit: RegressionUnit = "label"
     precision: TrainPrecision = "32-true"  # the paper used 16-mixed, which needs a GPU
     patience: int = 0  # epochs without a better validation MAE before stopping; 0: never
     workers: int = 2  # processes that load images; 0: this one

@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -96,6 +97,20 @@ class Command(click.Command):
         _reserve_streams()
         with exit_on_error():
             return super().main(*args, **extra)
+
+
+def entry_point(module: str) -> Callable[..., Any]:
+    """Return what a console script calls to run the command `main` of a module.
+
+    The module is imported where signals, a lack of memory and a refused thread end as in the
+    command itself. The arguments are those of `click.Command.main`.
+    """
+
+    def main(*args: Any, **extra: Any) -> Any:
+        with exit_on_error():
+            return import_module(module).main.main(*args, **extra)
+
+    return main
 
 
 def _reserve_streams() -> None:

@@ -250,12 +250,13 @@ def _named(temporary: Path, path: Path) -> Iterator[None]:
 @contextmanager
 def atomic_text(path: Path, *, sync: bool = False) -> Iterator[IO[str]]:
     """Open a UTF-8 text file that appears under its name only when complete; see `atomic_path`."""
-    with (
-        atomic_path(path, sync=sync) as temporary,
-        # a path that is not UTF-8 becomes \udcXX, which JSON reads back
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
+    with atomic_path(path, sync=sync) as temporary, open_text(temporary) as file:
         yield file
+
+
+def open_text(path: Path) -> IO[str]:
+    """Open a text file for writing UTF-8; a path that is not becomes \\udcXX, as JSON reads it."""
+    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
 @contextmanager

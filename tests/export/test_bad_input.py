@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -154,9 +154,10 @@ def test_disk_full_at_the_card_takes_the_models_back(
     save_fragile(tmp_path, 1)
     before, real = remember(tmp_path), write_card
 
-    def on_a_full_disk(*args: Any) -> None:
+    def on_a_full_disk(details: dict[str, Any], file: IO[str]) -> None:
         with full_disk(100):
-            real(*args)
+            real(details, file)
+            file.flush()
 
     monkeypatch.setattr(export_module, "write_card", on_a_full_disk)
     monkeypatch.chdir(tmp_path)

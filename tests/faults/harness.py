@@ -146,6 +146,8 @@ class Server:
         shutil.copytree(self.base, folder)
         if old:
             for name in self.command.outputs:
+                if name == "copies/":  # must be empty
+                    continue
                 source = self.done() / name
                 if source.is_dir():
                     shutil.copytree(source, folder / name, dirs_exist_ok=True)

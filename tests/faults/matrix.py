@@ -51,7 +51,7 @@ SPOTS: dict[str, tuple[Spot, ...]] = {
     "run": (*_reading("photos"), *MODEL, *_writing("out.", "out.jsonl")),
     "run-json": (
         *_writing("out.", "out.json"),
-        *_writing("page", "page.html"),
+        *_writing("page.", "page.html"),  # not huge_pages.py
         *_writing("copies"),
         Spot("mkdir", "copies", MOVE, "copies"),
         *_reading("photos"),

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from PIL import ImageFile
+
 HANDLERS: dict[int, Any] = {
     signal.SIGINT: signal.default_int_handler,
     signal.SIGTERM: signal.SIG_DFL,
@@ -129,8 +131,6 @@ def _give_graph(path: str) -> None:
 def _slow_decoding(seconds: float) -> None:
     """Make every photo take its time, so that a run of a few photos can be disturbed."""
     import time
-
-    from PIL import ImageFile
 
     real = ImageFile.ImageFile.load
 

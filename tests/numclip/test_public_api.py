@@ -8,7 +8,6 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
-import click
 import pytest
 
 import numclip
@@ -16,9 +15,9 @@ from numclip.cli.train import main
 
 PUBLIC = (
     "Checkpoint DataConfig EvaluationSource LearningRates ModelConfig NumClip Predictions "
-    "Preprocessing PreprocessingConfig PromptConfig Sample Task TrainConfig TrainOptions "
+    "Preprocessing PreprocessingConfig PromptConfig Recipe Sample Task TrainConfig TrainOptions "
     "TrainResult calibrate convert evaluate_predictions fit load_checkpoint load_task "
-    "read_samples save_checkpoint train zero_shot"
+    "read_samples recipe_of save_checkpoint train zero_shot"
 )
 SOURCE = Path(numclip.__file__).read_text("utf-8")
 LIGHT = "print(*({'torch', 'open_clip', 'numpy', 'PIL', 'click'} & set(sys.modules)))"
@@ -78,12 +77,16 @@ def test_entry_points_that_people_type() -> None:
     assert "numclip.cli" in output_of("-m", "numclip.cli", "--help")  # as torchrun starts it
     scripts = {p.name: p.value for p in entry_points(group="console_scripts")}
     for name, module in (
-        ("train", "numclip.cli:main"),
-        ("convert", "numclip.cli.convert:main"),
-        ("zeroshot", "numclip.cli.zeroshot:main"),
-        ("eval", "numclip.cli.evaluate:main"),
+        ("train", "numclip.entry:train"),
+        ("convert", "numclip.entry:convert"),
+        ("zeroshot", "numclip.entry:zeroshot"),
+        ("eval", "numclip.entry:evaluate"),
+        ("export", "numclip_export.entry:export"),
+        ("run", "numclip_runtime.cli:main"),
     ):
         assert scripts[f"numclip-{name}"] == module
     for point in entry_points(group="console_scripts"):
-        if point.value.startswith("numclip."):
-            assert isinstance(point.load(), click.Command)
+        if point.value.startswith("numclip"):
+            with pytest.raises(SystemExit) as ended:
+                point.load()(["--version"])
+            assert ended.value.code == 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -256,3 +258,20 @@ def test_shortened_names_stay_apart() -> None:
     names = {inside(f"{'é' * 200}{i}.jpeg", windows=False) for i in range(50)}
     assert len(names) == 50
     assert all(len(name.encode()) <= 240 and name.endswith(".jpeg") for name in names)
+
+
+def test_a_name_that_cannot_be_closed_is_given_up(
+    tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing fails on network drives and by quotas, when the empty file is there already."""
+    annotator = Annotator(tmp_path / "out", predictor.metadata.task)
+    grey, real = Image.new("RGB", (64, 64), "gray"), Path.touch
+
+    def touch(path: Path, *args: Any, **options: Any) -> None:
+        real(path, *args, **options)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "touch", touch)
+    with pytest.raises(OSError, match=r"out.a\.png"):
+        annotator.write("a.png", grey, predictor.predict(grey))
+    assert not any((tmp_path / "out").iterdir())

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -223,3 +224,19 @@ def test_a_signal_where_python_ignores_exceptions(
     assert caught.value.signum == signum
     assert sys.unraisablehook is before
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("signum", "word"), [("SIGINT", "Interrupted"), ("SIGTERM", "Terminated")])
+def test_a_signal_while_a_command_is_imported(signum: str, word: str, tmp_path: Path) -> None:
+    """Ctrl-C in the first moment, long before the command reads its options."""
+    strike = f"import os, signal, time\nos.kill(os.getpid(), signal.{signum})\ntime.sleep(5)\n"
+    (tmp_path / "slow.py").write_text(strike)
+    code = "from numclip_runtime.console import entry_point; entry_point('slow')()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (128 + getattr(signal, signum), f"{word}.\n")

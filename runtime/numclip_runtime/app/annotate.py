@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import UsageError
-from numclip_runtime.files import atomic_path
+from numclip_runtime.files import atomic_path, naming
 from numclip_runtime.predictor import Prediction
 from numclip_runtime.preprocess import load_rgb
 from numclip_runtime.task import Task
@@ -148,12 +148,16 @@ class Annotator:
         free, number = path, self._taken.get(path, 1)
         while True:
             try:
-                free.touch(exist_ok=False)
+                with naming(free):
+                    free.touch(exist_ok=False)
                 return free
             except FileExistsError:
                 number += 1
                 free = path.with_name(f"{path.stem}-{number}{path.suffix}")
                 self._taken[path] = number
+            except OSError:  # also of closing it: a network drive, or a quota
+                free.unlink(missing_ok=True)
+                raise
 
     def _usual(self, name: str, *, is_file: bool) -> Path:
         path = self._folder / name
