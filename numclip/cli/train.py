@@ -49,7 +49,8 @@ MODEL_OPTIONS = add(
         TrainOptions,
         regressor=(
             click.Choice(["released", "bounded"]),
-            "Fine regressor: as in the released code, or kept inside each bin.  "
+            "Fine regressor: as in the released code (always 0 in a bin that begins at 0), or kept "
+            "inside each bin (never quite at its edges).  "
             "[default: the recipe's]",
         ),
         adapter_width=(COUNT, "[default: a quarter of the features']"),
@@ -106,8 +107,8 @@ RECIPE_OPTIONS = add(
     options_of(
         TrainConfig,
         optional=True,
-        loss_mode="Ranking losses: as in the released code, right for any sign and batch, or "
-        "unweighted.",
+        loss_mode="Ranking losses: as in the released code; right for any sign and batch, though "
+        "it too pulls uncertain images to the middle; or unweighted, which does not.",
         regression_weight=(RATE, "Weight of the L1 loss (label units)."),
         regression_unit="Unit of that loss: the labels', or their mean distance from their median.",
         seed="",

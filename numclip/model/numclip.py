@@ -73,11 +73,13 @@ class FineRegressor(nn.Module):
     With d = tanh(A2 relu(A1 logits + b1) + b2), the representative of bin k is
     `lower_k / (1 + d_k)` in the "released" form (lower bounds only, unbounded above), and
     `lower_k + width_k * (1 + d_k) / 2` in the "bounded" form (always inside its bin). The
-    "expected" form has no d and learns nothing: the representative is the bin's midpoint.
+    "expected" form has no d and learns nothing: the representative is the bin's midpoint, or the
+    one given.
 
     Args:
         bin_edges: K + 1 edges, in label units without offset.
         form: "released", "bounded" or "expected".
+        numbers: K representatives of the "expected" form, label units without offset.
 
     Raises:
         UsageError: if the form is none of these.
@@ -88,8 +90,14 @@ class FineRegressor(nn.Module):
     """
 
     bin_edges: Tensor  # (K + 1,)
+    numbers: Tensor  # (K,), of the "expected" form
 
-    def __init__(self, bin_edges: tuple[float, ...], form: RegressorForm = "released") -> None:
+    def __init__(
+        self,
+        bin_edges: tuple[float, ...],
+        form: RegressorForm = "released",
+        numbers: tuple[float, ...] | None = None,
+    ) -> None:
         super().__init__()
         if form not in get_args(RegressorForm):
             raise UsageError(
@@ -99,6 +107,10 @@ class FineRegressor(nn.Module):
         self.form = form
         self.register_buffer("bin_edges", torch.tensor(bin_edges), persistent=False)
         if form == "expected":
+            middles = (self.bin_edges[:-1] + self.bin_edges[1:]) / 2
+            self.register_buffer(
+                "numbers", middles if numbers is None else torch.tensor(numbers), persistent=False
+            )
             return
         self.fc = nn.Linear(bins, 2 * bins)
         self.delta = nn.Linear(2 * bins, bins)
@@ -110,7 +122,7 @@ class FineRegressor(nn.Module):
         """Map logits and bin_probs (B, K) to numbers (B,), label units without offset."""
         lower = self.bin_edges[:-1]
         if self.form == "expected":
-            return bin_probs @ ((lower + self.bin_edges[1:]) / 2)
+            return bin_probs @ self.numbers
         delta = torch.tanh(self.delta(F.relu(self.fc(logits))))  # (B, K)
         if self.form == "bounded":
             inside = lower + (self.bin_edges[1:] - lower) * (1 + delta) / 2
@@ -190,7 +202,9 @@ class NumClip(nn.Module):
         self.image_adapter = Adapter(
             width, config.adapter_reduction, config.adapter_ratio, config.adapter_width
         )
-        self.regressor = FineRegressor(task.bin_edges, config.regressor)
+        # Of other tasks the midpoints: checkpoints from before whole_numbers keep their values
+        numbers = task.bin_values if task.whole_numbers else None
+        self.regressor = FineRegressor(task.bin_edges, config.regressor, numbers)
         log_scale: Tensor = source.logit_scale.detach().clone()
         if logit_scale is not None:
             log_scale.fill_(logit_scale).log_()
