@@ -50,6 +50,12 @@ MODEL_OPTIONS = add(
     PROMPT_OPTIONS,
     options_of(
         TrainOptions,
+        head="numclip: bins, refined; distribution: over a grid of numbers; probe: linear in the "
+        "tower's features, in closed form.",
+        grid_points=(
+            click.IntRange(2),
+            "Of --head distribution.  [default: whole numbers of a range up to 200, else 101]",
+        ),
         vectors="What images are compared with: sentences, or learned vectors (no text tower).",
         prototypes="Their start.  [default: text, where there are pretrained words]",
         logit_scale=(click.FloatRange(0, min_open=True), "[default: backbone's]"),
@@ -77,8 +83,12 @@ TRAINING_OPTIONS = add(
     ),
     options_of(
         TrainConfig,
-        loss_mode="Ranking losses: as in the released code, right for any sign and batch, or "
-        "unweighted.",
+        loss_mode="Ranking losses: as in the released code, the same for any sign and batch, or "
+        "unweighted; or rps, a proper ordinal score in their place, for any head.",
+        target_width=(
+            click.FloatRange(0, min_open=True),
+            "Of --head distribution's soft targets (label units).  [default: 2 % of the range]",
+        ),
         regression_weight=(RATE, "Weight of the L1 loss (label units)."),
     ),
     options_of(

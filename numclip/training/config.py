@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-LossMode = Literal["released", "corrected", "plain"]
+RankingMode = Literal["released", "corrected", "plain"]  # of the two FCRC losses
+LossMode = Literal["released", "corrected", "plain", "rps"]
+Tune = Literal["all", "projector", "lora", "none"]
 Optimizer = Literal["radam", "radam-released", "adamw"]
 Schedule = Literal["multistep", "cosine", "constant"]
 TrainPrecision = Literal["32-true", "16-mixed", "bf16-mixed"]  # Lightning's names
@@ -36,8 +38,13 @@ class TrainConfig:
     weight_decay: float = 0.0  # decoupled from the gradient
     schedule: Schedule = "multistep"  # multistep: x0.1 at 30 % of the epochs (60 of 200)
     warmup_steps: int = 0  # linear from 0
-    loss_mode: LossMode = "released"  # of the two FCRC losses, see numclip.training.losses
-    regression_weight: float = 1.0  # of the L1 loss, in label units, against the two FCRC losses
+    # Of the two FCRC losses, or a ranked probability score in their place, which is open to every
+    # head; distribution and probe have a cross-entropy otherwise. See numclip.training.losses.
+    loss_mode: LossMode = "released"
+    regression_weight: float = 1.0  # of the L1 loss, in label units, against the others
+    target_width: float | None = None  # of a distribution's soft targets; None: see soft_targets
+    tune: Tune = "all"  # of the image tower: all, its last linear layer, low-rank updates, nothing
+    lora_rank: int = 8  # of the low-rank updates
     precision: TrainPrecision = "32-true"  # the paper used 16-mixed, which needs a GPU
     patience: int = 0  # epochs without a better validation MAE before stopping; 0: never
     workers: int = 2  # processes that load images; 0: this one
