@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numclip.tasks import load_task
     from numclip.training.config import LearningRates, TrainConfig
     from numclip.training.fit import fit
+    from numclip.training.recipes import Recipe, recipe_of
     from numclip.training.run import TrainOptions, TrainResult, train
     from numclip_runtime import Preprocessing, Task
 
@@ -40,6 +41,7 @@ __all__ = [
     "Preprocessing",
     "PreprocessingConfig",
     "PromptConfig",
+    "Recipe",
     "Sample",
     "Task",
     "TrainConfig",
@@ -52,6 +54,7 @@ __all__ = [
     "load_checkpoint",
     "load_task",
     "read_samples",
+    "recipe_of",
     "save_checkpoint",
     "train",
     "zero_shot",
@@ -72,6 +75,7 @@ _HOMES = {
     "numclip.tasks": ("load_task",),
     "numclip.training.config": ("LearningRates", "TrainConfig"),
     "numclip.training.fit": ("fit",),
+    "numclip.training.recipes": ("Recipe", "recipe_of"),
     "numclip.training.run": ("TrainOptions", "TrainResult", "train"),
     "numclip_runtime": ("Preprocessing", "Task"),
 }

@@ -35,23 +35,38 @@ def load_task(name_or_path: str) -> Task:
     """
     if name_or_path in preset_names():
         text = (resources.files("numclip") / "presets" / f"{name_or_path}.toml").read_text("utf-8")
+        data = tomllib.loads(text)
     elif Path(name_or_path).suffix == ".toml":
-        try:
-            text = read_limited(Path(name_or_path), MAX_FILE).decode().replace("\r\n", "\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{name_or_path}: cannot read this task file ({error}).") from None
+        data = read_toml(name_or_path, "task file")
     else:
         raise UsageError(
             f"unknown task {name_or_path!r}; presets are {', '.join(preset_names())}, "
             "or give the path of a .toml file."
         )
-    try:
-        data = tomllib.loads(text)
-    except ValueError as error:  # also that of a number of more than 4,300 digits
-        raise UsageError(f"{name_or_path}: not valid TOML ({first_line(error)}).") from None
-    except RecursionError:
-        raise UsageError(f"{name_or_path}: not valid TOML (nested too deeply).") from None
     return Task.from_dict(data, source=name_or_path)
+
+
+def read_toml(path: str, kind: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        path: File.
+        kind: What it is, in errors.
+
+    Raises:
+        UsageError: if it cannot be read, or is not TOML.
+    """
+    try:
+        text = read_limited(Path(path), MAX_FILE).decode().replace("\r\n", "\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot read this {kind} ({error}).") from None
+    try:
+        data: dict[str, Any] = tomllib.loads(text)
+    except ValueError as error:  # also that of a number of more than 4,300 digits
+        raise UsageError(f"{path}: not valid TOML ({first_line(error)}).") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not valid TOML (nested too deeply).") from None
+    return data
 
 
 def described_task(name_or_path: str | None, flags: Mapping[str, Any]) -> Task:

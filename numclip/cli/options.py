@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
 
+from numclip.data.columns import TableOptions
 from numclip.data.prepare import DataConfig
 from numclip.model.model_config import PromptConfig
 from numclip_runtime import Task
-from numclip_runtime.console import FILE
+from numclip_runtime.console import FILE, Command
 from numclip_runtime.task import PredictionKind
 
 Config = TypeVar("Config")
@@ -31,6 +32,8 @@ def options_of(
     config: type,
     prefix: str = "",
     flags: Mapping[str, str] | None = None,
+    *,
+    optional: bool = False,
     **given: str | tuple[Any, str],
 ) -> Decorator:
     """Return a decorator that adds an option for each given field of a dataclass, in this order.
@@ -42,6 +45,7 @@ def options_of(
         config: Dataclass that `config_of` builds.
         prefix: Before the field's name, such as "lr_" for --lr-image.
         flags: By field, in place of --field-name.
+        optional: The value is None where the option is not given, not the field's default.
         **given: By field: help ("" for none), or type and help.
     """
     hints = get_type_hints(config)
@@ -51,7 +55,7 @@ def options_of(
         flag = (flags or {}).get(field) or f"--{name}".replace("_", "-")
         text = value if isinstance(value, str) else value[1]
         more = _kind_of(hints[field]) if isinstance(value, str) else {"type": value[0]}
-        default = getattr(config, field)
+        default = None if optional else getattr(config, field)
         added.append(click.option(flag, name, default=default, help=text or None, **more))
     return add(*added)
 
@@ -78,6 +82,51 @@ def add(*options: Decorator) -> Decorator:
     return decorate
 
 
+def group(title: str, options: Decorator) -> Decorator:
+    """Return a decorator that adds options under a heading of `GroupedCommand`'s help."""
+
+    def decorate(command: Function) -> Function:
+        before = list(getattr(command, "__click_params__", ()))
+        command = options(command)
+        for param in getattr(command, "__click_params__", ()):
+            if param not in before:
+                _GROUPS[param] = title
+        return command
+
+    return decorate
+
+
+_GROUPS: dict[click.Parameter, str] = {}  # headings of options; those without are "Options"
+
+
+class GroupedCommand(Command):
+    """A command whose help lists its options under headings, see `group`."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options."""
+        records: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if (record := param.get_help_record(ctx)) is not None:
+                records.setdefault(_GROUPS.get(param, "Options"), []).append(record)
+        for title, rows in records.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def changed(config: Config, given: Mapping[str, Any], *, prefix: str = "", **fixed: Any) -> Config:
+    """Return a dataclass with those fields replaced for which an option was given.
+
+    Args:
+        config: Dataclass to start from.
+        given: Values by name; None was not given, see `options_of`.
+        prefix: As of `options_of`.
+        **fixed: Fields that no option holds as it is.
+    """
+    names = [field.name for field in fields(config)]  # type: ignore[arg-type]
+    values = {n: given[prefix + n] for n in names if given.get(prefix + n) is not None}
+    return replace(config, **{**values, **fixed})  # type: ignore[type-var]
+
+
 def config_of(
     config: type[Config], given: Mapping[str, Any], *, prefix: str = "", **fixed: Any
 ) -> Config:
@@ -94,8 +143,19 @@ def config_of(
     return config(**{**values, **fixed})
 
 
+TABLE_OPTIONS = options_of(
+    TableOptions,
+    path_column="Column of image paths.  [default: path; or file, image, ...]",
+    label_column="Column of labels; in tars, field of the JSON.  [default: label]",
+    skip_unlabelled="Leave images without a label out.",
+)
 DATA_OPTIONS = add(
-    click.option("--train", type=FILE, required=True, help=".csv, .txt, .parquet, or folder."),
+    click.option(
+        "--train",
+        type=FILE,
+        required=True,
+        help=".csv, .txt, .parquet, folder, or tars ('shards/*.tar').",
+    ),
     options_of(
         DataConfig,
         val="The same, of other people, photos or places.",
@@ -107,6 +167,10 @@ DATA_OPTIONS = add(
             "Share of the validation images that is kept for the intervals alone, so that these "
             "hold what they state; 0: none.  [default: half, if there are enough]",
         ),
+    ),
+    TABLE_OPTIONS,
+    options_of(
+        DataConfig,
         group_column="Column, such as person, that no two sets may share; intervals then hold for "
         "new ones.",
         shots=(COUNT, "Train on so many images of each distinct label."),
@@ -179,6 +243,7 @@ CALIBRATION_OPTIONS = add(
         "--group-column",
         help="Column of --val, such as person: the intervals then hold for new persons.",
     ),
+    TABLE_OPTIONS,
 )
 
 
@@ -186,6 +251,11 @@ def data_config(given: Mapping[str, Any]) -> DataConfig:
     """Return the data that the options of `DATA_OPTIONS` name."""
     check = {None: DataConfig.image_check, True: "decode", False: "none"}[given["check_images"]]
     return config_of(DataConfig, given, image_check=check)
+
+
+def table_options(given: dict[str, Any]) -> TableOptions:
+    """Take the values of `TABLE_OPTIONS` out of a command's options."""
+    return TableOptions(**{field.name: given.pop(field.name) for field in fields(TableOptions)})
 
 
 def task_of(given: Mapping[str, Any]) -> Task:

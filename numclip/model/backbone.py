@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from numclip.model.architectures import unknown_backbone
 from numclip.model.clip_limits import VOCABULARY, check_clip_config, check_text_tower
 from numclip.model.model_config import ClipConfig
 from numclip.model.timm_towers import TIMM, timm_config, timm_trunk_state
@@ -56,11 +57,7 @@ def clip_config(name_or_path: str) -> ClipConfig:
         return _config_file(Path(name_or_path))
     config = open_clip.get_model_config(name_or_path)
     if config is None:
-        raise UsageError(
-            f"unknown backbone {name_or_path!r}: give an open_clip architecture such as ViT-B-32, "
-            "an image tower of timm such as timm/mobilenetv2_100, or the path of an open_clip "
-            "configuration (.json)."
-        )
+        raise unknown_backbone(name_or_path)
     return dict(config)
 
 
