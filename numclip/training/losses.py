@@ -35,31 +35,57 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from numclip.model.heads import Distribution, Head, Probe
 from numclip.model.numclip import Output
-from numclip.training.config import LossMode, TrainConfig
+from numclip.training.config import RankingMode, TrainConfig
+from numclip.training.ordinal_losses import distribution_loss, ranked_probability_score
 
 Normalization = Literal["released", "num_negatives"]
 TARGET_GAIN = 10.0  # sharpness of the text-to-image target distribution
 
 
 def batch_losses(
-    out: Output, labels: Tensor, bins: Tensor, config: TrainConfig
+    out: Output,
+    labels: Tensor,
+    bins: Tensor,
+    config: TrainConfig,
+    head: Head | None = None,
+    label_offset: float = 0.0,
 ) -> dict[str, Tensor]:
-    """Return the three losses of a batch and their weighted sum, "loss".
+    """Return the losses of a batch, and their weighted sum, "loss".
+
+    The L1 loss of the number stands beside both FCRC losses; or, with the mode "rps", beside the
+    ranked probability score of the bins in their place. A distribution has the cross-entropy to a
+    soft target, or the ranked score; a probe the cross-entropy of the bins, or their ranked score.
 
     Args:
         out: The model's output for B images.
         labels: (B,) float32, label units.
         bins: (B,) int64.
-        config: Gives the weights.
+        config: Gives mode and weights.
+        head: The model's; None: one whose scores are the bins' logits.
+        label_offset: The task's.
     """
-    parts = {
-        "image_to_text": fcrc_image_to_text(out.logits, bins, config.loss_mode),
-        "text_to_image": fcrc_text_to_image(out.logits, bins, config.loss_mode),
-        "l1": F.l1_loss(out.fine, labels),
-    }
-    total = parts["image_to_text"] + parts["text_to_image"]
-    return parts | {"loss": total + config.regression_weight * parts["l1"]}
+    ranked = config.loss_mode == "rps"
+    parts: dict[str, Tensor]
+    if isinstance(head, Distribution):
+        loss = distribution_loss(
+            head, out.scores, labels - label_offset, width=config.target_width, ranked=ranked
+        )
+        parts = {"rps" if ranked else "cross_entropy": loss}
+    elif config.loss_mode == "rps":
+        one_hot = F.one_hot(bins, out.logits.shape[1])
+        parts = {"rps": ranked_probability_score(out.logits, one_hot)}
+    elif isinstance(head, Probe):
+        parts = {"cross_entropy": F.cross_entropy(out.logits, bins)}
+    else:
+        parts = {
+            "image_to_text": fcrc_image_to_text(out.logits, bins, config.loss_mode),
+            "text_to_image": fcrc_text_to_image(out.logits, bins, config.loss_mode),
+        }
+    l1 = F.l1_loss(out.fine, labels)
+    total = torch.stack(list(parts.values())).sum() + config.regression_weight * l1
+    return parts | {"l1": l1, "loss": total}
 
 
 def image_to_text_weights(labels: Tensor, num_bins: int) -> Tensor:
@@ -124,7 +150,7 @@ def plain_text_to_image(logits: Tensor, labels: Tensor) -> Tensor:
     return F.kl_div(logits.T.log_softmax(1), target, reduction="sum") / present.sum()
 
 
-def fcrc_image_to_text(logits: Tensor, labels: Tensor, mode: LossMode = "released") -> Tensor:
+def fcrc_image_to_text(logits: Tensor, labels: Tensor, mode: RankingMode = "released") -> Tensor:
     """Rank texts for each image: cross-entropy, negatives weighted by label distance.
 
     Args:
@@ -145,7 +171,7 @@ def fcrc_image_to_text(logits: Tensor, labels: Tensor, mode: LossMode = "release
 def fcrc_text_to_image(
     logits: Tensor,
     labels: Tensor,
-    mode: LossMode = "released",
+    mode: RankingMode = "released",
     *,
     norm: Normalization | None = None,
 ) -> Tensor:
@@ -169,7 +195,7 @@ def fcrc_text_to_image(
     return plain_text_to_image(_weighted(logits, weights.T, mode), labels)
 
 
-def _weighted(logits: Tensor, weights: Tensor, mode: LossMode) -> Tensor:
+def _weighted(logits: Tensor, weights: Tensor, mode: RankingMode) -> Tensor:
     """Apply the weights (B, K); half-precision logits become float32, as in the released code.
 
     Weights rounded to bfloat16 would change weighted logits by up to 0.2.

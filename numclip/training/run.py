@@ -17,6 +17,7 @@ from numclip.data.subsets import calibration_split
 from numclip.model.model_config import (
     DEFAULT_BACKBONE,
     PLAIN,
+    HeadKind,
     ModelConfig,
     PromptConfig,
     PrototypeStart,
@@ -59,6 +60,8 @@ class TrainOptions:
     label_offset: float | None = None  # of the task; None: the recipe's, or else the task's own
     adapter_width: int | None = ModelConfig.adapter_width
     prompts: PromptConfig = PLAIN
+    head: HeadKind = ModelConfig.head
+    grid_points: int | None = ModelConfig.grid_points
     vectors: Vectors = ModelConfig.vectors
     prototypes: PrototypeStart | None = None  # None: text where there are pretrained words
     logit_scale: float | None = None  # initial scale of the cosine similarities; None: backbone's
@@ -238,7 +241,8 @@ def initial_model(options: TrainOptions) -> NumClip:
         UsageError: if the backbone, its weights or the choices do not go together.
     """
     from numclip.model.backbone import image_config, load_backbone
-    from numclip.model.numclip import NumClip, sentences
+    from numclip.model.heads import compared_phrases
+    from numclip.model.numclip import NumClip
     from numclip.model.prototypes import text_vectors
     from numclip.model.timm_towers import TIMM, say_other_statistics
     from numclip.training.fit import seed_everything
@@ -246,7 +250,7 @@ def initial_model(options: TrainOptions) -> NumClip:
     assert options.training is not None
     assert options.regressor is not None
     seed_everything(options.training.seed)
-    words = options.vectors == "words"
+    words = options.vectors == "words" and options.head != "probe"
     clip, clip_config = load_backbone(
         options.backbone, options.pretrained, quick_gelu=options.quick_gelu, words=words
     )
@@ -264,9 +268,13 @@ def initial_model(options: TrainOptions) -> NumClip:
         adapter_width=options.adapter_width,
         prompts=options.prompts,
         vectors=options.vectors,
+        head=options.head,
+        grid_points=options.grid_points,
+        adapter_ratio=ModelConfig.adapter_ratio if options.head == "numclip" else 0.0,
     )
     model = NumClip(config, options.task, clip, logit_scale=options.logit_scale)
-    if not words and text and options.prototypes != "random":
-        start = text_vectors(clip, clip_config, sentences(options.task))
-        model.prototypes.weight.data.copy_(start)
+    if not words and text and options.head != "probe" and options.prototypes != "random":
+        context, phrases = options.task.context, compared_phrases(config, options.task)
+        sentences = [f"{context} {phrase}.".replace("_", " ") for phrase in phrases]
+        model.prototypes.weight.data.copy_(text_vectors(clip, clip_config, sentences))
     return model

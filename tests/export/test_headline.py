@@ -70,7 +70,7 @@ def test_class_model_trains_its_regressor_and_exports_without_it() -> None:
     labels, bins = torch.tensor([0.0, 4.0]), torch.tensor([0, 4])
     parts = batch_losses(model(images), labels, bins, TrainConfig())
     parts["l1"].backward()  # type: ignore[no-untyped-call]
-    assert model.regressor.fc.weight.grad is not None
+    assert model.regressor.get_parameter("fc.weight").grad is not None
     found = operators(onnx_from_folded(FoldedModel(model.eval()), 16))
     assert "ArgMax" in found
     assert "Tanh" not in found  # of the fine regressor
