@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from numclip.model.architectures import check_backbone
+from numclip.model.architectures import check_backbone, check_pretrained
 from numclip.training.config import TrainConfig
 from numclip.training.loggers import LoggerName, check_loggers
 from numclip_runtime import UsageError
@@ -14,14 +14,18 @@ from numclip_runtime.cuda.probe import probe_cuda
 from numclip_runtime.errors import import_extra
 
 
-def check_start(backbone: str, config: TrainConfig, loggers: Sequence[LoggerName]) -> None:
+def check_start(
+    backbone: str, pretrained: str | None, config: TrainConfig, loggers: Sequence[LoggerName]
+) -> None:
     """Refuse what cannot be trained, before torch is imported or an image read.
 
     Raises:
-        UsageError: if the backbone does not exist, or the precision needs a GPU that is not there.
+        UsageError: if backbone or weights do not exist, or the precision needs a GPU that is
+            missing.
         MissingDependencyError: if a logger's package is not installed.
     """
     check_backbone(backbone)
+    check_pretrained(pretrained)
     if config.precision == "16-mixed" and not _has_gpu():
         raise UsageError(
             "the precision 16-mixed needs a GPU, and this machine shows none; give --precision "
