@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from numclip.data.columns import PLAIN_TABLE, TableOptions
 from numclip.model.model_config import ModelConfig
 from numclip.model.numclip import NumClip
 from numclip.weights.reading import (
@@ -52,6 +53,7 @@ class Checkpoint:
     # (None: its own folder). In the file, both are relative to the checkpoint's folder.
     validation_csv: str | None = None
     validation_root: str | None = None
+    validation_table: TableOptions = PLAIN_TABLE  # how to read it
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that trained it
     calibration: Calibration | None = None  # None: probabilities as trained, no intervals
 
@@ -117,6 +119,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "metrics": dict(checkpoint.metrics),
         "validation_csv": _beside(checkpoint.validation_csv, path),
         "validation_root": _beside(checkpoint.validation_root, path),
+        "validation_table": asdict(checkpoint.validation_table),
         "versions": package_versions("torch", "open_clip_torch"),
         "calibration": checkpoint.calibration and checkpoint.calibration.to_dict(),
         "state_dict": {k: v.detach().cpu() for k, v in checkpoint.model.state_dict().items()},
@@ -174,7 +177,8 @@ def checkpoint_from_content(content: Mapping[str, Any], path: Path) -> Checkpoin
             raise ModelError(f"{path}: NaN or infinity in {named(odd, 'weight', 'weights')}.")
         model = NumClip(config, task)
         model.load_state_dict(state)
-        calibration = content.get("calibration")  # absent in files from before it existed
+        # absent in files from before they existed
+        calibration, table = content.get("calibration"), content.get("validation_table") or {}
         return Checkpoint(
             model.eval(),
             Preprocessing.from_dict(content["preprocessing"]),
@@ -183,6 +187,7 @@ def checkpoint_from_content(content: Mapping[str, Any], path: Path) -> Checkpoin
             _from(
                 read_value(str | None, content.get("validation_root"), "'validation_root'"), path
             ),
+            read_value(TableOptions, table, "'validation_table'"),
             read_value(Mapping[str, str], content["versions"], "'versions'"),
             None if calibration is None else Calibration.from_dict(calibration),
         )

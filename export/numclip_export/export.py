@@ -118,10 +118,10 @@ def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | Non
     opset = _opset(options, checkpoint)
     reference = data = None
     if options.verify:
-        images = verify_images(checkpoint, options.verify_data)
+        images = verify_images(checkpoint, options.verify_data, options.table)
         reference = Reference(checkpoint, images, max_batch=options.max_batch, atol=options.atol)
     if precision == "int8":
-        data = int8_data(checkpoint, options.calib_data, options.calib_cache, options.verify_data)
+        data = int8_data(checkpoint, options)
     metadata = replace(
         checkpoint.metadata,
         checkpoint_sha256=sha256(options.ckpt),

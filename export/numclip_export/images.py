@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,12 +11,15 @@ from typing import Literal
 import numpy as np
 
 from numclip.checkpoint import Checkpoint
+from numclip.data.columns import PLAIN_TABLE, TableOptions
 from numclip.data.readers import read_samples
-from numclip_runtime import NumclipError
+from numclip.data.samples import Sample
+from numclip_runtime import NumclipError, UsageError
 from numclip_runtime.images.folder import find_images
 from numclip_runtime.metadata import InputKind, Preprocessing
 from numclip_runtime.preprocess import (
     FloatArray,
+    ImageLike,
     InputArray,
     PixelArray,
     load_rgb,
@@ -41,13 +44,18 @@ class VerifyImages:
         return self.pixels if kind == "uint8" else self.inputs
 
 
-def verify_images(checkpoint: Checkpoint, verify_data: Path | None = None) -> VerifyImages:
+def verify_images(
+    checkpoint: Checkpoint,
+    verify_data: Path | None = None,
+    table: TableOptions = PLAIN_TABLE,
+) -> VerifyImages:
     """Collect images to compare on.
 
     Args:
         checkpoint: Gives the preprocessing, and the place of its validation data.
         verify_data: Folder of images, or a file that `read_samples` reads; None: the
             checkpoint's validation data, and where that is gone, synthetic images only.
+        table: How `verify_data` is read, see `read_samples`.
 
     Raises:
         UsageError: if `verify_data` holds no images.
@@ -55,28 +63,54 @@ def verify_images(checkpoint: Checkpoint, verify_data: Path | None = None) -> Ve
     """
     spec = checkpoint.preprocessing
     if verify_data is not None:
-        return _filled("given", image_paths(verify_data, checkpoint), spec)
+        return _filled("given", given_images(verify_data, checkpoint, table), spec)
     if checkpoint.validation_csv is not None:
         try:
-            paths = image_paths(Path(checkpoint.validation_csv), checkpoint, known=True)
-            return _filled("validation", paths, spec)
+            return _filled("validation", validation_images(checkpoint), spec)
         except (NumclipError, OSError):
             pass  # data has moved since training; the report then has "synthetic"
     return _filled("synthetic", [], spec)
 
 
-def image_paths(source: Path, checkpoint: Checkpoint, *, known: bool = False) -> list[str]:
-    """List images of a folder or file.
+def given_images(source: Path, checkpoint: Checkpoint, table: TableOptions) -> list[ImageLike]:
+    """List the images of a folder of images, or of a file that `read_samples` reads.
 
     Args:
-        source: Folder of images, or a file that `read_samples` reads.
+        source: Folder or file.
         checkpoint: Gives the task.
-        known: Relative paths start from the folder that training recorded.
+        table: How the file is read.
     """
     if source.is_dir():
-        return find_images([str(source)])
-    root = Path(checkpoint.validation_root) if known and checkpoint.validation_root else None
-    return [str(sample.path) for sample in read_samples(source, checkpoint.task, root)]
+        return [*find_images([str(source)])]
+    return [sample.image for sample in read_samples(source, checkpoint.task, table=table)]
+
+
+def validation_images(checkpoint: Checkpoint) -> list[ImageLike]:
+    """List the images of the checkpoint's validation data.
+
+    Raises:
+        UsageError: if it names none, or they cannot be read.
+    """
+    if checkpoint.validation_csv is None:
+        raise UsageError("the checkpoint names none")
+    source = Path(checkpoint.validation_csv)
+    if source.is_dir():
+        return [*find_images([str(source)])]
+    return [sample.image for sample in validation_samples(checkpoint)]
+
+
+def validation_samples(checkpoint: Checkpoint) -> list[Sample]:
+    """Read the checkpoint's validation data, as training did; empty if it names none."""
+    if checkpoint.validation_csv is None:
+        return []
+    root = checkpoint.validation_root
+    return read_samples(
+        Path(checkpoint.validation_csv),
+        checkpoint.task,
+        None if root is None else Path(root),
+        table=checkpoint.validation_table,
+        notes=[],  # were said by training
+    )
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -84,9 +118,9 @@ def spread(count: int, most: int) -> list[int]:
     return [round(i) for i in np.linspace(0, count - 1, min(most, count)).tolist()]
 
 
-def load_spread(paths: list[str], spec: Preprocessing, most: int) -> PixelArray:
+def load_spread(images: Sequence[ImageLike], spec: Preprocessing, most: int) -> PixelArray:
     """Load up to `most` of the images, evenly spread, as (N, H, W, 3) uint8."""
-    chosen = [to_pixels(load_rgb(paths[i]), spec) for i in spread(len(paths), most)]
+    chosen = [to_pixels(load_rgb(images[i]), spec) for i in spread(len(images), most)]
     return np.stack(chosen) if chosen else np.empty((0, spec.crop, spec.crop, 3), np.uint8)
 
 
@@ -99,9 +133,11 @@ def normalised(pixels: PixelArray, spec: Preprocessing) -> FloatArray:
 
 
 def _filled(
-    source: Literal["validation", "given", "synthetic"], paths: list[str], spec: Preprocessing
+    source: Literal["validation", "given", "synthetic"],
+    images: Sequence[ImageLike],
+    spec: Preprocessing,
 ) -> VerifyImages:
-    photos = load_spread(paths, spec, IMAGES)
+    photos = load_spread(images, spec, IMAGES)
     # Later patterns are noisier, so the first are used.
     patterns = islice(_synthetic(spec.crop), IMAGES - len(photos))
     pixels = np.stack([*photos, *patterns])

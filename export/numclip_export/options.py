@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar, get_args
 
 import click
 
+from numclip.cli.options import TABLE_OPTIONS
+from numclip.data.columns import PLAIN_TABLE, TableOptions
 from numclip_export.engine.bindings import Binding, NoGpuError, load_binding
 from numclip_export.engine.build_options import MAX_BATCH, EngineOptions, EngineTarget
 from numclip_runtime import MissingDependencyError, UsageError
@@ -52,7 +54,7 @@ FOR_CPU = ResolvedTarget("cpu", "target: onnxruntime on a CPU")
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(TableOptions):
     """Which files to write from a checkpoint, and how they are proved.
 
     Raises:
@@ -82,6 +84,11 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.verify_data is not None and not self.verify:
             raise UsageError("--verify-data has no use with --no-verify; leave one of them out.")
+        if self.table != PLAIN_TABLE and self.verify_data is None and self.calib_data is None:
+            raise UsageError(
+                "--path-column, --label-column and --skip-unlabelled need --verify-data or "
+                "--calib-data with a table."
+            )
         for name in ("calib_data", "calib_cache"):
             if self.precision != "int8" and getattr(self, name) is not None:
                 raise UsageError(f"{flag_of(name)} is for --int8; leave it out, or add --int8.")
@@ -190,7 +197,7 @@ def compute_capabilities(text: str) -> tuple[int, ...]:
     return tuple(map(int, words))
 
 
-FLAGS = (
+FLAGS: tuple[Callable[[Any], Any], ...] = (
     click.option("--ckpt", type=FILE, help="Checkpoint of numclip-train."),
     click.option(
         "--onnx", "onnx_path", type=FILE, help="Build an engine from this file of numclip-export."
@@ -254,6 +261,7 @@ FLAGS = (
         type=FILE,
         help="Images for int8: folder or CSV.  [default: the checkpoint's validation data]",
     ),
+    TABLE_OPTIONS,
     click.option("--calib-cache", type=FILE, help="Keeps the calibration of int8 between exports."),
     click.option(
         "--max-batch",

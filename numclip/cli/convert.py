@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import click
 
-from numclip.cli.options import CALIBRATION_OPTIONS
+from numclip.cli.options import CALIBRATION_OPTIONS, table_options
 from numclip.model.model_config import PromptKind, RankInterpolation
 from numclip.torchvision_compat import require_training
 from numclip_runtime import __version__
@@ -62,12 +62,14 @@ def main(
         from numclip.evaluation.calibration import calibrate_on
         from numclip.importers.released import convert
 
+        table = table_options(given)
         check_output(output)
         require_writable(output)
         refuse_overwriting(
             output, filter(None, (source, given["task"], given["base"], val)), "an input"
         )
-        checkpoint, line = calibrate_on(convert(source, **given), val, root, group_column)
+        converted = convert(source, **given)
+        checkpoint, line = calibrate_on(converted, val, root, table, group_column=group_column)
         save_checkpoint(output, checkpoint)
         if line is not None:
             show(line)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from numclip.cli.options import COUNT, add, config_of, options_of
+from numclip.cli.options import COUNT, TABLE_OPTIONS, add, config_of, options_of
 from numclip.evaluation.metrics import evaluate_predictions
 from numclip.evaluation.predictions import EvaluationSource
 from numclip.evaluation.report import METRICS_FILE, PICTURE_FILE, make_folder, table, write_report
@@ -24,6 +24,7 @@ OPTIONS = add(
     ),
     click.option("--data", type=FILE, required=True, help="Labelled images, as for numclip-train."),
     options_of(EvaluationSource, root="Where image paths start.  [default: the CSV's folder]"),
+    TABLE_OPTIONS,
     click.option("-o", "--output", type=FILE, help="Folder for metrics.json."),
     click.option("--plot", is_flag=True, help="Also draw evaluation.png there."),
     options_of(

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import click
 
+from numclip.data.columns import TableOptions
 from numclip.data.prepare import DataConfig
 from numclip.model.model_config import PromptConfig
 from numclip_runtime import Task
@@ -142,8 +143,19 @@ def config_of(
     return config(**{**values, **fixed})
 
 
+TABLE_OPTIONS = options_of(
+    TableOptions,
+    path_column="Column of image paths.  [default: path; or file, image, ...]",
+    label_column="Column of labels; in tars, field of the JSON.  [default: label]",
+    skip_unlabelled="Leave images without a label out.",
+)
 DATA_OPTIONS = add(
-    click.option("--train", type=FILE, required=True, help=".csv, .txt, .parquet, or folder."),
+    click.option(
+        "--train",
+        type=FILE,
+        required=True,
+        help=".csv, .txt, .parquet, folder, or tars ('shards/*.tar').",
+    ),
     options_of(
         DataConfig,
         val="The same, of other people, photos or places.",
@@ -155,6 +167,10 @@ DATA_OPTIONS = add(
             "Share of the validation images that is kept for the intervals alone, so that these "
             "hold what they state; 0: none.  [default: half, if there are enough]",
         ),
+    ),
+    TABLE_OPTIONS,
+    options_of(
+        DataConfig,
         group_column="Column, such as person, that no two sets may share; intervals then hold for "
         "new ones.",
         shots=(COUNT, "Train on so many images of each distinct label."),
@@ -227,6 +243,7 @@ CALIBRATION_OPTIONS = add(
         "--group-column",
         help="Column of --val, such as person: the intervals then hold for new persons.",
     ),
+    TABLE_OPTIONS,
 )
 
 
@@ -234,6 +251,11 @@ def data_config(given: Mapping[str, Any]) -> DataConfig:
     """Return the data that the options of `DATA_OPTIONS` name."""
     check = {None: DataConfig.image_check, True: "decode", False: "none"}[given["check_images"]]
     return config_of(DataConfig, given, image_check=check)
+
+
+def table_options(given: dict[str, Any]) -> TableOptions:
+    """Take the values of `TABLE_OPTIONS` out of a command's options."""
+    return TableOptions(**{field.name: given.pop(field.name) for field in fields(TableOptions)})
 
 
 def task_of(given: Mapping[str, Any]) -> Task:

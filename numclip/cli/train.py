@@ -41,7 +41,7 @@ from numclip_runtime.files import refuse_overwriting
 MODEL_OPTIONS = add(
     options_of(
         TrainOptions,
-        backbone="open_clip architecture or config (.json).",
+        backbone="open_clip architecture or config (.json), or timm/NAME.",
         pretrained="open_clip tag or weights file.  [default: random weights]",
     ),
     QUICK_GELU_OPTION,
@@ -57,6 +57,8 @@ MODEL_OPTIONS = add(
     PROMPT_OPTIONS,
     options_of(
         TrainOptions,
+        vectors="What images are compared with: sentences, or learned vectors (no text tower).",
+        prototypes="Their start.  [default: text, where there are pretrained words]",
         logit_scale=(click.FloatRange(0, min_open=True), "[default: backbone's]"),
     ),
     options_of(
@@ -64,7 +66,8 @@ MODEL_OPTIONS = add(
         resize=(COUNT, "Before the crop.  [default: 8/7 of it]"),
         resize_mode="",
         interpolation="",
-        normalize="Pixel statistics: ImageNet's as in the paper, or those CLIP was trained with.",
+        normalize="Pixel statistics: ImageNet's as in the paper, or those of the tower's training: "
+        "CLIP's, or 0.5 (SigLIP).",
     ),
 )
 RECIPE_OPTIONS = add(

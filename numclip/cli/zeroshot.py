@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from numclip.cli.options import CALIBRATION_OPTIONS, QUICK_GELU_OPTION
+from numclip.cli.options import CALIBRATION_OPTIONS, QUICK_GELU_OPTION, table_options
 from numclip.model.model_config import DEFAULT_BACKBONE
 from numclip.torchvision_compat import require_training
 from numclip_runtime import __version__
@@ -33,6 +34,7 @@ def main(
     val: Path | None,
     root: Path | None,
     group_column: str | None,
+    **given: Any,
 ) -> None:
     """Make a checkpoint that reads numbers without any training; export it like a trained one.
 
@@ -50,7 +52,8 @@ def main(
         require_writable(output)
         refuse_overwriting(output, filter(None, (task, backbone, pretrained, val)), "an input")
         untrained = zero_shot(load_task(task), backbone, pretrained, quick_gelu=quick_gelu)
-        checkpoint, line = calibrate_on(untrained, val, root, group_column)
+        table = table_options(given)
+        checkpoint, line = calibrate_on(untrained, val, root, table, group_column=group_column)
         save_checkpoint(output, checkpoint)
         show(f"{output}: {checkpoint.task.num_bins} bins from {backbone} {pretrained}, untrained")
         if line is not None:

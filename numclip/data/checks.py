@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections import Counter
@@ -13,10 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from numclip.data.samples import Sample
+from numclip.data.samples import ImageFile, Sample
 from numclip_runtime import ImageError, Task, UsageError
 from numclip_runtime.console import columns
-from numclip_runtime.files import sha256
+from numclip_runtime.files import sha256, sha256_of
+from numclip_runtime.images.decode import MAX_CONTENT
 from numclip_runtime.images.formats import open_image
 from numclip_runtime.preprocess import load_rgb
 from numclip_runtime.task import as_written
@@ -28,24 +30,27 @@ NAMED = 5  # broken files that an error names
 BAR = 10  # characters of the longest bar of `balance_table`
 
 
-def broken_images(paths: Sequence[Path], check: ImageCheck) -> dict[Path, str]:
+def broken_images(images: Sequence[ImageFile], check: ImageCheck) -> dict[ImageFile, str]:
     """Check images in threads (Pillow decodes outside the interpreter lock).
 
     A progress bar is drawn where stderr is a terminal.
 
     Args:
-        paths: Image files; each is checked once.
+        images: Image files and members of tars; each is checked once.
         check: How thoroughly.
 
     Returns:
-        The fault of each broken file, in the order of `paths`.
+        The fault of each broken file, in the order of `images`.
     """
     if check == "none":
         return {}
     from tqdm import tqdm
 
-    checks: dict[ImageCheck, Callable[[Path], str | None]] = {"header": _verify, "decode": _decode}
-    distinct = list(dict.fromkeys(paths))
+    checks: dict[ImageCheck, Callable[[ImageFile], str | None]] = {
+        "header": _verify,
+        "decode": _decode,
+    }
+    distinct = list(dict.fromkeys(images))
     with _threads(min(8, os.cpu_count() or 1)) as pool:
         results = tqdm(
             pool.map(checks[check], distinct),
@@ -55,7 +60,7 @@ def broken_images(paths: Sequence[Path], check: ImageCheck) -> dict[Path, str]:
             leave=False,
             disable=None,  # quiet when piped
         )
-        return {path: fault for path, fault in zip(distinct, results, strict=True) if fault}
+        return {image: fault for image, fault in zip(distinct, results, strict=True) if fault}
 
 
 @contextmanager
@@ -70,25 +75,27 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
     pool.shutdown()
 
 
-def _decode(path: Path) -> str | None:
+def _decode(image: ImageFile) -> str | None:
     try:
-        load_rgb(path)
+        load_rgb(image)
     except ImageError as error:
         return str(error)
     return None
 
 
-def _verify(path: Path) -> str | None:
+def _verify(image: ImageFile) -> str | None:
     try:
-        with open_image(path) as opened:
+        # a member is read whole: archives lie in one piece on the disk
+        source = image if isinstance(image, Path) else image.read(MAX_CONTENT)
+        with open_image(source) as opened:
             opened.image.verify()
     except Exception:  # as many types as Pillow has plugins
-        return _decode(path)  # a damaged comment, for example, takes nothing from the pixels
+        return _decode(image)  # a damaged comment, for example, takes nothing from the pixels
     return None
 
 
 def without_broken(
-    samples: Sequence[Sample], broken: dict[Path, str], *, skip: bool, name: str
+    samples: Sequence[Sample], broken: dict[ImageFile, str], *, skip: bool, name: str
 ) -> list[Sample]:
     """Return the samples whose files are not broken.
 
@@ -101,8 +108,8 @@ def without_broken(
     Raises:
         UsageError: if there are broken files and `skip` is False, or nothing else is left.
     """
-    faults = {s.path: broken[s.path] for s in samples if s.path in broken}
-    kept = [sample for sample in samples if sample.path not in faults]
+    faults = {s.image: broken[s.image] for s in samples if s.image in broken}
+    kept = [sample for sample in samples if sample.image not in faults]
     if faults and (not skip or not kept):
         lines = [f"  {fault}" for fault in list(faults.values())[:NAMED]]
         if len(faults) > NAMED:
@@ -133,28 +140,33 @@ def find_leakage(held_out: Sequence[Sample], train: Sequence[Sample], *, content
         train: Set that the model learns from.
         contents: Compare contents as well; only files of equal size are read.
     """
-    seen = {sample.path.resolve() for sample in train}
-    paths = list(dict.fromkeys(sample.path for sample in held_out))
-    same_path = [path for path in paths if path.resolve() in seen]
-    others = sorted(set(paths) - set(same_path))
-    same_content = _equal_files(others, seen) if contents else []
+    seen = {sample.path.resolve(): sample.image for sample in train}
+    images = {sample.path: sample.image for sample in held_out}
+    same_path = [path for path in images if path.resolve() in seen]
+    others = {path: images[path] for path in sorted(set(images) - set(same_path))}
+    same_content = _equal_files(others, seen.values()) if contents else []
     groups = ({s.group for s in held_out} & {s.group for s in train}) - {""}
     return Leakage(tuple(same_path), tuple(same_content), tuple(sorted(groups)))
 
 
-def _equal_files(paths: Iterable[Path], others: Iterable[Path]) -> list[Path]:
-    sizes = {path: path.stat().st_size for path in paths}
-    other_sizes = {path: path.stat().st_size for path in others}
+def _equal_files(images: Mapping[Path, ImageFile], others: Iterable[ImageFile]) -> list[Path]:
+    sizes = {path: _size(image) for path, image in images.items()}
+    other_sizes = {image: _size(image) for image in others}
     common = Counter(sizes.values()).keys() & Counter(other_sizes.values()).keys()
     mine = [path for path, size in sizes.items() if size in common]
-    theirs = [path for path, size in other_sizes.items() if size in common]
+    theirs = [image for image, size in other_sizes.items() if size in common]
     with _threads(4) as pool:  # hashing releases the interpreter lock
-        known = set(pool.map(sha256, theirs))
-        return [
-            path
-            for path, digest in zip(mine, pool.map(sha256, mine), strict=True)
-            if digest in known
-        ]
+        known = set(pool.map(_content_digest, theirs))
+        digests = pool.map(_content_digest, map(images.__getitem__, mine))
+        return [path for path, digest in zip(mine, digests, strict=True) if digest in known]
+
+
+def _size(image: ImageFile) -> int:
+    return image.stat().st_size if isinstance(image, Path) else image.size
+
+
+def _content_digest(image: ImageFile) -> str:
+    return sha256(image) if isinstance(image, Path) else sha256_of(io.BytesIO(image.read()))
 
 
 def balance_table(sets: Mapping[str, Sequence[Sample]], task: Task, *, bar: str = "#") -> str:

@@ -83,7 +83,7 @@ class ImageDataset(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         while True:
             try:
-                image = self.transform(load_rgb(self.samples[index].path))
+                image = self.transform(load_rgb(self.samples[index].image))
                 break
             except ImageError as error:
                 if self.broken == "raise":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from numclip.data.tables import Row, column_places, readable
+from numclip.data.columns import Alternative, column_places
+from numclip.data.tables import Row, readable
 from numclip_runtime import UsageError
 from numclip_runtime.console import visible
 from numclip_runtime.errors import first_line, require
@@ -17,8 +18,16 @@ MAX_GROUP = 1 << 28  # bytes of the columns that are read, in one row group
 BATCH = 4096  # rows in memory
 
 
-def read_parquet(path: Path, needed: Sequence[str]) -> Iterator[Row]:
+def read_parquet(
+    path: Path,
+    needed: Sequence[str],
+    *,
+    instead: Mapping[str, Alternative] | None = None,
+    notes: list[str] | None = None,
+) -> Iterator[Row]:
     """Yield the rows of a file, `BATCH` of them in memory; other columns are not read.
+
+    For the arguments, see `read_csv`.
 
     Raises:
         UsageError: if it cannot be read, or a needed column is missing, there twice, too large, or
@@ -33,7 +42,10 @@ def read_parquet(path: Path, needed: Sequence[str]) -> Iterator[Row]:
     try:
         with readable(path, "Parquet file"), open_regular(path) as binary:
             with pyarrow.parquet.ParquetFile(binary) as file:
-                columns, texts = _parquet_columns(path, file, needed)
+                places = column_places(
+                    path, file.schema_arrow.names, needed, instead=instead, notes=notes
+                )
+                columns, texts = _parquet_columns(path, file, places)
             # A text that every row repeats is in memory once, and so cannot fill it.
             with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
                 for batch in file.iter_batches(BATCH, columns=[*columns.values()]):
@@ -51,11 +63,11 @@ def read_parquet(path: Path, needed: Sequence[str]) -> Iterator[Row]:
 
 
 def _parquet_columns(
-    path: Path, file: Any, needed: Sequence[str]
+    path: Path, file: Any, places: Mapping[str, int]
 ) -> tuple[dict[str, str], list[str]]:
     """Return the names of the needed columns in a Parquet file, and the paths of their texts."""
     schema = file.schema_arrow
-    columns = {k: schema.names[i] for k, i in column_places(path, schema.names, needed).items()}
+    columns = {name: schema.names[i] for name, i in places.items()}
     for found in columns.values():
         kind = schema.field(found).type
         if not _is_plain_type(kind):

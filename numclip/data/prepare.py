@@ -17,6 +17,7 @@ from numclip.data.checks import (
     summary,
     without_broken,
 )
+from numclip.data.columns import TableOptions
 from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
 from numclip.data.subsets import few_shot, from_label, shift_labels, split_samples
@@ -26,7 +27,7 @@ from numclip_runtime.images.folder import LeftOut
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(TableOptions):
     """Data sources (see `read_samples`), and the part of them to use."""
 
     train: Path
@@ -61,6 +62,7 @@ class Data:
     train: list[Sample]
     val: list[Sample]
     test: list[Sample]  # empty where none was given
+    notes: tuple[str, ...] = ()  # how tables were read, where they are unlike plain ones
 
     @property
     def sets(self) -> dict[str, list[Sample]]:
@@ -75,6 +77,7 @@ class ReadSets:
 
     samples: dict[str, list[Sample]]  # by the name of the set: "train", "val", "test"
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]  # see `Data`
 
 
 def read_sets(config: DataConfig, task: Task) -> ReadSets:
@@ -85,15 +88,22 @@ def read_sets(config: DataConfig, task: Task) -> ReadSets:
         MissingDependencyError: if a source needs a package that is not installed.
     """
     sources = {"train": config.train, "val": config.val, "test": config.test}
-    others = LeftOut()
+    others, notes = LeftOut(), list[str]()
     sets = {
         name: read_samples(
-            source, task, config.root, group_column=config.group_column, left_out=others
+            source,
+            task,
+            config.root,
+            group_column=config.group_column,
+            table=config.table,
+            left_out=others,
+            notes=notes,
         )
         for name, source in sources.items()
         if source is not None
     }
-    return ReadSets(sets, (f"pictures in the folders were {others}.",) if others else ())
+    warnings = (f"pictures in the folders were {others}.",) if others else ()
+    return ReadSets(sets, warnings, tuple(dict.fromkeys(notes)))
 
 
 def prepare_data(
@@ -115,8 +125,8 @@ def prepare_data(
     """
     read = read or read_sets(config, task)
     sets, warnings = dict(read.samples), list(read.warnings)
-    paths = [sample.path for samples in sets.values() for sample in samples]
-    broken = broken_images(paths, config.image_check)
+    images = [sample.image for samples in sets.values() for sample in samples]
+    broken = broken_images(images, config.image_check)
     for name, samples in sets.items():
         sets[name] = without_broken(samples, broken, skip=config.skip_broken, name=name)
         if left_out := len(samples) - len(sets[name]):
@@ -141,7 +151,8 @@ def prepare_data(
             f"no training image in {len(empty)} of {task.num_bins} bins "
             f"({', '.join(empty)}); the model cannot learn them. Add images, or merge bins."
         )
-    return Data(sets["train"], sets["val"], sets.get("test", [])), warnings
+    data = Data(sets["train"], sets["val"], sets.get("test", []), read.notes)
+    return data, warnings
 
 
 def disagreement_warnings(sets: dict[str, list[Sample]], task: Task) -> Iterator[str]:
@@ -187,4 +198,6 @@ def leakage_warnings(sets: dict[str, list[Sample]], *, contents: bool) -> Iterat
 def data_report(data: Data, task: Task) -> str:
     """Return a report for the user before training: a line per set, and the class balance."""
     lines = [summary(name, samples, task) for name, samples in data.sets.items()]
-    return "\n".join((*lines, balance_table(data.sets, task, bar=bar_character())))
+    return "\n".join(
+        (*map(visible, data.notes), *lines, balance_table(data.sets, task, bar=bar_character()))
+    )

@@ -1,16 +1,33 @@
-"""Read labelled images: from CSV and Parquet tables, text lists, or a folder per bin."""
+"""Read labelled images: from CSV and Parquet tables, text lists, tars, or a folder per bin."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from numclip.data.image_paths import absence, image_path
-from numclip.data.numbers import number, numbers_in
+from numclip.data.columns import (
+    COLUMN_OPTIONS,
+    PATH_COLUMNS,
+    PLAIN_TABLE,
+    Alternative,
+    TableOptions,
+    simple_name,
+)
+from numclip.data.image_paths import absence, below_root, image_path
+from numclip.data.labels import LabelWords, is_missing, simple_phrase
+from numclip.data.numbers import commas_are_decimal, number
 from numclip.data.parquet import read_parquet
-from numclip.data.samples import Sample, sample_of
-from numclip.data.tables import read_csv, read_list
+from numclip.data.samples import ImageFile, Sample, sample_of
+from numclip.data.tables import Row, read_csv, read_list
+from numclip.data.tar_index import TarIndex, TarMember
+from numclip.data.tar_samples import read_tar, tars_of
 from numclip_runtime import Task, UsageError
+from numclip_runtime.console import say, visible
+from numclip_runtime.fields import shown
 from numclip_runtime.images.folder import (
     LeftOut,
     find_images,
@@ -19,7 +36,20 @@ from numclip_runtime.images.folder import (
     say_left_out,
 )
 
-KINDS = "a CSV file (.csv), a text list (.txt), a Parquet file (.parquet) or a folder per bin"
+KINDS = (
+    "a CSV file (.csv), a text list (.txt), a Parquet file (.parquet), tars (.tar, 'shards/*.tar') "
+    "or a folder per bin"
+)
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """A row of a table that has a label."""
+
+    where: str  # for errors
+    image: str | TarMember  # text of the path, or a member
+    labels: list[object]  # of the annotators
+    group: str
 
 
 def read_samples(
@@ -28,59 +58,146 @@ def read_samples(
     root: Path | None = None,
     *,
     group_column: str | None = None,
+    table: TableOptions = PLAIN_TABLE,
     left_out: LeftOut | None = None,
+    notes: list[str] | None = None,
 ) -> list[Sample]:
     """Read labelled images from a file or folder.
 
     Args:
-        source: CSV (.csv) or Parquet (.parquet, .pq) file with the columns `path` and `label`, text
-            list (.txt), or folder, see `read_folder`. Images may have labels of several annotators:
-            numbers separated by spaces, or a list in Parquet.
+        source: CSV (.csv, .tsv) or Parquet (.parquet, .pq) file with the columns `path` and
+            `label`, text list (.txt), tar or pattern of tars ("shards/*.tar", see `read_tar`), or
+            folder, see `read_folder`. Images may have labels of several annotators: numbers
+            separated by spaces, or a list in Parquet and JSON.
         task: Labels that are not of this task are refused.
-        root: Folder that relative image paths start from; None: the file's own folder. A source
-            that is a folder holds its images itself.
-        group_column: Column of `Sample.group`, for CSV and Parquet.
+        root: Folder that relative image paths start from; None: the file's own folder. Paths from
+            the top of another machine's disk are looked for below it. A folder or a tar holds its
+            images itself.
+        group_column: Column of `Sample.group`, for CSV, Parquet and tars.
+        table: Names of the other columns, and what a row without label is.
         left_out: Counts the pictures of other kinds in a folder. None: they are said on stderr.
+        notes: Gets how a table was read, where it is unlike a plain one. None: on stderr.
 
     Raises:
         UsageError: naming file and line, if a column, a number or an image file is missing.
         MissingDependencyError: if the source is a Parquet file, and pyarrow is not installed.
     """
-    suffix = source.suffix.lower()
-    if group_column and (source.is_dir() or suffix == ".txt"):
-        raise UsageError(f"{source}: --group-column needs a CSV or Parquet file with that column.")
-    if source.is_dir():
+    suffix, folder = source.suffix.lower(), source.is_dir()
+    given = {"path": table.path_column, "label": table.label_column, "group": group_column}
+    for name, column in given.items():
+        if column and (folder or suffix == ".txt" or (name == "path" and suffix == ".tar")):
+            raise UsageError(
+                f"{visible(source)}: {COLUMN_OPTIONS[name]} needs a CSV or Parquet file with that "
+                "column."
+            )
+    if folder:
         return read_folder(source, task, left_out)
-    needed = ["path", "label", *([group_column] if group_column else [])]
-    if suffix == ".csv":
-        rows = read_csv(source, needed)
+    names = {name: column or name for name, column in given.items() if column or name != "group"}
+    same = {"path": PATH_COLUMNS, "label": ("labels", simple_name(task.name)), "group": ()}
+    instead = {
+        names[name]: Alternative(COLUMN_OPTIONS[name], () if given[name] else same[name])
+        for name in names
+    }
+    remarks: list[str] = []
+    needed = list(names.values())
+    rows: Iterator[Row]
+    if suffix in (".csv", ".tsv"):
+        rows = read_csv(source, needed, instead=instead, notes=remarks)
     elif suffix == ".txt":
         rows = read_list(source)
     elif suffix in (".parquet", ".pq"):
-        rows = read_parquet(source, needed)
+        rows = read_parquet(source, needed, instead=instead, notes=remarks)
+    elif suffix == ".tar":
+        sure = not table.skip_unlabelled
+        rows = chain.from_iterable(
+            read_tar(tar, names, instead, sure=sure, notes=remarks) for tar in tars_of(source)
+        )
     else:
-        reason = "not a known kind of data" if source.exists() else "no such file or folder"
-        raise UsageError(f"{source}: {reason}; give {KINDS}.")
-    base = source.parent if root is None else root
-    samples, absent = [], []
+        raise UsageError(f"{source}: {_unknown(source)}.")
+    labelled = list(_labelled(rows, names, task, table, remarks))
+    if not labelled:
+        raise UsageError(f"{source}: holds no images{' with a label' * bool(remarks)}.")
+    texts = (label for row in labelled for label in row.labels if isinstance(label, str))
+    decimal, rule = commas_are_decimal(texts)
+    if decimal and remarks and remarks[0].startswith("read as"):
+        remarks.insert(1, "decimal commas")
+    elif decimal:
+        remarks.insert(0, "read with decimal commas")
+    images = _images(source, root, labelled, remarks)
+    if remarks:
+        line = f"{visible(source)}: {', '.join(dict.fromkeys(remarks))}."
+        say(f"Note: {line}") if notes is None else notes.append(line)
+    return [
+        sample_of(image, row.labels, task, row.where, group=row.group, decimal_comma=rule)
+        for row, image in zip(labelled, images, strict=True)
+    ]
+
+
+def _unknown(source: Path) -> str:
+    """Return why a source is not read, and the way out."""
+    if not source.exists():
+        return f"no such file or folder; give {KINDS}"
+    if re.search(r"\.tar\.\w+$|\.t[gbx]z2?$", source.name.lower()):
+        return "is compressed; unpack it to a plain .tar, whose images are read at their places"
+    return f"not a known kind of data; give {KINDS}"
+
+
+def _labelled(
+    rows: Iterator[Row],
+    names: dict[str, str],
+    task: Task,
+    table: TableOptions,
+    remarks: list[str],
+) -> Iterator[_Labelled]:
+    """Yield the rows with a label; the others are refused, or left out and counted."""
+    words, labelled, unlabelled = LabelWords.of(task), 0, 0
     for where, cells in rows:
-        path, label = cells["path"], cells["label"]
-        if not isinstance(path, str) or not path.strip():
+        path, label = cells[names["path"]], cells[names["label"]]
+        if not isinstance(path, TarMember) and (not isinstance(path, str) or not path.strip()):
             raise UsageError(f"{where}: the path is empty.")
-        group = "" if group_column is None else _group(cells[group_column])
-        if group_column is not None and not group:
-            raise UsageError(f"{where}: the column {group_column!r} of --group-column is empty.")
-        labels = numbers_in(label) if isinstance(label, str) else label
-        labels = labels if isinstance(labels, list) else [labels]
-        found = image_path(base, path)
-        if found is None:
-            absent.append(path)
-        samples.append(sample_of(found or base / path, labels, task, where, group=group))
-    if not samples:
-        raise UsageError(f"{source}: holds no images.")
-    if absent:
-        raise UsageError(absence(source, absent, len(samples)))
-    return samples
+        if is_missing(label):
+            if not table.skip_unlabelled:
+                empty = label == [] or (isinstance(label, str) and not label.strip())
+                what = "is empty" if empty else f"{shown(label)} is not a number"
+                raise UsageError(
+                    f"{where}: the label {what}; leave such images out with --skip-unlabelled."
+                )
+            unlabelled += 1
+            continue
+        group = _group(cells[names["group"]]) if "group" in names else ""
+        if "group" in names and not group:
+            column = names["group"]
+            raise UsageError(f"{where}: the column {column!r} of --group-column is empty.")
+        labelled += 1
+        yield _Labelled(where, path, words.labels_in(label), group)
+    if unlabelled:
+        remarks.append(
+            f"{unlabelled:,} of {labelled + unlabelled:,} images have no label, left out"
+        )
+
+
+def _images(
+    source: Path, root: Path | None, labelled: list[_Labelled], remarks: list[str]
+) -> list[ImageFile]:
+    """Return the image of each row.
+
+    Raises:
+        UsageError: if one does not exist.
+    """
+    base, indices = source.parent if root is None else root, dict[Path, TarIndex]()
+    images = [
+        image_path(base, row.image, indices) if isinstance(row.image, str) else row.image
+        for row in labelled
+    ]
+    lost = [i for i, image in enumerate(images) if image is None]
+    absent = [str(labelled[i].image) for i in lost]
+    if absent and root is not None and (elsewhere := below_root(root, absent, indices)):
+        remarks.append(f"paths read below {visible(root)} in place of {visible(elsewhere[0])}")
+        for i, found in zip(lost, elsewhere[1], strict=True):
+            images[i] = found
+    elif absent:
+        raise UsageError(absence(source, base, absent, len(labelled)))
+    return [image for image in images if image is not None]
 
 
 def _group(value: object) -> str:
@@ -123,6 +240,8 @@ def read_folder(folder: Path, task: Task, left_out: LeftOut | None = None) -> li
             paths = find_images([str(subfolder)], left_out=others)
             samples += [sample_of(Path(path), [label], task, str(subfolder)) for path in paths]
     if not samples:
+        if any(entry.suffix.lower() == ".tar" for entry in entries):
+            raise UsageError(f"{folder}: holds tars; give them as '{folder / '*.tar'}'.")
         raise UsageError(f"{folder}: holds no images; {_expected(task)}.")
     if left_out is None:
         say_left_out(others)
@@ -131,8 +250,12 @@ def read_folder(folder: Path, task: Task, left_out: LeftOut | None = None) -> li
 
 def _folder_label(subfolder: Path, task: Task) -> float:
     given = number(subfolder.name)
-    phrases = [_simple(phrase) for phrase in task.phrases]
-    named = phrases.index(_simple(subfolder.name)) if _simple(subfolder.name) in phrases else None
+    phrases = [simple_phrase(phrase) for phrase in task.phrases]
+    named = (
+        phrases.index(simple_phrase(subfolder.name))
+        if simple_phrase(subfolder.name) in phrases
+        else None
+    )
     if named is None and given is None:
         raise UsageError(
             f"{subfolder}: neither a number nor a phrase of the task; {_expected(task)}."
@@ -146,11 +269,6 @@ def _folder_label(subfolder: Path, task: Task) -> float:
             f"of another; give a CSV file with the columns 'path' and 'label'."
         )
     return task.bin_values[named] + task.label_offset if given is None else given
-
-
-def _simple(text: str) -> str:
-    """Return a phrase without regard to case, "_" and "-", which differ in names of folders."""
-    return " ".join(text.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def _expected(task: Task) -> str:

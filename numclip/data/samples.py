@@ -3,38 +3,63 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from numclip.data.numbers import MAX_ANNOTATIONS, grouped, is_like_number, number
+from numclip.data.tar_index import TarMember
 from numclip_runtime import Task, UsageError
 from numclip_runtime.fields import shown
 from numclip_runtime.files import atomic_text
 from numclip_runtime.task import as_written
+
+ImageFile: TypeAlias = Path | TarMember
+_RANGE = re.compile(r"[(\[]?\s*\d[\d.,]*\s*(?:-|\u2013|,|to|bis)\s*\d[\d.,]*\s*[)\]]?")
+_NUMBER_AND_WORD = re.compile(r"[^\d\s]{0,9} ?[-+]?\d[\d.,]*|[-+]?\d[\d.,]* ?[^\d\s]{1,20}")
 
 
 @dataclass(frozen=True)
 class Sample:
     """One labelled image."""
 
-    path: Path  # image file
+    path: Path  # image file; one in a tar has the path below it: shards/a.tar/0001.jpg
     label: float  # label units, as in the file; the median of several annotations
     annotations: tuple[float, ...] = ()  # several annotators' labels, in file order; else empty
     group: str = ""  # such as a person, whom training and validation must not share; "": unknown
+    member: TarMember | None = None  # of an image in a tar: where it lies there
+
+    @property
+    def image(self) -> ImageFile:
+        """What the runtime's readers open."""
+        return self.path if self.member is None else self.member
+
+    @property
+    def file(self) -> Path:
+        """The file on the disk: the image, or its tar."""
+        return self.path if self.member is None else self.member.archive
 
 
 def sample_of(
-    path: Path, labels: Sequence[object], task: Task, where: str, *, group: str = ""
+    image: ImageFile,
+    labels: Sequence[object],
+    task: Task,
+    where: str,
+    *,
+    group: str = "",
+    decimal_comma: bool = False,
 ) -> Sample:
     """Validate the labels of one image.
 
     Args:
-        path: Image file.
+        image: Image file, or member of a tar.
         labels: One label, or one per annotator, as texts or numbers.
         task: Labels outside its bin_edges are refused.
         where: File and line named in errors.
         group: See `Sample`.
+        decimal_comma: See `number`.
 
     Raises:
         UsageError: if a label is not a number, or outside the task.
@@ -49,8 +74,13 @@ def sample_of(
             f"{where}: the label {shown(' '.join(texts))} may be {whole:g}, or the labels of "
             f"{len(texts)} annotators; write {whole:g}, or annotators as {_with_point(texts)}."
         )
-    numbers = tuple(_label(label, task, where) for label in labels)
-    return Sample(path, median(numbers), numbers if len(numbers) > 1 else (), group)
+    numbers = tuple(number(label, decimal_comma=decimal_comma) for label in labels)
+    if None in numbers:
+        raise UsageError(f"{where}: {_no_number(labels, numbers.index(None))}.")
+    known = tuple(_checked(label, task, where) for label in numbers if label is not None)
+    member = image if isinstance(image, TarMember) else None
+    path = image.path if isinstance(image, TarMember) else image
+    return Sample(path, median(known), known if len(known) > 1 else (), group, member)
 
 
 def _with_point(texts: Sequence[str]) -> str:
@@ -66,13 +96,20 @@ def median(annotations: Sequence[float]) -> float:
     return sorted(annotations)[len(annotations) // 2]
 
 
-def _label(text: object, task: Task, where: str) -> float:
-    label = number(text)
-    if label is None:
-        hint = ""
-        if isinstance(text, str) and is_like_number(text):
-            hint = "; write it without grouping of digits, and with a point before decimals"
-        raise UsageError(f"{where}: the label {shown(text)} is not a number{hint}.")
+def _no_number(labels: Sequence[object], index: int) -> str:
+    """Return why a label is no number, and the way out."""
+    wrong, hint = labels[index], ""
+    whole = " ".join(label for label in labels if isinstance(label, str))
+    if isinstance(wrong, str) and is_like_number(wrong):
+        hint = "; write it without grouping of digits, and with a point before decimals"
+    elif isinstance(wrong, str) and _RANGE.fullmatch(whole):
+        wrong, hint = whole, ", but a range; write one number, such as its middle"
+    elif isinstance(wrong, str) and _NUMBER_AND_WORD.fullmatch(whole):
+        wrong, hint = whole, "; write the number alone, in the task's unit"
+    return f"the label {shown(wrong)} is not a number{hint}"
+
+
+def _checked(label: float, task: Task, where: str) -> float:
     low, high = (edge + task.label_offset for edge in (task.bin_edges[0], task.bin_edges[-1]))
     if not task.contains(label):
         classes = task.labels_are_classes

@@ -15,6 +15,7 @@ from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from numclip.data.columns import Alternative, column_places, simple_name
 from numclip.data.numbers import MAX_ANNOTATIONS, is_like_number
 from numclip_runtime import UsageError
 from numclip_runtime.console import visible
@@ -23,7 +24,8 @@ from numclip_runtime.fields import shown
 from numclip_runtime.files import open_regular
 
 MAX_LINE = 1 << 20  # characters; csv itself refuses a cell of more than 131,072
-SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+TAB = "\t"
+SEPARATORS = {",": "comma", ";": "semicolon", TAB: "tab"}
 
 
 class Row(NamedTuple):
@@ -33,11 +35,25 @@ class Row(NamedTuple):
     cells: Mapping[str, Any]  # by the names that were asked for; text, but in Parquet any type
 
 
-def read_csv(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
+def read_csv(
+    path: Path,
+    needed: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    instead: Mapping[str, Alternative] | None = None,
+    notes: list[str] | None = None,
+) -> Iterator[Row]:
     """Yield the rows of a UTF-8 file with a header line; empty rows are skipped.
 
-    The separator is a comma, semicolon or tab: the one whose header has the needed columns. Case
-    and blanks around names do not matter; other columns are ignored.
+    The separator is a comma, semicolon or tab: the one whose header has the needed columns. Case,
+    and blanks and quotes around names do not matter; other columns are ignored.
+
+    Args:
+        path: File.
+        needed: Names of columns.
+        optional: Names of columns that may be missing.
+        instead: For needed columns, what may replace them.
+        notes: Gets what is unlike a plain table: separator, and columns under other names.
 
     Raises:
         UsageError: naming file and line, if a needed column is missing or there twice, a row has
@@ -48,14 +64,23 @@ def read_csv(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) ->
     header, before = next(lines, ""), 0
     if given := re.fullmatch(r"sep=(.)\s*", header):  # the first line of some spreadsheets
         header, before = next(lines, ""), 1
-    separator = given[1] if given else _separator(header, needed)
-    rows = csv.reader(chain([header], lines), delimiter=separator, strict=True)
+    separator = given[1] if given else _separator(header, needed, instead or {})
+    if notes is not None and separator != ",":
+        notes.append(f"read as {'tab' if separator == TAB else visible(separator)} separated")
+    # a blank after each separator belongs to no cell, and may stand before a quote
+    rows = csv.reader(
+        chain([header], lines),
+        delimiter=separator,
+        strict=True,
+        skipinitialspace=separator + " " in header
+        and header.count(separator) == header.count(separator + " "),
+    )
     line = before + 1  # where the row begins
     try:
         names = next(rows)
         while names and not names[-1].strip():  # the header ends in a separator
             names.pop()
-        columns = column_places(path, names, needed, optional)
+        columns = column_places(path, names, needed, optional, instead=instead, notes=notes)
         line = before + rows.line_num + 1
         for row in rows:
             where = f"{visible(path)} line {line}"
@@ -65,7 +90,7 @@ def read_csv(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) ->
             while len(row) > len(names) and not row[-1].strip():
                 row.pop()
             if len(row) != len(names):
-                raise UsageError(_uneven(where, len(row), len(names), separator))
+                raise UsageError(_uneven(where, row, len(names), separator))
             if any("\n" in cell or "\r" in cell for cell in row):
                 _refuse_rows_inside(where, row, columns, separator)
             yield Row(where, {name: row[index] for name, index in columns.items()})
@@ -79,49 +104,29 @@ def read_csv(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) ->
         ) from None
 
 
-def _separator(header: str, needed: Sequence[str]) -> str:
-    for separator in SEPARATORS:
-        names = {_simple(cell) for cell in header.replace('"', "").split(separator)}
-        if names >= {_simple(name) for name in needed}:
-            return separator
-    return ","
+def _separator(header: str, needed: Sequence[str], instead: Mapping[str, Alternative]) -> str:
+    """Return the separator with which a header names most of the needed columns, or most at all."""
+
+    def fitness(separator: str) -> tuple[int, int]:
+        names = {simple_name(cell) for cell in header.split(separator)}
+        other = (instead.get(name, Alternative("")).names for name in needed)
+        wanted = [
+            {*map(simple_name, (name, *names))} for name, names in zip(needed, other, strict=True)
+        ]
+        return sum(bool(names & group) for group in wanted), len(names)
+
+    return max(SEPARATORS, key=fitness)  # of equals the first, a comma
 
 
-def _simple(name: str) -> str:
-    return name.strip().casefold()
-
-
-def column_places(
-    path: Path, found: Sequence[str], needed: Sequence[str], optional: Sequence[str] = ()
-) -> dict[str, int]:
-    """Return the place of each needed column, and of the optional ones that are there.
-
-    Raises:
-        UsageError: if a needed one is missing, or one is there twice.
-    """
-    simple = [_simple(name) for name in found]
-    if missing := sorted(name for name in needed if _simple(name) not in simple):
-        names = ", ".join(map(shown, found[:10])) + (", ..." if len(found) > 10 else "")
-        raise UsageError(
-            f"{visible(path)}: lacks the column(s) {missing}; it must name "
-            f"{', '.join(map(repr, needed))} in its first line, separated by commas, semicolons or "
-            f"tabs (found [{names}])."
-        )
-    wanted = [*needed, *(name for name in optional if _simple(name) in simple)]
-    for name in wanted:
-        if (count := simple.count(_simple(name))) > 1:
-            raise UsageError(
-                f"{visible(path)}: has {count} columns named {name!r}; keep one of them."
-            )
-    return {name: simple.index(_simple(name)) for name in wanted}
-
-
-def _uneven(where: str, found: int, expected: int, separator: str) -> str:
+def _uneven(where: str, row: Sequence[str], expected: int, separator: str) -> str:
+    found = len(row)
     cells = f"{where}: has {found} cell{'s' if found != 1 else ''}, the header has {expected}"
     if found < expected:
         return f"{cells}; complete the row."
     name = SEPARATORS.get(separator, repr(separator))
-    return f'{cells}; quote a {name} inside a number or name ("3{separator}5").'
+    numbered = found == expected + 1 and row[0].strip().isdecimal()
+    way_out = ", or name the first column, where it numbers the rows" if numbered else ""
+    return f'{cells}; quote a {name} inside a number or name ("3{separator}5"){way_out}.'
 
 
 def _refuse_rows_inside(

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from numclip.data.columns import PLAIN_TABLE, TableOptions
 from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
 from numclip.evaluation.predictions import groups_of, labels_of, log_softmax, raw_outputs
@@ -90,6 +91,8 @@ def calibrate_on(
     checkpoint: Checkpoint,
     val: Path | None,
     root: Path | None = None,
+    table: TableOptions = PLAIN_TABLE,
+    *,
     group_column: str | None = None,
 ) -> tuple[Checkpoint, str | None]:
     """Make the images of `val` the checkpoint's validation data, and calibrate on them.
@@ -100,6 +103,7 @@ def calibrate_on(
         checkpoint: Checkpoint that was not trained here.
         val: See `read_samples`; None leaves the checkpoint as it is.
         root: See `read_samples`.
+        table: See `read_samples`.
         group_column: See `read_samples`; the intervals then hold for images of new groups.
 
     Returns:
@@ -114,10 +118,18 @@ def calibrate_on(
             raise UsageError("--root is where the image paths of --val start; give --val.")
         if group_column is not None:
             raise UsageError("--group-column is a column of --val; give --val.")
+        if table != PLAIN_TABLE:
+            raise UsageError("--path-column, --label-column and --skip-unlabelled need --val.")
         return checkpoint, None
-    samples = read_samples(val, checkpoint.task, root, group_column=group_column)
+    samples = read_samples(val, checkpoint.task, root, table=table, group_column=group_column)
     place = None if root is None else str(root)
-    moved = replace(checkpoint, metrics={}, validation_csv=str(val), validation_root=place)
+    moved = replace(
+        checkpoint,
+        metrics={},
+        validation_csv=str(val),
+        validation_root=place,
+        validation_table=table,
+    )
     return calibrate(moved, samples)
 
 

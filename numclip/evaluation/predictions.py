@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from numclip.data.columns import TableOptions
 from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
 from numclip.data.workers import check_shared_memory, loading_faults
@@ -55,7 +56,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class EvaluationSource:
+class EvaluationSource(TableOptions):
     """A model file and the labelled images to evaluate it on.
 
     Raises:
@@ -97,13 +98,13 @@ class EvaluationSource:
             from numclip.checkpoint import load_checkpoint
 
             checkpoint = load_checkpoint(self.ckpt)
-            samples = read_samples(self.data, checkpoint.task, self.root)
+            samples = read_samples(self.data, checkpoint.task, self.root, table=self.table)
             processes = workers if workers > 1 else 0
             return predictions_of_checkpoint(
                 checkpoint, samples, batch_size=size, workers=processes
             )
         with load(self.file, fast_decode=self.fast_decode) as predictor:
-            samples = read_samples(self.data, predictor.metadata.task, self.root)
+            samples = read_samples(self.data, predictor.metadata.task, self.root, table=self.table)
             return predictions_of_model(predictor, samples, batch_size=size, workers=workers)
 
 
@@ -161,8 +162,8 @@ def predictions_of_model(
             not describe the data.
     """
     values, bin_probs = [], []
-    paths = [sample.path for sample in samples]
-    for result in predictor.stream(paths, batch_size=batch_size, workers=workers):
+    images = [sample.image for sample in samples]
+    for result in predictor.stream(images, batch_size=batch_size, workers=workers):
         if isinstance(result, ImageError):
             raise result
         values.append(result.value)

@@ -71,6 +71,7 @@ def unknown_backbone(name: str) -> UsageError:
     """Return the error about a name that open_clip does not know; the example is a similar one."""
     example = (*get_close_matches(name, architectures(), 1, 0.5), "ViT-B-32")[0]
     return UsageError(
-        f"unknown backbone {name!r}: give an open_clip architecture such as {example}, or the path "
-        "of an open_clip configuration (.json)."
+        f"unknown backbone {name!r}: give an open_clip architecture such as {example}, an image "
+        "tower of timm such as timm/mobilenetv2_100, or the path of an open_clip configuration "
+        "(.json)."
     )

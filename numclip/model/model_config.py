@@ -17,6 +17,8 @@ PromptKind = Literal["plain", "rank"]
 PhrasePosition = Literal["front", "middle", "tail"]
 RankInterpolation = Literal["linear", "inverse", "normal"]
 RegressorForm = Literal["released", "bounded", "expected"]
+Vectors = Literal["words", "prototypes"]
+PrototypeStart = Literal["text", "random"]
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,16 @@ class ModelConfig:
     regressor: RegressorForm = "released"  # see FineRegressor
     adapter_width: int | None = None  # of the bottleneck; None: D / reduction
     prompts: PromptConfig = PLAIN  # how the bins' sentences are made
+    # What images are compared with: the bins' sentences, which the text tower encodes at each step,
+    # or a vector per bin that is itself a parameter, so that there is no text tower.
+    vectors: Vectors = "words"
 
     def __post_init__(self) -> None:
+        if self.vectors not in get_args(Vectors):
+            raise UsageError(
+                f"config: vectors must be one of {', '.join(get_args(Vectors))}, got "
+                f"{self.vectors!r}."
+            )
         if not 0 <= self.adapter_ratio <= 1:
             raise UsageError(
                 f"config: adapter_ratio must be between 0 and 1, got {self.adapter_ratio:g}."

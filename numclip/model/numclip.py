@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from numclip.model.backbone import build_clip
 from numclip.model.model_config import ModelConfig, RegressorForm
 from numclip.model.prompts import PromptLearner, RankPromptLearner
+from numclip.model.prototypes import Prototypes
 from numclip.model.text_encoder import TextEncoder
 from numclip_runtime import Task, UsageError
 
@@ -142,6 +143,11 @@ def point_estimate(task: Task, fine: Tensor, bin_probs: Tensor) -> Tensor:
     return values + task.label_offset if task.label_offset else values
 
 
+def sentences(task: Task) -> list[str]:
+    """Return the bins' sentences, K of them, before any word is learned."""
+    return [f"{task.context} {phrase}.".replace("_", " ") for phrase in task.phrases]
+
+
 class NumClip(nn.Module):
     """NumCLIP: classify the image against phrases of bins, then refine to a number.
 
@@ -164,19 +170,23 @@ class NumClip(nn.Module):
         logit_scale: float | None = None,
     ) -> None:
         super().__init__()
-        source: Any = build_clip(config.clip) if clip is None else clip
-        text: Any = getattr(source, "text", source)
+        words = config.vectors == "words"
+        source: Any = build_clip(config.clip, words=words) if clip is None else clip
         self.config = config
         self.task = task
         self.image_encoder: nn.Module = source.visual
-        self.text_encoder = TextEncoder(source)
-        tower = (text.token_embedding.weight, text.context_length, config.prompts)
-        self.prompt_learner: PromptLearner | RankPromptLearner = (
-            PromptLearner(task.context, task.phrases, *tower)
-            if config.prompts.kind == "plain"
-            else RankPromptLearner(task.context, task.num_bins, *tower)
-        )
         width = int(config.clip["embed_dim"])
+        if words:
+            text: Any = getattr(source, "text", source)
+            self.text_encoder = TextEncoder(source)
+            tower = (text.token_embedding.weight, text.context_length, config.prompts)
+            self.prompt_learner: PromptLearner | RankPromptLearner = (
+                PromptLearner(task.context, task.phrases, *tower)
+                if config.prompts.kind == "plain"
+                else RankPromptLearner(task.context, task.num_bins, *tower)
+            )
+        else:
+            self.prototypes = Prototypes(task.num_bins, width)
         self.image_adapter = Adapter(
             width, config.adapter_reduction, config.adapter_ratio, config.adapter_width
         )
@@ -187,7 +197,9 @@ class NumClip(nn.Module):
         self.logit_scale = nn.Parameter(log_scale)  # the scale's logarithm
 
     def text_features(self) -> Tensor:
-        """Encode the bins' sentences, (K, D), not normalised."""
+        """Encode the bins' sentences, or return the prototypes, (K, D), not normalised."""
+        if self.config.vectors == "prototypes":
+            return self.prototypes()  # type: ignore[no-any-return]
         features: Tensor = self.text_encoder(self.prompt_learner(), self.prompt_learner.eot_index)
         return features
 

@@ -29,15 +29,24 @@ def parameter_groups(model: NumClip, rates: LearningRates) -> list[dict[str, Any
 
 
 def _parts(model: NumClip, rates: LearningRates) -> list[tuple[float, list[nn.Parameter]]]:
-    prompts = model.prompt_learner
     return [
         (rates.image, list(model.image_encoder.parameters())),
-        (rates.text, list(model.text_encoder.parameters())),
-        (rates.context, [prompts.context_embeds]),
-        (rates.rank, [prompts.rank_embeds]),
+        *_vectors(model, rates),
         (rates.adapter, list(model.image_adapter.parameters())),
         (rates.regressor, list(model.regressor.parameters())),
         (rates.logit_scale, [model.logit_scale]),
+    ]
+
+
+def _vectors(model: NumClip, rates: LearningRates) -> list[tuple[float, list[nn.Parameter]]]:
+    """Return what makes the vectors that images are compared with; prototypes are rank words."""
+    if model.config.vectors == "prototypes":
+        return [(rates.rank, list(model.prototypes.parameters()))]
+    prompts = model.prompt_learner
+    return [
+        (rates.text, list(model.text_encoder.parameters())),
+        (rates.context, [prompts.context_embeds]),
+        (rates.rank, [prompts.rank_embeds]),
     ]
 
 

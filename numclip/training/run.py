@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from numclip.data.checks import broken_images, without_broken
+from numclip.data.columns import PLAIN_TABLE
 from numclip.data.prepare import DataConfig, data_report, prepare_data, read_sets
 from numclip.data.samples import Sample, write_csv
 from numclip.data.subsets import calibration_split
@@ -18,7 +19,9 @@ from numclip.model.model_config import (
     PLAIN,
     ModelConfig,
     PromptConfig,
+    PrototypeStart,
     RegressorForm,
+    Vectors,
 )
 from numclip.model.preprocessing import PAPER_PREPROCESSING, PreprocessingConfig
 from numclip.training.config import TrainConfig
@@ -55,6 +58,8 @@ class TrainOptions:
     label_offset: float | None = None  # of the task; None: the recipe's, or else the task's own
     adapter_width: int | None = ModelConfig.adapter_width
     prompts: PromptConfig = PLAIN
+    vectors: Vectors = ModelConfig.vectors
+    prototypes: PrototypeStart | None = None  # None: text where there are pretrained words
     logit_scale: float | None = None  # initial scale of the cosine similarities; None: backbone's
     preprocessing: PreprocessingConfig = PAPER_PREPROCESSING
     run_dir: Path | None = None  # logs and resume files; None: `output` with the suffix .run
@@ -134,7 +139,7 @@ def train(
     preprocessing = options.preprocessing.of(model.config.clip)
     data, warnings = prepare_data(options.data, options.task, sets)
     val_source = options.data.val or output.with_suffix(".val.csv")
-    images = [sample.path for part in (data.train, data.val, data.test) for sample in part or ()]
+    images = {sample.file: 0 for part in (data.train, data.val, data.test) for sample in part}
     refuse_overwriting(output, images, "an image")
     if options.data.val is None:
         refuse_overwriting(val_source, [options.data.train], "an input")
@@ -175,8 +180,9 @@ def train(
             return None
         root = options.data.root if options.data.val else None
         place = None if root is None else str(root)
+        table = options.data.table if options.data.val else PLAIN_TABLE
         checkpoint, line = calibrate(
-            Checkpoint(model, preprocessing, best, str(val_source), place),
+            Checkpoint(model, preprocessing, best, str(val_source), place, table),
             _still_readable(parts.kept or parts.choosing, options.data, "validation"),
             tuning=_still_readable(parts.choosing, options.data, "validation")
             if parts.kept
@@ -204,7 +210,7 @@ def _still_readable(samples: list[Sample], config: DataConfig, name: str) -> lis
     """Return the samples that can be read; with --skip-broken, some may have broken meanwhile."""
     if not config.skip_broken:
         return samples
-    broken = broken_images([sample.path for sample in samples], "decode")
+    broken = broken_images([sample.image for sample in samples], "decode")
     return without_broken(samples, broken, skip=True, name=name)
 
 
@@ -219,21 +225,40 @@ def initial_model(options: TrainOptions) -> NumClip:
 
     Args:
         options: Resolved.
+
+    Raises:
+        UsageError: if the backbone, its weights or the choices do not go together.
     """
-    from numclip.model.backbone import load_backbone
-    from numclip.model.numclip import NumClip
+    from numclip.model.backbone import image_config, load_backbone
+    from numclip.model.numclip import NumClip, sentences
+    from numclip.model.prototypes import text_vectors
+    from numclip.model.timm_towers import TIMM, say_other_statistics
     from numclip.training.fit import seed_everything
 
     assert options.training is not None
     assert options.regressor is not None
     seed_everything(options.training.seed)
+    words = options.vectors == "words"
     clip, clip_config = load_backbone(
-        options.backbone, options.pretrained, quick_gelu=options.quick_gelu
+        options.backbone, options.pretrained, quick_gelu=options.quick_gelu, words=words
     )
+    if options.pretrained and options.backbone.startswith(TIMM):
+        say_other_statistics(options.backbone.removeprefix(TIMM), options.preprocessing.normalize)
+    text = "text_cfg" in clip_config
+    if options.prototypes == "text" and not text:
+        raise UsageError(
+            "--prototypes text: there are no weights of a text tower to start from; give "
+            "--pretrained with a CLIP model's, or --prototypes random."
+        )
     config = ModelConfig(
-        clip_config,
+        clip_config if words else image_config(clip_config),
         regressor=options.regressor,
         adapter_width=options.adapter_width,
         prompts=options.prompts,
+        vectors=options.vectors,
     )
-    return NumClip(config, options.task, clip, logit_scale=options.logit_scale)
+    model = NumClip(config, options.task, clip, logit_scale=options.logit_scale)
+    if not words and text and options.prototypes != "random":
+        start = text_vectors(clip, clip_config, sentences(options.task))
+        model.prototypes.weight.data.copy_(start)
+    return model

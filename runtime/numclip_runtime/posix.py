@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 # Signals that ask a process to end: Ctrl-C, `kill` and `docker stop`, a closed terminal
 STOP_SIGNALS: tuple[signal.Signals, ...] = tuple(
@@ -24,6 +25,7 @@ MAPS = Path("/proc/self/maps")
 MOUNTS = Path("/proc/self/mountinfo")
 PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 MADV_COLLAPSE = 25
+_SEEKING = threading.Lock()
 
 
 def affinity() -> list[int] | None:
@@ -87,6 +89,25 @@ def take_owner(path: Path, owner: os.stat_result) -> None:
     if hasattr(os, "chown") and (own.st_uid, own.st_gid) != (owner.st_uid, owner.st_gid):
         with suppress(OSError):
             os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def read_at(file: BinaryIO, size: int, offset: int) -> bytes:
+    """Read bytes at a place of an open file, which other threads and processes read as well.
+
+    Returns:
+        `size` bytes, or what there is up to the end of the file.
+    """
+    if hasattr(os, "pread"):
+        content = os.pread(file.fileno(), size, offset)
+        while 0 < len(content) < size:  # 2 GB at a time
+            more = os.pread(file.fileno(), size - len(content), offset + len(content))
+            if not more:
+                break
+            content += more
+        return content
+    with _SEEKING:
+        file.seek(offset)
+        return file.read(size)
 
 
 def place_of_open_file(handle: int) -> str | None:

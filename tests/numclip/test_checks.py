@@ -20,7 +20,7 @@ from numclip.data.checks import (
     summary,
     without_broken,
 )
-from numclip.data.samples import Sample
+from numclip.data.samples import ImageFile, Sample
 from numclip.tasks import load_task
 from numclip_runtime import UsageError
 
@@ -73,7 +73,9 @@ def test_quiet_when_piped(photos: dict[str, Path], capfd: pytest.CaptureFixture[
 
 def test_refused_or_left_out() -> None:
     samples = [Sample(Path(f"{i}.png"), 0.0) for i in range(9)]
-    broken = {Path(f"{i}.png"): f"{i}.png: the file is empty." for i in range(1, 8)}
+    broken: dict[ImageFile, str] = {
+        Path(f"{i}.png"): f"{i}.png: the file is empty." for i in range(1, 8)
+    }
     with pytest.raises(UsageError) as caught:
         without_broken(samples, broken, skip=False, name="train")
     assert str(caught.value).splitlines() == [
@@ -83,11 +85,11 @@ def test_refused_or_left_out() -> None:
         "Repair or remove them, or leave them out with --skip-broken.",
     ]
     assert without_broken(samples, broken, skip=True, name="train") == [samples[0], samples[8]]
-    assert without_broken(samples, {}, skip=False, name="train") == samples
+    assert without_broken(samples, dict[ImageFile, str](), skip=False, name="train") == samples
 
 
 def test_nothing_left() -> None:
-    broken = {Path("a.png"): "a.png: the file is empty."}
+    broken: dict[ImageFile, str] = {Path("a.png"): "a.png: the file is empty."}
     with pytest.raises(UsageError, match=r"1 of 1 val images are broken:\n.*\n.*none is left"):
         without_broken([Sample(Path("a.png"), 0.0)], broken, skip=True, name="val")
 

@@ -15,6 +15,7 @@ from numclip.training.config import LossMode
 from numclip.training.losses import (
     fcrc_image_to_text,
     fcrc_text_to_image,
+    image_to_text_weights,
     plain_image_to_text,
     plain_text_to_image,
     text_to_image_weights,
@@ -72,8 +73,24 @@ def test_far_mistakes_cost_more() -> None:
 
 @BOTH
 def test_dtype_follows_the_logits(loss: Loss) -> None:
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+    for dtype in (torch.float32, torch.float64):
         assert loss(random_logits(4, 5).to(dtype), torch.arange(4)).dtype == dtype
+
+
+@BOTH
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mode", ["released", "corrected"])
+def test_weights_are_not_rounded_to_half_precision(
+    loss: Loss, half: torch.dtype, mode: LossMode
+) -> None:
+    logits, labels = random_logits(16, 101).to(half), torch.arange(16) * 6
+    value = loss(logits, labels, mode)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss(logits.float(), labels, mode), rtol=0, atol=0)
+    if loss is fcrc_image_to_text:  # what rounding would give is another number
+        rounded = image_to_text_weights(labels, 101).to(half).float()
+        weighted = logits.float() * rounded if mode == "released" else logits + rounded.log()
+        assert abs(plain_image_to_text(weighted, labels) - value) > 1e-5
 
 
 LOGITS = tensor(case("fcrc_ce")[0]["logits"])
@@ -185,7 +202,7 @@ def test_finite_in_every_dtype(loss: Loss, mode: LossMode, batch: int, bins: int
         logits = (30 * torch.randn(batch, bins)).to(dtype).requires_grad_()
         value = loss(logits, torch.arange(batch) % bins, mode)
         value.backward()  # type: ignore[no-untyped-call]
-        assert value.dtype == dtype
+        assert value.dtype == (dtype if mode == "plain" else torch.float32)
         assert value.isfinite()
         assert logits.grad is not None
         assert logits.grad.isfinite().all()

@@ -16,8 +16,16 @@ from numclip.checkpoint import Checkpoint
 from numclip.data.readers import read_samples
 from numclip_export.graph.edit import Array, copy_of
 from numclip_export.graph.run import largest_magnitudes
-from numclip_export.images import image_paths, load_spread, normalised, spread
+from numclip_export.images import (
+    given_images,
+    load_spread,
+    normalised,
+    spread,
+    validation_images,
+    validation_samples,
+)
 from numclip_export.int8.layers import Linear
+from numclip_export.options import ExportOptions
 from numclip_runtime import NumclipError, UsageError
 from numclip_runtime.files import atomic_text, require_writable
 from numclip_runtime.preprocess import FloatArray, PixelArray
@@ -37,57 +45,47 @@ class Int8Data:
     labels: FloatArray  # (M,) label units
 
 
-def int8_data(
-    checkpoint: Checkpoint, calib_data: Path | None, cache: Path | None, verify_data: Path | None
-) -> Int8Data:
+def int8_data(checkpoint: Checkpoint, options: ExportOptions) -> Int8Data:
     """Collect the images.
 
-    Args:
-        checkpoint: Gives the preprocessing, and the place of its validation data.
-        calib_data: Folder of images, or a file that `read_samples` reads; None: the
-            checkpoint's validation data.
-        cache: File of the calibration's ranges.
-        verify_data: Where it is a file with labels, MAEs are compared on it; else on the
-            checkpoint's validation data, where they are still there.
+    They are calibrated with `calib_data`, a folder of images or a file that `read_samples` reads,
+    or with the checkpoint's validation data. MAEs are compared on `verify_data` where it is a file
+    with labels; else on the checkpoint's validation data, where they are still there.
 
     Raises:
         UsageError: if there are no images to calibrate with, or the cache cannot be used.
         ImageError: if one of them cannot be read.
     """
-    spec = checkpoint.preprocessing
+    spec, cache = checkpoint.preprocessing, options.calib_cache
     if cache is not None:
         require_cache(cache)
-    known = Path(checkpoint.validation_csv) if checkpoint.validation_csv is not None else None
-    if calib_data is not None:
-        paths, source = image_paths(calib_data, checkpoint), "given"
+    if options.calib_data is not None:
+        images, source = given_images(options.calib_data, checkpoint, options.table), "given"
     else:
         try:
-            if known is None:
-                raise UsageError("the checkpoint names none")
-            paths, source = image_paths(known, checkpoint, known=True), "validation"
+            images, source = validation_images(checkpoint), "validation"
         except (NumclipError, OSError) as error:
             raise UsageError(
                 "INT8 is calibrated on images, and the checkpoint's validation data cannot be "
                 f"read ({str(error).rstrip('.')}); give some with --calib-data."
             ) from None
-    labelled, labels = _labelled(checkpoint, verify_data, known)
-    images = normalised(load_spread(paths, spec, CALIBRATION), spec)
-    return Int8Data(images, source, cache, labelled, labels)
+    labelled, labels = _labelled(checkpoint, options)
+    inputs = normalised(load_spread(images, spec, CALIBRATION), spec)
+    return Int8Data(inputs, source, cache, labelled, labels)
 
 
-def _labelled(
-    checkpoint: Checkpoint, verify_data: Path | None, known: Path | None
-) -> tuple[PixelArray, FloatArray]:
-    spec, root = checkpoint.preprocessing, None
-    file = verify_data if verify_data is not None and verify_data.is_file() else known
-    if file == known and checkpoint.validation_root is not None:
-        root = Path(checkpoint.validation_root)
+def _labelled(checkpoint: Checkpoint, options: ExportOptions) -> tuple[PixelArray, FloatArray]:
+    spec, given = checkpoint.preprocessing, options.verify_data
+    given = None if given is None or given.is_dir() else given
     try:
-        samples = read_samples(file, checkpoint.task, root) if file is not None else []
+        if given is not None:
+            samples = read_samples(given, checkpoint.task, table=options.table, notes=[])
+        else:
+            samples = validation_samples(checkpoint)
         samples = [samples[i] for i in spread(len(samples), LABELLED)]
-        images = load_spread([str(sample.path) for sample in samples], spec, LABELLED)
+        images = load_spread([sample.image for sample in samples], spec, LABELLED)
     except (NumclipError, OSError):
-        if file == verify_data:
+        if given is not None:
             raise
         samples, images = [], load_spread([], spec, 0)  # data has moved: there are no labels
     return images, np.array([sample.label for sample in samples], np.float32)

@@ -11,7 +11,7 @@ import re
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,18 @@ from numclip_runtime.images.memory import RefusedError, check_turn
 from numclip_runtime.images.rgb import to_rgb
 from numclip_runtime.images.signatures import exif_orientation, signature
 
+
+class BinaryFile(Protocol):
+    """An open binary file; where it has a `name`, messages give that."""
+
+    def read(self, limit: int, /) -> bytes:
+        """Return at most that many bytes."""
+
+
 # A path, the content of a file, a binary file, a Pillow image, or an array: (H, W, 3) uint8 RGB or
 # (H, W) grey
 ImageLike: TypeAlias = (
-    str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8]
+    str | os.PathLike[str] | bytes | BinaryFile | Image.Image | npt.NDArray[np.uint8]
 )
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom; pixels
 
@@ -115,7 +123,7 @@ def image_error(path: str | os.PathLike[str], error: Exception) -> ImageError:
             other = name.replace("\\", "/")
             reason += f"; {other} is there" if os.path.exists(other) else ""  # noqa: PTH110
     elif isinstance(error, ForeignFormatError):
-        reason = "the file is empty" if _is_empty(path) else str(error)
+        reason = str(error)
     elif isinstance(error, RefusedError):
         reason = f"refused, {error}"
     elif isinstance(error, NumclipError):
@@ -130,13 +138,6 @@ def image_error(path: str | os.PathLike[str], error: Exception) -> ImageError:
         why = "damaged" if why.startswith(("b'", 'b"')) or len(why) > LONGEST_REASON else why
         reason = f"cannot be decoded ({why})"
     return ImageError(f"{path}: {reason}.")
-
-
-def _is_empty(path: str | os.PathLike[str]) -> bool:
-    try:
-        return os.stat(path).st_size == 0  # noqa: PTH116 (pathlib takes 10 us more)
-    except (OSError, ValueError):  # gone meanwhile, or no path
-        return False
 
 
 def _named(source: object) -> tuple[str, str | bytes]:

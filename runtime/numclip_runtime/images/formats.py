@@ -97,7 +97,8 @@ def open_image(source: Source, *, least: int | None = None) -> Iterator[Opened]:
         Exception: as many types as Pillow has plugins, if it is broken.
     """
     with open_source(source) as file:
-        head = file.read(512)
+        if not (head := file.read(512)):
+            raise ForeignFormatError("the file is empty")
         size = len(source) if isinstance(source, bytes) else os.fstat(file.fileno()).st_size
         kind = signature(head)
         left = _MAX_HEADER.get(kind, _MAX_METADATA)
