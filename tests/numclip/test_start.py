@@ -139,7 +139,8 @@ def test_a_random_large_backbone_is_said() -> None:
     warning = random_start_warning("ViT-B-16", None)
     assert warning is not None
     assert warning.startswith("ViT-B-16 starts from random weights")
-    assert "--pretrained openai" in warning
+    assert "--pretrained (such as openai, or a file of weights)" in warning
+    assert "openai" not in (random_start_warning("timm/mobilenetv2_100", None) or "openai")
 
 
 def test_the_command_warns_of_a_random_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
