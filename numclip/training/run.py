@@ -132,7 +132,7 @@ def train(
     if first_process:  # under torchrun, the others may start after it has begun to write
         check_run_folder(run_dir, resume=options.resume, restart=options.restart)
     loggers = (*options.loggers, *(("tensorboard",) if options.tensorboard else ()))
-    check_start(options.backbone, config, loggers)
+    check_start(options.backbone, options.pretrained, config, loggers)
     warning = random_start_warning(options.backbone, options.pretrained)
     if first_process and warning:
         say(f"Warning: {warning}")
