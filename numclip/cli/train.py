@@ -113,9 +113,9 @@ RECIPE_OPTIONS = add(
     options_of(
         TrainConfig,
         optional=True,
-        loss_mode="Ranking losses: as in the released code; the same for any sign and batch, though "
-        "they too pull uncertain images to the middle; or unweighted, which do not. rps: a proper "
-        "ordinal score in their place, for any head.",
+        loss_mode="Ranking losses: as in the released code; the same for any sign and batch, "
+        "though they too pull uncertain images to the middle; or unweighted, which do not. rps: a "
+        "proper ordinal score in their place, for any head.",
         target_width=(
             click.FloatRange(0, min_open=True),
             "Of --head distribution's soft targets (label units).  [or: 2 % of the range]",

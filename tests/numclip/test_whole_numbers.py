@@ -15,8 +15,8 @@ from numclip.data.samples import Sample
 from numclip.evaluation.metrics import evaluate_predictions, value_metrics, value_outside_bin
 from numclip.evaluation.predictions import Predictions
 from numclip.evaluation.report import table
+from numclip.model.heads import FineRegressor, NumClip, point_estimate
 from numclip.model.model_config import ModelConfig
-from numclip.model.numclip import FineRegressor, NumClip, point_estimate
 from numclip.tasks import load_task, preset_names, unreachable
 from numclip_export.fold import FoldedModel
 from numclip_export.graph.onnx_model import onnx_from_folded, operators
