@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numclip.tasks import load_task
     from numclip.training.config import LearningRates, TrainConfig
     from numclip.training.fit import fit
+    from numclip.training.recipes import Recipe, recipe_of
     from numclip.training.run import TrainOptions, TrainResult, train
     from numclip_runtime import Preprocessing, Task
 
@@ -41,6 +42,7 @@ __all__ = [
     "Preprocessing",
     "PreprocessingConfig",
     "PromptConfig",
+    "Recipe",
     "Sample",
     "TableOptions",
     "Task",
@@ -54,6 +56,7 @@ __all__ = [
     "load_checkpoint",
     "load_task",
     "read_samples",
+    "recipe_of",
     "save_checkpoint",
     "train",
     "zero_shot",
@@ -75,6 +78,7 @@ _HOMES = {
     "numclip.tasks": ("load_task",),
     "numclip.training.config": ("LearningRates", "TrainConfig"),
     "numclip.training.fit": ("fit",),
+    "numclip.training.recipes": ("Recipe", "recipe_of"),
     "numclip.training.run": ("TrainOptions", "TrainResult", "train"),
     "numclip_runtime": ("Preprocessing", "Task"),
 }

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from numclip.data.numbers import number
+from numclip.model.model_config import RegressorForm
 from numclip_runtime import Task, UsageError
 from numclip_runtime.errors import first_line
 from numclip_runtime.files import read_limited
+from numclip_runtime.task import as_written
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,23 +37,38 @@ def load_task(name_or_path: str) -> Task:
     """
     if name_or_path in preset_names():
         text = (resources.files("numclip") / "presets" / f"{name_or_path}.toml").read_text("utf-8")
+        data = tomllib.loads(text)
     elif Path(name_or_path).suffix == ".toml":
-        try:
-            text = read_limited(Path(name_or_path), MAX_FILE).decode().replace("\r\n", "\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{name_or_path}: cannot read this task file ({error}).") from None
+        data = read_toml(name_or_path, "task file")
     else:
         raise UsageError(
             f"unknown task {name_or_path!r}; presets are {', '.join(preset_names())}, "
             "or give the path of a .toml file."
         )
-    try:
-        data = tomllib.loads(text)
-    except ValueError as error:  # also that of a number of more than 4,300 digits
-        raise UsageError(f"{name_or_path}: not valid TOML ({first_line(error)}).") from None
-    except RecursionError:
-        raise UsageError(f"{name_or_path}: not valid TOML (nested too deeply).") from None
     return Task.from_dict(data, source=name_or_path)
+
+
+def read_toml(path: str, kind: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        path: File.
+        kind: What it is, in errors.
+
+    Raises:
+        UsageError: if it cannot be read, or is not TOML.
+    """
+    try:
+        text = read_limited(Path(path), MAX_FILE).decode().replace("\r\n", "\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot read this {kind} ({error}).") from None
+    try:
+        data: dict[str, Any] = tomllib.loads(text)
+    except ValueError as error:  # also that of a number of more than 4,300 digits
+        raise UsageError(f"{path}: not valid TOML ({first_line(error)}).") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not valid TOML (nested too deeply).") from None
+    return data
 
 
 def described_task(name_or_path: str | None, flags: Mapping[str, Any]) -> Task:
@@ -79,6 +96,46 @@ def described_task(name_or_path: str | None, flags: Mapping[str, Any]) -> Task:
             f"or describe one; {', '.join(missing)} missing."
         )
     return Task.from_dict({"unit": ""} | fields, source="command line")
+
+
+def unreachable(task: Task, form: RegressorForm, labels: Iterable[float]) -> Iterator[str]:
+    """Yield a warning for each kind of label that the fine regressor cannot read from a sure image.
+
+    "released" reads lower / (1 + d) with d between -1 and 1: always 0 in a bin that begins at 0,
+    and nothing above half of a negative lower edge. "bounded" reads between the edges of a bin,
+    and reaches an edge only where tanh saturates, and learns no more.
+
+    Args:
+        task: Gives bins and the kind of prediction; others than "regressor" reach all bins.
+        form: See `FineRegressor`.
+        labels: Training labels, label units.
+    """
+    if task.prediction != "regressor":
+        return
+    numbers: list[list[float]] = [[] for _ in task.phrases]
+    for label in labels:
+        numbers[task.bin_of(label)].append(label - task.label_offset)
+    for low, phrase, found in zip(task.bin_edges, task.phrases, numbers, strict=False):
+        if form == "released" and low <= 0 and (far := sum(x > low / 2 for x in found)):
+            most = as_written(low / 2 + task.label_offset)
+            yield (
+                f"the released regressor reads {'at most ' * (low < 0)}{most} where it is sure of "
+                f"{phrase!r}, but {far} training labels of this bin are above; "
+                "--regressor bounded reads them."
+            )
+    single = [
+        phrase
+        for low, value, phrase, found in zip(
+            task.bin_edges, task.bin_values, task.phrases, numbers, strict=False
+        )
+        if found and value == low and set(found) == {low}
+    ]
+    if form == "bounded" and single:
+        yield (
+            f"the bounded regressor reaches the lower edge of a bin only in the limit, and all "
+            f"labels of {', '.join(map(repr, single[:5]))} are there, so it reads them too high; "
+            "--prediction class or expected reads them exactly."
+        )
 
 
 def _edge(text: str) -> float:

@@ -63,9 +63,10 @@ def summary(details: dict[str, Any]) -> Iterator[str]:
     """Yield the lines for people."""
     before = details["checkpoint"]
     total = sum(before["parameters"].values())
+    text = before["parameters"].get("text_encoder", 0)  # none with prototypes
     yield (
         f"{before['file']}: {total / 1e6:.2f} M parameters "
-        f"({before['parameters']['text_encoder'] / 1e6:.2f} M in the text tower), "
+        f"({text / 1e6:.2f} M in the text tower), "
         f"{before['bytes'] / 1e6:.1f} MB"
     )
     macs = details["macs"]

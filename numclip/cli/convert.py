@@ -68,7 +68,8 @@ def main(
         refuse_overwriting(
             output, filter(None, (source, given["task"], given["base"], val)), "an input"
         )
-        checkpoint, line = calibrate_on(convert(source, **given), val, root, group_column, table)
+        converted = convert(source, **given)
+        checkpoint, line = calibrate_on(converted, val, root, table, group_column=group_column)
         save_checkpoint(output, checkpoint)
         if line is not None:
             show(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -14,7 +14,7 @@ from numclip.data.columns import TableOptions
 from numclip.data.prepare import DataConfig
 from numclip.model.model_config import PromptConfig
 from numclip_runtime import Task
-from numclip_runtime.console import FILE
+from numclip_runtime.console import FILE, Command
 from numclip_runtime.task import PredictionKind
 
 Config = TypeVar("Config")
@@ -25,13 +25,24 @@ NUMBER = click.IntRange(0)
 RATE = click.FloatRange(0)
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 # Given without --task, these describe a task by themselves; with it, they change it.
-TASK_FLAGS = ("name", "unit", "bin_edges", "phrases", "context", "label_offset", "prediction")
+TASK_FLAGS = (
+    "name",
+    "unit",
+    "bin_edges",
+    "phrases",
+    "context",
+    "label_offset",
+    "whole_numbers",
+    "prediction",
+)
 
 
 def options_of(
     config: type,
     prefix: str = "",
     flags: Mapping[str, str] | None = None,
+    *,
+    optional: bool = False,
     **given: str | tuple[Any, str],
 ) -> Decorator:
     """Return a decorator that adds an option for each given field of a dataclass, in this order.
@@ -43,6 +54,7 @@ def options_of(
         config: Dataclass that `config_of` builds.
         prefix: Before the field's name, such as "lr_" for --lr-image.
         flags: By field, in place of --field-name.
+        optional: The value is None where the option is not given, not the field's default.
         **given: By field: help ("" for none), or type and help.
     """
     hints = get_type_hints(config)
@@ -52,7 +64,7 @@ def options_of(
         flag = (flags or {}).get(field) or f"--{name}".replace("_", "-")
         text = value if isinstance(value, str) else value[1]
         more = _kind_of(hints[field]) if isinstance(value, str) else {"type": value[0]}
-        default = getattr(config, field)
+        default = None if optional else getattr(config, field)
         added.append(click.option(flag, name, default=default, help=text or None, **more))
     return add(*added)
 
@@ -77,6 +89,51 @@ def add(*options: Decorator) -> Decorator:
         return command
 
     return decorate
+
+
+def group(title: str, options: Decorator) -> Decorator:
+    """Return a decorator that adds options under a heading of `GroupedCommand`'s help."""
+
+    def decorate(command: Function) -> Function:
+        before = list(getattr(command, "__click_params__", ()))
+        command = options(command)
+        for param in getattr(command, "__click_params__", ()):
+            if param not in before:
+                _GROUPS[param] = title
+        return command
+
+    return decorate
+
+
+_GROUPS: dict[click.Parameter, str] = {}  # headings of options; those without are "Options"
+
+
+class GroupedCommand(Command):
+    """A command whose help lists its options under headings, see `group`."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options."""
+        records: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if (record := param.get_help_record(ctx)) is not None:
+                records.setdefault(_GROUPS.get(param, "Options"), []).append(record)
+        for title, rows in records.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def changed(config: Config, given: Mapping[str, Any], *, prefix: str = "", **fixed: Any) -> Config:
+    """Return a dataclass with those fields replaced for which an option was given.
+
+    Args:
+        config: Dataclass to start from.
+        given: Values by name; None was not given, see `options_of`.
+        prefix: As of `options_of`.
+        **fixed: Fields that no option holds as it is.
+    """
+    names = [field.name for field in fields(config)]  # type: ignore[arg-type]
+    values = {n: given[prefix + n] for n in names if given.get(prefix + n) is not None}
+    return replace(config, **{**values, **fixed})  # type: ignore[type-var]
 
 
 def config_of(
@@ -152,6 +209,11 @@ TASK_OPTIONS = add(
     click.option("--context", help="Words before the phrase."),
     click.option("--label-offset", type=float, help="Label in files minus model's number."),
     click.option(
+        "--whole-numbers/--any-numbers",
+        default=None,
+        help="Whether labels are whole: [13, 19) then stands for 15.5.  [default: as in the data]",
+    ),
+    click.option(
         "--prediction",
         type=click.Choice(get_args(PredictionKind)),
         help="Predicted number: the regressor's, the bin's, or the bins' mean.  "
@@ -191,11 +253,11 @@ CALIBRATION_OPTIONS = add(
     click.option(
         "--root", type=FILE, help="Where --val's image paths start.  [default: its folder]"
     ),
-    TABLE_OPTIONS,
     click.option(
         "--group-column",
         help="Column of --val, such as person: the intervals then hold for new persons.",
     ),
+    TABLE_OPTIONS,
 )
 
 

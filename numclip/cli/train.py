@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -16,26 +17,31 @@ from numclip.cli.options import (
     QUICK_GELU_OPTION,
     RATE,
     TASK_OPTIONS,
+    GroupedCommand,
     add,
+    changed,
     config_of,
     data_config,
+    group,
     options_of,
     task_of,
 )
+from numclip.cli.run_file import CONFIG_OPTION, run_file
 from numclip.model.model_config import PromptConfig
 from numclip.model.preprocessing import PreprocessingConfig
 from numclip.training.config import LearningRates, TrainConfig
+from numclip.training.loggers import LoggerName
+from numclip.training.recipes import recipe_of
 from numclip.training.run import TrainOptions, train
 from numclip_runtime import Task, __version__
-from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error, show, visible
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error, show, visible
 from numclip_runtime.errors import require_installed
 from numclip_runtime.files import refuse_overwriting
 
 MODEL_OPTIONS = add(
-    click.option("-o", "--output", type=FILE, default=TrainOptions.output),
     options_of(
         TrainOptions,
-        backbone="open_clip architecture or config (.json).",
+        backbone="open_clip architecture or config (.json), or timm/NAME.",
         pretrained="open_clip tag or weights file.  [default: random weights]",
     ),
     QUICK_GELU_OPTION,
@@ -43,30 +49,61 @@ MODEL_OPTIONS = add(
         TrainOptions,
         regressor=(
             click.Choice(["released", "bounded"]),
-            "Fine regressor: as in the released code, or kept inside each bin.",
+            "Fine regressor: as in the released code (always 0 in a bin that begins at 0), or kept "
+            "inside each bin (never quite at its edges).  "
+            "[default: the recipe's]",
         ),
         adapter_width=(COUNT, "[default: a quarter of the features']"),
     ),
     PROMPT_OPTIONS,
     options_of(
         TrainOptions,
+        head="numclip: bins, refined; distribution: over a grid of numbers; probe: linear in the "
+        "tower's features, in closed form.",
+        grid_points=(
+            click.IntRange(2),
+            "Of --head distribution.  [default: whole numbers of a range up to 200, else 101]",
+        ),
+        vectors="What images are compared with: sentences, or learned vectors (no text tower).",
+        prototypes="Their start.  [default: text, where there are pretrained words]",
         logit_scale=(click.FloatRange(0, min_open=True), "[default: backbone's]"),
     ),
+    options_of(
+        PreprocessingConfig,
+        resize=(COUNT, "Before the crop.  [default: 8/7 of it]"),
+        resize_mode="",
+        interpolation="",
+        normalize="Pixel statistics: ImageNet's as in the paper, or those of the tower's training: "
+        "CLIP's, or 0.5 (SigLIP).",
+    ),
 )
-TRAINING_OPTIONS = add(
+RECIPE_OPTIONS = add(
+    options_of(
+        TrainOptions,
+        recipe="How to train. finetune: from pretrained weights. scratch: from none. morph, "
+        "historical, aesthetics: as the paper did. auto: finetune with --pretrained, else scratch.",
+    ),
+    click.option(
+        "--lr",
+        type=click.FloatRange(0, min_open=True),
+        help="Learning rate of the image tower; the recipe's other rates keep their ratio to it.",
+    ),
     options_of(
         TrainConfig,
+        optional=True,
         epochs=(COUNT, ""),
         batch_size=(COUNT, ""),
         optimizer="",
-        schedule="multistep: x0.1 after 30 % of the epochs.",
+        schedule="",
+        drop_at=(NUMBER, "Epoch from which on multistep has x0.1.  [or: 30 % of the epochs]"),
         warmup_steps=(NUMBER, ""),
         weight_decay=(RATE, ""),
     ),
     options_of(
         LearningRates,
         "lr_",
-        image=(RATE, "Learning rate; 0 freezes."),
+        optional=True,
+        image=(RATE, "Learning rate of a part; 0 freezes it."),
         text=(RATE, ""),
         context=(RATE, ""),
         rank=(RATE, ""),
@@ -75,38 +112,50 @@ TRAINING_OPTIONS = add(
     ),
     options_of(
         TrainConfig,
-        loss_mode="Ranking losses: as in the released code, right for any sign and batch, or "
-        "unweighted.",
+        optional=True,
+        loss_mode="Ranking losses: as in the released code; the same for any sign and batch, "
+        "though they too pull uncertain images to the middle; or unweighted, which do not. rps: a "
+        "proper ordinal score in their place, for any head.",
+        target_width=(
+            click.FloatRange(0, min_open=True),
+            "Of --head distribution's soft targets (label units).  [or: 2 % of the range]",
+        ),
         regression_weight=(RATE, "Weight of the L1 loss (label units)."),
-    ),
-    options_of(
-        PreprocessingConfig,
-        resize=(COUNT, "Before the crop.  [default: 8/7 of it]"),
-        resize_mode="",
-        interpolation="",
-        normalize="Pixel statistics: ImageNet's as in the paper, or those CLIP was trained with.",
-    ),
-    options_of(
-        TrainConfig,
-        workers=(NUMBER, "Image loading processes."),
+        regression_unit="Unit of that loss: the labels', or their mean distance from their median.",
         seed="",
         accumulate=(COUNT, "Batches per update."),
         precision="The paper used 16-mixed, which needs a GPU.",
-        patience=(NUMBER, "Epochs; 0: no early stop."),
+        patience=(NUMBER, "Epochs without progress; 0: no early stop."),
+        workers=(NUMBER, "Image loading processes."),
     ),
 )
-RUN_OPTIONS = options_of(
-    TrainOptions,
-    run_dir="Logs and resume files.  [default: OUTPUT's .run]",
-    resume="Go on from the last finished epoch of the run.",
-    restart="Discard an unfinished run and start anew.",
-    tensorboard="Write TensorBoard logs as well.",
+RUN_OPTIONS = add(
+    click.option("-o", "--output", type=FILE, default=TrainOptions.output),
+    CONFIG_OPTION,
+    options_of(
+        TrainOptions,
+        run_dir="Logs and resume files.  [default: OUTPUT's .run]",
+        resume="Go on from the last finished epoch of the run.",
+        restart="Discard an unfinished run and start anew.",
+    ),
+    click.option(
+        "--logger",
+        "loggers",
+        type=click.Choice(get_args(LoggerName)),
+        multiple=True,
+        help="Log there as well; repeat.",
+    ),
+    options_of(TrainOptions, tensorboard="The same as --logger tensorboard."),
+    click.version_option(__version__),
 )
 
 
-@click.command(cls=Command, context_settings=SETTINGS)
-@add(DATA_OPTIONS, TASK_OPTIONS, MODEL_OPTIONS, TRAINING_OPTIONS, RUN_OPTIONS)
-@click.version_option(__version__)
+@click.command(cls=GroupedCommand, context_settings=SETTINGS)
+@group("Data", DATA_OPTIONS)
+@group("Task", TASK_OPTIONS)
+@group("Model and its input", MODEL_OPTIONS)
+@group("Training (defaults: the recipe's)", RECIPE_OPTIONS)
+@group("Run", RUN_OPTIONS)
 def main(**given: Any) -> None:
     """Train a model that reads an ordered number off images; keeps the best validation MAE.
 
@@ -115,19 +164,9 @@ def main(**given: Any) -> None:
     """
     with exit_on_error():
         require_installed("train", "torch", "torchvision", "open_clip", "pytorch_lightning")
-        options = config_of(
-            TrainOptions,
-            given,
-            prompts=config_of(PromptConfig, given),
-            task=task_of(given),
-            data=data_config(given),
-            preprocessing=config_of(PreprocessingConfig, given),
-            training=config_of(
-                TrainConfig, given, rates=config_of(LearningRates, given, prefix="lr_")
-            ),
-        )
-        refuse_overwriting(options.output, _files(options, given["task"]), "an input")
-        result = train(options)
+        options = train_options(given)
+        refuse_overwriting(options.output, _files(options, given), "an input")
+        result = train(options, run_file=_run_file(options, given))
         if result is None:
             return
         validation = _line(result.checkpoint.metrics, options.task)
@@ -137,10 +176,37 @@ def main(**given: Any) -> None:
             show(f"test {_line(result.test, options.task)}")
 
 
-def _files(options: TrainOptions, task: str | None) -> Iterator[str | Path]:
+def train_options(given: Mapping[str, Any]) -> TrainOptions:
+    """Return what the options of the command say; those of training change the recipe's."""
+    training = recipe_of(given["recipe"], given["pretrained"]).training
+    if given["regression_weight"] is not None:  # in label units, unless another is given as well
+        training = replace(training, regression_unit="label")
+    rates = training.rates if given["lr"] is None else training.rates.scaled(given["lr"])
+    training = changed(training, given, rates=changed(rates, given, prefix="lr_"))
+    return config_of(
+        TrainOptions,
+        given,
+        prompts=config_of(PromptConfig, given),
+        task=task_of(given),
+        data=data_config({**given, "seed": training.seed}),
+        preprocessing=config_of(PreprocessingConfig, given),
+        training=training,
+    )
+
+
+def _run_file(options: TrainOptions, given: Mapping[str, Any]) -> str:
+    """Return the text of run.toml: what was given, and what the recipe set."""
+    training, regressor = options.resolved().training, options.resolved().regressor
+    values = {**given, "regressor": regressor, **vars(training)}
+    values |= {f"lr_{part}": rate for part, rate in vars(values["rates"]).items()}
+    params = [p for p in click.get_current_context().command.params if p.name != "lr"]
+    return run_file(params, values)
+
+
+def _files(options: TrainOptions, given: Mapping[str, Any]) -> Iterator[str | Path]:
     """Yield what the options name; some are names of presets, and no files."""
     data = options.data
-    yield from filter(None, (data.train, data.val, data.test, task))
+    yield from filter(None, (data.train, data.val, data.test, given["task"], given["config"]))
     yield from filter(None, (options.backbone, options.pretrained))
 
 

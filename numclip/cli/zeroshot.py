@@ -53,7 +53,7 @@ def main(
         refuse_overwriting(output, filter(None, (task, backbone, pretrained, val)), "an input")
         untrained = zero_shot(load_task(task), backbone, pretrained, quick_gelu=quick_gelu)
         table = table_options(given)
-        checkpoint, line = calibrate_on(untrained, val, root, group_column, table)
+        checkpoint, line = calibrate_on(untrained, val, root, table, group_column=group_column)
         save_checkpoint(output, checkpoint)
         show(f"{output}: {checkpoint.task.num_bins} bins from {backbone} {pretrained}, untrained")
         if line is not None:

@@ -71,14 +71,20 @@ class Data:
         return {name: samples for name, samples in sets.items() if samples}
 
 
-def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
-    """Read, check, split and subsample data, in this order.
+@dataclass(frozen=True)
+class ReadSets:
+    """Samples as their sources name them; no image has been opened."""
 
-    Returns:
-        The data, and warnings: broken images left out, leakage, bins without training image.
+    samples: dict[str, list[Sample]]  # by the name of the set: "train", "val", "test"
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]  # see `Data`
+
+
+def read_sets(config: DataConfig, task: Task) -> ReadSets:
+    """Read paths and labels of all sources.
 
     Raises:
-        UsageError: if a source cannot be read, images are broken, or nothing is left of a set.
+        UsageError: if a source cannot be read.
         MissingDependencyError: if a source needs a package that is not installed.
     """
     sources = {"train": config.train, "val": config.val, "test": config.test}
@@ -96,7 +102,29 @@ def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
         for name, source in sources.items()
         if source is not None
     }
-    warnings = [f"pictures in the folders were {others}."] if others else []
+    warnings = (f"pictures in the folders were {others}.",) if others else ()
+    return ReadSets(sets, warnings, tuple(dict.fromkeys(notes)))
+
+
+def prepare_data(
+    config: DataConfig, task: Task, read: ReadSets | None = None
+) -> tuple[Data, list[str]]:
+    """Read, check, split and subsample data, in this order.
+
+    Args:
+        config: Sources, and what to take from them.
+        task: Labels that are not of this task are refused.
+        read: Return value of `read_sets`, where that was called before.
+
+    Returns:
+        The data, and warnings: broken images left out, leakage, bins without training image.
+
+    Raises:
+        UsageError: if a source cannot be read, images are broken, or nothing is left of a set.
+        MissingDependencyError: if a source needs a package that is not installed.
+    """
+    read = read or read_sets(config, task)
+    sets, warnings = dict(read.samples), list(read.warnings)
     images = [sample.image for samples in sets.values() for sample in samples]
     broken = broken_images(images, config.image_check)
     for name, samples in sets.items():
@@ -123,7 +151,7 @@ def prepare_data(config: DataConfig, task: Task) -> tuple[Data, list[str]]:
             f"no training image in {len(empty)} of {task.num_bins} bins "
             f"({', '.join(empty)}); the model cannot learn them. Add images, or merge bins."
         )
-    data = Data(sets["train"], sets["val"], sets.get("test", []), tuple(dict.fromkeys(notes)))
+    data = Data(sets["train"], sets["val"], sets.get("test", []), read.notes)
     return data, warnings
 
 

@@ -91,8 +91,9 @@ def calibrate_on(
     checkpoint: Checkpoint,
     val: Path | None,
     root: Path | None = None,
-    group_column: str | None = None,
     table: TableOptions = PLAIN_TABLE,
+    *,
+    group_column: str | None = None,
 ) -> tuple[Checkpoint, str | None]:
     """Make the images of `val` the checkpoint's validation data, and calibrate on them.
 
@@ -102,8 +103,8 @@ def calibrate_on(
         checkpoint: Checkpoint that was not trained here.
         val: See `read_samples`; None leaves the checkpoint as it is.
         root: See `read_samples`.
-        group_column: See `read_samples`; the intervals then hold for images of new groups.
         table: See `read_samples`.
+        group_column: See `read_samples`; the intervals then hold for images of new groups.
 
     Returns:
         The checkpoint, and a line about its calibration for people, if `val` is given.
@@ -120,7 +121,7 @@ def calibrate_on(
         if table != PLAIN_TABLE:
             raise UsageError("--path-column, --label-column and --skip-unlabelled need --val.")
         return checkpoint, None
-    samples = read_samples(val, checkpoint.task, root, group_column=group_column, table=table)
+    samples = read_samples(val, checkpoint.task, root, table=table, group_column=group_column)
     place = None if root is None else str(root)
     moved = replace(
         checkpoint,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from numclip.model.clip_limits import VOCABULARY, check_clip_config
+from numclip.model.architectures import unknown_backbone
+from numclip.model.clip_limits import VOCABULARY, check_clip_config, check_text_tower
 from numclip.model.model_config import ClipConfig
+from numclip.model.timm_towers import TIMM, timm_config, timm_trunk_state
 from numclip.torchvision_compat import import_torchvision
 from numclip.weights.clip import ClipWeights, read_clip_weights, with_text_prefix
-from numclip.weights.reading import check_fit
+from numclip.weights.reading import check_fit, read_content, state_of
 from numclip_runtime import ModelError, UsageError
 from numclip_runtime.console import say, visible
 from numclip_runtime.errors import first_line
@@ -25,12 +29,14 @@ import_torchvision()
 import open_clip  # noqa: E402
 
 MAX_CONFIG = 1 << 20  # bytes; those of open_clip have less than 1,000
+IMAGE_FIELDS = ("embed_dim", "vision_cfg", "quick_gelu", "init_logit_scale")
 
 __all__ = [
     "VOCABULARY",
     "ClipWeights",
     "build_clip",
     "clip_config",
+    "image_config",
     "load_backbone",
     "open_clip",
     "weights_file",
@@ -40,17 +46,18 @@ __all__ = [
 def clip_config(name_or_path: str) -> ClipConfig:
     """Return an open_clip configuration by architecture name ("ViT-B-32") or JSON file.
 
+    "timm/NAME" is an image tower of timm, whose configuration has no "text_cfg".
+
     Raises:
         UsageError: if the name is unknown or the file is not such a configuration.
     """
+    if name_or_path.startswith(TIMM):
+        return timm_config(name_or_path.removeprefix(TIMM))
     if name_or_path.endswith(".json"):
         return _config_file(Path(name_or_path))
     config = open_clip.get_model_config(name_or_path)
     if config is None:
-        raise UsageError(
-            f"unknown backbone {name_or_path!r}: give an open_clip architecture such as ViT-B-32, "
-            "or the path of an open_clip configuration (.json)."
-        )
+        raise unknown_backbone(name_or_path)
     return dict(config)
 
 
@@ -73,17 +80,44 @@ def _config_file(path: Path) -> ClipConfig:
     return config
 
 
-def build_clip(config: ClipConfig) -> nn.Module:
+def image_config(config: ClipConfig) -> ClipConfig:
+    """Return the configuration of the image tower alone."""
+    return {name: config[name] for name in IMAGE_FIELDS if name in config}
+
+
+class _ImageTower(nn.Module):
+    """What is left of an open_clip model without its text tower: `visual` and `logit_scale`."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        vision_cfg: dict[str, Any],
+        quick_gelu: bool = False,
+        init_logit_scale: float = math.log(1 / 0.07),  # open_clip's own
+    ) -> None:
+        super().__init__()
+        self.visual = open_clip.model._build_vision_tower(embed_dim, vision_cfg, quick_gelu)
+        self.logit_scale = nn.Parameter(torch.ones([]) * init_logit_scale)
+
+
+def build_clip(config: ClipConfig, *, words: bool = True) -> nn.Module:
     """Build an open_clip model with random weights from its configuration; fetches nothing.
+
+    Args:
+        config: Without "text_cfg", it has an image tower only.
+        words: Prompts will be learned in front of its text tower, which must be of CLIP's kind.
 
     Raises:
         UsageError: if the configuration is beyond the limits, or open_clip cannot build it.
     """
     check_clip_config(config)
+    if words:
+        check_text_tower(config)
     arguments = copy.deepcopy(config)
     custom = arguments.pop("custom_text", False)
+    kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
     try:
-        model: nn.Module = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
+        model: nn.Module = (kind if "text_cfg" in config else _ImageTower)(**arguments)
     except MemoryError:
         raise
     except Exception as error:  # open_clip and timm check little: any type comes out of them
@@ -93,18 +127,24 @@ def build_clip(config: ClipConfig) -> nn.Module:
 
 
 def load_backbone(
-    name: str, pretrained: str | None = None, *, quick_gelu: bool | None = None
+    name: str,
+    pretrained: str | None = None,
+    *,
+    quick_gelu: bool | None = None,
+    words: bool = True,
 ) -> tuple[nn.Module, ClipConfig]:
-    """Load an open_clip model.
+    """Load an open_clip model, or an image tower of timm.
 
     Args:
-        name: Architecture ("ViT-B-16") or configuration file (.json).
+        name: Architecture ("ViT-B-16", "timm/mobilenetv2_100") or configuration file (.json).
         pretrained: open_clip tag ("openai", "laion2b_s34b_b88k") or path of a local weights file:
-            open_clip's .pt, .bin or .safetensors, or OpenAI's .pt. It is read as data, not run.
-            None: random weights.
+            open_clip's .pt, .bin or .safetensors, OpenAI's .pt, or timm's for its towers. It is
+            read as data, not run. None: random weights.
         quick_gelu: Activation of the weights. None: QuickGELU for OpenAI's own files, which are
             recognised; open_clip's record of a tag, or of a file that it would download; else the
             configuration's own, said on stderr where that is only assumed.
+        words: False where no prompts will be learned: any text tower will do, or none. It is left
+            out where it is of Hugging Face, has no weights, or the file holds none.
 
     Returns:
         The model, and the configuration that rebuilds it.
@@ -113,23 +153,52 @@ def load_backbone(
         UsageError: if the name, tag or file is unknown or does not fit.
     """
     config = clip_config(name)
+    if not words and (not pretrained or config.get("text_cfg", {}).get("hf_model_name")):
+        config = image_config(config)
     if not pretrained:
         if quick_gelu is not None:
             config["quick_gelu"] = quick_gelu
-        return build_clip(config), config
+        return build_clip(config, words=words), config
     check_clip_config(config)
+    if words:
+        check_text_tower(config)
     file = weights_file(name, pretrained)
     try:
-        weights = read_clip_weights(file)
+        if name.startswith(TIMM):
+            model = build_clip(config, words=False)
+            load_trunk(model, name.removeprefix(TIMM), file)
+            return model, config
+        weights = read_clip_weights(file, words=words)
         if quick_gelu is None:
             quick_gelu = _activation(name, pretrained, config, weights)
         config["quick_gelu"] = quick_gelu
-        model = build_clip(config)
-        load_clip_weights(model, weights.state, file)
+        state = weights.state
+        if not words and ("text_cfg" not in config or not weights.text):
+            config = image_config(config)
+            state = {k: v for k, v in state.items() if k.startswith("visual.")}
+        model = build_clip(config, words=words)
+        load_clip_weights(model, state, file)
     except ModelError as error:
         reason = str(error).removeprefix(f"{file}: ")
         raise UsageError(f"cannot load weights {pretrained!r} into {name}: {reason}") from None
     return model, config
+
+
+def load_trunk(model: nn.Module, name: str, file: Path) -> None:
+    """Load a file of timm's weights into its tower, all of them or none; the classifier is left.
+
+    Args:
+        model: Of `build_clip`.
+        name: timm's architecture.
+        file: Read as data; named in errors.
+
+    Raises:
+        ModelError: if it cannot be read, or does not fit; names the keys.
+    """
+    own = model.state_dict()
+    state = timm_trunk_state(state_of(read_content(file), file), own, name)
+    check_fit(own, state, file, "this architecture")
+    model.load_state_dict(state)
 
 
 def _activation(name: str, pretrained: str, config: ClipConfig, weights: ClipWeights) -> bool:
@@ -153,7 +222,7 @@ def _activation(name: str, pretrained: str, config: ClipConfig, weights: ClipWei
 
 def _records(name: str) -> dict[str, dict[str, Any]]:
     """Return open_clip's records of the weights for an architecture, by tag."""
-    if name.endswith(".json"):
+    if name.endswith(".json") or name.startswith(TIMM):
         return {}
     tags = open_clip.list_pretrained_tags_by_model(name)
     return {tag: open_clip.get_pretrained_cfg(name, tag) for tag in tags}

@@ -35,14 +35,17 @@ MAX_ITEMS = 100  # of a table or list
 def check_clip_config(config: ClipConfig) -> None:
     """Check a configuration before anything is built from it: sizes, and that nothing is fetched.
 
+    Args:
+        config: Without "text_cfg" it is of an image tower alone.
+
     Raises:
         UsageError: naming the field.
     """
-    for name in ("embed_dim", "vision_cfg", "text_cfg"):
+    for name in ("embed_dim", "vision_cfg"):
         if name not in config:
             raise UsageError(f"backbone: lacks {name!r} of an open_clip configuration.")
     for name in ("vision_cfg", "text_cfg"):
-        if not isinstance(config[name], Mapping):
+        if not isinstance(config.get(name, {}), Mapping):
             raise UsageError(f"backbone: {name!r} must be a table, got {shown(config[name])}.")
     if "multimodal_cfg" in config:
         raise UsageError("backbones with a multimodal text tower are not supported.")
@@ -51,7 +54,6 @@ def check_clip_config(config: ClipConfig) -> None:
     except UsageError as error:
         reason = str(error).removesuffix(".")
         raise UsageError(f"open_clip cannot build this configuration ({reason}).") from None
-    _check_text_tower(config)
     _check_image_tower(config["vision_cfg"])
 
 
@@ -92,8 +94,18 @@ def _check_value(name: str, value: object, place: str) -> None:
         raise UsageError(f"{place} must be a number, text or table, got {shown(value)}.")
 
 
-def _check_text_tower(config: ClipConfig) -> None:
-    text = config["text_cfg"]
+def check_text_tower(config: ClipConfig) -> None:
+    """Check that prompts can be learned in front of a configuration's text tower.
+
+    Raises:
+        UsageError: naming the way out.
+    """
+    text = config.get("text_cfg")
+    if text is None:
+        raise UsageError(
+            "this backbone has no text tower to compare words with; train with --vectors "
+            "prototypes."
+        )
     if text.get("hf_model_name"):
         raise UsageError("backbones with a Hugging Face text tower are not supported.")
     tokenizer, vocabulary = text.get("hf_tokenizer_name"), text.get("vocab_size", VOCABULARY)
@@ -102,7 +114,7 @@ def _check_text_tower(config: ClipConfig) -> None:
         raise UsageError(
             f"backbones whose text tower has another tokenizer are not supported: this one has "
             f"{name} with {vocabulary} tokens, while prompts use CLIP's byte-pair vocabulary of "
-            f"{VOCABULARY}; choose a backbone such as ViT-B-16."
+            f"{VOCABULARY}; choose a backbone such as ViT-B-16, or train with --vectors prototypes."
         )
     pooling = text.get("pool_type", "argmax")
     if pooling not in POOLING or text.get("embed_cls") or text.get("use_pad_mask"):

@@ -9,11 +9,12 @@ from numclip.model.model_config import ClipConfig
 from numclip_runtime import Preprocessing, UsageError
 from numclip_runtime.metadata import Interpolation, ResizeMode
 
-Statistics = Literal["clip", "imagenet"]
+Statistics = Literal["clip", "imagenet", "half"]
 _Rgb = tuple[float, float, float]
 STATISTICS: dict[Statistics, tuple[_Rgb, _Rgb]] = {  # mean and standard deviation of pixels
     "imagenet": (Preprocessing.mean, Preprocessing.std),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # SigLIP and many towers of timm
 }
 
 
@@ -24,7 +25,7 @@ class PreprocessingConfig:
     resize: int | None = None  # pixels before the crop; None: 8/7 of it, 256 for 224
     resize_mode: ResizeMode = Preprocessing.resize_mode
     interpolation: Interpolation = Preprocessing.interpolation
-    normalize: Statistics = "imagenet"  # pixel statistics; those of CLIP's training: "clip"
+    normalize: Statistics = "imagenet"  # pixel statistics: those the tower was trained with
 
     def of(self, clip: ClipConfig) -> Preprocessing:
         """Return the preprocessing for a backbone.

@@ -29,15 +29,24 @@ def parameter_groups(model: NumClip, rates: LearningRates) -> list[dict[str, Any
 
 
 def _parts(model: NumClip, rates: LearningRates) -> list[tuple[float, list[nn.Parameter]]]:
-    prompts = model.prompt_learner
     return [
         (rates.image, list(model.image_encoder.parameters())),
-        (rates.text, list(model.text_encoder.parameters())),
-        (rates.context, [prompts.context_embeds]),
-        (rates.rank, [prompts.rank_embeds]),
+        *_vectors(model, rates),
         (rates.adapter, list(model.image_adapter.parameters())),
         (rates.regressor, list(model.regressor.parameters())),
         (rates.logit_scale, [model.logit_scale]),
+    ]
+
+
+def _vectors(model: NumClip, rates: LearningRates) -> list[tuple[float, list[nn.Parameter]]]:
+    """Return what makes the vectors that images are compared with; prototypes are rank words."""
+    if model.config.vectors == "prototypes":
+        return [(rates.rank, list(model.prototypes.parameters()))]
+    prompts = model.prompt_learner
+    return [
+        (rates.text, list(model.text_encoder.parameters())),
+        (rates.context, [prompts.context_embeds]),
+        (rates.rank, [prompts.rank_embeds]),
     ]
 
 
@@ -59,11 +68,15 @@ def make_optimizer(model: NumClip, config: TrainConfig) -> torch.optim.Optimizer
 
 def rate_factor(config: TrainConfig, step: int, updates: int) -> float:
     """Return the factor on the learning rates at an update (0, 1, ...) of a run of `updates`."""
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    warmup = min(config.warmup_steps, updates // 2)  # a short run reaches its rates as well
+    warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
     done = min(1.0, step / max(1, updates))
     if config.schedule == "cosine":
         return warm * (1 + math.cos(math.pi * done)) / 2
-    return warm * (0.1 if config.schedule == "multistep" and done >= 0.3 else 1.0)
+    dropped = (
+        done >= 0.3 if config.drop_at is None else step * config.epochs >= config.drop_at * updates
+    )
+    return warm * (0.1 if config.schedule == "multistep" and dropped else 1.0)
 
 
 class RAdamReleased(torch.optim.Optimizer):

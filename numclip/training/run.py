@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from numclip.data.checks import broken_images, without_broken
+from numclip.data.checks import broken_images, with_whole_numbers, without_broken
 from numclip.data.columns import PLAIN_TABLE
-from numclip.data.prepare import DataConfig, data_report, prepare_data
+from numclip.data.prepare import DataConfig, data_report, prepare_data, read_sets
 from numclip.data.samples import Sample, write_csv
 from numclip.data.subsets import calibration_split
 from numclip.model.model_config import (
     DEFAULT_BACKBONE,
     PLAIN,
+    HeadKind,
     ModelConfig,
     PromptConfig,
+    PrototypeStart,
     RegressorForm,
+    Vectors,
 )
 from numclip.model.preprocessing import PAPER_PREPROCESSING, PreprocessingConfig
-from numclip.training.config import PAPER_TRAINING, TrainConfig
-from numclip.training.run_folder import check_run_folder, finish, unfinished
+from numclip.tasks import unreachable
+from numclip.training.config import TrainConfig
+from numclip.training.loggers import LoggerName
+from numclip.training.recipes import RecipeName, recipe_of
+from numclip.training.run_folder import check_run_folder, finish, save_run_file, unfinished
+from numclip.training.start import check_start, random_start_warning
 from numclip_runtime import Task, UsageError
 from numclip_runtime.console import say, show
 from numclip_runtime.errors import require
@@ -30,6 +38,8 @@ from numclip_runtime.files import refuse_overwriting
 from numclip_runtime.signals import Stopped, stop_requests
 
 if TYPE_CHECKING:
+    from pytorch_lightning import Callback
+
     from numclip.checkpoint import Checkpoint
     from numclip.model.numclip import NumClip
 
@@ -44,16 +54,36 @@ class TrainOptions:
     backbone: str = DEFAULT_BACKBONE  # open_clip architecture or configuration file (.json)
     pretrained: str | None = None  # open_clip tag or weights file; None: random weights
     quick_gelu: bool | None = None  # None: the backbone's
-    regressor: RegressorForm = ModelConfig.regressor
+    recipe: RecipeName = "auto"  # auto: "finetune" with `pretrained`, "scratch" without
+    training: TrainConfig | None = None  # how to train; None: as the recipe says
+    regressor: RegressorForm | None = None  # None: the recipe's
+    label_offset: float | None = None  # of the task; None: the recipe's, or else the task's own
     adapter_width: int | None = ModelConfig.adapter_width
     prompts: PromptConfig = PLAIN
+    head: HeadKind = ModelConfig.head
+    grid_points: int | None = ModelConfig.grid_points
+    vectors: Vectors = ModelConfig.vectors
+    prototypes: PrototypeStart | None = None  # None: text where there are pretrained words
     logit_scale: float | None = None  # initial scale of the cosine similarities; None: backbone's
     preprocessing: PreprocessingConfig = PAPER_PREPROCESSING
-    training: TrainConfig = PAPER_TRAINING
     run_dir: Path | None = None  # logs and resume files; None: `output` with the suffix .run
     resume: bool = False  # go on from the last finished epoch of the run
     restart: bool = False  # discard an unfinished run and start anew
-    tensorboard: bool = False  # write TensorBoard logs as well
+    loggers: tuple[LoggerName, ...] = ()  # log to these as well
+    tensorboard: bool = False  # the same as "tensorboard" among `loggers`
+
+    def resolved(self) -> TrainOptions:
+        """Return the options with what the recipe sets in place of None."""
+        recipe = recipe_of(self.recipe, self.pretrained)
+        offset = self.label_offset
+        return replace(
+            self,
+            task=replace(
+                self.task, label_offset=recipe.label_offset(self.task) if offset is None else offset
+            ),
+            training=self.training or recipe.training,
+            regressor=self.regressor or recipe.regressor,
+        )
 
 
 @dataclass(frozen=True)
@@ -65,27 +95,60 @@ class TrainResult:
     test: dict[str, float] | None  # metrics of the test data; None where there is none
 
 
-def train(options: TrainOptions) -> TrainResult | None:
-    """Train a model, calibrate it, and write its checkpoint; prints a report on the data.
+def train(
+    options: TrainOptions, *, callbacks: Sequence[Callback] = (), run_file: str = ""
+) -> TrainResult | None:
+    """Train a model, calibrate it, and write its checkpoint; prints what `numclip-train` prints.
 
     Under torchrun, each process calls this.
+
+        >>> from pathlib import Path
+        >>> from numclip import DataConfig, TrainOptions, load_task, train
+        >>> data = DataConfig(Path("train.csv"), val=Path("val.csv"))
+        >>> options = TrainOptions(load_task("age"), data, pretrained="openai")
+        >>> train(options).checkpoint.metrics["mae"]                         # doctest: +SKIP
+
+    Args:
+        options: See `TrainOptions`.
+        callbacks: Lightning callbacks of your own (`pytorch_lightning.Callback`).
+        run_file: Text of run.toml, which `numclip-train --config` reads; "" writes none.
 
     Returns:
         The result; None in all processes but the first.
 
     Raises:
         UsageError: if an option, the task or a data source cannot be used, or training diverges.
+        MissingDependencyError: if a package is not installed that an option needs.
         ImageError: if an image cannot be read.
     """
     # Wrong use is refused first: before images are checked, files written, or torch imported.
-    output = options.output
+    options = options.resolved()
+    config, output = options.training, options.output
+    assert config is not None
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK) or output.is_dir():
         raise UsageError(f"{output}: cannot write there; the folder must exist and be writable.")
     run_dir = options.run_dir or output.with_suffix(".run")
     first_process = os.environ.get("RANK", "0") == "0"
     if first_process:  # under torchrun, the others may start after it has begun to write
         check_run_folder(run_dir, resume=options.resume, restart=options.restart)
-    data, warnings = prepare_data(options.data, options.task)
+    loggers = (*options.loggers, *(("tensorboard",) if options.tensorboard else ()))
+    check_start(options.backbone, options.pretrained, config, loggers)
+    warning = random_start_warning(options.backbone, options.pretrained)
+    if first_process and warning:
+        say(f"Warning: {warning}")
+    # Labels take no time, torch and the weights seconds, images minutes: in this order.
+    sets = read_sets(options.data, options.task)
+    labelled = [sample for name in ("train", "val") for sample in sets.samples.get(name, [])]
+    task, notes = with_whole_numbers(options.task, labelled)
+    options = replace(options, task=task)
+    assert options.regressor is not None
+    notes += unreachable(
+        task, options.regressor, (sample.label for sample in sets.samples["train"])
+    )
+    require("train", "torch")
+    model = initial_model(options)
+    preprocessing = options.preprocessing.of(model.config.clip)
+    data, warnings = prepare_data(options.data, options.task, sets)
     val_source = options.data.val or output.with_suffix(".val.csv")
     images = {sample.file: 0 for part in (data.train, data.val, data.test) for sample in part}
     refuse_overwriting(output, images, "an image")
@@ -97,23 +160,20 @@ def train(options: TrainOptions) -> TrainResult | None:
     if first_process:
         show(data_report(data, options.task))
         show(parts.note)
-        for warning in warnings:
+        for warning in warnings + notes:
             say(f"Warning: {warning}")
         if options.data.val is None:  # the split is a file, for export and for comparisons
             write_csv(val_source, data.val)
         if options.restart:  # no earlier: unreadable data leave the old run alone
             finish(run_dir)
+        save_run_file(run_dir, run_file)
 
-    require("train", "torch")  # not before: it takes seconds
     from numclip.checkpoint import Checkpoint, save_checkpoint
     from numclip.evaluation.calibration import calibrate
     from numclip.evaluation.metrics import validation_metrics
     from numclip.evaluation.predictions import predictions_of_checkpoint
     from numclip.training.fit import fit
 
-    config = options.training
-    model = initial_model(options)
-    preprocessing = options.preprocessing.of(model.config.clip)
     try:
         best = fit(
             model,
@@ -123,8 +183,9 @@ def train(options: TrainOptions) -> TrainResult | None:
             config,
             run_dir=run_dir,
             resume=options.resume,
-            tensorboard=options.tensorboard,
+            loggers=loggers,
             skip_broken=options.data.skip_broken,
+            callbacks=callbacks,
         )
         if not first_process:
             return None
@@ -171,19 +232,49 @@ def _what_is_kept(run_dir: Path) -> str:
 
 
 def initial_model(options: TrainOptions) -> NumClip:
-    """Return the model before the first step, drawn by the seed where it is random."""
-    from numclip.model.backbone import load_backbone
+    """Return the model before the first step, drawn by the seed where it is random.
+
+    Args:
+        options: Resolved.
+
+    Raises:
+        UsageError: if the backbone, its weights or the choices do not go together.
+    """
+    from numclip.model.backbone import image_config, load_backbone
+    from numclip.model.heads import compared_phrases
     from numclip.model.numclip import NumClip
+    from numclip.model.prototypes import text_vectors
+    from numclip.model.timm_towers import TIMM, say_other_statistics
     from numclip.training.fit import seed_everything
 
+    assert options.training is not None
+    assert options.regressor is not None
     seed_everything(options.training.seed)
+    words = options.vectors == "words" and options.head != "probe"
     clip, clip_config = load_backbone(
-        options.backbone, options.pretrained, quick_gelu=options.quick_gelu
+        options.backbone, options.pretrained, quick_gelu=options.quick_gelu, words=words
     )
+    if options.pretrained and options.backbone.startswith(TIMM):
+        say_other_statistics(options.backbone.removeprefix(TIMM), options.preprocessing.normalize)
+    text = "text_cfg" in clip_config
+    if options.prototypes == "text" and not text:
+        raise UsageError(
+            "--prototypes text: there are no weights of a text tower to start from; give "
+            "--pretrained with a CLIP model's, or --prototypes random."
+        )
     config = ModelConfig(
-        clip_config,
+        clip_config if words else image_config(clip_config),
         regressor=options.regressor,
         adapter_width=options.adapter_width,
         prompts=options.prompts,
+        vectors=options.vectors,
+        head=options.head,
+        grid_points=options.grid_points,
+        adapter_ratio=ModelConfig.adapter_ratio if options.head == "numclip" else 0.0,
     )
-    return NumClip(config, options.task, clip, logit_scale=options.logit_scale)
+    model = NumClip(config, options.task, clip, logit_scale=options.logit_scale)
+    if not words and text and options.head != "probe" and options.prototypes != "random":
+        context, phrases = options.task.context, compared_phrases(config, options.task)
+        sentences = [f"{context} {phrase}.".replace("_", " ") for phrase in phrases]
+        model.prototypes.weight.data.copy_(text_vectors(clip, clip_config, sentences))
+    return model

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from numclip_runtime import UsageError
+from numclip_runtime.files import atomic_text
 
 RESUME_FILE = "last.ckpt"  # weights, optimizer, schedule, epoch
 BEST_FILE = "best.ckpt"  # weights of the best validation MAE
+RUN_FILE = "run.toml"  # `numclip-train --config` repeats the run by it
 
 
 def unfinished(run_dir: Path) -> bool:
@@ -36,3 +38,11 @@ def check_run_folder(run_dir: Path, *, resume: bool, restart: bool) -> None:
             f"{run_dir}: holds an unfinished run; go on with --resume, or discard it with "
             "--restart."
         )
+
+
+def save_run_file(run_dir: Path, text: str) -> None:
+    """Write the options of a run into its folder; "" writes nothing."""
+    if text:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with atomic_text(run_dir / RUN_FILE) as file:
+            file.write(text)

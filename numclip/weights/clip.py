@@ -28,6 +28,7 @@ class ClipWeights(NamedTuple):
 
     state: dict[str, Tensor]  # named as in open_clip; float32
     openai: bool  # recognised as OpenAI's own, which were trained with QuickGELU
+    text: bool  # with a text tower
 
 
 def is_openai(state: Mapping[str, object]) -> bool:
@@ -46,8 +47,12 @@ def is_openai(state: Mapping[str, object]) -> bool:
     return kinds == {"text_projection": {torch.float16}, "ln_final.weight": {torch.float32}}
 
 
-def read_clip_weights(path: Path) -> ClipWeights:
+def read_clip_weights(path: Path, *, words: bool = True) -> ClipWeights:
     """Read the weights of a CLIP model.
+
+    Args:
+        path: Weights file.
+        words: The text tower is needed.
 
     Raises:
         ModelError: if the file cannot be read, or does not hold a whole CLIP model.
@@ -62,16 +67,15 @@ def read_clip_weights(path: Path) -> ClipWeights:
             f"{path}: a trained model of NumCLIP, OrdinalCLIP or CoOp, not weights of a CLIP "
             "model; `numclip-convert` reads it."
         )
-    if not any("token_embedding." in key for key in state) and any(
-        key.startswith("visual.") for key in state
-    ):
+    text = any("token_embedding." in key for key in state)
+    if words and not text and any(key.startswith("visual.") for key in state):
         raise ModelError(
-            f"{path}: holds only an image tower (visual.*); numclip also needs the text tower of "
-            "the same CLIP model."
+            f"{path}: holds only an image tower (visual.*); words need the text tower of the same "
+            "CLIP model. Give its file, or train with --vectors prototypes."
         )
     # the causal mask is an attribute in OpenAI's archives, not a weight
     kept = {k: v for k, v in state.items() if k not in EXTRAS and k.split(".")[-1] != "attn_mask"}
-    return ClipWeights(kept, openai)
+    return ClipWeights(kept, openai, text)
 
 
 def with_text_prefix(state: dict[str, Tensor], custom_text: bool) -> dict[str, Tensor]:

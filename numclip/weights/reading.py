@@ -114,13 +114,21 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def without_prefix(state: Mapping[str, Tensor], roots: tuple[str, ...]) -> dict[str, Tensor]:
+def without_prefix(
+    state: Mapping[str, Tensor], roots: tuple[str, ...], *, more: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
     """Strip "module." and the like, once or nested, until a key starts with one of `roots`.
 
     Keys that lack the prefix stay as they are, so that errors can name them.
+
+    Args:
+        state: Tensors by key.
+        roots: Beginnings of the keys that are looked for.
+        more: Further prefixes to strip.
     """
-    for first in ("", *PREFIXES):
-        for prefix in (first, *(first + second for second in PREFIXES)):
+    prefixes = (*PREFIXES, *more)
+    for first in ("", *prefixes):
+        for prefix in (first, *(first + second for second in prefixes)):
             if any(key.startswith(prefix + root) for key in state for root in roots):
                 return {key.removeprefix(prefix): value for key, value in state.items()}
     return dict(state)

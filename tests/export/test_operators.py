@@ -38,13 +38,16 @@ TOWERS: dict[str, dict[str, Any]] = {  # `vision_cfg` of open_clip
     "vit-pooler": {**VIT, "attentional_pool": True, "attn_pooler_heads": 2},
     "resnet": RESNET,
     "convnext": timm("convnext_atto", 32),
+    "timm-vit": timm("test_vit", 160, timm_pool="token", timm_proj="none"),
+    "timm-mobilenet": timm("mobilenetv2_050", 64, timm_proj="none"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("opset", [18, 23])
 @pytest.mark.parametrize("tower", TOWERS)
 def test_what_export_writes_is_accepted(tower: str, opset: int, tmp_path: Path) -> None:
-    config = {"embed_dim": 32, "quick_gelu": opset == 18, "text_cfg": TEXT}
+    width = {"timm-vit": 64, "timm-mobilenet": 1280}.get(tower, 32)
+    config = {"embed_dim": width, "quick_gelu": opset == 18, "text_cfg": TEXT}
     model = NumClip(ModelConfig(config | {"vision_cfg": TOWERS[tower]}), TASK).eval()
     side = TOWERS[tower]["image_size"]
     fused = opset >= 23

@@ -115,7 +115,7 @@ def test_records_of_open_clip(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Without the weights themselves, which are gigabytes: the choice alone."""
-    weights = backbone.ClipWeights({}, openai=False)
+    weights = backbone.ClipWeights({}, openai=False, text=True)
     config = backbone.clip_config(name)
     assert backbone._activation(name, pretrained, config, weights) is quick
     assert ("is assumed" in capsys.readouterr().err) == (pretrained == "/x/other.pt" and not quick)

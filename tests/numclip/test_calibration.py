@@ -11,12 +11,12 @@ import pytest
 from numclip.evaluation.calibration import (
     COVERAGES,
     choose_floor,
-    conformal_quantile,
     describe_calibration,
     fit_calibration,
     fit_temperature,
 )
 from numclip.evaluation.predictions import log_softmax
+from numclip.evaluation.quantiles import conformal_quantile
 from numclip_runtime import Calibration, Task, UsageError
 from numclip_runtime.calibration import DEFAULT_COVERAGE, Array
 

@@ -58,7 +58,7 @@ def field_defaults(configs: dict[type, str]) -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     ("command", "configs", "least"),
     [
-        (train.main, TRAINING, 30),
+        (train.main, TRAINING, 13),
         (evaluate.main, {EvaluationSource: ""}, 2),
         (zeroshot.main, {TrainOptions: ""}, 1),
     ],
@@ -77,12 +77,16 @@ def test_every_default_in_help_is_that_of_a_dataclass(
 
 def test_the_command_line_alone_changes_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    monkeypatch.setattr("numclip.cli.train.train", given.append)
+
+    def spy(options: TrainOptions, *, run_file: str) -> None:
+        given.append(options.resolved())
+
+    monkeypatch.setattr("numclip.cli.train.train", spy)
     words = "--train a.csv --val b.csv --task age"
     result = CliRunner().invoke(train.main, words.split(), catch_exceptions=False)
     assert result.exit_code == 0
     data = DataConfig(Path("a.csv"), val=Path("b.csv"))
-    assert given == [TrainOptions(load_task("age"), data)]
+    assert given == [TrainOptions(load_task("age"), data).resolved()]
 
 
 def test_defaults_are_the_papers_for_age() -> None:

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from numclip.training.config import LossMode
+from numclip.training.config import RankingMode
 from numclip.training.losses import (
     fcrc_image_to_text,
     fcrc_text_to_image,
+    image_to_text_weights,
     plain_image_to_text,
     plain_text_to_image,
     text_to_image_weights,
@@ -25,7 +26,7 @@ BOTH = pytest.mark.parametrize("loss", [fcrc_image_to_text, fcrc_text_to_image])
 
 
 class Loss(Protocol):
-    def __call__(self, logits: Tensor, labels: Tensor, mode: LossMode = ...) -> Tensor: ...
+    def __call__(self, logits: Tensor, labels: Tensor, mode: RankingMode = ...) -> Tensor: ...
 
 
 def random_logits(batch: int, bins: int) -> Tensor:
@@ -72,8 +73,24 @@ def test_far_mistakes_cost_more() -> None:
 
 @BOTH
 def test_dtype_follows_the_logits(loss: Loss) -> None:
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+    for dtype in (torch.float32, torch.float64):
         assert loss(random_logits(4, 5).to(dtype), torch.arange(4)).dtype == dtype
+
+
+@BOTH
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mode", ["released", "corrected"])
+def test_weights_are_not_rounded_to_half_precision(
+    loss: Loss, half: torch.dtype, mode: RankingMode
+) -> None:
+    logits, labels = random_logits(16, 101).to(half), torch.arange(16) * 6
+    value = loss(logits, labels, mode)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss(logits.float(), labels, mode), rtol=0, atol=0)
+    if loss is fcrc_image_to_text:  # what rounding would give is another number
+        rounded = image_to_text_weights(labels, 101).to(half).float()
+        weighted = logits.float() * rounded if mode == "released" else logits + rounded.log()
+        assert abs(plain_image_to_text(weighted, labels) - value) > 1e-5
 
 
 LOGITS = tensor(case("fcrc_ce")[0]["logits"])
@@ -128,7 +145,7 @@ def test_corrected_text_to_image_by_its_definition() -> None:
 def test_golden_single_class() -> None:
     given, out = case("fcrc_kl_single_class_batch")
     labels = torch.tensor(given["y"])
-    modes: tuple[LossMode, ...] = ("released", "corrected", "plain")
+    modes: tuple[RankingMode, ...] = ("released", "corrected", "plain")
     for mode in modes:  # there are no negatives
         close(fcrc_text_to_image(LOGITS, labels, mode), out["loss"])
 
@@ -180,12 +197,12 @@ def test_a_far_confusion_costs_more_with_any_sign(loss: Loss, sign: float) -> No
 @BOTH
 @pytest.mark.parametrize("mode", ["released", "corrected", "plain"])
 @pytest.mark.parametrize(("batch", "bins"), [(1, 2), (4, 5), (6, 101)])
-def test_finite_in_every_dtype(loss: Loss, mode: LossMode, batch: int, bins: int) -> None:
+def test_finite_in_every_dtype(loss: Loss, mode: RankingMode, batch: int, bins: int) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         logits = (30 * torch.randn(batch, bins)).to(dtype).requires_grad_()
         value = loss(logits, torch.arange(batch) % bins, mode)
         value.backward()  # type: ignore[no-untyped-call]
-        assert value.dtype == dtype
+        assert value.dtype == (dtype if mode == "plain" else torch.float32)
         assert value.isfinite()
         assert logits.grad is not None
         assert logits.grad.isfinite().all()

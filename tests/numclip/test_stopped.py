@@ -97,6 +97,7 @@ def test_a_signal_keeps_the_finished_epochs(
         "best.ckpt",
         "last.ckpt",
         "logs",
+        "run.toml",
     ]
     assert not (folder / "a.pt").exists()
     if name == "SIGTERM":
@@ -274,7 +275,7 @@ def test_a_full_disk_leaves_the_previous_resume_file(folder: Path, no_space: Non
     assert result.exit_code == 2
     said = {f"Error: {folder / 'a.run' / name}: File too large." for name in RESUME}
     assert result.stderr.splitlines()[-1] in said
-    assert sorted(p.name for p in (folder / "a.run").iterdir()) == [*RESUME, "logs"]
+    assert sorted(p.name for p in (folder / "a.run").iterdir()) == [*RESUME, "logs", "run.toml"]
     import torch
 
     assert torch.load(folder / "a.run" / "last.ckpt", weights_only=True)["epoch"] == 0

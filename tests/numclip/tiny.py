@@ -31,14 +31,22 @@ TASK = Task(
 )
 
 
-def tiny_model(tower: str = "vit", *, task: Task = TASK, seed: int = 0, **config: Any) -> NumClip:
+def tiny_model(
+    tower: str = "vit",
+    *,
+    task: Task = TASK,
+    seed: int = 0,
+    clip: dict[str, Any] | None = None,
+    **config: Any,
+) -> NumClip:
     """Build a model in eval mode whose every part matters to its values."""
     torch.manual_seed(seed)
-    model = NumClip(ModelConfig(TOWERS[tower], **config), task)
+    model = NumClip(ModelConfig(clip or TOWERS[tower], **config), task)
     with torch.no_grad():
-        for layer in (model.regressor.fc, model.regressor.delta):
-            layer.weight.normal_(std=0.1)
-            layer.bias.normal_(std=0.1)
+        for layer in model.regressor.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.normal_(std=0.1)
+                layer.bias.normal_(std=0.1)
         norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         for norm in norms:
             norm.momentum = 1.0

@@ -1,0 +1,1 @@
+"""Real image sets with ordered labels: the sets, the methods compared on them, tables and plots."""

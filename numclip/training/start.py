@@ -1,0 +1,58 @@
+"""What a training is refused for in its first second; needs no torch, unless a GPU is there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from numclip.model.architectures import check_backbone, check_pretrained
+from numclip.training.config import TrainConfig
+from numclip.training.loggers import LoggerName, check_loggers
+from numclip_runtime import UsageError
+from numclip_runtime.cuda.probe import probe_cuda
+from numclip_runtime.errors import import_extra
+
+
+def check_start(
+    backbone: str, pretrained: str | None, config: TrainConfig, loggers: Sequence[LoggerName]
+) -> None:
+    """Refuse what cannot be trained, before torch is imported or an image read.
+
+    Raises:
+        UsageError: if backbone or weights do not exist, or the precision needs a GPU that is
+            missing.
+        MissingDependencyError: if a logger's package is not installed.
+    """
+    check_backbone(backbone)
+    check_pretrained(pretrained)
+    if config.precision == "16-mixed" and not _has_gpu():
+        raise UsageError(
+            "the precision 16-mixed needs a GPU, and this machine shows none; give --precision "
+            "32-true, or bf16-mixed."
+        )
+    check_loggers(loggers)
+
+
+def _has_gpu() -> bool:
+    """Return whether torch can use a GPU; it is asked only where there may be one."""
+    apple = sys.platform == "darwin"
+    if not apple and not Path("/dev/kfd").exists() and probe_cuda().problem is not None:
+        return False  # no NVIDIA GPU, and none of AMD's
+    torch = import_extra("train", "torch")
+    return bool(torch.cuda.is_available() or (apple and torch.backends.mps.is_available()))
+
+
+def random_start_warning(backbone: str, pretrained: str | None) -> str | None:
+    """Return a warning where a large backbone would start from random weights by accident.
+
+    A configuration file (.json) is a choice of the user's: small, and made to learn from nothing.
+    """
+    if pretrained or backbone.endswith(".json"):
+        return None
+    weights = "a file of weights" if backbone.startswith("timm/") else "openai, or a file of weights"
+    return (
+        f"{backbone} starts from random weights, and needs very many images and a GPU to learn "
+        f"from nothing. Give --pretrained (such as {weights}), or a small network of your own with "
+        "--backbone network.json."
+    )
