@@ -49,7 +49,8 @@ MODEL_OPTIONS = add(
         TrainOptions,
         regressor=(
             click.Choice(["released", "bounded"]),
-            "Fine regressor: as in the released code, or kept inside each bin.  "
+            "Fine regressor: as in the released code (always 0 in a bin that begins at 0), or kept "
+            "inside each bin (never quite at its edges).  "
             "[default: the recipe's]",
         ),
         adapter_width=(COUNT, "[default: a quarter of the features']"),
@@ -113,8 +114,9 @@ RECIPE_OPTIONS = add(
     options_of(
         TrainConfig,
         optional=True,
-        loss_mode="Ranking losses: as in the released code, the same for any sign and batch, or "
-        "unweighted; or rps, a proper ordinal score in their place, for any head.",
+        loss_mode="Ranking losses: as in the released code; the same for any sign and batch, "
+        "though they too pull uncertain images to the middle; or unweighted, which do not. rps: a "
+        "proper ordinal score in their place, for any head.",
         target_width=(
             click.FloatRange(0, min_open=True),
             "Of --head distribution's soft targets (label units).  [or: 2 % of the range]",

@@ -33,11 +33,13 @@ class FineRegressor(nn.Module):
     With d = tanh(A2 relu(A1 logits + b1) + b2), the representative of bin k is
     `lower_k / (1 + d_k)` in the "released" form (lower bounds only, unbounded above), and
     `lower_k + width_k * (1 + d_k) / 2` in the "bounded" form (always inside its bin). The
-    "expected" form has no d and learns nothing: the representative is the bin's midpoint.
+    "expected" form has no d and learns nothing: the representative is the bin's midpoint, or the
+    one given.
 
     Args:
         bin_edges: K + 1 edges, in label units without offset.
         form: "released", "bounded" or "expected".
+        numbers: K representatives of the "expected" form, label units without offset.
 
     Raises:
         UsageError: if the form is none of these.
@@ -48,8 +50,14 @@ class FineRegressor(nn.Module):
     """
 
     bin_edges: Tensor  # (K + 1,)
+    numbers: Tensor  # (K,), of the "expected" form
 
-    def __init__(self, bin_edges: tuple[float, ...], form: RegressorForm = "released") -> None:
+    def __init__(
+        self,
+        bin_edges: tuple[float, ...],
+        form: RegressorForm = "released",
+        numbers: tuple[float, ...] | None = None,
+    ) -> None:
         super().__init__()
         if form not in get_args(RegressorForm):
             raise UsageError(
@@ -59,6 +67,10 @@ class FineRegressor(nn.Module):
         self.form = form
         self.register_buffer("bin_edges", torch.tensor(bin_edges), persistent=False)
         if form == "expected":
+            middles = (self.bin_edges[:-1] + self.bin_edges[1:]) / 2
+            self.register_buffer(
+                "numbers", middles if numbers is None else torch.tensor(numbers), persistent=False
+            )
             return
         self.fc = nn.Linear(bins, 2 * bins)
         self.delta = nn.Linear(2 * bins, bins)
@@ -70,7 +82,7 @@ class FineRegressor(nn.Module):
         """Map logits and bin_probs (B, K) to numbers (B,), label units without offset."""
         lower = self.bin_edges[:-1]
         if self.form == "expected":
-            return bin_probs @ ((lower + self.bin_edges[1:]) / 2)
+            return bin_probs @ self.numbers
         delta = torch.tanh(self.delta(F.relu(self.fc(logits))))  # (B, K)
         if self.form == "bounded":
             inside = lower + (self.bin_edges[1:] - lower) * (1 + delta) / 2
@@ -173,7 +185,9 @@ def make_head(config: ModelConfig, task: Task) -> Head:
         return Distribution(task, config.grid_points)
     if config.head == "probe":
         return Probe(task, int(config.clip["embed_dim"]))
-    return FineRegressor(task.bin_edges, config.regressor)
+    # Of other tasks the midpoints: checkpoints from before whole_numbers keep their values
+    numbers = task.bin_values if task.whole_numbers else None
+    return FineRegressor(task.bin_edges, config.regressor, numbers)
 
 
 def compared_phrases(config: ModelConfig, task: Task) -> tuple[str, ...]:

@@ -11,6 +11,20 @@ A negative pair of image and text weighs by the distance between its bins, in on
   loss is the plain one. The released text-to-image weights average (K - 1) / (number of
   negatives), about 0.15 in a batch of 32 with 5 bins, so that loss depends on the batch size.
 - "plain": all weights 1, the losses of OrdinalCLIP (arXiv 2206.02338).
+
+Weights depend on the true bin, so neither weighted loss is a proper score: where an image is
+uncertain, the probabilities that cost least are not the true ones, and lie nearer the middle bin.
+Image to text, of 5 bins (see the test of it):
+
+=====================  ==========================  ==========================  ====================
+truth                  released                    corrected                   plain (proper)
+=====================  ==========================  ==========================  ====================
+.2 .2 .2 .2 .2         .139 .210 .303 .210 .139    .154 .218 .256 .218 .154    .2 .2 .2 .2 .2
+.6 .3 .1 0 0, mean .5  .140 .698 .162, mean 1.02   .518 .379 .103, mean .586   .6 .3 .1, mean .5
+=====================  ==========================  ==========================  ====================
+
+So "corrected" pulls to the middle as well, about a sixth as far in the second row, and keeps the
+right bin there, which "released" does not.
 """
 
 from __future__ import annotations

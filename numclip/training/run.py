@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from numclip.data.checks import broken_images, without_broken
+from numclip.data.checks import broken_images, with_whole_numbers, without_broken
 from numclip.data.columns import PLAIN_TABLE
 from numclip.data.prepare import DataConfig, data_report, prepare_data, read_sets
 from numclip.data.samples import Sample, write_csv
@@ -25,6 +25,7 @@ from numclip.model.model_config import (
     Vectors,
 )
 from numclip.model.preprocessing import PAPER_PREPROCESSING, PreprocessingConfig
+from numclip.tasks import unreachable
 from numclip.training.config import TrainConfig
 from numclip.training.loggers import LoggerName
 from numclip.training.recipes import RecipeName, recipe_of
@@ -132,12 +133,19 @@ def train(
     if first_process:  # under torchrun, the others may start after it has begun to write
         check_run_folder(run_dir, resume=options.resume, restart=options.restart)
     loggers = (*options.loggers, *(("tensorboard",) if options.tensorboard else ()))
-    check_start(options.backbone, config, loggers)
+    check_start(options.backbone, options.pretrained, config, loggers)
     warning = random_start_warning(options.backbone, options.pretrained)
     if first_process and warning:
         say(f"Warning: {warning}")
     # Labels take no time, torch and the weights seconds, images minutes: in this order.
     sets = read_sets(options.data, options.task)
+    labelled = [sample for name in ("train", "val") for sample in sets.samples.get(name, [])]
+    task, notes = with_whole_numbers(options.task, labelled)
+    options = replace(options, task=task)
+    assert options.regressor is not None
+    notes += unreachable(
+        task, options.regressor, (sample.label for sample in sets.samples["train"])
+    )
     require("train", "torch")
     model = initial_model(options)
     preprocessing = options.preprocessing.of(model.config.clip)
@@ -157,7 +165,7 @@ def train(
     if first_process:
         show(data_report(data, options.task))
         show(parts.note)
-        for warning in warnings:
+        for warning in warnings + notes:
             say(f"Warning: {warning}")
         if options.data.val is None:  # the split is a file, for export and for comparisons
             write_csv(val_source, data.val)
