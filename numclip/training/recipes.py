@@ -59,7 +59,7 @@ RECIPES: dict[RecipeName, Recipe] = {
 }
 
 
-def recipe_of(name: RecipeName, pretrained: str | None) -> Recipe:
+def recipe_of(name: RecipeName, pretrained: str | None = None) -> Recipe:
     """Return a recipe; "auto" is "finetune" where training starts from weights, else "scratch"."""
     if name == "auto":
         name = "finetune" if pretrained else "scratch"

@@ -68,6 +68,11 @@ class TrainOptions:
     loggers: tuple[LoggerName, ...] = ()  # log to these as well
     tensorboard: bool = False  # the same as "tensorboard" among `loggers`
 
+    def __post_init__(self) -> None:
+        for name in ("output", "run_dir"):
+            if isinstance(place := getattr(self, name), str):  # from a notebook, say
+                object.__setattr__(self, name, Path(place))
+
     def resolved(self) -> TrainOptions:
         """Return the options with what the recipe sets in place of None."""
         recipe = recipe_of(self.recipe, self.pretrained)

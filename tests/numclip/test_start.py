@@ -152,6 +152,14 @@ def test_the_command_warns_of_a_random_start(folder: Path, monkeypatch: pytest.M
     assert command("--backbone", "tiny.json").stderr == "Error: stopped here.\n"
 
 
+def test_names_of_files_may_be_texts() -> None:
+    data = DataConfig("a.csv", val="b.csv", root="c")  # type: ignore[arg-type]
+    assert data == DataConfig(Path("a.csv"), val=Path("b.csv"), root=Path("c"))
+    task = load_task("age")
+    options = TrainOptions(task, data, output="d.pt", run_dir="e")  # type: ignore[arg-type]
+    assert options == TrainOptions(task, data, output=Path("d.pt"), run_dir=Path("e"))
+
+
 def test_training_from_python_passes_callbacks_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
