@@ -166,7 +166,7 @@ def main(**given: Any) -> None:
 
 def train_options(given: Mapping[str, Any]) -> TrainOptions:
     """Return what the options of the command say; those of training change the recipe's."""
-    training = recipe_of(given["recipe"], given["pretrained"]).training
+    training = recipe_of(given["recipe"], given["pretrained"], given["backbone"]).training
     if given["regression_weight"] is not None:  # in label units, unless another is given as well
         training = replace(training, regression_unit="label")
     rates = training.rates if given["lr"] is None else training.rates.scaled(given["lr"])

@@ -18,7 +18,7 @@ class Recipe:
 
     training: TrainConfig
     regressor: RegressorForm = "released"
-    starts_pretrained: bool = True
+    starts_pretrained: bool = True  # its rates are for such a start
     # Label in files minus the model's number, by name of the preset that the recipe was made for
     # and that says otherwise. It replaces the task's own, it is not added to it.
     label_offsets: tuple[tuple[str, float], ...] = ()
@@ -30,8 +30,9 @@ class Recipe:
 
 _SCRATCH = TrainConfig(
     epochs=100,
+    batch_size=16,  # twice as many updates as with 32; own data are often few
     rates=LearningRates(
-        image=1e-3, text=1e-3, context=1e-3, rank=1e-3, adapter=1e-3, regressor=1e-3
+        image=2e-3, text=2e-3, context=2e-3, rank=2e-3, adapter=2e-3, regressor=2e-3
     ),
     optimizer="adamw",
     weight_decay=0.01,
@@ -41,6 +42,7 @@ _SCRATCH = TrainConfig(
     regression_weight=4.0,
     regression_unit="spread",
 )
+_LARGE = 3e-4  # rate of a named architecture from random weights: they are wide, and need less
 _FINETUNE = replace(
     _SCRATCH,
     epochs=30,
@@ -59,8 +61,21 @@ RECIPES: dict[RecipeName, Recipe] = {
 }
 
 
-def recipe_of(name: RecipeName, pretrained: str | None = None) -> Recipe:
-    """Return a recipe; "auto" is "finetune" where training starts from weights, else "scratch"."""
+def recipe_of(
+    name: RecipeName, pretrained: str | None = None, backbone: str = "network.json"
+) -> Recipe:
+    """Return a recipe.
+
+    Args:
+        name: "auto" is "finetune" where training starts from weights, else "scratch".
+        pretrained: open_clip tag or weights file; None: random weights.
+        backbone: Configuration file of a network of one's own, taken for small, or the name of an
+            architecture, taken for large: "scratch" then has a lower rate.
+    """
     if name == "auto":
         name = "finetune" if pretrained else "scratch"
-    return RECIPES[name]
+    recipe = RECIPES[name]
+    if name == "scratch" and not backbone.endswith(".json"):
+        rates = recipe.training.rates.scaled(_LARGE)
+        return replace(recipe, training=replace(recipe.training, rates=rates))
+    return recipe
