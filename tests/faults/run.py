@@ -79,6 +79,7 @@ def main() -> None:
                     print(f"  {what}: {'; '.join(result.problems)}\n    {said}", flush=True)
     print(f"\n{table(counts)}\n{len(violations)} violations")
     if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
         plain = {kind: dict(counter) for kind, counter in sorted(counts.items())}
         given.json.write_text(json.dumps({"counts": plain, "violations": violations}, indent=1))
     sys.exit(bool(violations))

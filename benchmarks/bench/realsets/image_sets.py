@@ -7,16 +7,17 @@ import json
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
-from numclip.data.readers import read_samples
-from numclip.data.samples import Sample, write_csv
 from numclip_runtime import Task
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_path
 from numclip_runtime.preprocess import load_rgb
+
+if TYPE_CHECKING:
+    from numclip.data.samples import Sample
 
 PARTS = ("train", "val", "test")
 
@@ -32,7 +33,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class ImageSet:
+class RealSet:
     """A set: a folder with `all.csv` (path, label, split, group) and its images."""
 
     task: Task  # named as the folder
@@ -48,7 +49,7 @@ class ImageSet:
 
 
 SETS = (
-    ImageSet(
+    RealSet(
         Task(
             "tomato-freshness",
             "grades",
@@ -65,7 +66,7 @@ SETS = (
         ),
         margin=True,
     ),
-    ImageSet(
+    RealSet(
         Task(
             "pv-cells",
             "grades",
@@ -83,7 +84,7 @@ SETS = (
         ),
         margin=True,
     ),
-    ImageSet(
+    RealSet(
         Task(
             "blood-cells",
             "cells",
@@ -116,23 +117,27 @@ def whole_numbers(task: Task) -> Task:
     )
 
 
-def missing(image_set: ImageSet, data: Path) -> str:
+def missing(image_set: RealSet, data: Path) -> str:
     """Return a sentence about a set that is not there; "" where it is."""
     table = data / image_set.name / "all.csv"
     return "" if table.is_file() else f"{image_set.name}: skipped, {table} is missing."
 
 
-def read_set(image_set: ImageSet, data: Path) -> dict[str, list[Sample]]:
+def read_set(image_set: RealSet, data: Path) -> dict[str, list[Sample]]:
     """Return the samples of "train", "val" and "test", with their groups.
 
     Raises:
         UsageError: if the table cannot be read, or a group is in two parts.
     """
+    from numclip.data.readers import read_samples
+
     table = data / image_set.name / "all.csv"
     samples = read_samples(table, image_set.task, group_column="group")
     with table.open(encoding="utf-8", newline="") as file:
         parts = [row["split"] for row in csv.DictReader(file)]
-    places = Counter(group for group, _ in {(s.group, p) for s, p in zip(samples, parts, strict=True)})
+    places = Counter(
+        group for group, _ in {(s.group, p) for s, p in zip(samples, parts, strict=True)}
+    )
     if shared := [group for group, count in places.items() if count > 1]:
         raise UsageError(f"{table}: group {shared[0]!r} is in several parts.")
     return {
@@ -141,7 +146,7 @@ def read_set(image_set: ImageSet, data: Path) -> dict[str, list[Sample]]:
     }
 
 
-def prepare(image_set: ImageSet, data: Path, work: Path, side: int) -> Path:
+def prepare(image_set: RealSet, data: Path, work: Path, side: int) -> Path:
     """Shrink a set's images once, as `--resize` would in each epoch; return the folder.
 
     Args:
@@ -153,6 +158,8 @@ def prepare(image_set: ImageSet, data: Path, work: Path, side: int) -> Path:
     Returns:
         Folder with train.csv, val.csv and test.csv (path, label, group).
     """
+    from numclip.data.samples import write_csv
+
     folder = work / image_set.name / str(side)
     done = folder / "complete.json"
     if done.is_file():

@@ -7,16 +7,17 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.bench.realsets.image_sets import SETS, ImageSet, whole_numbers
-from numclip.data.readers import read_samples
-from numclip.evaluation.predictions import Predictions, log_softmax
+from benchmarks.bench.realsets.image_sets import SETS, RealSet, whole_numbers
 from numclip_runtime import Preprocessing
 from numclip_runtime.calibration import DEFAULT_COVERAGE
+
+if TYPE_CHECKING:
+    from numclip.evaluation.predictions import Predictions
 
 Start = Literal["scratch", "pretrained"]
 SCRATCH_SIDE, TOWER_SIDE = 96, 128  # pixels of the network's input
@@ -91,12 +92,12 @@ def method_of(key: str) -> Method:
     return next(method for method in METHODS if method.key == key)
 
 
-def set_of(name: str) -> ImageSet:
+def set_of(name: str) -> RealSet:
     """Return an image set by its name."""
     return next(image_set for image_set in SETS if image_set.name == name)
 
 
-def sides(image_set: ImageSet, start: Start) -> tuple[int, int]:
+def sides(image_set: RealSet, start: Start) -> tuple[int, int]:
     """Return the side of the images before the crop, and that of the crop, pixels."""
     crop = SCRATCH_SIDE if start == "scratch" else TOWER_SIDE
     return round(crop * MARGIN) if image_set.margin else crop, crop
@@ -124,21 +125,30 @@ def command(run: RealRun, setting: Setting) -> list[str]:
 
 
 def execute(run: RealRun, setting: Setting) -> dict[str, Any]:
-    """Train and test; returns what `measures` does, and the seconds it took."""
-    started = time.perf_counter()
+    """Train and test; return `measures` and the seconds, of the clock and of the processor."""
+    started, worked = time.perf_counter(), time.process_time()
     image_set, method = set_of(run.image_set), method_of(run.method)
     resize, _ = sides(image_set, method.start)
     folder = setting.work / image_set.name / str(resize)
     output = setting.work / "runs" / run.key.replace("/", "-")
     output.mkdir(parents=True, exist_ok=True)
-    with (output / "log.txt").open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        with contextlib.redirect_stderr(log):
-            found = (_rival if method.rival else _numclip)(run, setting, folder, output)
+    with (
+        (output / "log.txt").open("w", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        found = (_rival if method.rival else _numclip)(run, setting, folder, output)
     groups = [sample.group for sample in _samples(folder, "test", image_set)]
-    return {**measures(found, groups), "seconds": round(time.perf_counter() - started, 1)}
+    return {
+        **measures(found, groups),
+        "seconds": round(time.perf_counter() - started, 1),
+        "processor_seconds": round(time.process_time() - worked, 1),
+    }
 
 
-def _samples(folder: Path, part: str, image_set: ImageSet) -> Any:
+def _samples(folder: Path, part: str, image_set: RealSet) -> Any:
+    from numclip.data.readers import read_samples
+
     return read_samples(folder / f"{part}.csv", image_set.task, group_column="group")
 
 
@@ -150,9 +160,7 @@ def _numclip(run: RealRun, setting: Setting, folder: Path, output: Path) -> Pred
     backbone = output / "scratch.json"
     backbone.write_text(json.dumps(SCRATCH_CLIP), "utf-8")
     places = {"train.csv": folder, "val.csv": folder, "scratch.json": output}
-    words = [
-        str(places[word] / word) if word in places else word for word in command(run, setting)
-    ]
+    words = [str(places[word] / word) if word in places else word for word in command(run, setting)]
     checkpoint = output / "checkpoint.pt"
     main.main([*words, "--restart", "-o", str(checkpoint)], standalone_mode=False)
     loaded = load_checkpoint(checkpoint)
@@ -163,8 +171,9 @@ def _numclip(run: RealRun, setting: Setting, folder: Path, output: Path) -> Pred
 def _rival(run: RealRun, setting: Setting, folder: Path, output: Path) -> Predictions:
     import torch
 
-    from benchmarks.bench.realsets.ordinal_rivals import OrdinalNet, predict_rival, train_rival
+    from benchmarks.bench.realsets.ordinal_rivals import ordinal_net, predict_rival, train_rival
     from numclip.evaluation.calibration import fit_calibration
+    from numclip.evaluation.predictions import Predictions, log_softmax
     from numclip.model.backbone import build_clip
     from numclip.training.config import LearningRates, TrainConfig
 
@@ -181,14 +190,14 @@ def _rival(run: RealRun, setting: Setting, folder: Path, output: Path) -> Predic
     )
     torch.manual_seed(run.seed)
     tower = build_clip(SCRATCH_CLIP).get_submodule("visual")
-    net = OrdinalNet(tower, int(SCRATCH_CLIP["embed_dim"]), task.num_bins, method.rival)
+    net = ordinal_net(tower, int(SCRATCH_CLIP["embed_dim"]), task.num_bins, method.rival)
     resize, crop = sides(image_set, method.start)
     preprocessing = Preprocessing(crop=crop, resize=resize)
     parts = {part: _samples(folder, part, image_set) for part in ("train", "val", "test")}
     expected = image_set.judged_by == "rmse"
-    train_rival(net, parts, task, preprocessing, config, expected=expected)
+    train_rival(net, parts, task, preprocessing, config, method.rival, expected=expected)
     outputs = {
-        part: predict_rival(net, parts[part], task, preprocessing, expected=expected)
+        part: predict_rival(net, parts[part], task, preprocessing, method.rival, expected=expected)
         for part in ("val", "test")
     }
     labels = {part: np.array([sample.label for sample in parts[part]]) for part in outputs}
@@ -199,7 +208,7 @@ def _rival(run: RealRun, setting: Setting, folder: Path, output: Path) -> Predic
 
 
 def measures(found: Predictions, groups: list[str]) -> dict[str, Any]:
-    """Return MAE, RMSE, Spearman's correlation; of 90 % intervals coverage, also by group, and width.
+    """Return MAE, RMSE, Spearman's correlation; coverage and width of the 90 % intervals.
 
     Args:
         found: Predictions of N images.
@@ -224,7 +233,7 @@ def measures(found: Predictions, groups: list[str]) -> dict[str, Any]:
     }
 
 
-def constant(image_set: ImageSet, folder: Path) -> dict[str, float]:
+def constant(image_set: RealSet, folder: Path) -> dict[str, float]:
     """Return the errors of the training labels' median (MAE) and mean (RMSE) on the test part."""
     train, test = (
         np.array([sample.label for sample in _samples(folder, part, image_set)])

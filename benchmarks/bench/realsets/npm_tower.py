@@ -1,14 +1,15 @@
 """A really pretrained image tower that a package registry carries, as weights of timm.
 
-`nsfwjs` (MIT) on npm contains Keras's MobileNetV2 of 1.0 width, trained on ImageNet and further on
-photos and drawings, with 8-bit weights (2.6 MB). They are timm's `mobilenetv2_100` but for three things:
+`nsfwjs` (MIT) on npm contains Keras's MobileNetV2 of width 1.0, trained on ImageNet and then, in
+its upper half, on photos and drawings; its weights have 8 bits (2.6 MB). It is timm's
+`mobilenetv2_100` but for three things:
 
 - Keras's batch norm has eps 1e-3, timm's 1e-5: the difference is added to the variances. Exact.
 - Its inputs are RGB in [0, 1]; ImageNet's statistics are taken into the first convolution and its
-  batch norm, so that the file is used as any other of timm's. Exact where no padding is met.
-- TensorFlow pads strided convolutions on the right and below, timm's `mobilenetv2_100` on all sides.
-  With timm's `pad_type="same"` the class probabilities are those of nsfwjs itself (`EXPECTED`);
-  without it the features are those of a picture shifted by a pixel or so. Fine-tuning does not mind.
+  batch norm, so that the file is used like timm's own. Exact where no padding is met.
+- TensorFlow pads strided convolutions on the right and below, `mobilenetv2_100` on all sides. With
+  timm's `pad_type="same"` the class probabilities are nsfwjs's own (`EXPECTED`); without it the
+  features are about those of a picture shifted by a pixel.
 
 Nothing of the package is kept in the repository: it is fetched when a benchmark runs.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 import shutil
 import subprocess
@@ -41,14 +43,14 @@ TIMM_NAME = "mobilenetv2_100"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 KERAS_EPS, TIMM_EPS = 1e-3, 1e-5
 BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # in each stage of MobileNetV2
-# Class probabilities that nsfwjs's own file gives in TensorFlow.js 4.22.0 (backend cpu) on photos of
-# scikit-image, squashed to 224 x 224 with Pillow's bilinear filter: Drawing, Hentai, Neutral, Porn, Sexy
+# Probabilities of drawing, hentai, neutral, porn, sexy from nsfwjs's own file in TensorFlow.js 4.22
+# (backend cpu); photos of scikit-image, squashed to 224 x 224 by Pillow's bilinear filter
 EXPECTED = {
     "chelsea.png": (0.000933, 0.000472, 0.960501, 0.036140, 0.001954),
     "astronaut.png": (0.004327, 0.000144, 0.995381, 0.000127, 0.000021),
     "coffee.png": (0.001588, 0.000591, 0.995382, 0.002295, 0.000143),
 }
-SIDE = 224
+CHECK_SIDE = 224
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 _WEIGHT = re.compile(
@@ -103,19 +105,20 @@ def read_weights(model: str, data: bytes) -> Arrays:
         data: The weights' bytes, one after another in the order of the description.
 
     Raises:
-        UsageError: if bytes are left over, or missing.
+        UsageError: if bytes are left over or missing.
     """
+    described = [
+        (name, tuple(int(size) for size in sizes.split(",") if size), float(low), float(scale))
+        for name, sizes, low, scale in _WEIGHT.findall(model)
+    ]
+    covered = sum(math.prod(shape) for _, shape, _, _ in described)
+    if covered != len(data):
+        raise UsageError(f"the weights' description covers {covered} of {len(data)} bytes.")
     weights, start = {}, 0
-    for name, sizes, low, scale in _WEIGHT.findall(model):
-        shape = tuple(int(size) for size in sizes.split(",") if size)
-        count = int(np.prod(shape))
-        raw = np.frombuffer(data, np.uint8, count, start) if start + count <= len(data) else None
-        if raw is None:
-            break
+    for name, shape, low, scale in described:
+        raw = np.frombuffer(data, np.uint8, math.prod(shape), start)
         value = raw.astype(np.float32) * np.float32(scale) + np.float32(low)
-        weights[name], start = value.reshape(shape), start + count
-    if start != len(data) or not weights:
-        raise UsageError(f"the weights' description covers {start} of {len(data)} bytes.")
+        weights[name], start = value.reshape(shape), start + raw.size
     return weights
 
 
@@ -127,7 +130,7 @@ def block_names() -> Iterator[tuple[str, str]]:
 
 
 def timm_state(weights: Arrays) -> dict[str, Any]:
-    """Return the state of timm's `mobilenetv2_100` without its classifier, for ImageNet's statistics."""
+    """Return timm's `mobilenetv2_100` without its classifier, for ImageNet's pixel statistics."""
     state: dict[str, npt.NDArray[np.float32]] = {}
 
     def norm(keras: str, timm: str) -> None:
@@ -163,8 +166,9 @@ def timm_state(weights: Arrays) -> dict[str, Any]:
 def _take_in_statistics(state: dict[str, npt.NDArray[np.float32]]) -> None:
     """Let the first convolution see (x - mean) / std where it saw x: x = std * input + mean."""
     kernel = state["conv_stem.weight"]  # (out, 3, h, w)
-    constant = np.einsum("oihw,i->o", kernel, np.float32(IMAGENET_MEAN))
-    state["conv_stem.weight"] = kernel * np.float32(IMAGENET_STD)[:, None, None]
+    mean, std = (np.array(c, np.float32)[:, None, None] for c in (IMAGENET_MEAN, IMAGENET_STD))
+    constant = (kernel * mean).sum((1, 2, 3))
+    state["conv_stem.weight"] = kernel * std
     state["bn1.running_mean"] = state["bn1.running_mean"] - constant
 
 
@@ -190,9 +194,9 @@ def classify(features: npt.NDArray[np.float32], weights: Arrays) -> npt.NDArray[
 
 
 def largest_deviation(weights: Arrays) -> float:
-    """Return the largest difference of class probabilities from `EXPECTED`, with TensorFlow's padding.
+    """Return the largest difference of class probabilities from `EXPECTED`.
 
-    The statistics of ImageNet are left out of it: at the border they differ (see the module).
+    The padding is TensorFlow's, and the inputs are in [0, 1] as there (see the module).
     """
     import skimage
     import torch
@@ -203,7 +207,7 @@ def largest_deviation(weights: Arrays) -> float:
     import_torchvision()
     import timm
 
-    model = timm.create_model(TIMM_NAME, num_classes=0, pad_type="same").eval()
+    model: Any = timm.create_model(TIMM_NAME, num_classes=0, pad_type="same").eval()
     model.load_state_dict(timm_state(weights), strict=False)
     std, mean = (torch.tensor(numbers) for numbers in (IMAGENET_STD, IMAGENET_MEAN))
     stem = model.conv_stem.weight.data
@@ -213,7 +217,7 @@ def largest_deviation(weights: Arrays) -> float:
     pictures = []
     for name in EXPECTED:
         with Image.open(folder / name) as image:
-            small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+            small = image.convert("RGB").resize((CHECK_SIDE, CHECK_SIDE), Image.Resampling.BILINEAR)
         pictures.append(np.asarray(small, np.float32).transpose(2, 0, 1) / 255)
     with torch.inference_mode():
         features = model(torch.from_numpy(np.stack(pictures))).numpy()

@@ -1,30 +1,24 @@
 """CORAL and CORN on the same image towers: rivals to compare with, no part of numclip.
 
 Both have K - 1 binary outputs, "the rank is above k". They are short enough to be written here:
-coral-pytorch, their authors' package, gives the same losses (checked to 1e-6 with its version 1.4.0).
+coral-pytorch 1.4.0, their authors' package, gives the same losses to 1e-7.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from numclip.data.dataset import (
-    ImageDataset,
-    evaluation_transform,
-    training_batches,
-    training_transform,
-)
-from numclip.data.samples import Sample
-from numclip.training.config import TrainConfig
-from numclip.training.optim import rate_factor
 from numclip_runtime import Preprocessing, Task
 from numclip_runtime.calibration import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from numclip.data.samples import Sample
+    from numclip.training.config import TrainConfig
 
 RivalKind = Literal["coral", "corn"]
 
@@ -39,6 +33,9 @@ def coral_loss(logits: Tensor, ranks: Tensor) -> Tensor:
     Source:
         Cao, Mirjalili and Raschka, arXiv 1901.07884, equation 4.
     """
+    import torch
+    import torch.nn.functional as F
+
     above = (ranks[:, None] > torch.arange(logits.shape[1])).to(logits.dtype)
     return F.binary_cross_entropy_with_logits(logits, above, reduction="none").sum(1).mean()
 
@@ -55,6 +52,9 @@ def corn_loss(logits: Tensor, ranks: Tensor) -> Tensor:
     Source:
         Shi, Cao and Raschka, arXiv 2111.08851, equation 7.
     """
+    import torch
+    import torch.nn.functional as F
+
     tasks = torch.arange(logits.shape[1])
     asked = ranks[:, None] >= tasks
     above = (ranks[:, None] > tasks).to(logits.dtype)
@@ -64,6 +64,8 @@ def corn_loss(logits: Tensor, ranks: Tensor) -> Tensor:
 
 def rank_probs(logits: Tensor, kind: RivalKind) -> Tensor:
     """Return the probabilities of the K ranks, (B, K), of logits (B, K - 1)."""
+    import torch
+
     above = logits.sigmoid()  # (B, K - 1): P(rank > k), of CORN once multiplied up
     if kind == "corn":
         above = above.cumprod(1)
@@ -71,51 +73,54 @@ def rank_probs(logits: Tensor, kind: RivalKind) -> Tensor:
     return (edges[:, :-1] - edges[:, 1:]).clamp_min(0)  # CORAL's biases may be out of order
 
 
-class OrdinalNet(nn.Module):
-    """An image tower with K - 1 binary outputs: one weight and K - 1 biases (CORAL), or a layer.
+def ordinal_net(tower: Any, width: int, ranks: int, kind: RivalKind) -> Any:
+    """Return a torch module, images (B, 3, H, W) -> logits (B, K - 1), on top of an image tower.
 
     Args:
-        tower: Images (B, 3, H, W) -> features (B, D).
+        tower: Module, images -> features (B, D).
         width: D.
         ranks: K.
-        kind: "coral" or "corn".
+        kind: "corn": a linear layer. "coral": one weight vector, and K - 1 biases that start in
+            order, as in the authors' package.
     """
+    import torch
+    from torch import nn
 
-    def __init__(self, tower: nn.Module, width: int, ranks: int, kind: RivalKind) -> None:
-        super().__init__()
-        self.tower = tower
-        self.head = nn.Linear(width, 1 if kind == "coral" else ranks - 1, bias=kind == "corn")
-        # CORAL's biases start in order, as in the authors' package
-        start = torch.arange(ranks - 1, 0, -1).float() / (ranks - 1)
-        self.bias = nn.Parameter(start if kind == "coral" else torch.zeros(0))
-        self.kind: RivalKind = kind
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, K - 1)."""
-        logits: Tensor = self.head(self.tower(images))
-        return logits + self.bias if self.kind == "coral" else logits
+    if kind == "corn":
+        return nn.Sequential(tower, nn.Linear(width, ranks - 1))
+    spread = nn.Linear(1, ranks - 1)  # the same number for all ranks, and their biases
+    nn.init.ones_(spread.weight).requires_grad_(False)
+    spread.bias.data = torch.arange(ranks - 1, 0, -1).float() / (ranks - 1)
+    return nn.Sequential(tower, nn.Linear(width, 1, bias=False), spread)
 
 
 def train_rival(
-    net: OrdinalNet,
+    net: Any,
     parts: dict[str, list[Sample]],
     task: Task,
     preprocessing: Preprocessing,
     config: TrainConfig,
+    kind: RivalKind,
     *,
     expected: bool,
 ) -> None:
     """Train with AdamW and the schedule of `config`; the net ends with its best epoch's weights.
 
     Args:
-        net: Net to train.
+        net: Return value of `ordinal_net`.
         parts: Samples of "train" and "val".
         task: One bin per whole number.
         preprocessing: Of the images.
-        config: Epochs, batch size, schedule, weight decay and seed; one rate for all parts, the image
-            tower's.
+        config: Epochs, batch size, schedule, weight decay and seed; the image tower's rate serves
+            all parts.
+        kind: Of the net.
         expected: How `predict_rival` reads numbers, by which the epoch is chosen.
     """
+    import torch
+
+    from numclip.data.dataset import ImageDataset, training_batches, training_transform
+    from numclip.training.optim import rate_factor
+
     torch.manual_seed(config.seed)
     data = ImageDataset(parts["train"], task, training_transform(preprocessing))
     batches: Any = training_batches(data, config.batch_size, config.seed, 0, 0, 1)
@@ -125,7 +130,7 @@ def train_rival(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: rate_factor(config, step, updates)
     )
-    loss_of = coral_loss if net.kind == "coral" else corn_loss
+    loss_of = coral_loss if kind == "coral" else corn_loss
     labels = np.array([sample.label for sample in parts["val"]])
     best, state = float("inf"), copy.deepcopy(net.state_dict())
     for epoch in range(config.epochs):
@@ -137,17 +142,18 @@ def train_rival(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-        values, _ = predict_rival(net, parts["val"], task, preprocessing, expected=expected)
+        values, _ = predict_rival(net, parts["val"], task, preprocessing, kind, expected=expected)
         if (mae := float(np.abs(values - labels).mean())) < best:
             best, state = mae, copy.deepcopy(net.state_dict())
     net.load_state_dict(state)
 
 
 def predict_rival(
-    net: OrdinalNet,
+    net: Any,
     samples: list[Sample],
     task: Task,
     preprocessing: Preprocessing,
+    kind: RivalKind,
     *,
     expected: bool,
 ) -> tuple[Array, Array]:
@@ -158,14 +164,19 @@ def predict_rival(
         samples: Images.
         task: One bin per whole number.
         preprocessing: Of the images.
+        kind: Of the net.
         expected: The mean of the ranks, best by squared error; False: the number of outputs that
             are above one half, as in the papers, best by absolute error.
     """
+    import torch
+
+    from numclip.data.dataset import ImageDataset, evaluation_transform
+
     net.eval()
     data = ImageDataset(samples, task, evaluation_transform(preprocessing))
     loader = torch.utils.data.DataLoader(data, 64)
     with torch.inference_mode():
-        probs = torch.cat([rank_probs(net(images), net.kind) for images, _, _ in loader]).double()
+        probs = torch.cat([rank_probs(net(images), kind) for images, _, _ in loader]).double()
     numbers = torch.tensor(task.bin_values, dtype=torch.float64)
     above = 1 - probs.cumsum(1)[:, :-1]  # (N, K - 1)
     values = probs @ numbers if expected else numbers[(above > 0.5).sum(1)]
