@@ -73,9 +73,14 @@ class TrainOptions:
     loggers: tuple[LoggerName, ...] = ()  # log to these as well
     tensorboard: bool = False  # the same as "tensorboard" among `loggers`
 
+    def __post_init__(self) -> None:
+        for name in ("output", "run_dir"):
+            if isinstance(place := getattr(self, name), str):  # from a notebook, say
+                object.__setattr__(self, name, Path(place))
+
     def resolved(self) -> TrainOptions:
         """Return the options with what the recipe sets in place of None."""
-        recipe = recipe_of(self.recipe, self.pretrained, self.head)
+        recipe = recipe_of(self.recipe, self.pretrained, self.backbone, self.head)
         offset = self.label_offset
         return replace(
             self,
@@ -134,7 +139,7 @@ def train(
         check_run_folder(run_dir, resume=options.resume, restart=options.restart)
     loggers = (*options.loggers, *(("tensorboard",) if options.tensorboard else ()))
     check_start(options.backbone, options.pretrained, config, loggers)
-    warning = random_start_warning(options.backbone, options.pretrained)
+    warning = random_start_warning(options.backbone, options.pretrained, options.recipe)
     if first_process and warning:
         say(f"Warning: {warning}")
     # Labels take no time, torch and the weights seconds, images minutes: in this order.
