@@ -19,6 +19,7 @@ RankInterpolation = Literal["linear", "inverse", "normal"]
 RegressorForm = Literal["released", "bounded", "expected"]
 Vectors = Literal["words", "prototypes"]
 PrototypeStart = Literal["text", "random"]
+Features = Literal["last", "levels"]  # of a tower of timm
 
 
 @dataclass(frozen=True)
