@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from numclip.data.columns import TableOptions
     from numclip.data.prepare import DataConfig
     from numclip.data.readers import read_samples
     from numclip.data.samples import Sample
@@ -43,6 +44,7 @@ __all__ = [
     "PromptConfig",
     "Recipe",
     "Sample",
+    "TableOptions",
     "Task",
     "TrainConfig",
     "TrainOptions",
@@ -61,6 +63,7 @@ __all__ = [
 ]
 _HOMES = {
     "numclip.checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
+    "numclip.data.columns": ("TableOptions",),
     "numclip.data.prepare": ("DataConfig",),
     "numclip.data.readers": ("read_samples",),
     "numclip.data.samples": ("Sample",),

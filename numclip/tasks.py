@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from numclip.data.numbers import number
+from numclip.model.model_config import RegressorForm
 from numclip_runtime import Task, UsageError
 from numclip_runtime.errors import first_line
 from numclip_runtime.files import read_limited
+from numclip_runtime.task import as_written
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -94,6 +96,46 @@ def described_task(name_or_path: str | None, flags: Mapping[str, Any]) -> Task:
             f"or describe one; {', '.join(missing)} missing."
         )
     return Task.from_dict({"unit": ""} | fields, source="command line")
+
+
+def unreachable(task: Task, form: RegressorForm, labels: Iterable[float]) -> Iterator[str]:
+    """Yield a warning for each kind of label that the fine regressor cannot read from a sure image.
+
+    "released" reads lower / (1 + d) with d between -1 and 1: always 0 in a bin that begins at 0,
+    and nothing above half of a negative lower edge. "bounded" reads between the edges of a bin,
+    and reaches an edge only where tanh saturates, and learns no more.
+
+    Args:
+        task: Gives bins and the kind of prediction; others than "regressor" reach all bins.
+        form: See `FineRegressor`.
+        labels: Training labels, label units.
+    """
+    if task.prediction != "regressor":
+        return
+    numbers: list[list[float]] = [[] for _ in task.phrases]
+    for label in labels:
+        numbers[task.bin_of(label)].append(label - task.label_offset)
+    for low, phrase, found in zip(task.bin_edges, task.phrases, numbers, strict=False):
+        if form == "released" and low <= 0 and (far := sum(x > low / 2 for x in found)):
+            most = as_written(low / 2 + task.label_offset)
+            yield (
+                f"the released regressor reads {'at most ' * (low < 0)}{most} where it is sure of "
+                f"{phrase!r}, but {far} training labels of this bin are above; "
+                "--regressor bounded reads them."
+            )
+    single = [
+        phrase
+        for low, value, phrase, found in zip(
+            task.bin_edges, task.bin_values, task.phrases, numbers, strict=False
+        )
+        if found and value == low and set(found) == {low}
+    ]
+    if form == "bounded" and single:
+        yield (
+            f"the bounded regressor reaches the lower edge of a bin only in the limit, and all "
+            f"labels of {', '.join(map(repr, single[:5]))} are there, so it reads them too high; "
+            "--prediction class or expected reads them exactly."
+        )
 
 
 def _edge(text: str) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.bench.results import Fidelity, LabelError
 from benchmarks.bench.systems import SystemUnderTest
-from numclip_runtime import Task
+from numclip_runtime import Task, UsageError
 from numclip_runtime.backends import Backend
 from numclip_runtime.metadata import INPUT_NAME
 from numclip_runtime.preprocess import FloatArray, InputArray
@@ -60,6 +60,8 @@ class Labelled:
         from numclip.data.readers import read_samples
 
         samples = read_samples(source, task)
+        if any(sample.member is not None for sample in samples):
+            raise UsageError(f"{source}: images in tars are not measured here; unpack them.")
         return cls([str(sample.path) for sample in samples], [s.label for s in samples])
 
     def mae(self, values: Sequence[float | None], unit: str) -> LabelError | None:

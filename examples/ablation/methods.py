@@ -52,7 +52,7 @@ class Head(nn.Module):
             rows = F.normalize(self.head.weight, dim=-1)
             logits = self.logit_scale.exp() * F.normalize(features, dim=-1) @ rows.T
             values = logits.softmax(1) @ numbers
-        return Output(values, logits.softmax(1), logits, values)
+        return Output(values, logits.softmax(1), logits, values, logits)
 
 
 @dataclass(frozen=True)

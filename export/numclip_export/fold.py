@@ -1,7 +1,8 @@
 """Fold everything that is constant after training into a few matrices.
 
 The text tower, the prompts, the logit scale and the adapter's blend ratio vanish: what is left is
-the image tower, two small linear layers, one (K, D) matrix and the regressor.
+the image tower, two small linear layers, one matrix of vectors and the head. Of a probe, it is the
+image tower and one linear layer.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ class FoldedModel(nn.Module):
         fused_attention: Write attention as the one node that ONNX has from opset 23 on.
     """
 
-    bin_embeddings: Tensor  # (K, D): exp(logit_scale) * unit-length text features
+    # exp(logit_scale) * unit-length vectors (R, D): of K bins, or a distribution's numbers; R = 0
+    # for a probe
+    bin_embeddings: Tensor
 
     def __init__(
         self, model: NumClip, temperature: float = 1.0, *, fused_attention: bool = False
@@ -52,18 +55,23 @@ class FoldedModel(nn.Module):
         Returns:
             values (B,) in label units, and bin_probs (B, K).
         """
-        features = self.image_encoder(images)  # (B, D)
+        scores = self.image_encoder(images)  # (B, D)
+        if len(self.bin_embeddings):
+            scores = self._similarities(scores)  # (B, R)
+        read = self.regressor.readout(scores)
+        values = point_estimate(self.task, read.fine, read.bin_probs)
+        bin_probs = read.bin_probs
+        if self.temperature != 1:
+            bin_probs = (read.logits / self.temperature).softmax(-1)
+        return values, bin_probs
+
+    def _similarities(self, features: Tensor) -> Tensor:
         if self.down is not None and self.up is not None:
             learned = F.relu(self.up(F.relu(self.down(features))))
             features = features + learned if self.keep_features else learned
-        # The norm divides K logits of an image instead of D features.
+        # The norm divides the R scores of an image instead of D features.
         norm = features.square().sum(-1, keepdim=True).sqrt().clamp_min(EPS)
-        logits = features @ self.bin_embeddings.T / norm  # (B, K)
-        bin_probs = logits.softmax(-1)
-        values = point_estimate(self.task, self.regressor(logits, bin_probs), bin_probs)
-        if self.temperature != 1:
-            bin_probs = (logits / self.temperature).softmax(-1)
-        return values, bin_probs
+        return features @ self.bin_embeddings.T / norm
 
 
 def fold_adapter(model: NumClip) -> tuple[nn.Linear | None, nn.Linear | None]:

@@ -23,7 +23,11 @@ OPTIONS = add(
         model="Exported model; needs what numclip-run needs.",
     ),
     click.option("--data", type=FILE, required=True, help="Labelled images, as for numclip-train."),
-    options_of(EvaluationSource, root="Where image paths start.  [default: the CSV's folder]"),
+    options_of(
+        EvaluationSource,
+        root="Where image paths start.  [default: the CSV's folder]",
+        group_column="Column, such as person: coverage is measured by person as well.",
+    ),
     TABLE_OPTIONS,
     click.option("-o", "--output", type=FILE, help="Folder for metrics.json."),
     click.option("--plot", is_flag=True, help="Also draw evaluation.png there."),

@@ -25,7 +25,16 @@ NUMBER = click.IntRange(0)
 RATE = click.FloatRange(0)
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 # Given without --task, these describe a task by themselves; with it, they change it.
-TASK_FLAGS = ("name", "unit", "bin_edges", "phrases", "context", "label_offset", "prediction")
+TASK_FLAGS = (
+    "name",
+    "unit",
+    "bin_edges",
+    "phrases",
+    "context",
+    "label_offset",
+    "whole_numbers",
+    "prediction",
+)
 
 
 def options_of(
@@ -199,6 +208,11 @@ TASK_OPTIONS = add(
     click.option("--unit", help="Unit of the number, such as years."),
     click.option("--context", help="Words before the phrase."),
     click.option("--label-offset", type=float, help="Label in files minus model's number."),
+    click.option(
+        "--whole-numbers/--any-numbers",
+        default=None,
+        help="Whether labels are whole: [13, 19) then stands for 15.5.  [default: as in the data]",
+    ),
     click.option(
         "--prediction",
         type=click.Choice(get_args(PredictionKind)),

@@ -54,7 +54,8 @@ MODEL_OPTIONS = add(
         TrainOptions,
         regressor=(
             click.Choice(["released", "bounded"]),
-            "Fine regressor: as in the released code, or kept inside each bin.  "
+            "Fine regressor: as in the released code (always 0 in a bin that begins at 0), or kept "
+            "inside each bin (never quite at its edges).  "
             "[default: the recipe's]",
         ),
         adapter_width=(COUNT, "[default: a quarter of the features']"),
@@ -62,6 +63,12 @@ MODEL_OPTIONS = add(
     PROMPT_OPTIONS,
     options_of(
         TrainOptions,
+        head="numclip: bins, refined; distribution: over a grid of numbers; probe: linear in the "
+        "tower's features, in closed form.",
+        grid_points=(
+            click.IntRange(2),
+            "Of --head distribution.  [default: whole numbers of a range up to 200, else 101]",
+        ),
         vectors="What images are compared with: sentences, or learned vectors (no text tower).",
         prototypes="Their start.  [default: text, where there are pretrained words]",
         logit_scale=(click.FloatRange(0, min_open=True), "[default: backbone's]"),
@@ -111,8 +118,13 @@ RECIPE_OPTIONS = add(
     options_of(
         TrainConfig,
         optional=True,
-        loss_mode="Ranking losses: as in the released code, right for any sign and batch, or "
-        "unweighted.",
+        loss_mode="Ranking losses: as in the released code; the same for any sign and batch, "
+        "though they too pull uncertain images to the middle; or unweighted, which do not. rps: a "
+        "proper ordinal score in their place, for any head.",
+        target_width=(
+            click.FloatRange(0, min_open=True),
+            "Of --head distribution's soft targets (label units).  [or: 2 % of the range]",
+        ),
         regression_weight=(RATE, "Weight of the L1 loss (label units)."),
         regression_unit="Unit of that loss: the labels', or their mean distance from their median.",
         seed="",

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -218,6 +218,32 @@ def summary(name: str, samples: Sequence[Sample], task: Task) -> str:
     line = f"{name}: {len(samples)} images, labels {lowest} to {highest} {task.unit}".rstrip()
     several = sum(1 for sample in samples if sample.annotations)
     return f"{line}, {several} with several annotators" if several else line
+
+
+def with_whole_numbers(task: Task, samples: Sequence[Sample]) -> tuple[Task, list[str]]:
+    """Return the task with `whole_numbers` as the labels have it, and a warning if they contradict.
+
+    A task that says true or false keeps it, unless labels contradict. Where it says nothing, labels
+    decide: if they are all whole, a bin such as [13, 19) holds 13 to 18 and stands for 15.5, not
+    for 16. Labels that are a bin's own number decide nothing: a folder named by a phrase has it.
+
+    Args:
+        task: Gives the bins.
+        samples: Training and validation samples.
+    """
+    labels = {float(label) for s in samples for label in (s.label, *s.annotations)}
+    others = labels - {value + task.label_offset for value in task.bin_values}
+    parts = [] if task.labels_are_classes else sorted(x for x in others if not x.is_integer())
+    if task.whole_numbers and parts:
+        return replace(task, whole_numbers=False), [
+            f"task {task.name!r} says whole_numbers, but there are labels such as "
+            f"{as_written(parts[0])}; its bins stand for their centres."
+        ]
+    if task.whole_numbers is None and (
+        task.labels_are_classes or (others and all(label.is_integer() for label in labels))
+    ):
+        return replace(task, whole_numbers=True), []
+    return task, []
 
 
 def empty_bins(samples: Sequence[Sample], task: Task) -> list[str]:

@@ -116,8 +116,8 @@ def _checked(label: float, task: Task, where: str) -> float:
         raise UsageError(
             f"{where}: the label {as_written(label)} is outside the task's "
             f"{'classes' if classes else 'range'} {as_written(low)} to "
-            f"{as_written(high - classes)}; "
-            f"correct it, or widen bin_edges of task {task.name!r}."
+            f"{as_written(high - classes)}; correct it, "
+            f"{_other_count(task) if classes else ''}or widen bin_edges of task {task.name!r}."
         )
     if task.prediction == "class" and task.labels_are_classes and not (label - low).is_integer():
         raise UsageError(
@@ -125,6 +125,16 @@ def _checked(label: float, task: Task, where: str) -> float:
             "correct it, or predict numbers between them with --prediction expected."
         )
     return label
+
+
+def _other_count(task: Task) -> str:
+    """Return the way out for lists that count the same classes from 0 or from 1."""
+    first = task.bin_edges[0] + task.label_offset
+    if first not in (0, 1):
+        return ""
+    offset = task.label_offset + (1 if first == 0 else -1)
+    low, high = 1 - int(first), task.num_bins - int(first)
+    return f"give --label-offset {as_written(offset)} for a list of {low} to {high}, "
 
 
 def write_csv(path: Path, samples: Iterable[Sample]) -> None:

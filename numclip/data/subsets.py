@@ -150,6 +150,9 @@ def few_shot(samples: Sequence[Sample], shots: int, *, seed: int) -> list[Sample
 def shift_labels(samples: Sequence[Sample], top: int, keep: float, *, seed: int) -> list[Sample]:
     """Thin out the most frequent labels: keep int(n * keep) of their n samples, at least one.
 
+    Several annotators' labels stay, and training draws among them; the released code trains on
+    their median after the shift.
+
     Args:
         samples: Training samples.
         top: How many labels are thinned out; of equally frequent ones the smaller first.

@@ -219,7 +219,7 @@ def _attributes(archive: Path, content: bytes) -> dict[bytes, bytes]:
         length, _, rest = content[start : start + 20].partition(b" ")
         end = start + int(length) if length.isdigit() and rest else start
         key, equals, value = content[start + len(length) + 1 : end - 1].partition(b"=")
-        if end > len(content) or not equals:
+        if not start + len(length) < end <= len(content) or not equals:
             raise _refused(archive, "has damaged pax attributes; write it anew")
         found[key] = value
         start = end

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from numclip.evaluation.predictions import Predictions, log_softmax
+from numclip.evaluation.predictions import Predictions, bins_of, log_softmax
 from numclip_runtime.calibration import DEFAULT_COVERAGE, Array, bin_numbers
 
 RELIABILITY_BINS = 10  # of equal width, over the probability of the chosen bin
@@ -24,9 +24,11 @@ def evaluate_predictions(found: Predictions) -> dict[str, Any]:
         "images": len(found.labels),
         "value": value_metrics(found),
         "bin": bin_metrics(found),
+        "value_outside_bin": value_outside_bin(found),
         "probability": probability_metrics(found),
         "intervals": interval_metrics(found),
         "per_bin": per_bin(found),
+        **({"per_group": per_group(found)} if found.groups else {}),
     }
 
 
@@ -82,6 +84,14 @@ def bin_metrics(found: Predictions) -> dict[str, float]:
         "mae_max_index": _mean(np.abs(chosen - bins)),
         "mae_exp_index": _mean(np.abs(expected - bins)),
     }
+
+
+def value_outside_bin(found: Predictions) -> float:
+    """Return the share of images whose value lies outside the bin that their record names.
+
+    The value weighs all bins: half 10 and half 30 is 20, which may be in neither bin.
+    """
+    return _mean(bins_of(found.values, found.task) != found.bin_probs.argmax(1))
 
 
 def probability_metrics(found: Predictions) -> dict[str, Any]:
@@ -151,13 +161,7 @@ def per_bin(found: Predictions) -> list[dict[str, Any]]:
 
     Intervals are the 90 % ones; coverage and mean_width are None without calibration.
     """
-    bins = found.bins
-    error = found.values - found.labels
-    right = found.bin_probs.argmax(1) == bins
-    columns = {"mae": np.abs(error), "bias": error, "acc_max": right}
-    if found.calibration is not None and DEFAULT_COVERAGE in found.calibration.coverages:
-        ends = found.intervals(DEFAULT_COVERAGE)
-        columns |= {"coverage": covered(ends, found.labels), "mean_width": ends[:, 1] - ends[:, 0]}
+    bins, columns = found.bins, _columns(found)
     return [
         {"bin": phrase, "n": int((bins == k).sum()), "coverage": None, "mean_width": None}
         | {
@@ -166,6 +170,28 @@ def per_bin(found: Predictions) -> list[dict[str, Any]]:
         }
         for k, phrase in enumerate(found.task.phrases)
     ]
+
+
+def per_group(found: Predictions) -> list[dict[str, Any]]:
+    """Return one row per group, such as a person, in the order of their names; see `per_bin`."""
+    names, group = np.unique(found.groups, return_inverse=True)
+    columns = _columns(found)
+    return [
+        {"group": name, "n": int((group == g).sum()), "coverage": None, "mean_width": None}
+        | {key: _mean(column[group == g]) for key, column in columns.items()}
+        for g, name in enumerate(names.tolist())
+    ]
+
+
+def _columns(found: Predictions) -> dict[str, npt.NDArray[Any]]:
+    """Return what the rows of images of one kind are means of, each (N,)."""
+    error = found.values - found.labels
+    right = found.bin_probs.argmax(1) == found.bins
+    columns: dict[str, npt.NDArray[Any]] = {"mae": np.abs(error), "bias": error, "acc_max": right}
+    if found.calibration is not None and DEFAULT_COVERAGE in found.calibration.coverages:
+        ends = found.intervals(DEFAULT_COVERAGE)
+        columns |= {"coverage": covered(ends, found.labels), "mean_width": ends[:, 1] - ends[:, 0]}
+    return columns
 
 
 def covered(ends: Array, labels: Array) -> npt.NDArray[np.bool_]:

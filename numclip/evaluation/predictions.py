@@ -41,11 +41,12 @@ class Predictions:
     labels: Array  # (N,) true numbers, label units
     values: Array  # (N,) predicted numbers, label units
     bin_probs: Array  # (N, K), calibrated
+    groups: tuple[str, ...] = ()  # (N,) such as persons; empty: not known
 
     @property
     def bins(self) -> npt.NDArray[np.int64]:
         """True bins, (N,)."""
-        return np.array([self.task.bin_of(label) for label in self.labels.tolist()])
+        return bins_of(self.labels, self.task)
 
     def intervals(self, coverage: float) -> Array:
         """Return the (N, 2) intervals of a fitted coverage, label units."""
@@ -67,6 +68,7 @@ class EvaluationSource(TableOptions):
     ckpt: Path | None = None  # checkpoint of numclip-train; needs torch
     model: Path | None = None  # exported model
     root: Path | None = None  # where relative image paths start; None: beside `data`
+    group_column: str | None = None  # column of `data`: coverage is measured by group as well
     batch_size: int = 32
     workers: int = 1  # that load images, in parallel
     fast_decode: bool = False  # of an exported model, see `numclip_runtime.load`
@@ -98,13 +100,25 @@ class EvaluationSource(TableOptions):
             from numclip.checkpoint import load_checkpoint
 
             checkpoint = load_checkpoint(self.ckpt)
-            samples = read_samples(self.data, checkpoint.task, self.root, table=self.table)
+            samples = read_samples(
+                self.data,
+                checkpoint.task,
+                self.root,
+                group_column=self.group_column,
+                table=self.table,
+            )
             processes = workers if workers > 1 else 0
             return predictions_of_checkpoint(
                 checkpoint, samples, batch_size=size, workers=processes
             )
         with load(self.file, fast_decode=self.fast_decode) as predictor:
-            samples = read_samples(self.data, predictor.metadata.task, self.root, table=self.table)
+            samples = read_samples(
+                self.data,
+                predictor.metadata.task,
+                self.root,
+                group_column=self.group_column,
+                table=self.table,
+            )
             return predictions_of_model(predictor, samples, batch_size=size, workers=workers)
 
 
@@ -148,7 +162,12 @@ def predictions_of_checkpoint(
     values, logits = raw_outputs(checkpoint, samples, batch_size=batch_size, workers=workers)
     bin_probs = np.exp(log_softmax(logits / checkpoint.temperature))
     return Predictions(
-        checkpoint.task, checkpoint.calibration, labels_of(samples), values, bin_probs
+        checkpoint.task,
+        checkpoint.calibration,
+        labels_of(samples),
+        values,
+        bin_probs,
+        groups_of(samples),
     )
 
 
@@ -175,12 +194,18 @@ def predictions_of_model(
         labels_of(samples),
         np.array(values),
         np.array(bin_probs),
+        groups_of(samples),
     )
 
 
 def labels_of(samples: Sequence[Sample]) -> Array:
     """Return the labels, (N,), label units."""
     return np.array([sample.label for sample in samples], np.float64)
+
+
+def bins_of(numbers: Array, task: Task) -> npt.NDArray[np.int64]:
+    """Return the bins that N numbers lie in, label units; see `Task.bin_of`."""
+    return np.array([task.bin_of(number) for number in numbers.tolist()], np.int64)
 
 
 def groups_of(samples: Sequence[Sample]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from numclip_runtime.files import atomic_text
 
 METRICS_FILE, PICTURE_FILE = "metrics.json", "evaluation.png"
 WIDTH = 46  # of the words before a number
+WORST_GROUPS = 12  # that the table shows
 
 
 def make_folder(path: Path) -> None:
@@ -75,7 +76,10 @@ def table(metrics: dict[str, Any], task: Task) -> str:
     """
     unit = f" {task.unit}" if task.unit else ""
     lines = [f"{name:<{WIDTH}} {text}" for name, text in _rows(metrics, task, visible(unit))]
-    return "\n".join([*lines, "", *_per_bin(metrics["per_bin"], task)])
+    lines += ["", *_rows_of("bin", metrics["per_bin"], task)]
+    if groups := metrics.get("per_group", []):
+        lines += ["", *_per_group(groups, task)]
+    return "\n".join(lines)
 
 
 def _rows(metrics: dict[str, Any], task: Task, unit: str) -> Iterator[tuple[str, str]]:
@@ -92,6 +96,7 @@ def _rows(metrics: dict[str, Any], task: Task, unit: str) -> Iterator[tuple[str,
     yield "right bin, most probable / expected", f"{bins['acc_max']:.1%} / {bins['acc_exp']:.1%}"
     far = f"{bins['mae_max_index']:.3f} / {bins['mae_exp_index']:.3f} bins"
     yield "  distance from the right bin", far
+    yield "value outside the most probable bin", f"{metrics['value_outside_bin']:.1%}"
     if probability["temperature"] == 1:
         yield (
             "NLL, ECE of the bin probabilities",
@@ -111,8 +116,23 @@ def _rows(metrics: dict[str, Any], task: Task, unit: str) -> Iterator[tuple[str,
         yield "intervals", "none: this model is not calibrated"
 
 
-def _per_bin(rows: list[dict[str, Any]], task: Task) -> Iterator[str]:
-    """Yield a table with a line per bin; a bin without images shows a dash."""
+def _per_group(rows: list[dict[str, Any]], task: Task) -> Iterator[str]:
+    """Yield how groups differ: coverage of the mean group, then the worst groups."""
+    measured = rows[0]["coverage"] is not None
+    if measured:
+        shares = [row["coverage"] for row in rows]
+        yield (
+            f"{DEFAULT_COVERAGE:.0%} interval over {len(rows)} groups: covers "
+            f"{sum(shares) / len(rows):.1%} of the mean group, {min(shares):.1%} of the worst"
+        )
+    worst = sorted(rows, key=lambda row: (row["coverage"] if measured else 0, -row["mae"]))
+    yield from _rows_of("group", worst[:WORST_GROUPS], task)
+    if len(rows) > WORST_GROUPS:
+        yield f"and {len(rows) - WORST_GROUPS} groups that are better"
+
+
+def _rows_of(kind: str, rows: list[dict[str, Any]], task: Task) -> Iterator[str]:
+    """Yield a table with a line per bin or group; a bin without images shows a dash."""
     forms: list[tuple[str, str, Callable[[float], str]]] = [
         ("MAE", "mae", lambda value: task.number(value, 2)),
         ("bias", "bias", lambda value: task.number(value, 2, sign=True)),
@@ -123,9 +143,9 @@ def _per_bin(rows: list[dict[str, Any]], task: Task) -> Iterator[str]:
             (f"{DEFAULT_COVERAGE:.0%} covers", "coverage", "{:.1%}".format),
             ("mean width", "mean_width", lambda value: task.number(value, 2)),
         ]
-    longest = max(3, *(len(visible(row["bin"])) for row in rows))
-    yield f"{'bin':<{longest}}  {'n':>6}" + "".join(f"  {name:>10}" for name, _, _ in forms)
+    longest = max(len(kind), *(len(visible(row[kind])) for row in rows))
+    yield f"{kind:<{longest}}  {'n':>6}" + "".join(f"  {name:>10}" for name, _, _ in forms)
     for row in rows:
         cells = ("-" if row[key] is None else form(row[key]) for _, key, form in forms)
-        line = f"{visible(row['bin']):<{longest}}  {row['n']:>6}"
+        line = f"{visible(row[kind]):<{longest}}  {row['n']:>6}"
         yield line + "".join(f"  {cell:>10}" for cell in cells)

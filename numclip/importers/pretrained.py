@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from numclip.checkpoint import Checkpoint
 from numclip.model.backbone import load_backbone
 from numclip.model.model_config import ModelConfig
@@ -24,6 +26,8 @@ def zero_shot(
     Raises:
         UsageError: if the backbone or the weights are unknown or do not fit.
     """
+    if task.labels_are_classes and task.whole_numbers is None:
+        task = replace(task, whole_numbers=True)
     clip, config = load_backbone(backbone, pretrained, quick_gelu=quick_gelu)
     form = ModelConfig(config, adapter_ratio=0.0, regressor="expected")
     side = image_size(config)

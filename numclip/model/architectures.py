@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,9 +13,42 @@ from numclip_runtime.console import visible
 
 def architectures() -> list[str]:
     """Return the names of open_clip's architectures; empty where it is not installed."""
+    return sorted(file.stem for f in _folders() for file in (f / "model_configs").glob("*.json"))
+
+
+def _folders() -> list[Path]:
     spec = find_spec("open_clip")
-    folders = (spec.submodule_search_locations or ()) if spec is not None else ()
-    return sorted(file.stem for f in folders for file in Path(f, "model_configs").glob("*.json"))
+    return list(map(Path, (spec.submodule_search_locations or ()) if spec is not None else ()))
+
+
+def _possible_tags() -> set[str]:
+    """Return the words in open_clip's list of weights, its tags among them; it is not imported."""
+    words: set[str] = set()
+    for file in (folder / "pretrained.py" for folder in _folders()):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))) if file.is_file() else ():
+            if isinstance(node, ast.keyword) and node.arg:
+                words.add(node.arg)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words.add(node.value)
+    return words
+
+
+def check_pretrained(pretrained: str | None) -> None:
+    """Refuse weights that are neither a file nor a tag of open_clip for any architecture.
+
+    Raises:
+        UsageError: naming the most similar tag.
+    """
+    if not pretrained or Path(pretrained).is_file():
+        return
+    tags = _possible_tags()
+    if tags and pretrained.lower().replace("-", "_") not in tags:  # as open_clip reads them
+        similar = get_close_matches(pretrained, tags, 1, 0.6)
+        hint = f" (similar: {similar[0]})" if similar else ""
+        raise UsageError(
+            f"{pretrained!r} is neither a file nor a tag of open_clip{hint}; give --pretrained a "
+            "file of weights, or a tag such as openai."
+        )
 
 
 def check_backbone(name: str) -> None:
@@ -34,11 +68,10 @@ def check_backbone(name: str) -> None:
 
 
 def unknown_backbone(name: str) -> UsageError:
-    """Return the error about a name that open_clip does not know."""
-    similar = get_close_matches(name, architectures(), 1, 0.5)
-    hint = f" (similar: {similar[0]})" if similar else ""
+    """Return the error about a name that open_clip does not know; the example is a similar one."""
+    example = (*get_close_matches(name, architectures(), 1, 0.5), "ViT-B-32")[0]
     return UsageError(
-        f"unknown backbone {name!r}{hint}: give an open_clip architecture such as ViT-B-32, "
-        "an image tower of timm such as timm/mobilenetv2_100, or the path of an open_clip "
-        "configuration (.json)."
+        f"unknown backbone {name!r}: give an open_clip architecture such as {example}, an image "
+        "tower of timm such as timm/mobilenetv2_100, or the path of an open_clip configuration "
+        "(.json)."
     )

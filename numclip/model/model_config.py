@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from numclip_runtime import UsageError
 from numclip_runtime.fields import read_fields, read_value, shown
+from numclip_runtime.task import MAX_BINS
 
 DEFAULT_BACKBONE = "ViT-B-16"  # the paper's
 MAX_WORDS = 1_000  # of a prompt, and of base ranks; text towers have 77 positions
@@ -17,6 +18,7 @@ PromptKind = Literal["plain", "rank"]
 PhrasePosition = Literal["front", "middle", "tail"]
 RankInterpolation = Literal["linear", "inverse", "normal"]
 RegressorForm = Literal["released", "bounded", "expected"]
+HeadKind = Literal["numclip", "distribution", "probe"]
 Vectors = Literal["words", "prototypes"]
 PrototypeStart = Literal["text", "random"]
 Features = Literal["last", "levels"]  # of a tower of timm
@@ -98,12 +100,20 @@ class ModelConfig:
     # What images are compared with: the bins' sentences, which the text tower encodes at each step,
     # or a vector per bin that is itself a parameter, so that there is no text tower.
     vectors: Vectors = "words"
+    # numclip: bins refined to a number; distribution: over a grid of numbers; probe: a linear
+    # function of the image features, compared with nothing. See numclip.model.heads.
+    head: HeadKind = "numclip"
+    grid_points: int | None = None  # of a distribution; None: chosen by the task, see number_grid
 
     def __post_init__(self) -> None:
-        if self.vectors not in get_args(Vectors):
+        for name, choices in (("vectors", Vectors), ("head", HeadKind)):
+            if (value := getattr(self, name)) not in get_args(choices):
+                raise UsageError(
+                    f"config: {name} must be one of {', '.join(get_args(choices))}, got {value!r}."
+                )
+        if self.grid_points is not None and not 2 <= self.grid_points <= MAX_BINS:
             raise UsageError(
-                f"config: vectors must be one of {', '.join(get_args(Vectors))}, got "
-                f"{self.vectors!r}."
+                f"config: grid_points must be from 2 to {MAX_BINS:,}, got {self.grid_points}."
             )
         if not 0 <= self.adapter_ratio <= 1:
             raise UsageError(
@@ -118,6 +128,11 @@ class ModelConfig:
                 f"config: adapter_width must be from 1 to {MAX_ADAPTER:,}, got "
                 f"{self.adapter_width}."
             )
+
+    @property
+    def has_words(self) -> bool:
+        """Whether sentences are encoded by a text tower."""
+        return self.vectors == "words" and self.head != "probe"
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:

@@ -1,21 +1,20 @@
-"""The NumCLIP model: image tower, adapter, prompts, coarse logits, fine regressor."""
+"""The NumCLIP model: image tower, adapter, what images are compared with, and the head."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from numclip.model.backbone import build_clip
-from numclip.model.model_config import ModelConfig, RegressorForm
+from numclip.model.heads import Head, Probe, compared_phrases, make_head
+from numclip.model.model_config import ModelConfig
 from numclip.model.prompts import PromptLearner, RankPromptLearner
 from numclip.model.prototypes import Prototypes
 from numclip.model.text_encoder import TextEncoder
 from numclip_runtime import Task, UsageError
-
-MIN_DIVISOR = 1e-3  # tanh saturates to -1 in float32; the released form then divides by zero
 
 
 class Output(NamedTuple):
@@ -23,10 +22,12 @@ class Output(NamedTuple):
 
     values: Tensor  # (B,) label units, label offset included
     bin_probs: Tensor  # (B, K)
-    # (B, K), scaled cosine similarities. SigLIP's logit_bias is left out: the same for all bins, it
-    # changes no bin_probs, and losses and regressor see the same scale with any backbone.
-    logits: Tensor
-    fine: Tensor  # (B,) label units: the regressor's numbers, whatever `values` are
+    logits: Tensor  # (B, K): softmax(logits / T) are the bins' probabilities at temperature T
+    fine: Tensor  # (B,) label units: the head's numbers, whatever `values` are
+    # What the head reads. (B, R) scaled cosine similarities with the vectors: of the numclip head,
+    # the logits. SigLIP's logit_bias is left out: the same for all bins, it changes no bin_probs,
+    # and losses and regressor see the same scale with any backbone. Of a probe, (B, D) features.
+    scores: Tensor
 
 
 class Adapter(nn.Module):
@@ -67,57 +68,6 @@ class Adapter(nn.Module):
         return self.ratio * self.fc(features) + (1 - self.ratio) * features  # type: ignore[no-any-return]
 
 
-class FineRegressor(nn.Module):
-    """Refine the coarse logits to a number: an expectation over one representative per bin.
-
-    With d = tanh(A2 relu(A1 logits + b1) + b2), the representative of bin k is
-    `lower_k / (1 + d_k)` in the "released" form (lower bounds only, unbounded above), and
-    `lower_k + width_k * (1 + d_k) / 2` in the "bounded" form (always inside its bin). The
-    "expected" form has no d and learns nothing: the representative is the bin's midpoint.
-
-    Args:
-        bin_edges: K + 1 edges, in label units without offset.
-        form: "released", "bounded" or "expected".
-
-    Raises:
-        UsageError: if the form is none of these.
-
-    Source:
-        NumCLIP (arXiv 2408.03574), after SSR-Net. Deviation from the released code: 1 + d is kept
-        above 1e-3, where it would divide by zero (0 / 0 for a lower edge of 0).
-    """
-
-    bin_edges: Tensor  # (K + 1,)
-
-    def __init__(self, bin_edges: tuple[float, ...], form: RegressorForm = "released") -> None:
-        super().__init__()
-        if form not in get_args(RegressorForm):
-            raise UsageError(
-                f"unknown form of regressor {form!r}; known are {get_args(RegressorForm)}."
-            )
-        bins = len(bin_edges) - 1
-        self.form = form
-        self.register_buffer("bin_edges", torch.tensor(bin_edges), persistent=False)
-        if form == "expected":
-            return
-        self.fc = nn.Linear(bins, 2 * bins)
-        self.delta = nn.Linear(2 * bins, bins)
-        for layer in (self.fc, self.delta):
-            nn.init.normal_(layer.weight, std=0.001)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, logits: Tensor, bin_probs: Tensor) -> Tensor:
-        """Map logits and bin_probs (B, K) to numbers (B,), label units without offset."""
-        lower = self.bin_edges[:-1]
-        if self.form == "expected":
-            return bin_probs @ ((lower + self.bin_edges[1:]) / 2)
-        delta = torch.tanh(self.delta(F.relu(self.fc(logits))))  # (B, K)
-        if self.form == "bounded":
-            inside = lower + (self.bin_edges[1:] - lower) * (1 + delta) / 2
-            return (bin_probs * inside).sum(1)
-        return (bin_probs * lower / (1 + delta).clamp_min(MIN_DIVISOR)).sum(1)
-
-
 def point_estimate(task: Task, fine: Tensor, bin_probs: Tensor) -> Tensor:
     """Return the number that a prediction stands for, of the kind `task.prediction`.
 
@@ -143,11 +93,6 @@ def point_estimate(task: Task, fine: Tensor, bin_probs: Tensor) -> Tensor:
     return values + task.label_offset if task.label_offset else values
 
 
-def sentences(task: Task) -> list[str]:
-    """Return the bins' sentences, K of them, before any word is learned."""
-    return [f"{task.context} {phrase}.".replace("_", " ") for phrase in task.phrases]
-
-
 class NumClip(nn.Module):
     """NumCLIP: classify the image against phrases of bins, then refine to a number.
 
@@ -170,35 +115,41 @@ class NumClip(nn.Module):
         logit_scale: float | None = None,
     ) -> None:
         super().__init__()
-        words = config.vectors == "words"
+        words = config.has_words
         source: Any = build_clip(config.clip, words=words) if clip is None else clip
         self.config = config
         self.task = task
         self.image_encoder: nn.Module = source.visual
         width = int(config.clip["embed_dim"])
+        phrases = compared_phrases(config, task)
         if words:
             text: Any = getattr(source, "text", source)
             self.text_encoder = TextEncoder(source)
             tower = (text.token_embedding.weight, text.context_length, config.prompts)
             self.prompt_learner: PromptLearner | RankPromptLearner = (
-                PromptLearner(task.context, task.phrases, *tower)
+                PromptLearner(task.context, phrases, *tower)
                 if config.prompts.kind == "plain"
-                else RankPromptLearner(task.context, task.num_bins, *tower)
+                else RankPromptLearner(task.context, len(phrases), *tower)
             )
-        else:
-            self.prototypes = Prototypes(task.num_bins, width)
+        elif config.head != "probe":
+            self.prototypes = Prototypes(len(phrases), width)
         self.image_adapter = Adapter(
             width, config.adapter_reduction, config.adapter_ratio, config.adapter_width
         )
-        self.regressor = FineRegressor(task.bin_edges, config.regressor)
+        self.regressor: Head = make_head(config, task)
         log_scale: Tensor = source.logit_scale.detach().clone()
         if logit_scale is not None:
             log_scale.fill_(logit_scale).log_()
         self.logit_scale = nn.Parameter(log_scale)  # the scale's logarithm
 
     def text_features(self) -> Tensor:
-        """Encode the bins' sentences, or return the prototypes, (K, D), not normalised."""
-        if self.config.vectors == "prototypes":
+        """Encode the sentences, or return the prototypes, (R, D), not normalised.
+
+        R is the number of bins K, or of a distribution's numbers M; 0 for a probe.
+        """
+        if self.config.head == "probe":
+            return self.logit_scale.new_empty(0, int(self.config.clip["embed_dim"]))
+        if not self.config.has_words:
             return self.prototypes()  # type: ignore[no-any-return]
         features: Tensor = self.text_encoder(self.prompt_learner(), self.prompt_learner.eot_index)
         return features
@@ -208,16 +159,17 @@ class NumClip(nn.Module):
 
         Args:
             images: (B, 3, H, W) float, normalised RGB.
-            text_features: (K, D) from `text_features`, to encode them once for many batches.
+            text_features: (R, D) from `text_features`, to encode them once for many batches.
         """
         text = self.text_features() if text_features is None else text_features
-        features = self.image_adapter(self.image_encoder(images))  # (B, D)
-        logits = (
-            self.logit_scale.exp()
-            * F.normalize(features, dim=-1, eps=1e-12)
-            @ F.normalize(text, dim=-1).T
-        )  # (B, K)
-        bin_probs = logits.softmax(-1)
-        fine = self.regressor(logits, bin_probs)  # (B,)
-        values = point_estimate(self.task, fine, bin_probs)
-        return Output(values, bin_probs, logits, fine + self.task.label_offset)
+        scores = self.image_encoder(images)  # (B, D)
+        if not isinstance(self.regressor, Probe):
+            scores = (
+                self.logit_scale.exp()
+                * F.normalize(self.image_adapter(scores), dim=-1, eps=1e-12)
+                @ F.normalize(text, dim=-1).T
+            )  # (B, R)
+        read = self.regressor.readout(scores)
+        values = point_estimate(self.task, read.fine, read.bin_probs)
+        fine = read.fine + self.task.label_offset
+        return Output(values, read.bin_probs, read.logits, fine, scores)

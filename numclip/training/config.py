@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-LossMode = Literal["released", "corrected", "plain"]
+RankingMode = Literal["released", "corrected", "plain"]  # of the two FCRC losses
+LossMode = Literal["released", "corrected", "plain", "rps"]
+Tune = Literal["all", "projector", "lora", "none"]
 Optimizer = Literal["radam", "radam-released", "adamw"]
 Schedule = Literal["multistep", "cosine", "constant"]
 TrainPrecision = Literal["32-true", "16-mixed", "bf16-mixed"]  # Lightning's names
@@ -43,11 +45,16 @@ class TrainConfig:
     schedule: Schedule = "multistep"  # multistep: x0.1 from `drop_at` on
     drop_at: int | None = None  # finished epochs; None: 30 % of all (60 of 200)
     warmup_steps: int = 0  # linear from 0; at most half of the updates
-    loss_mode: LossMode = "released"  # of the two FCRC losses, see numclip.training.losses
-    regression_weight: float = 1.0  # of the L1 loss against the two FCRC losses
+    # Of the two FCRC losses, or a ranked probability score in their place, which is open to every
+    # head; distribution and probe have a cross-entropy otherwise. See numclip.training.losses.
+    loss_mode: LossMode = "released"
+    regression_weight: float = 1.0  # of the L1 loss against the others
     # The L1 loss counts in the labels' own unit, or in their spread: the mean distance of the
     # training labels from their median, which is the same for grams and kilograms.
     regression_unit: RegressionUnit = "label"
+    target_width: float | None = None  # of a distribution's soft targets; None: see soft_targets
+    tune: Tune = "all"  # of the image tower: all, its last linear layer, low-rank updates, nothing
+    lora_rank: int = 8  # of the low-rank updates
     precision: TrainPrecision = "32-true"  # the paper used 16-mixed, which needs a GPU
     patience: int = 0  # epochs without a better validation MAE before stopping; 0: never
     workers: int = 2  # processes that load images; 0: this one

@@ -78,10 +78,8 @@ def save_history(
     with atomic_text(folder / "results.csv") as file:
         rows = csv.DictWriter(file, [*names, *(f"val_mae_{name}" for name in baselines)])
         rows.writeheader()
-        rows.writerows(
-            {**epoch, **{f"val_mae_{name}": mae for name, mae in baselines.items()}}
-            for epoch in history
-        )
+        beside = {f"val_mae_{name}": mae for name, mae in baselines.items()}
+        rows.writerows({**row, "epoch": int(row["epoch"]), **beside} for row in history)
     try:
         require("plot", "matplotlib")
     except MissingDependencyError as error:

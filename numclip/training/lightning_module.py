@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from numclip.data.dataset import Batch, ImageDataset, training_batches, validation_batches
 from numclip.evaluation.metrics import validation_metrics
 from numclip.evaluation.predictions import Predictions, labels_of
+from numclip.model.heads import Distribution
 from numclip.model.numclip import NumClip
 from numclip.torchvision_compat import import_torchvision
 from numclip.training.config import TrainConfig
@@ -75,8 +76,13 @@ class NumClipModule(pl.LightningModule):
         """Return the losses of the whole batch of all processes."""
         images, labels, bins = batch
         out = self.model(images)
-        logits, fine, labels, bins = self._gather(out.logits, out.fine, labels, bins)
-        return batch_losses(out._replace(logits=logits, fine=fine), labels, bins, self.config)
+        head, task = self.model.regressor, self.model.task
+        scores = [out.scores] if isinstance(head, Distribution) else []  # else they are the logits
+        logits, fine, labels, bins, *rest = self._gather(
+            out.logits, out.fine, labels, bins, *scores
+        )
+        whole = out._replace(logits=logits, fine=fine, scores=rest[0] if rest else logits)
+        return batch_losses(whole, labels, bins, self.config, head, task.label_offset)
 
     def _gather(self, *tensors: Tensor) -> Sequence[Tensor]:
         """Join each tensor over all processes: the text-to-image loss needs the whole batch.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
+_ALTERNATIVES = {"tensorboard": ("tensorboardX",)}  # packages that Lightning takes as well
 PROJECT = "numclip"  # of W&B, and the experiment of MLflow
 
 
@@ -23,13 +24,19 @@ def check_loggers(names: Sequence[LoggerName]) -> None:
         MissingDependencyError: naming the pip command.
     """
     for name in names:
-        try:
-            require_installed("train", name)
-        except MissingDependencyError:
+        if not any(map(_installed, (name, *_ALTERNATIVES.get(name, ())))):
             raise MissingDependencyError(
                 f"{name} is not installed, so training cannot log to it; install with: "
                 f"pip install {name}"
-            ) from None
+            )
+
+
+def _installed(module: str) -> bool:
+    try:
+        require_installed("train", module)
+    except MissingDependencyError:
+        return False
+    return True
 
 
 def make_loggers(run_dir: Path | None, names: Sequence[LoggerName]) -> list[Logger]:

@@ -11,6 +11,20 @@ A negative pair of image and text weighs by the distance between its bins, in on
   loss is the plain one. The released text-to-image weights average (K - 1) / (number of
   negatives), about 0.15 in a batch of 32 with 5 bins, so that loss depends on the batch size.
 - "plain": all weights 1, the losses of OrdinalCLIP (arXiv 2206.02338).
+
+Weights depend on the true bin, so neither weighted loss is a proper score: where an image is
+uncertain, the probabilities that cost least are not the true ones, and lie nearer the middle bin.
+Image to text, of 5 bins (see the test of it):
+
+=====================  ==========================  ==========================  ====================
+truth                  released                    corrected                   plain (proper)
+=====================  ==========================  ==========================  ====================
+.2 .2 .2 .2 .2         .139 .210 .303 .210 .139    .154 .218 .256 .218 .154    .2 .2 .2 .2 .2
+.6 .3 .1 0 0, mean .5  .140 .698 .162, mean 1.02   .518 .379 .103, mean .586   .6 .3 .1, mean .5
+=====================  ==========================  ==========================  ====================
+
+So "corrected" pulls to the middle as well, about a sixth as far in the second row, and keeps the
+right bin there, which "released" does not.
 """
 
 from __future__ import annotations
@@ -21,31 +35,57 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from numclip.model.heads import Distribution, Head, Probe
 from numclip.model.numclip import Output
-from numclip.training.config import LossMode, TrainConfig
+from numclip.training.config import RankingMode, TrainConfig
+from numclip.training.ordinal_losses import distribution_loss, ranked_probability_score
 
 Normalization = Literal["released", "num_negatives"]
 TARGET_GAIN = 10.0  # sharpness of the text-to-image target distribution
 
 
 def batch_losses(
-    out: Output, labels: Tensor, bins: Tensor, config: TrainConfig
+    out: Output,
+    labels: Tensor,
+    bins: Tensor,
+    config: TrainConfig,
+    head: Head | None = None,
+    label_offset: float = 0.0,
 ) -> dict[str, Tensor]:
-    """Return the three losses of a batch and their weighted sum, "loss".
+    """Return the losses of a batch, and their weighted sum, "loss".
+
+    The L1 loss of the number stands beside both FCRC losses; or, with the mode "rps", beside the
+    ranked probability score of the bins in their place. A distribution has the cross-entropy to a
+    soft target, or the ranked score; a probe the cross-entropy of the bins, or their ranked score.
 
     Args:
         out: The model's output for B images.
         labels: (B,) float32, label units.
         bins: (B,) int64.
-        config: Gives the weights.
+        config: Gives mode and weights.
+        head: The model's; None: one whose scores are the bins' logits.
+        label_offset: The task's.
     """
-    parts = {
-        "image_to_text": fcrc_image_to_text(out.logits, bins, config.loss_mode),
-        "text_to_image": fcrc_text_to_image(out.logits, bins, config.loss_mode),
-        "l1": F.l1_loss(out.fine, labels),
-    }
-    total = parts["image_to_text"] + parts["text_to_image"]
-    return parts | {"loss": total + config.regression_weight * parts["l1"]}
+    ranked = config.loss_mode == "rps"
+    parts: dict[str, Tensor]
+    if isinstance(head, Distribution):
+        loss = distribution_loss(
+            head, out.scores, labels - label_offset, width=config.target_width, ranked=ranked
+        )
+        parts = {"rps" if ranked else "cross_entropy": loss}
+    elif config.loss_mode == "rps":
+        one_hot = F.one_hot(bins, out.logits.shape[1])
+        parts = {"rps": ranked_probability_score(out.logits, one_hot)}
+    elif isinstance(head, Probe):
+        parts = {"cross_entropy": F.cross_entropy(out.logits, bins)}
+    else:
+        parts = {
+            "image_to_text": fcrc_image_to_text(out.logits, bins, config.loss_mode),
+            "text_to_image": fcrc_text_to_image(out.logits, bins, config.loss_mode),
+        }
+    l1 = F.l1_loss(out.fine, labels)
+    total = torch.stack(list(parts.values())).sum() + config.regression_weight * l1
+    return parts | {"l1": l1, "loss": total}
 
 
 def image_to_text_weights(labels: Tensor, num_bins: int) -> Tensor:
@@ -110,7 +150,7 @@ def plain_text_to_image(logits: Tensor, labels: Tensor) -> Tensor:
     return F.kl_div(logits.T.log_softmax(1), target, reduction="sum") / present.sum()
 
 
-def fcrc_image_to_text(logits: Tensor, labels: Tensor, mode: LossMode = "released") -> Tensor:
+def fcrc_image_to_text(logits: Tensor, labels: Tensor, mode: RankingMode = "released") -> Tensor:
     """Rank texts for each image: cross-entropy, negatives weighted by label distance.
 
     Args:
@@ -131,7 +171,7 @@ def fcrc_image_to_text(logits: Tensor, labels: Tensor, mode: LossMode = "release
 def fcrc_text_to_image(
     logits: Tensor,
     labels: Tensor,
-    mode: LossMode = "released",
+    mode: RankingMode = "released",
     *,
     norm: Normalization | None = None,
 ) -> Tensor:
@@ -155,7 +195,7 @@ def fcrc_text_to_image(
     return plain_text_to_image(_weighted(logits, weights.T, mode), labels)
 
 
-def _weighted(logits: Tensor, weights: Tensor, mode: LossMode) -> Tensor:
+def _weighted(logits: Tensor, weights: Tensor, mode: RankingMode) -> Tensor:
     """Apply the weights (B, K); half-precision logits become float32, as in the released code.
 
     Weights rounded to bfloat16 would change weighted logits by up to 0.2.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from numclip.data.checks import broken_images, without_broken
+from numclip.data.checks import broken_images, with_whole_numbers, without_broken
 from numclip.data.columns import PLAIN_TABLE
 from numclip.data.prepare import DataConfig, data_report, prepare_data, read_sets
 from numclip.data.samples import Sample, write_csv
@@ -18,6 +18,7 @@ from numclip.model.model_config import (
     DEFAULT_BACKBONE,
     PLAIN,
     Features,
+    HeadKind,
     ModelConfig,
     PromptConfig,
     PrototypeStart,
@@ -25,6 +26,7 @@ from numclip.model.model_config import (
     Vectors,
 )
 from numclip.model.preprocessing import PAPER_PREPROCESSING, PreprocessingConfig
+from numclip.tasks import unreachable
 from numclip.training.config import TrainConfig
 from numclip.training.loggers import LoggerName
 from numclip.training.recipes import RecipeName, recipe_of
@@ -61,6 +63,8 @@ class TrainOptions:
     label_offset: float | None = None  # of the task; None: the recipe's, or else the task's own
     adapter_width: int | None = ModelConfig.adapter_width
     prompts: PromptConfig = PLAIN
+    head: HeadKind = ModelConfig.head
+    grid_points: int | None = ModelConfig.grid_points
     vectors: Vectors = ModelConfig.vectors
     prototypes: PrototypeStart | None = None  # None: text where there are pretrained words
     logit_scale: float | None = None  # initial scale of the cosine similarities; None: backbone's
@@ -131,12 +135,19 @@ def train(
     if first_process:  # under torchrun, the others may start after it has begun to write
         check_run_folder(run_dir, resume=options.resume, restart=options.restart)
     loggers = (*options.loggers, *(("tensorboard",) if options.tensorboard else ()))
-    check_start(options.backbone, config, loggers)
+    check_start(options.backbone, options.pretrained, config, loggers)
     warning = random_start_warning(options.backbone, options.pretrained)
     if first_process and warning:
         say(f"Warning: {warning}")
     # Labels take no time, torch and the weights seconds, images minutes: in this order.
     sets = read_sets(options.data, options.task)
+    labelled = [sample for name in ("train", "val") for sample in sets.samples.get(name, [])]
+    task, notes = with_whole_numbers(options.task, labelled)
+    options = replace(options, task=task)
+    assert options.regressor is not None
+    notes += unreachable(
+        task, options.regressor, (sample.label for sample in sets.samples["train"])
+    )
     require("train", "torch")
     model = initial_model(options)
     preprocessing = options.preprocessing.of(model.config.clip)
@@ -152,7 +163,7 @@ def train(
     if first_process:
         show(data_report(data, options.task))
         show(parts.note)
-        for warning in warnings:
+        for warning in warnings + notes:
             say(f"Warning: {warning}")
         if options.data.val is None:  # the split is a file, for export and for comparisons
             write_csv(val_source, data.val)
@@ -233,7 +244,8 @@ def initial_model(options: TrainOptions) -> NumClip:
         UsageError: if the backbone, its weights or the choices do not go together.
     """
     from numclip.model.backbone import image_config, load_backbone
-    from numclip.model.numclip import NumClip, sentences
+    from numclip.model.heads import compared_phrases
+    from numclip.model.numclip import NumClip
     from numclip.model.prototypes import text_vectors
     from numclip.model.timm_towers import TIMM, say_other_statistics
     from numclip.training.fit import seed_everything
@@ -241,7 +253,7 @@ def initial_model(options: TrainOptions) -> NumClip:
     assert options.training is not None
     assert options.regressor is not None
     seed_everything(options.training.seed)
-    words = options.vectors == "words"
+    words = options.vectors == "words" and options.head != "probe"
     clip, clip_config = load_backbone(
         options.backbone,
         options.pretrained,
@@ -264,9 +276,13 @@ def initial_model(options: TrainOptions) -> NumClip:
         adapter_width=options.adapter_width,
         prompts=options.prompts,
         vectors=options.vectors,
+        head=options.head,
+        grid_points=options.grid_points,
+        adapter_ratio=ModelConfig.adapter_ratio if options.head == "numclip" else 0.0,
     )
     model = NumClip(config, options.task, clip, logit_scale=options.logit_scale)
-    if not words and text and options.prototypes != "random":
-        start = text_vectors(clip, clip_config, sentences(options.task))
-        model.prototypes.weight.data.copy_(start)
+    if not words and text and options.head != "probe" and options.prototypes != "random":
+        context, phrases = options.task.context, compared_phrases(config, options.task)
+        sentences = [f"{context} {phrase}.".replace("_", " ") for phrase in phrases]
+        model.prototypes.weight.data.copy_(text_vectors(clip, clip_config, sentences))
     return model

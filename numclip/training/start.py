@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from numclip.model.architectures import check_backbone
+from numclip.model.architectures import check_backbone, check_pretrained
 from numclip.training.config import TrainConfig
 from numclip.training.loggers import LoggerName, check_loggers
 from numclip_runtime import UsageError
@@ -14,14 +14,18 @@ from numclip_runtime.cuda.probe import probe_cuda
 from numclip_runtime.errors import import_extra
 
 
-def check_start(backbone: str, config: TrainConfig, loggers: Sequence[LoggerName]) -> None:
+def check_start(
+    backbone: str, pretrained: str | None, config: TrainConfig, loggers: Sequence[LoggerName]
+) -> None:
     """Refuse what cannot be trained, before torch is imported or an image read.
 
     Raises:
-        UsageError: if the backbone does not exist, or the precision needs a GPU that is not there.
+        UsageError: if backbone or weights do not exist, or the precision needs a GPU that is
+            missing.
         MissingDependencyError: if a logger's package is not installed.
     """
     check_backbone(backbone)
+    check_pretrained(pretrained)
     if config.precision == "16-mixed" and not _has_gpu():
         raise UsageError(
             "the precision 16-mixed needs a GPU, and this machine shows none; give --precision "
@@ -46,8 +50,9 @@ def random_start_warning(backbone: str, pretrained: str | None) -> str | None:
     """
     if pretrained or backbone.endswith(".json"):
         return None
+    weights = "a file of weights" if backbone.startswith("timm/") else "openai, or a file of weights"
     return (
         f"{backbone} starts from random weights, and needs very many images and a GPU to learn "
-        "from nothing. Give --pretrained, such as --pretrained openai (or a file of weights), or a "
-        "small network of your own with --backbone network.json."
+        f"from nothing. Give --pretrained (such as {weights}), or a small network of your own with "
+        "--backbone network.json."
     )

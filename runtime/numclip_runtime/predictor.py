@@ -35,9 +35,12 @@ from numclip_runtime.preprocess import FloatArray, ImageLike, InputArray, networ
 class Prediction:
     """The number that the model reads off one image."""
 
-    value: float  # the number, in `unit`
+    # the number, in `unit`; unless the task's prediction is "class" it weighs all bins, and so may
+    # lie outside `bin`: half 10 and half 30 is 20
+    value: float
     unit: str  # unit of value and interval; may be empty
-    # (low, high): holds the true number in 9 of 10 images (DEFAULT_COVERAGE); None: not calibrated
+    # (low, high): holds the true number in 9 of 10 images (DEFAULT_COVERAGE), see
+    # `Calibration.promised`; None: not calibrated
     interval: tuple[float, float] | None
     bin: str  # phrase of the most probable bin
     bin_probs: dict[str, float]  # phrase -> probability, lowest bin first, sums to 1

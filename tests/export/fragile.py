@@ -25,8 +25,8 @@ def fragile_model(gain: float) -> NumClip:
     torch.manual_seed(0)
     model = NumClip(ModelConfig(CLIP), TASK)
     with torch.no_grad():
-        for layer in (model.regressor.fc, model.regressor.delta):
-            layer.weight.normal_(std=0.1)
+        for layer in ("fc", "delta"):
+            model.regressor.get_parameter(f"{layer}.weight").normal_(std=0.1)
         block = model.get_submodule(FIRST_BLOCK)
         block.ln_2.weight.mul_(gain)  # type: ignore[union-attr, operator]
         block.ln_2.bias.mul_(gain)  # type: ignore[union-attr, operator]

@@ -35,8 +35,10 @@ def task(name: str, prediction: PredictionKind) -> Task:
     ("name", "prediction", "expected"),
     [
         ("age", "regressor", [1.25, 3.5]),
-        ("age", "class", [27.0, 6.5]),  # centres
-        ("age", "expected", [0.65 + 3.2 + 10.8 + 10.0 + 8.3, 3.9 + 33.2]),
+        # the means of 0 to 12, 13 to 18, 19 to 34, 35 to 64, and 65 to 101
+        ("age", "class", [26.5, 6.0]),
+        ("age", "expected", [0.6 + 3.1 + 10.6 + 9.9 + 8.3, 3.6 + 33.2]),
+        ("quality", "class", [50.0, 10.0]),  # centres
         ("aesthetics", "regressor", [2.25, 4.5]),  # label offset 1
         ("aesthetics", "class", [3.0, 1.0]),  # classes, label offset 1
         ("aesthetics", "expected", [3.0, 2.6]),
@@ -68,7 +70,7 @@ def test_class_model_trains_its_regressor_and_exports_without_it() -> None:
     labels, bins = torch.tensor([0.0, 4.0]), torch.tensor([0, 4])
     parts = batch_losses(model(images), labels, bins, TrainConfig())
     parts["l1"].backward()  # type: ignore[no-untyped-call]
-    assert model.regressor.fc.weight.grad is not None
+    assert model.regressor.get_parameter("fc.weight").grad is not None
     found = operators(onnx_from_folded(FoldedModel(model.eval()), 16))
     assert "ArgMax" in found
     assert "Tanh" not in found  # of the fine regressor

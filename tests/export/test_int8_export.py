@@ -53,8 +53,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {"embed_dim": 64, "quick_gelu": True, "vision_cfg": WIDE, "text_cfg": TEXT}
     model = NumClip(ModelConfig(config), TASK)
     with torch.no_grad():
-        for layer in (model.regressor.fc, model.regressor.delta):
-            layer.weight.normal_(std=0.1)
+        for layer in ("fc", "delta"):
+            model.regressor.get_parameter(f"{layer}.weight").normal_(std=0.1)
         blocks: Any = model.image_encoder.get_submodule("transformer.resblocks")
         for block in blocks:
             chosen = torch.randperm(512)[:6]

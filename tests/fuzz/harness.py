@@ -20,7 +20,7 @@ from numclip_runtime import NumclipError
 
 LONGEST_MESSAGE = 2000  # characters; a message is one sentence, and never the content of a file
 CORPUS = Path(__file__).with_name("corpus")
-TARGETS = ("images", "lists", "metadata", "protobuf", "plan", "task", "tables", "weights")
+TARGETS = ("images", "lists", "metadata", "protobuf", "plan", "task", "tables", "tars", "weights")
 
 
 class Target(Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from numclip.model.numclip import FineRegressor
+from numclip.model.heads import FineRegressor
 from numclip_runtime import Task
 
 GOLDEN: dict[str, dict[str, dict[str, Any]]] = json.loads(

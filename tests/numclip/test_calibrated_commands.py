@@ -100,6 +100,21 @@ def test_gives_every_number_an_interval(folder: Path, name: str) -> None:
     assert interval == pytest.approx(ends[7].tolist(), abs=1e-2)
 
 
+@pytest.mark.parametrize(("persons", "words"), [(12, "new groups"), (6, "only 86% are promised")])
+@pytest.mark.parametrize("name", ["zeroshot", "recalibrate"])
+def test_intervals_of_new_persons(folder: Path, name: str, persons: int, words: str) -> None:
+    head, *rows = Path("val.csv").read_text("utf-8").splitlines()
+    grouped = [f"{row},p{i % persons}" for i, row in enumerate(rows)]
+    Path("val.csv").write_text("\n".join([f"{head},person", *grouped]), "utf-8")
+    result = run(name, "--val val.csv --group-column person")
+    assert result.exit_code == 0, result.output
+    assert f"calibrated on {COUNT} images of {persons} groups: temperature " in result.output
+    assert words in result.output
+    calibration = load_checkpoint(Path("out.pt")).calibration
+    assert calibration is not None
+    assert calibration.groups == persons
+
+
 def test_without_it_there_are_no_intervals(folder: Path) -> None:
     for name in ("zeroshot", "convert"):
         assert "calibrated" not in run(name, "").output
@@ -124,6 +139,8 @@ def test_rewriting_keeps_what_was_calibrated(folder: Path) -> None:
         ("--val broken.csv", "broken.png: not an image that Pillow can read"),
         ("--val val.csv --root nowhere", f"{COUNT} of {COUNT} images do not exist"),
         ("--root .", "--root is where the image paths of --val start; give --val"),
+        ("--group-column person", "--group-column is a column of --val; give --val"),
+        ("--val val.csv --group-column person", "val.csv: lacks the column(s) ['person']"),
     ],
 )
 @pytest.mark.parametrize("name", ["zeroshot", "convert"])

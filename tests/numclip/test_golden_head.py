@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from numclip.model.heads import FineRegressor
 from numclip.model.model_config import ModelConfig
-from numclip.model.numclip import FineRegressor, NumClip
+from numclip.model.numclip import NumClip
 from numclip_export.fold import FoldedModel
 from tests.numclip.golden import AGE_EDGES, DIGITS, FIVE, LEVELS, case, set_regressor, tensor
 from tests.numclip.tiny import TOWERS
@@ -81,6 +82,7 @@ def head(ratio: float = 0.8, logit_scale: float = HEAD["logit_scale"]) -> NumCli
         down.data.copy_(tensor(HEAD["adapter_down"]))
         up.data.copy_(tensor(HEAD["adapter_up"]))
     model.logit_scale.data.fill_(logit_scale)
+    assert isinstance(model.regressor, FineRegressor)
     set_regressor(model.regressor, REGRESSOR)
     return model
 

@@ -123,7 +123,7 @@ def test_l1_and_the_sum_of_losses() -> None:
     given, out = case("l1_reg_loss")
     bins = torch.tensor(case("fcrc_ce")[0]["y"])
     fine = tensor(given["pred"])
-    output = Output(fine, LOGITS.softmax(1), LOGITS, fine)
+    output = Output(fine, LOGITS.softmax(1), LOGITS, fine, LOGITS)
     whole = batch_losses(output, tensor(given["y"]), bins, TrainConfig())
     assert whole["l1"].item() == pytest.approx(out["l1"], abs=DIGITS)
     assert whole["loss"].item() == pytest.approx(out["total_ce+kl+l1_with_Y"], abs=DIGITS)

@@ -7,11 +7,15 @@ import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from click.testing import CliRunner
 
+from numclip.checkpoint import load_checkpoint
+from numclip.cli.train import main
 from numclip.data.samples import Sample
 from numclip.data.subsets import calibration_split
 from numclip.evaluation.calibration import describe_calibration, fit_calibration
@@ -19,8 +23,10 @@ from numclip.evaluation.metrics import covered, value_metrics
 from numclip.evaluation.predictions import Predictions, groups_of, log_softmax
 from numclip.evaluation.quantiles import conformal_quantile, factor_of, group_quantile
 from numclip.tasks import load_task
-from numclip_runtime import Calibration, ModelMetadata, Preprocessing, Task
+from numclip.training.fit import fit
+from numclip_runtime import Calibration, ModelMetadata, Preprocessing, Task, UsageError
 from numclip_runtime.calibration import Array, scales
+from tests.numclip.tiny import TASK, TOWERS, write_photos
 
 CLASS_TASKS = ("adience", "aesthetics", "historical")
 QUALITY = Task("quality", "points", (0, 20, 40, 60, 80, 100), ("a", "b", "c", "d", "e"))
@@ -249,8 +255,6 @@ def test_calibration_split(count: int, groups: int, share: float | None, kept: i
 
 
 def test_a_share_that_cannot_be_kept_is_refused_with_the_way_out() -> None:
-    from numclip_runtime import UsageError
-
     with pytest.raises(UsageError, match=r"^--calibration-share 0\.5: .* --calibration-share 0\.$"):
         calibration_split(samples_of(50, groups=1), 0.5, QUALITY, seed=0)
 
@@ -260,3 +264,39 @@ def test_samples_without_a_group_stand_for_themselves() -> None:
     mixed = [*samples_of(4, groups=2), *samples_of(2)]
     assert len(set(groups_of(mixed))) == 4
     assert asdict(Calibration(1, 1, (), (), 3))["groups"] == 0
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own deprecations
+@pytest.mark.parametrize("share", [None, 0.0, 0.25])
+def test_training_keeps_images_for_the_intervals(
+    share: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chose: list[Sample] = []
+
+    def spy(*given: Any, **more: Any) -> Any:
+        chose.extend(given[2])
+        return fit(*given, **more)
+
+    monkeypatch.setattr("numclip.training.fit.fit", spy)
+    for name, count in (("train", 8), ("val", 60)):
+        write_photos(tmp_path, name, count)
+    (tmp_path / "tiny.json").write_text(json.dumps(TOWERS["vit"]), "utf-8")
+    (tmp_path / "task.toml").write_text(
+        "\n".join(f"{key} = {json.dumps(value)}" for key, value in TASK.to_dict().items()), "utf-8"
+    )
+    given = {"train": "train.csv", "val": "val.csv", "task": "task.toml", "backbone": "tiny.json"}
+    flags = [text for key, file in given.items() for text in (f"--{key}", str(tmp_path / file))]
+    flags += ["--epochs", "1", "--workers", "0", "-o", str(tmp_path / "c.pt")]
+    flags += [] if share is None else ["--calibration-share", str(share)]
+    result = CliRunner().invoke(main, flags)
+    assert result.exit_code == 0, result.output
+    kept = {None: 30, 0: 0, 0.25: 15}[share]
+    assert len(chose) == 60 - kept
+    assert f"calibrated on {kept or 60} images: temperature" in result.output
+    note = (
+        f"{60 - kept} images choose the epoch, {kept} are kept" if kept else "all 60 images choose"
+    )
+    assert f"validation: {note}" in result.output
+    calibration = load_checkpoint(tmp_path / "c.pt").calibration
+    assert calibration is not None
+    assert calibration.images == (kept or 60)

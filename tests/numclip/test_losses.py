@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from numclip.training.config import LossMode
+from numclip.training.config import RankingMode
 from numclip.training.losses import (
     fcrc_image_to_text,
     fcrc_text_to_image,
@@ -26,7 +26,7 @@ BOTH = pytest.mark.parametrize("loss", [fcrc_image_to_text, fcrc_text_to_image])
 
 
 class Loss(Protocol):
-    def __call__(self, logits: Tensor, labels: Tensor, mode: LossMode = ...) -> Tensor: ...
+    def __call__(self, logits: Tensor, labels: Tensor, mode: RankingMode = ...) -> Tensor: ...
 
 
 def random_logits(batch: int, bins: int) -> Tensor:
@@ -81,7 +81,7 @@ def test_dtype_follows_the_logits(loss: Loss) -> None:
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("mode", ["released", "corrected"])
 def test_weights_are_not_rounded_to_half_precision(
-    loss: Loss, half: torch.dtype, mode: LossMode
+    loss: Loss, half: torch.dtype, mode: RankingMode
 ) -> None:
     logits, labels = random_logits(16, 101).to(half), torch.arange(16) * 6
     value = loss(logits, labels, mode)
@@ -145,7 +145,7 @@ def test_corrected_text_to_image_by_its_definition() -> None:
 def test_golden_single_class() -> None:
     given, out = case("fcrc_kl_single_class_batch")
     labels = torch.tensor(given["y"])
-    modes: tuple[LossMode, ...] = ("released", "corrected", "plain")
+    modes: tuple[RankingMode, ...] = ("released", "corrected", "plain")
     for mode in modes:  # there are no negatives
         close(fcrc_text_to_image(LOGITS, labels, mode), out["loss"])
 
@@ -197,7 +197,7 @@ def test_a_far_confusion_costs_more_with_any_sign(loss: Loss, sign: float) -> No
 @BOTH
 @pytest.mark.parametrize("mode", ["released", "corrected", "plain"])
 @pytest.mark.parametrize(("batch", "bins"), [(1, 2), (4, 5), (6, 101)])
-def test_finite_in_every_dtype(loss: Loss, mode: LossMode, batch: int, bins: int) -> None:
+def test_finite_in_every_dtype(loss: Loss, mode: RankingMode, batch: int, bins: int) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         logits = (30 * torch.randn(batch, bins)).to(dtype).requires_grad_()
         value = loss(logits, torch.arange(batch) % bins, mode)

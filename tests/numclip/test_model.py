@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from numclip.model.heads import MIN_DIVISOR, FineRegressor
 from numclip.model.model_config import RegressorForm
-from numclip.model.numclip import MIN_DIVISOR, FineRegressor
 from tests.numclip.tiny import TASK, TOWERS, images_of, tiny_model
 
 EDGES = (0.0, 10.0, 30.0, 70.0)

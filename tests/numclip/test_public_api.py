@@ -15,9 +15,9 @@ from numclip.cli.train import main
 
 PUBLIC = (
     "Checkpoint DataConfig EvaluationSource LearningRates ModelConfig NumClip Predictions "
-    "Preprocessing PreprocessingConfig PromptConfig Recipe Sample Task TrainConfig TrainOptions "
-    "TrainResult calibrate convert evaluate_predictions fit load_checkpoint load_task "
-    "read_samples recipe_of save_checkpoint train zero_shot"
+    "Preprocessing PreprocessingConfig PromptConfig Recipe Sample TableOptions Task TrainConfig "
+    "TrainOptions TrainResult calibrate convert evaluate_predictions fit load_checkpoint "
+    "load_task read_samples recipe_of save_checkpoint train zero_shot"
 )
 SOURCE = Path(numclip.__file__).read_text("utf-8")
 LIGHT = "print(*({'torch', 'open_clip', 'numpy', 'PIL', 'click'} & set(sys.modules)))"

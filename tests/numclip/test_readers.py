@@ -196,14 +196,14 @@ def test_numbers_and_phrases(tmp_path: Path) -> None:
     assert labels(tmp_path, load_task("age")) == {
         "34/a.png": 34,
         "2.5/deep/b.JPG": 2.5,
-        "Young_Adult/c.png": 27,  # the centre of 19 to 35
+        "Young_Adult/c.png": 26.5,  # the mean of 19 to 34
         "older-adult/d.png": 83,
     }
 
 
 def test_phrases_of_classes(tmp_path: Path) -> None:
     make(tmp_path, "1930s/a.png", "1970s/b.png")
-    assert labels(tmp_path, load_task("historical")) == {"1930s/a.png": 0, "1970s/b.png": 4}
+    assert labels(tmp_path, load_task("historical")) == {"1930s/a.png": 1, "1970s/b.png": 5}
 
 
 def test_label_offset(tmp_path: Path) -> None:

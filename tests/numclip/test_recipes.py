@@ -13,7 +13,7 @@ from numclip.cli.train import main
 from numclip.data.prepare import DataConfig
 from numclip.data.samples import Sample
 from numclip.tasks import load_task
-from numclip.training.config import LearningRates, TrainConfig
+from numclip.training.config import LearningRates, RegressionUnit, TrainConfig
 from numclip.training.fit import fit
 from numclip.training.optim import make_optimizer, rate_factor
 from numclip.training.recipes import RecipeName, recipe_of
@@ -115,7 +115,7 @@ def test_training_does_not_depend_on_the_unit_of_labels(tmp_path: Path) -> None:
     train, val = write_photos(tmp_path, "train", 16), write_photos(tmp_path, "val", 6)
     config = replace(recipe_of("scratch", None).training, epochs=2, batch_size=8, workers=0)
 
-    def mae(factor: float, unit: str) -> float:
+    def mae(factor: float, unit: RegressionUnit) -> float:
         def scaled(samples: list[Sample]) -> list[Sample]:
             return [replace(sample, label=factor * sample.label) for sample in samples]
 

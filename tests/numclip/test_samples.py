@@ -36,7 +36,13 @@ def test_number(text: object, expected: float | None) -> None:
     [
         ("age", "old", "the label 'old' is not a number"),
         ("age", "-1", "the label -1 is outside the task's range 0 to 101; correct it, or widen"),
-        ("historical", "5", "the label 5 is outside the task's classes 0 to 4; .* 'historical'"),
+        (
+            *("historical", "0"),
+            "the label 0 is outside the task's classes 1 to 5; correct it, give --label-offset 0 "
+            "for a list of 0 to 4, or widen bin_edges of task 'historical'",
+        ),
+        ("adience", "8", "the label 8 .* classes 0 to 7; .* --label-offset 1 for a list of 1 to 8"),
+        ("historical", "1930", "the label 1930 is outside the task's classes 1 to 5; correct it"),
         ("aesthetics", "0", "the label 0 is outside the task's classes 1 to 5"),
         ("aesthetics", "6.0", "the label 6 is outside the task's classes 1 to 5"),
         ("aesthetics", "2.5", "the label 2.5 is between the classes .* --prediction expected"),

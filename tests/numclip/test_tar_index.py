@@ -156,6 +156,19 @@ def test_damaged(data: bytes, message: str | None, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "attributes", [b"0 path=x\n", b"1 a=b\n", b"99 path=x\n", b"path=x\n", b"8 pathx\n", b"9"]
+)
+def test_damaged_attributes(attributes: bytes, tmp_path: Path) -> None:
+    """The length of an attribute leads to the next one, and never back."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = b"x", len(attributes)
+    content = info.tobuf(tarfile.USTAR_FORMAT) + attributes.ljust(512, b"\0") + bytes(1024)
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(UsageError, match="has damaged pax attributes"):
+        tar_index(tmp_path / "a.tar")
+
+
 def test_a_long_name_takes_no_memory(tmp_path: Path) -> None:
     """A header may announce a name of gigabytes; the file is a hole."""
     info = tarfile.TarInfo("x")

@@ -22,7 +22,7 @@ LABELS: dict[str, dict[float, str]] = {
         **{0: "no objects", 1: "a single object", 2: "a few objects", 6: "many objects"},
         **{20: "dozens of objects", 99: "dozens of objects", 1000: "hundreds of objects"},
     },
-    "historical": {0: "1930s", 4: "1970s"},
+    "historical": {1: "1930s", 5: "1970s"},
     "quality": {0: "imperceptible", 100: "very annoying"},
 }
 

@@ -59,7 +59,7 @@ def test_writes_a_checkpoint(data: Path) -> None:
     assert (checkpoint.preprocessing.crop, checkpoint.preprocessing.resize) == (32, 37)
     assert (checkpoint.preprocessing.mean, checkpoint.preprocessing.std) == STATISTICS["clip"]
     assert checkpoint.model.config.regressor == "bounded"
-    assert not checkpoint.model.regressor.fc.bias.any()  # frozen at its start
+    assert not checkpoint.model.regressor.get_parameter("fc.bias").any()  # frozen at its start
     assert checkpoint.model.logit_scale.exp().item() == pytest.approx(20)
     assert checkpoint.validation_csv == str(data / "val.csv")
     last = f"out.pt: validation MAE {checkpoint.metrics['mae']:.3f} points, RMSE"

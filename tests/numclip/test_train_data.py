@@ -72,7 +72,11 @@ def test_list_to_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (["--task", "age"], "give either --val with images of other people"),
         (["--task", "age", "--val-share", "1.5"], "'--val-share': 1.5 is not in the range"),
         (["--val-share", "0.2"], "no task: give --task"),
-        (["--task", "historical", "--val-share", "0.2"], "5 is outside the task's classes 0 to 4"),
+        (
+            ["--task", "historical", "--label-offset", "0", "--val-share", "0.2"],
+            "5 is outside the task's classes 0 to 4; correct it, give --label-offset 1 for a list "
+            "of 1 to 5, or widen bin_edges",
+        ),
         (["--task", "age", "--val-share", "0.2", "--root", "/nowhere"], "20 of 20 images do not"),
         (["--task", "age", "--val-share", "0.2", "--group-column", "id"], "--group-column needs"),
         (["--task", "age", "--val", "v.csv", "--shots", "0"], "0 is not in the range x>=1"),

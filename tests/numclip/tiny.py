@@ -43,9 +43,10 @@ def tiny_model(
     torch.manual_seed(seed)
     model = NumClip(ModelConfig(clip or TOWERS[tower], **config), task)
     with torch.no_grad():
-        for layer in (model.regressor.fc, model.regressor.delta):
-            layer.weight.normal_(std=0.1)
-            layer.bias.normal_(std=0.1)
+        for layer in model.regressor.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.normal_(std=0.1)
+                layer.bias.normal_(std=0.1)
         norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         for norm in norms:
             norm.momentum = 1.0
