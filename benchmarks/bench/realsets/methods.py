@@ -57,10 +57,49 @@ class Method:
     random: bool = True  # False: the same result for every seed
 
 
+_SHORT = ("--epochs", "40")
+_FINETUNE = ("--vectors", "prototypes", "--skip-probe", "--epochs", "8")
 METHODS = (
     Method("coral", "CORAL", "scratch", rival="coral"),
     Method("corn", "CORN", "scratch", rival="corn"),
-    Method("words-demo", "numclip, words, the demo's recipe", "scratch", DEMO),
+    Method("words-demo", "words, the demo's recipe", "scratch", DEMO),
+    Method("words", "words", "scratch", _SHORT),
+    Method("prototypes", "prototypes", "scratch", (*_SHORT, "--vectors", "prototypes")),
+    Method("distribution", "distribution", "scratch", (*_SHORT, "--head", "distribution")),
+    Method(
+        "distribution-rps",
+        "distribution, ranked probability score",
+        "scratch",
+        (*_SHORT, "--head", "distribution", "--loss-mode", "rps"),
+    ),
+    Method("probe", "probe", "pretrained", ("--head", "probe"), random=False),
+    Method(
+        "probe-levels",
+        "probe of all levels",
+        "pretrained",
+        ("--head", "probe", "--features", "levels"),
+        random=False,
+    ),
+    Method("tuned", "prototypes, whole tower tuned", "pretrained", _FINETUNE),
+    Method(
+        "tuned-distribution",
+        "distribution, whole tower tuned",
+        "pretrained",
+        (*_FINETUNE, "--head", "distribution"),
+    ),
+    Method(
+        "lora-distribution",
+        "distribution, LoRA",
+        "pretrained",
+        (*_FINETUNE, "--head", "distribution", "--tune", "lora"),
+    ),
+    Method(
+        "tuned-levels",
+        "probe of all levels, then whole tower tuned",
+        "pretrained",
+        ("--head", "probe", "--features", "levels", "--tune", "all", "--skip-probe")
+        + ("--epochs", "8"),
+    ),
 )
 
 
@@ -112,7 +151,10 @@ def command(run: RealRun, setting: Setting) -> list[str]:
     backbone = (
         ("--backbone", "scratch.json")
         if method.start == "scratch"
-        else ("--backbone", "timm/mobilenetv2_100", "--pretrained", str(setting.tower))
+        else (
+            *("--backbone", "timm/mobilenetv2_100", "--image-size", str(TOWER_SIDE)),
+            *("--pretrained", str(setting.tower)),
+        )
     )
     return [
         *("--train", "train.csv", "--val", "val.csv", "--group-column", "group"),
