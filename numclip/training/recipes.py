@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from numclip.model.model_config import RegressorForm
+from numclip.model.model_config import HeadKind, RegressorForm, Tune
 from numclip.training.config import LearningRates, TrainConfig
 from numclip_runtime import Task
 
 RecipeName = Literal["auto", "finetune", "scratch", "morph", "historical", "aesthetics"]
+
+
+TUNING_GAIN = 10  # of the image rate, where a small part of a pretrained tower is tuned
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,25 @@ RECIPES: dict[RecipeName, Recipe] = {
 }
 
 
-def recipe_of(name: RecipeName, pretrained: str | None) -> Recipe:
-    """Return a recipe; "auto" is "finetune" where training starts from weights, else "scratch"."""
+def recipe_of(
+    name: RecipeName,
+    pretrained: str | None,
+    head: HeadKind = "numclip",
+    tune: Tune | None = None,
+) -> Recipe:
+    """Return a recipe; "auto" is "finetune" where training starts from weights, else "scratch".
+
+    Args:
+        name: Of the recipe.
+        pretrained: Weights that training starts from, if any.
+        head: A probe is not tuned, unless `tune` says so: it is fitted in closed form.
+        tune: What the user wants trained of the image tower; None: the recipe's.
+    """
     if name == "auto":
         name = "finetune" if pretrained else "scratch"
-    return RECIPES[name]
+    recipe = RECIPES[name]
+    training = replace(recipe.training, tune=tune or ("none" if head == "probe" else "all"))
+    if training.tune in ("lora", "projector") and name == "finetune":
+        rates = training.rates  # few numbers, which start at nothing or do one thing
+        training = replace(training, rates=replace(rates, image=TUNING_GAIN * rates.image))
+    return replace(recipe, training=training)

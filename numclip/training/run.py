@@ -13,7 +13,7 @@ from numclip.data.checks import broken_images, with_whole_numbers, without_broke
 from numclip.data.columns import PLAIN_TABLE
 from numclip.data.prepare import DataConfig, data_report, prepare_data, read_sets
 from numclip.data.samples import Sample, write_csv
-from numclip.data.subsets import calibration_split
+from numclip.data.subsets import ValidationParts, calibration_split
 from numclip.model.model_config import (
     DEFAULT_BACKBONE,
     PLAIN,
@@ -67,6 +67,7 @@ class TrainOptions:
     grid_points: int | None = ModelConfig.grid_points
     vectors: Vectors = ModelConfig.vectors
     prototypes: PrototypeStart | None = None  # None: text where there are pretrained words
+    skip_probe: bool = False  # do not measure, with `pretrained`, what a linear probe reaches
     logit_scale: float | None = None  # initial scale of the cosine similarities; None: backbone's
     preprocessing: PreprocessingConfig = PAPER_PREPROCESSING
     run_dir: Path | None = None  # logs and resume files; None: `output` with the suffix .run
@@ -77,7 +78,7 @@ class TrainOptions:
 
     def resolved(self) -> TrainOptions:
         """Return the options with what the recipe sets in place of None."""
-        recipe = recipe_of(self.recipe, self.pretrained)
+        recipe = recipe_of(self.recipe, self.pretrained, self.head)
         offset = self.label_offset
         return replace(
             self,
@@ -157,9 +158,13 @@ def train(
     refuse_overwriting(output, images, "an image")
     if options.data.val is None:
         refuse_overwriting(val_source, [options.data.train], "an input")
-    parts = calibration_split(
-        data.val, options.data.calibration_share, options.task, seed=options.data.seed
-    )
+    closed_form = options.head == "probe" and config.tune == "none"
+    share = options.data.calibration_share
+    if closed_form and share is None:  # no epoch is chosen
+        note = f"validation: all {len(data.val)} images fit the intervals"
+        parts = ValidationParts(data.val, [], note)
+    else:
+        parts = calibration_split(data.val, share, options.task, seed=options.data.seed)
     if first_process:
         show(data_report(data, options.task))
         show(parts.note)
@@ -176,20 +181,33 @@ def train(
     from numclip.evaluation.metrics import validation_metrics
     from numclip.evaluation.predictions import predictions_of_checkpoint
     from numclip.training.fit import fit
+    from numclip.training.probe import ProbeFit
 
+    probe = ProbeFit(
+        model, data.train, parts.choosing, preprocessing, config.workers, options.data.skip_broken
+    )
     try:
-        best = fit(
-            model,
-            data.train,
-            parts.choosing,
-            preprocessing,
-            config,
-            run_dir=run_dir,
-            resume=options.resume,
-            loggers=loggers,
-            skip_broken=options.data.skip_broken,
-            callbacks=callbacks,
-        )
+        if options.head == "probe":
+            line = probe.start()
+            if first_process:
+                show(line)
+        if closed_form:
+            best = probe.metrics()
+        else:
+            compare = bool(options.pretrained) and not options.skip_probe
+            best = fit(
+                model,
+                data.train,
+                parts.choosing,
+                preprocessing,
+                config,
+                run_dir=run_dir,
+                resume=options.resume,
+                loggers=loggers,
+                skip_broken=options.data.skip_broken,
+                callbacks=callbacks,
+                baselines={"linear probe": probe.mae()} if compare else {},
+            )
         if not first_process:
             return None
         root = options.data.root if options.data.val else None
