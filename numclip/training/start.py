@@ -50,7 +50,9 @@ def random_start_warning(backbone: str, pretrained: str | None) -> str | None:
     """
     if pretrained or backbone.endswith(".json"):
         return None
-    weights = "a file of weights" if backbone.startswith("timm/") else "openai, or a file of weights"
+    weights = (
+        "a file of weights" if backbone.startswith("timm/") else "openai, or a file of weights"
+    )
     return (
         f"{backbone} starts from random weights, and needs very many images and a GPU to learn "
         f"from nothing. Give --pretrained (such as {weights}), or a small network of your own with "
