@@ -44,6 +44,11 @@ MODEL_OPTIONS = add(
         backbone="open_clip architecture or config (.json), or timm/NAME.",
         pretrained="open_clip tag or weights file.  [default: random weights]",
     ),
+    options_of(
+        TrainOptions,
+        features="Of timm/NAME: the last level, pooled, or mean and spread of every level.",
+        image_size=(COUNT, "Side, pixels, for timm/NAME.  [default: timm's record]"),
+    ),
     QUICK_GELU_OPTION,
     options_of(
         TrainOptions,
