@@ -1,58 +1,47 @@
-"""Rival methods of ordinal regression on one backbone, each trained by the same loop."""
+"""Rival methods of ordinal regression on one backbone, each trained by the same loop.
+
+NumCLIP comes with four rankings of its bins (no FCRC, the released and the corrected one, a ranked
+probability score), each at four weights of the L1 loss beside it; and with words, random words or
+learned vectors to compare images with, under the same losses.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from examples.ablation.tiny_clip import CLIP
-from numclip.model.model_config import PLAIN, ModelConfig, PromptConfig, RegressorForm
+from numclip.model.heads import Probe
+from numclip.model.model_config import PLAIN, ModelConfig, PromptConfig
 from numclip.model.numclip import NumClip, Output
 from numclip.training import optim
 from numclip.training.config import LearningRates, LossMode, TrainConfig
 from numclip.training.losses import batch_losses, plain_image_to_text, plain_text_to_image
+from numclip.training.probe import logistic_spread, ridge
 from numclip_runtime import Task
 
 Loss = Callable[[Output, Tensor, Tensor], Tensor]  # outputs, labels (B,), bins (B,) -> scalar
+Build = Callable[[nn.Module, Task], NumClip]  # pretrained CLIP, coarse task -> model
+Start = Literal["sentences", "random words", "random vectors", "vectors"]
 
-
-class Head(nn.Module):
-    """The image tower with a learned head and no text: linear regression, or classification.
-
-    Args:
-        clip: open_clip `CLIP`; its image tower is taken over.
-        task: One bin per whole number.
-        regression: One number per image; else the cosines to one learned vector per bin.
-    """
-
-    def __init__(self, clip: nn.Module, task: Task, *, regression: bool) -> None:
-        super().__init__()
-        self.image_encoder = clip.get_submodule("visual")
-        self.logit_scale = clip.get_parameter("logit_scale").detach()
-        self.register_buffer("numbers", torch.tensor(task.bin_values, dtype=torch.float32))
-        self.task = task
-        self.regression = regression
-        width = int(CLIP["embed_dim"])
-        self.head = nn.Linear(width, 1 if regression else task.num_bins, bias=regression)
-        self.scale = task.label_range / 2  # the head starts near the middle, in units of about 1
-        self.middle = task.bin_edges[0] + self.scale
-
-    def forward(self, images: Tensor) -> Output:
-        """Map (B, 3, H, W) to outputs; for regression, bin_probs are those of the nearest bin."""
-        features = self.image_encoder(images)
-        numbers = self.get_buffer("numbers")
-        if self.regression:
-            values = self.middle + self.scale * self.head(features)[:, 0]
-            logits = -(values[:, None] - numbers).abs()
-        else:
-            rows = F.normalize(self.head.weight, dim=-1)
-            logits = self.logit_scale.exp() * F.normalize(features, dim=-1) @ rows.T
-            values = logits.softmax(1) @ numbers
-        return Output(values, logits.softmax(1), logits, values, logits)
+RANKINGS: dict[LossMode, str] = {
+    "plain": "no FCRC",
+    "released": "released FCRC",
+    "corrected": "corrected FCRC",
+    "rps": "ranked score",
+}
+L1_WEIGHTS = (0, 0.01, 0.1, 1)  # the paper's is 1
+STARTS: dict[Start, str] = {  # what NumCLIP's images are compared with, in place of its sentences
+    "random words": "random words",
+    "random vectors": "learned vectors, random start",
+    "vectors": "learned vectors, started from the words",
+}
+RANDOM_WORDS = 2  # of each bin: its phrase has 1 to 3
 
 
 @dataclass(frozen=True)
@@ -60,10 +49,10 @@ class Method:
     """One row of the comparison."""
 
     label: str  # in tables and plots
-    build: Callable[[nn.Module, Task], nn.Module]  # pretrained CLIP, coarse task -> model
+    build: Build
     loss: Loss
-    fine_bins: bool  # one bin per whole number, not the coarse bins with phrases
     trained: bool = True
+    ridge: bool = False  # starts from the ridge regression on the pretrained tower's features
 
 
 def whole_numbers(task: Task) -> Task:
@@ -77,74 +66,100 @@ def whole_numbers(task: Task) -> Task:
     )
 
 
-def parameter_groups(model: nn.Module, image: float, head: float) -> list[dict[str, object]]:
+def parameter_groups(model: NumClip, image: float, head: float) -> list[dict[str, object]]:
     """Return optimizer groups: the image tower at one rate, what is new at another."""
-    if isinstance(model, NumClip):
-        rates = LearningRates(
-            image=image,
-            context=head if model.config.adapter_ratio == 0 else 0.0,  # NumCLIP freezes it
-            rank=head,
-            adapter=head,
-            regressor=head,
-        )
-        optim.freeze(model, rates)
-        return [group for group in optim.parameter_groups(model, rates) if group["params"]]
-    assert isinstance(model, Head)
-    return [
-        {"params": list(model.image_encoder.parameters()), "lr": image},
-        {"params": list(model.head.parameters()), "lr": head},
-    ]
+    rates = LearningRates(
+        image=image,
+        context=head if model.config.adapter_ratio == 0 else 0.0,  # NumCLIP freezes it
+        rank=head,
+        adapter=head,
+        regressor=head,
+    )
+    optim.freeze(model, rates)
+    return optim.parameter_groups(model, rates)
 
 
-def _prompted(prompts: PromptConfig) -> Callable[[nn.Module, Task], NumClip]:
-    """CoOp and OrdinalCLIP: one sentence per whole number, no adapter, no regressor."""
-    config = ModelConfig(CLIP, adapter_ratio=0.0, regressor="expected", prompts=prompts)
-    return lambda clip, task: NumClip(config, whole_numbers(task), clip)
+def set_ridge(model: NumClip, features: Tensor, labels: Tensor) -> None:
+    """Give a probe the ridge regression of labels (N,) on features (V, N, D) of V views each.
+
+    The penalty is chosen by leaving out one picture with all its views.
+    """
+    views, count, _ = features.shape
+    groups = [str(index) for index in range(count)] * views
+    fit = ridge(features.flatten(0, 1), labels.repeat(views), groups=groups)
+    assert isinstance(model.regressor, Probe)
+    model.regressor.set_line(fit.weight, fit.intercept, logistic_spread(fit.errors, model.task))
 
 
-def _numclip(form: RegressorForm = "released") -> Callable[[nn.Module, Task], NumClip]:
-    return lambda clip, task: NumClip(ModelConfig(CLIP, regressor=form), task, clip)
+def _numclip(weight: float, start: Start = "sentences") -> Build:
+    """NumCLIP as released; without an L1 loss its number is the expectation over the bins."""
+
+    def build(clip: nn.Module, task: Task) -> NumClip:
+        if weight == 0:  # nothing teaches the regressor
+            task = replace(task, prediction="expected")
+        if start in ("sentences", "random words"):
+            prompts = replace(PLAIN, random_rank_tokens=RANDOM_WORDS if "random" in start else 0)
+            return NumClip(ModelConfig(CLIP, prompts=prompts), task, clip)
+        model = NumClip(ModelConfig(CLIP, vectors="prototypes"), task, clip)
+        if start == "vectors":
+            with torch.no_grad():
+                words = NumClip(ModelConfig(CLIP), task, clip).text_features()
+                model.prototypes.weight.copy_(F.normalize(words, dim=-1))
+        return model
+
+    return build
 
 
-def _numclip_loss(mode: LossMode) -> Loss:
-    config = TrainConfig(loss_mode=mode)  # L1 weight 1, as in the paper
+def _numclip_loss(mode: LossMode, weight: float) -> Loss:
+    config = TrainConfig(loss_mode=mode, regression_weight=weight)
     return lambda out, labels, bins: batch_losses(out, labels, bins, config)["loss"]
 
 
-def _l1(out: Output, labels: Tensor, bins: Tensor) -> Tensor:
-    return F.l1_loss(out.values, labels)
-
-
-def _classify(out: Output, labels: Tensor, bins: Tensor) -> Tensor:
-    return plain_image_to_text(out.logits, bins)
-
-
-def _classify_both_ways(out: Output, labels: Tensor, bins: Tensor) -> Tensor:
-    return _classify(out, labels, bins) + plain_text_to_image(out.logits, bins)
+def _ordinalclip(clip: nn.Module, task: Task) -> NumClip:
+    """One sentence per whole number, interpolated from three; no adapter, no regressor."""
+    prompts = PromptConfig("rank", num_base_ranks=3)
+    config = ModelConfig(CLIP, adapter_ratio=0.0, regressor="expected", prompts=prompts)
+    return NumClip(config, whole_numbers(task), clip)
 
 
 def _zero_shot(clip: nn.Module, task: Task) -> NumClip:
     return NumClip(ModelConfig(CLIP, adapter_ratio=0.0, regressor="expected"), task, clip)
 
 
-def _head(*, regression: bool) -> Callable[[nn.Module, Task], Head]:
-    return lambda clip, task: Head(clip, whole_numbers(task), regression=regression)
+def _probe(clip: nn.Module, task: Task) -> NumClip:
+    return NumClip(ModelConfig(CLIP, head="probe"), task, clip)
 
 
-RANDOM_WORD = replace(PLAIN, random_rank_tokens=1)
-RANK_PROMPTS = PromptConfig("rank", num_base_ranks=3)
+def _l1(out: Output, labels: Tensor, bins: Tensor) -> Tensor:
+    return F.l1_loss(out.fine, labels)
+
+
+def _both_ways(out: Output, labels: Tensor, bins: Tensor) -> Tensor:
+    return plain_image_to_text(out.logits, bins) + plain_text_to_image(out.logits, bins)
+
+
+def _both_ways_and_l1(out: Output, labels: Tensor, bins: Tensor) -> Tensor:
+    return _both_ways(out, labels, bins) + _l1(out, labels, bins)
+
+
 METHODS = {
-    "zero-shot": Method("zero-shot CLIP", _zero_shot, _classify, False, trained=False),
-    "linear": Method("linear regression", _head(regression=True), _l1, True),
-    "cross-entropy": Method("cross-entropy", _head(regression=False), _classify, True),
-    "coop": Method("CoOp", _prompted(RANDOM_WORD), _classify, True),
-    "ordinalclip": Method("OrdinalCLIP", _prompted(RANK_PROMPTS), _classify_both_ways, True),
-    "numclip-plain": Method("NumCLIP without FCRC", _numclip(), _numclip_loss("plain"), False),
-    "numclip": Method("NumCLIP", _numclip(), _numclip_loss("released"), False),
-    "numclip-corrected": Method(
-        "NumCLIP, corrected FCRC", _numclip(), _numclip_loss("corrected"), False
-    ),
-    "numclip-bounded": Method(
-        "NumCLIP, corrected, bounded", _numclip("bounded"), _numclip_loss("corrected"), False
-    ),
+    "zero-shot": Method("zero-shot CLIP", _zero_shot, _l1, trained=False),
+    "ridge": Method("ridge on the frozen tower", _probe, _l1, trained=False, ridge=True),
+    "ridge-l1": Method("ridge, then trained with L1", _probe, _l1, ridge=True),
+    "ordinalclip": Method("OrdinalCLIP", _ordinalclip, _both_ways),
+    "ordinalclip-l1": Method("OrdinalCLIP + L1", _ordinalclip, _both_ways_and_l1),
+    **{
+        f"numclip-{mode}-{weight:g}": Method(
+            f"NumCLIP, {ranking} + {weight:g} L1", _numclip(weight), _numclip_loss(mode, weight)
+        )
+        for weight in L1_WEIGHTS
+        for mode, ranking in RANKINGS.items()
+    },
+    **{
+        f"numclip-{mode}-1-{start.replace(' ', '-')}": Method(
+            f"{name}, {RANKINGS[mode]} + 1 L1", _numclip(1, start), _numclip_loss(mode, 1)
+        )
+        for mode in ("plain", "released")
+        for start, name in STARTS.items()
+    },
 }

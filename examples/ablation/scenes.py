@@ -34,6 +34,7 @@ COUNT = Task(
     (1, 4, 9, 17, 27, 41),
     ("hardly any things", "a few things", "several things", "many things", "countless things"),
     context="a picture with",
+    whole_numbers=True,
 )
 SEVERITY = Task(
     "severity",
@@ -41,6 +42,7 @@ SEVERITY = Task(
     (0, 8, 18, 28, 38, 51),
     ("clean", "slightly damaged", "damaged", "badly damaged", "ruined"),
     context="the picture is",
+    whole_numbers=True,
 )
 TASKS = {task.name: task for task in (COUNT, SEVERITY)}
 Pixels = npt.NDArray[np.uint8]
