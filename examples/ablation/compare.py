@@ -26,7 +26,7 @@ if __name__ == "__main__":  # run as a script: the repository is two folders up
 from benchmarks.bench.machine.environment import describe_environment
 from benchmarks.bench.machine.state import load_average
 from examples.ablation.methods import METHODS
-from examples.ablation.report import save_plot, table
+from examples.ablation.report import level_lines, save_plot, table
 from examples.ablation.run import TUNING_SEED, Rates, Run, Size, World, execute, grid, levels
 from examples.ablation.scenes import TASKS
 from numclip_runtime import UsageError
@@ -175,6 +175,7 @@ def compare(json_path: Path, size: Size, jobs: int) -> dict[str, Any]:
     results: Results = report.setdefault("results", {})
     report["pretraining_losses"] = [round(loss, 4) for loss in losses]
     report["levels"] = levels(World(size, weights))
+    click.echo(level_lines(report))
 
     def keep() -> None:
         with atomic_text(json_path) as file:

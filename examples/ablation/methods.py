@@ -41,6 +41,11 @@ STARTS: dict[Start, str] = {  # what NumCLIP's images are compared with, in plac
     "random vectors": "learned vectors, random start",
     "vectors": "learned vectors, started from the words",
 }
+# By losses: "plain" does not see the level of logits, 0 with random vectors, 20 with sentences
+WITHOUT_WORDS: dict[LossMode, tuple[Start, ...]] = {
+    "plain": ("random words", "random vectors", "vectors"),
+    "released": ("random words", "random vectors"),
+}
 RANDOM_WORDS = 2  # of each bin: its phrase has 1 to 3
 
 
@@ -157,9 +162,9 @@ METHODS = {
     },
     **{
         f"numclip-{mode}-1-{start.replace(' ', '-')}": Method(
-            f"{name}, {RANKINGS[mode]} + 1 L1", _numclip(1, start), _numclip_loss(mode, 1)
+            f"{STARTS[start]}, {RANKINGS[mode]} + 1 L1", _numclip(1, start), _numclip_loss(mode, 1)
         )
-        for mode in ("plain", "released")
-        for start, name in STARTS.items()
+        for mode, starts in WITHOUT_WORDS.items()
+        for start in starts
     },
 }

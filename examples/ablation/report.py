@@ -28,16 +28,20 @@ _INK, _PALE, _BETTER, _WORSE, _OPEN = "#333333", "#cccccc", "#0072b2", "#d55e00"
 
 def table(report: dict[str, Any]) -> str:
     """Return Markdown: the methods on each task, their paired differences, the chosen rates."""
-    return "\n".join([*_levels(report), *_methods(report), *_differences(report), *_rates(report)])
+    parts = [level_lines(report), *_methods(report), *_differences(report), *_rates(report)]
+    return "\n".join(parts)
 
 
-def _levels(report: dict[str, Any]) -> list[str]:
-    return [
-        f"Logits of the small CLIP, {name}: mean {level['mean']:.1f}, standard deviation "
-        f"{level['deviation']:.1f}, {level['low']:.1f} to {level['high']:.1f}; after NumCLIP's "
-        f"random adapter, mean {level['adapted']:.1f}."
+def level_lines(report: dict[str, Any]) -> str:
+    """Return a line per task about the logits of the pretrained CLIP, and an empty one."""
+    lines = [
+        f"- Logits of the small CLIP, {name}: mean {level['mean']:.1f}, standard deviation "
+        f"{level['deviation']:.1f}, {level['low']:.1f} to {level['high']:.1f}; behind NumCLIP's "
+        f"adapter as it starts, mean {level['adapted']:.1f}; rank correlation of its zero-shot "
+        f"numbers and the labels {level['order']:.2f}."
         for name, level in report["levels"].items()
-    ] + [""]
+    ]
+    return "\n".join([*lines, ""])
 
 
 def _methods(report: dict[str, Any]) -> list[str]:

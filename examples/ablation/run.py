@@ -27,7 +27,7 @@ from numclip_runtime.calibration import Array
 
 Rates = tuple[float, float]  # learning rates of the image tower and of what is new
 FROZEN: tuple[Rates, ...] = ((0.0, 3e-4), (0.0, 2e-3), (0.0, 1e-2))
-FEW_RATES: tuple[Rates, ...] = (*FROZEN, (1e-5, 1e-3), (5e-5, 1e-3), (2.5e-4, 2e-3))
+FEW_RATES: tuple[Rates, ...] = (*FROZEN, (2e-5, 1e-3), (1.5e-4, 2e-3))
 FULL_RATES: tuple[Rates, ...] = (*FROZEN, (5e-5, 1e-3), (2.5e-4, 2e-3), (1e-3, 3e-3))
 TUNING_SEED = 100  # the first; their training sets are no other seed's
 BATCH = 32  # the paper's; the text-to-image loss depends on it
@@ -65,10 +65,10 @@ class Size:
 
     pretrain_pictures: int = 60_000
     pretrain_epochs: int = 5
-    full: int = 2_000  # training pictures of the full set
+    full: int = 1_000  # training pictures of the full set
     val: int = 1_000
     test: int = 2_000
-    steps: int = 300  # of a run on the full set; few shots get half
+    steps: int = 250  # of a run on the full set; few shots get half
     seeds: int = 5
     tuning_seeds: int = 3
     shots: tuple[int, ...] = (4, FULL)
@@ -147,16 +147,18 @@ def levels(world: World) -> dict[str, dict[str, float]]:
 
     Returns:
         mean, deviation, low and high of the logits of validation pictures and the five sentences;
-        adapted: their mean behind NumCLIP's adapter as it starts.
+        order: Spearman's rank correlation of its numbers and the labels, 0 if it learned nothing;
+        adapted: mean logit behind NumCLIP's adapter as it starts.
     """
     found = {}
-    _, images = pool(world.size.val, VAL_SEED)
+    pictures, images = pool(world.size.val, VAL_SEED)
     for name, task in TASKS.items():
         torch.manual_seed(0)
-        _, plain = predict(METHODS["zero-shot"].build(world.clip(), task).eval(), images)
+        values, plain = predict(METHODS["zero-shot"].build(world.clip(), task).eval(), images)
         adapted = NumClip(ModelConfig(CLIP), task, world.clip()).eval()
         numbers = {"mean": plain.mean(), "deviation": plain.std()}
         numbers |= {"low": plain.min(), "high": plain.max()}
+        numbers |= {"order": spearman(values, np.array([p.label(task) for p in pictures]))}
         numbers |= {"adapted": predict(adapted, images)[1].mean()}
         found[name] = {key: round(float(number), 2) for key, number in numbers.items()}
     return found
@@ -262,7 +264,8 @@ def _draw_features(features: Tensor) -> Draw:
 def train(model: NumClip, draw: Draw, labels: Tensor, run: Run, steps: int) -> None:
     """Train with AdamW and a cosine schedule; pictures are flipped at random both ways."""
     bins = torch.tensor([model.task.bin_of(label) for label in labels.tolist()])
-    optimizer = torch.optim.AdamW(parameter_groups(model, *run.rates), weight_decay=0.01)
+    groups = parameter_groups(model, *run.rates)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)  # 5 of 30 ms faster
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     loss_of, order = METHODS[run.method].loss, torch.empty(0, dtype=torch.int64)
     model.train()

@@ -139,15 +139,15 @@ def test_random_words_replace_the_phrases_and_keep_the_context(world: World) -> 
     )
     assert torch.equal(words.context_embeds, random.context_embeds)
     assert random.num_tokens == [2] * 5
-    assert random.rank_embeds.std() == pytest.approx(0.02, rel=0.2)
+    assert float(random.rank_embeds.detach().std()) == pytest.approx(0.02, rel=0.2)
 
 
 def test_without_an_l1_loss_the_number_is_the_bins_expectation(world: World) -> None:
     model = METHODS["numclip-released-0"].build(world.clip(), COUNT).eval()
     values, logits = predict(model, pixels(draw_pictures(8, 0)))
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    # labels are whole: 1 to 3, 4 to 8, 9 to 16, 17 to 26, 27 to 40
-    np.testing.assert_allclose(values, shares @ [2, 6, 12.5, 21.5, 33.5], rtol=1e-5)
+    # the middles of 1 to 3, 4 to 8, 9 to 16, 17 to 26, and 27 to 41, which closes the last bin
+    np.testing.assert_allclose(values, shares @ [2, 6, 12.5, 21.5, 34], rtol=1e-5)
 
 
 def test_frozen_tower_is_not_trained_and_what_is_new_is(world: World) -> None:
@@ -199,16 +199,16 @@ def test_ridge_finds_a_line_in_the_features(world: World) -> None:
     assert np.abs(predict(model.eval(), features[0])[0] - labels.numpy()).mean() < 0.3
 
 
-def test_the_edge_of_the_grid_is_where_a_better_rate_may_lie_outside() -> None:
-    for shots in (4, FULL):
-        found = [at_edge(choice, shots) for choice in grid(shots)]
-        assert found == [True, False, True, False, False, True]
+def test_edge_of_the_grid_is_where_a_better_rate_may_lie_outside() -> None:
+    few, full = ([at_edge(rates, shots) for rates in grid(shots)] for shots in (4, FULL))
+    assert few == [True, False, True, False, True]
+    assert full == [True, False, True, False, False, True]
 
 
 def test_rates_are_chosen_by_the_mean_over_all_tuning_seeds() -> None:
     """A rate that is best with one seed and bad with the others is not chosen."""
     results = {}
-    for seed, errors in enumerate([(1, 9, 5, 9, 9, 9), (9, 9, 5, 9, 9, 9), (9, 9, 5, 9, 9, 2)]):
+    for seed, errors in enumerate([(1, 9, 5, 9, 9), (9, 9, 5, 9, 9), (9, 9, 5, 9, 2)]):
         for rates, error in zip(FEW, errors, strict=True):
             key = replace(RUN, seed=TUNING_SEED + seed, rates=rates).key
             results[key] = {"val_mae": error}
@@ -236,10 +236,10 @@ def test_interval_and_sign_test_are_the_textbooks() -> None:
 
 def test_questions_change_one_thing_at_a_time() -> None:
     asked = questions()
-    assert len({question[0] for question in asked}) == len(asked) == 12 + 8 + 7
+    assert len({question[0] for question in asked}) == len(asked) == 12 + 6 + 7
     for _, first, second in asked[:12]:
         assert first.split("-")[2] == second.split("-")[2]  # the weight of L1
-    for _, first, second in asked[12:20]:
+    for _, first, second in asked[12:18]:
         assert first.split("-")[:3] == second.split("-")[:3]  # losses and their weights
 
 
@@ -269,7 +269,7 @@ def test_cosines_are_those_of_features_of_unit_length(clip: torch.nn.Module) -> 
 
 def test_pretraining_lowers_the_loss_and_puts_the_logits_where_openais_are() -> None:
     torch.manual_seed(0)
-    clip, losses = pretrain(512, 8)
+    clip, losses = pretrain(256, 8)
     assert losses[-1] < losses[0]
     assert float(clip.logit_scale.exp()) == pytest.approx(SCALES[1])  # type: ignore[operator]
     found = levels(World(SMALL, clip.state_dict()))
@@ -316,9 +316,10 @@ def test_command_measures_goes_on_where_it_stopped_and_reports(
     path.write_text(json.dumps(report))
     second = CliRunner().invoke(ablation.main, command)
     assert second.exit_code == 0, second.output
-    assert second.output.count(" MAE ") == 1
+    assert second.output.count("/1  severity/1/numclip-released-1/0 ") == 1
+    assert "2/" not in second.output.split("**count**")[0]
     after = json.loads(path.read_text())["results"][lost]
-    assert after["mae"] == pytest.approx(before["mae"], abs=1e-3)  # the CLIP was trained anew
+    assert after["mae"] == pytest.approx(before["mae"], rel=0.02)  # the CLIP was trained anew
 
 
 @pytest.mark.parametrize(
