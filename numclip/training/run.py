@@ -144,13 +144,11 @@ def train(
         say(f"Warning: {warning}")
     # Labels take no time, torch and the weights seconds, images minutes: in this order.
     sets = read_sets(options.data, options.task)
-    labelled = [sample for name in ("train", "val") for sample in sets.samples.get(name, [])]
-    task, notes = with_whole_numbers(options.task, labelled)
+    learned = sets.samples["train"]
+    task, notes = with_whole_numbers(options.task, learned + sets.samples.get("val", []))
     options = replace(options, task=task)
-    assert options.regressor is not None
-    notes += unreachable(
-        task, options.regressor, (sample.label for sample in sets.samples["train"])
-    )
+    if options.head == "numclip":
+        notes += unreachable(task, options.regressor, (sample.label for sample in learned))
     require("train", "torch")
     model = initial_model(options)
     preprocessing = options.preprocessing.of(model.config.clip)
@@ -218,9 +216,9 @@ def train(
         checkpoint, line = calibrate(
             Checkpoint(model, preprocessing, best, str(val_source), place, table),
             _still_readable(parts.kept or parts.choosing, options.data, "validation"),
-            tuning=_still_readable(parts.choosing, options.data, "validation")
-            if parts.kept
-            else (),
+            tuning=_still_readable(
+                parts.choosing if parts.kept else [], options.data, "validation"
+            ),
             batch_size=config.batch_size,
             workers=config.workers,
         )
