@@ -210,15 +210,14 @@ def train(
             )
         if not first_process:
             return None
+        tuning = parts.choosing if parts.kept else []
         root = options.data.root if options.data.val else None
         place = None if root is None else str(root)
         table = options.data.table if options.data.val else PLAIN_TABLE
         checkpoint, line = calibrate(
             Checkpoint(model, preprocessing, best, str(val_source), place, table),
             _still_readable(parts.kept or parts.choosing, options.data, "validation"),
-            tuning=_still_readable(
-                parts.choosing if parts.kept else [], options.data, "validation"
-            ),
+            tuning=_still_readable(tuning, options.data, "validation"),
             batch_size=config.batch_size,
             workers=config.workers,
         )
