@@ -147,13 +147,11 @@ def train(
         say(f"Warning: {warning}")
     # Labels take no time, torch and the weights seconds, images minutes: in this order.
     sets = read_sets(options.data, options.task)
-    labelled = [sample for name in ("train", "val") for sample in sets.samples.get(name, [])]
-    task, notes = with_whole_numbers(options.task, labelled)
+    learned = sets.samples["train"]
+    task, notes = with_whole_numbers(options.task, learned + sets.samples.get("val", []))
     options = replace(options, task=task)
-    assert options.regressor is not None
-    notes += unreachable(
-        task, options.regressor, (sample.label for sample in sets.samples["train"])
-    )
+    if options.head == "numclip":
+        notes += unreachable(task, options.regressor, (sample.label for sample in learned))
     require("train", "torch")
     model = initial_model(options)
     preprocessing = options.preprocessing.of(model.config.clip)
@@ -215,15 +213,14 @@ def train(
             )
         if not first_process:
             return None
+        tuning = parts.choosing if parts.kept else []
         root = options.data.root if options.data.val else None
         place = None if root is None else str(root)
         table = options.data.table if options.data.val else PLAIN_TABLE
         checkpoint, line = calibrate(
             Checkpoint(model, preprocessing, best, str(val_source), place, table),
             _still_readable(parts.kept or parts.choosing, options.data, "validation"),
-            tuning=_still_readable(parts.choosing, options.data, "validation")
-            if parts.kept
-            else (),
+            tuning=_still_readable(tuning, options.data, "validation"),
             batch_size=config.batch_size,
             workers=config.workers,
         )
