@@ -143,9 +143,8 @@ def train(
     task, notes = with_whole_numbers(options.task, labelled)
     options = replace(options, task=task)
     assert options.regressor is not None
-    notes += unreachable(
-        task, options.regressor, (sample.label for sample in sets.samples["train"])
-    )
+    labels = (sample.label for sample in sets.samples["train"])
+    notes += unreachable(task, options.regressor, labels) if options.head == "numclip" else ()
     require("train", "torch")
     model = initial_model(options)
     preprocessing = options.preprocessing.of(model.config.clip)
