@@ -44,6 +44,11 @@ MODEL_OPTIONS = add(
         backbone="open_clip architecture or config (.json), or timm/NAME.",
         pretrained="open_clip tag or weights file.  [default: random weights]",
     ),
+    options_of(
+        TrainOptions,
+        features="Of timm/NAME: the last level, pooled, or mean and spread of every level.",
+        image_size=(COUNT, "Side, pixels, for timm/NAME.  [default: timm's record]"),
+    ),
     QUICK_GELU_OPTION,
     options_of(
         TrainOptions,
@@ -182,7 +187,7 @@ def main(**given: Any) -> None:
 def train_options(given: Mapping[str, Any]) -> TrainOptions:
     """Return what the options of the command say; those of training change the recipe's."""
     training = recipe_of(
-        given["recipe"], given["pretrained"], given["head"], given["tune"]
+        given["recipe"], given["pretrained"], given["backbone"], given["head"], given["tune"]
     ).training
     if given["regression_weight"] is not None:  # in label units, unless another is given as well
         training = replace(training, regression_unit="label")

@@ -22,6 +22,7 @@ HeadKind = Literal["numclip", "distribution", "probe"]
 Vectors = Literal["words", "prototypes"]
 Tune = Literal["all", "projector", "lora", "none"]  # what is trained of an image tower
 PrototypeStart = Literal["text", "random"]
+Features = Literal["last", "levels"]  # of a tower of timm
 
 
 @dataclass(frozen=True)

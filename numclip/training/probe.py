@@ -38,6 +38,7 @@ class Ridge:
     intercept: float  # label units
     penalty: float  # per image, chosen by leave-one-out
     errors: Tensor  # (N,) float64 leave-one-out errors, label - prediction
+    groups: int = 0  # that were left out one by one; 0: images were
 
     @property
     def mae(self) -> float:
@@ -49,18 +50,26 @@ class Ridge:
         return features.double() @ self.weight + self.intercept
 
 
-def ridge(features: Tensor, labels: Tensor, penalties: Sequence[float] = PENALTIES) -> Ridge:
+def ridge(
+    features: Tensor,
+    labels: Tensor,
+    penalties: Sequence[float] = PENALTIES,
+    groups: Sequence[str] = (),
+) -> Ridge:
     """Fit a ridge regression; the penalty has the smallest mean squared leave-one-out error.
 
     Features are centred and divided by their standard deviations. With the hat matrix H of the
-    centred fit, the prediction for image i by a fit without it is off by
-    e_i = (y_i - yhat_i) / (1 - 1/N - H_ii): exact, for a penalty N a and standard deviations of all
-    images. One eigendecomposition serves all penalties.
+    centred fit, a fit without the images g is off on them by
+    e_g = (I - 1/N - H_gg)^-1 (y_g - yhat_g): exact, for a penalty N a and standard deviations of
+    all images. One eigendecomposition serves all penalties.
 
     Args:
         features: (N, D) float.
         labels: (N,) label units.
         penalties: Tried, per image.
+        groups: (N,) names: whole groups are left out. Photos of one person or plant are so alike
+            that an image left out alone would ask for hardly any penalty. Empty, or where there is
+            one group or an image without: single images.
 
     Source:
         Allen's PRESS statistic; Golub, Heath and Wahba, "Generalized cross-validation as a method
@@ -79,12 +88,12 @@ def ridge(features: Tensor, labels: Tensor, penalties: Sequence[float] = PENALTI
         eigenvalues, vectors = torch.linalg.eigh(x @ x.T)  # (N,), (N, N)
         rotated = vectors * eigenvalues.clamp_min(0).sqrt()
     eigenvalues = eigenvalues.clamp_min(0)
-    along, squares = rotated.T @ y, rotated.square()  # (r,), (N, r)
+    along = rotated.T @ y  # (r,)
+    parts = _rows_of(groups)
     best: tuple[float, float, Tensor] | None = None
     for penalty in penalties:
         shrunk = 1 / (eigenvalues + penalty * count)
-        left = 1 - 1 / count - squares @ shrunk
-        errors = (y - rotated @ (along * shrunk)) / left.clamp_min(1e-9)
+        errors = _left_out_errors(rotated, shrunk, y - rotated @ (along * shrunk), parts)
         loss = float(errors.square().mean())
         if best is None or loss < best[0]:
             best = (loss, penalty, errors)
@@ -96,7 +105,38 @@ def ridge(features: Tensor, labels: Tensor, penalties: Sequence[float] = PENALTI
     else:
         weight = x.T @ (vectors @ ((vectors.T @ y) * shrunk))
     weight = weight / scale
-    return Ridge(weight, float(centre - mean @ weight), penalty, errors)
+    return Ridge(weight, float(centre - mean @ weight), penalty, errors, len(parts))
+
+
+def _rows_of(groups: Sequence[str]) -> list[Tensor]:
+    """Return the rows of each group; none where single images are to be left out."""
+    names = set(groups)
+    if len(names) < 2 or "" in names:
+        return []
+    return [torch.tensor([i for i, g in enumerate(groups) if g == name]) for name in sorted(names)]
+
+
+def _left_out_errors(
+    rotated: Tensor, shrunk: Tensor, residuals: Tensor, parts: Sequence[Tensor]
+) -> Tensor:
+    """Return the errors (N,) of fits without the image itself, or without its part.
+
+    Args:
+        rotated: (N, r) features along the eigenvectors.
+        shrunk: (r,) 1 / (eigenvalue + penalty).
+        residuals: (N,) of the fit on all images.
+        parts: Rows that are left out together.
+    """
+    count = len(residuals)
+    if not parts:
+        left = 1 - 1 / count - rotated.square() @ shrunk
+        return residuals / left.clamp_min(1e-9)
+    errors = torch.empty_like(residuals)
+    for rows in parts:
+        part = rotated[rows]
+        left = torch.eye(len(rows), dtype=part.dtype) - 1 / count - (part * shrunk) @ part.T
+        errors[rows] = torch.linalg.solve(left, residuals[rows])
+    return errors
 
 
 def logistic_spread(errors: Tensor, task: Task) -> float:
@@ -127,11 +167,12 @@ class ProbeFit:
             ImageError: if an image cannot be read.
         """
         step = max(1, math.ceil(len(self.train) / MAX_IMAGES))
-        return ridge(*self._features(self.train[::step]))
+        features, labels, groups = self._features(self.train[::step])
+        return ridge(features, labels, groups=groups)
 
     def mae(self) -> float:
         """Return the validation MAE, label units: what a fine-tuning of the tower has to beat."""
-        features, labels = self._features(self.val)
+        features, labels, _ = self._features(self.val)
         edges = self.model.task.bin_edges
         predicted = self.ridge.predict(features).clamp(edges[0], edges[-1])
         return float((predicted - labels).abs().mean())
@@ -143,8 +184,8 @@ class ProbeFit:
         head.set_line(fit.weight, fit.intercept, logistic_spread(fit.errors, task))
         mae = f"{task.number(fit.mae, 3)} {visible(task.unit)}".rstrip()
         return (
-            f"linear probe: leave-one-out MAE {mae} on {len(fit.errors):,} training images, "
-            f"penalty {fit.penalty:.2g}"
+            f"linear probe: leave-one-{'group-' if fit.groups else ''}out MAE {mae} on "
+            f"{len(fit.errors):,} training images, penalty {fit.penalty:.2g}"
         )
 
     def metrics(self) -> dict[str, float]:
@@ -159,8 +200,8 @@ class ProbeFit:
         )
 
     @torch.no_grad()
-    def _features(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        """Return features (N, D) float32 and labels (N,) without offset, on the CPU."""
+    def _features(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str]]:
+        """Return features (N, D) float32, labels (N,) without offset and groups, on the CPU."""
         task, tower = self.model.task, self.model.image_encoder
         broken: Broken = "mark" if self.skip_broken else "raise"
         data = ImageDataset(samples, task, evaluation_transform(self.preprocessing), broken=broken)
@@ -175,4 +216,5 @@ class ProbeFit:
                 labels.append(label)
         tower.train(training).to(home)
         kept = ~torch.cat(labels).isnan()
-        return torch.cat(features)[kept], torch.cat(labels)[kept] - task.label_offset
+        groups = [sample.group for sample, k in zip(samples, kept.tolist(), strict=True) if k]
+        return torch.cat(features)[kept], torch.cat(labels)[kept] - task.label_offset, groups

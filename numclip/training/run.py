@@ -17,6 +17,7 @@ from numclip.data.subsets import ValidationParts, calibration_split
 from numclip.model.model_config import (
     DEFAULT_BACKBONE,
     PLAIN,
+    Features,
     HeadKind,
     ModelConfig,
     PromptConfig,
@@ -54,6 +55,8 @@ class TrainOptions:
     backbone: str = DEFAULT_BACKBONE  # open_clip architecture or configuration file (.json)
     pretrained: str | None = None  # open_clip tag or weights file; None: random weights
     quick_gelu: bool | None = None  # None: the backbone's
+    features: Features = "last"  # of a tower of timm: its own, or those of all its levels
+    image_size: int | None = None  # side, pixels, of a tower of timm; None: timm's record
     recipe: RecipeName = "auto"  # auto: "finetune" with `pretrained`, "scratch" without
     training: TrainConfig | None = None  # how to train; None: as the recipe says
     regressor: RegressorForm | None = None  # None: the recipe's
@@ -73,9 +76,14 @@ class TrainOptions:
     loggers: tuple[LoggerName, ...] = ()  # log to these as well
     tensorboard: bool = False  # the same as "tensorboard" among `loggers`
 
+    def __post_init__(self) -> None:
+        for name in ("output", "run_dir"):
+            if isinstance(place := getattr(self, name), str):  # from a notebook, say
+                object.__setattr__(self, name, Path(place))
+
     def resolved(self) -> TrainOptions:
         """Return the options with what the recipe sets in place of None."""
-        recipe = recipe_of(self.recipe, self.pretrained, self.head)
+        recipe = recipe_of(self.recipe, self.pretrained, self.backbone, self.head)
         offset = self.label_offset
         return replace(
             self,
@@ -134,7 +142,7 @@ def train(
         check_run_folder(run_dir, resume=options.resume, restart=options.restart)
     loggers = (*options.loggers, *(("tensorboard",) if options.tensorboard else ()))
     check_start(options.backbone, options.pretrained, config, loggers)
-    warning = random_start_warning(options.backbone, options.pretrained)
+    warning = random_start_warning(options.backbone, options.pretrained, options.recipe)
     if first_process and warning:
         say(f"Warning: {warning}")
     # Labels take no time, torch and the weights seconds, images minutes: in this order.
@@ -269,7 +277,12 @@ def initial_model(options: TrainOptions) -> NumClip:
     seed_everything(options.training.seed)
     words = options.vectors == "words" and options.head != "probe"
     clip, clip_config = load_backbone(
-        options.backbone, options.pretrained, quick_gelu=options.quick_gelu, words=words
+        options.backbone,
+        options.pretrained,
+        quick_gelu=options.quick_gelu,
+        words=words,
+        levels=options.features == "levels",
+        image_size=options.image_size,
     )
     if options.pretrained and options.backbone.startswith(TIMM):
         say_other_statistics(options.backbone.removeprefix(TIMM), options.preprocessing.normalize)

@@ -61,6 +61,29 @@ def test_leave_one_out_equals_leaving_one_out(count: int, width: int) -> None:
     assert ridge(features, labels, list(means)).penalty == min(means, key=means.__getitem__)
 
 
+@pytest.mark.parametrize(("count", "width"), [(30, 4), (12, 40)])
+def test_with_groups_the_penalty_is_the_one_for_new_groups(count: int, width: int) -> None:
+    features, labels = made(count, width)
+    x, y = features.numpy(), labels.numpy()
+    groups = [f"g{i % 4}" for i in range(count)]
+    means = {}
+    for penalty in PENALTIES[8:33:6]:
+        errors = np.empty(count)
+        for name in set(groups):
+            out = np.array([group == name for group in groups])
+            weight, intercept = by_normal_equations(x[~out], y[~out], x.std(0), penalty * count)
+            errors[out] = y[out] - x[out] @ weight - intercept
+        found = ridge(features, labels, [penalty], groups)
+        np.testing.assert_allclose(found.errors, errors, rtol=1e-6, atol=1e-8)
+        assert found.groups == 4
+        means[penalty] = float(np.square(errors).mean())
+    best = min(means, key=means.__getitem__)
+    assert ridge(features, labels, list(means), groups).penalty == best
+    single = ridge(features, labels)
+    for none in (["a"] * count, ["", *["b"] * (count - 1)], []):
+        torch.testing.assert_close(ridge(features, labels, groups=none).errors, single.errors)
+
+
 def test_unit_and_scale_of_features_do_not_matter() -> None:
     features, labels = made(40, 6)
     first, second = ridge(features, labels), ridge(features * 1e-4 + 7, labels * 1000)
