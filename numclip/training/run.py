@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from numclip.data.checks import broken_images, with_whole_numbers, without_broken
+from numclip.data.checks import with_whole_numbers
 from numclip.data.columns import PLAIN_TABLE
-from numclip.data.prepare import DataConfig, data_report, prepare_data, read_sets
-from numclip.data.samples import Sample, write_csv
+from numclip.data.prepare import DataConfig, data_report, prepare_data, read_sets, still_readable
+from numclip.data.samples import write_csv
 from numclip.data.subsets import ValidationParts, calibration_split
 from numclip.model.model_config import (
     DEFAULT_BACKBONE,
@@ -30,7 +30,7 @@ from numclip.tasks import unreachable
 from numclip.training.config import TrainConfig
 from numclip.training.loggers import LoggerName
 from numclip.training.recipes import RecipeName, recipe_of
-from numclip.training.run_folder import check_run_folder, finish, save_run_file, unfinished
+from numclip.training.run_folder import check_run_folder, finish, save_run_file, what_is_kept
 from numclip.training.start import check_start, random_start_warning
 from numclip_runtime import Task, UsageError
 from numclip_runtime.console import say, show
@@ -150,6 +150,7 @@ def train(
     learned = sets.samples["train"]
     task, notes = with_whole_numbers(options.task, learned + sets.samples.get("val", []))
     options = replace(options, task=task)
+    assert options.regressor is not None
     if options.head == "numclip":
         notes += unreachable(task, options.regressor, (sample.label for sample in learned))
     require("train", "torch")
@@ -219,8 +220,8 @@ def train(
         table = options.data.table if options.data.val else PLAIN_TABLE
         checkpoint, line = calibrate(
             Checkpoint(model, preprocessing, best, str(val_source), place, table),
-            _still_readable(parts.kept or parts.choosing, options.data, "validation"),
-            tuning=_still_readable(tuning, options.data, "validation"),
+            still_readable(parts.kept or parts.choosing, options.data, "validation"),
+            tuning=still_readable(tuning, options.data, "validation"),
             batch_size=config.batch_size,
             workers=config.workers,
         )
@@ -230,28 +231,14 @@ def train(
         signum = stop_requests()[0] or (isinstance(error, KeyboardInterrupt) and signal.SIGINT)
         if not signum:
             raise
-        raise Stopped(signum, _what_is_kept(run_dir) if first_process else "") from None
+        raise Stopped(signum, what_is_kept(run_dir) if first_process else "") from None
     finish(run_dir)
     test = None
     if data.test:
-        samples = _still_readable(data.test, options.data, "test")
+        samples = still_readable(data.test, options.data, "test")
         found = predictions_of_checkpoint(checkpoint, samples, batch_size=config.batch_size)
         test = validation_metrics(found)
     return TrainResult(checkpoint, line, test)
-
-
-def _still_readable(samples: list[Sample], config: DataConfig, name: str) -> list[Sample]:
-    """Return the samples that can be read; with --skip-broken, some may have broken meanwhile."""
-    if not config.skip_broken:
-        return samples
-    broken = broken_images([sample.image for sample in samples], "decode")
-    return without_broken(samples, broken, skip=True, name=name)
-
-
-def _what_is_kept(run_dir: Path) -> str:
-    if unfinished(run_dir):
-        return f"the finished epochs are kept in {run_dir}; go on with --resume"
-    return "no epoch was finished, nothing is kept"
 
 
 def initial_model(options: TrainOptions) -> NumClip:
