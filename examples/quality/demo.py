@@ -120,7 +120,7 @@ def train_flags(data: Path, ckpt: Path, epochs: int) -> list[object]:
     return [
         *("--train", data / "train.csv", "--val", data / "val.csv", "--task", "quality"),
         *("--backbone", clip, "--resize", 64, "--regressor", "bounded", "-o", ckpt),
-        *("--epochs", epochs, "--optimizer", "adamw", "--weight-decay", 0.01),
+        *("--epochs", epochs, "--batch-size", 32, "--optimizer", "adamw", "--weight-decay", 0.01),
         *("--schedule", "cosine", "--warmup-steps", 50),
         *("--loss-mode", "corrected", "--regression-weight", 0.15),
         *(
@@ -128,7 +128,7 @@ def train_flags(data: Path, ckpt: Path, epochs: int) -> list[object]:
             for part in ("image", "context", "rank", "adapter", "regressor")
             for flag in (f"--lr-{part}", 1e-3)
         ),
-        *("--workers", 0),
+        *("--lr-text", 0, "--workers", 0),
     ]
 
 

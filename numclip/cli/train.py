@@ -187,7 +187,7 @@ def main(**given: Any) -> None:
 def train_options(given: Mapping[str, Any]) -> TrainOptions:
     """Return what the options of the command say; those of training change the recipe's."""
     training = recipe_of(
-        given["recipe"], given["pretrained"], given["head"], given["tune"]
+        given["recipe"], given["pretrained"], given["backbone"], given["head"], given["tune"]
     ).training
     if given["regression_weight"] is not None:  # in label units, unless another is given as well
         training = replace(training, regression_unit="label")

@@ -46,6 +46,9 @@ class DataConfig(TableOptions):
     seed: int = 0  # of the split and of subsampling
 
     def __post_init__(self) -> None:
+        for name in ("train", "val", "test", "root"):
+            if isinstance(place := getattr(self, name), str):  # from a notebook, say
+                object.__setattr__(self, name, Path(place))
         if (self.val is None) == (self.val_share is None):
             raise UsageError(
                 "give either --val with images of other people, photos or places, "

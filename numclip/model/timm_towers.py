@@ -151,5 +151,7 @@ def timm_trunk_state(
     found = (record and record.classifier) or ()
     classifiers = (found,) if isinstance(found, str) else tuple(found)
     kept = {k: v for k, v in bare.items() if k.rpartition(".")[0] not in classifiers or k in trunk}
-    others = {key: value for key, value in own.items() if not key.startswith(TRUNK)}
+    # Counters of batches are of use to no one, and lack in converted files
+    spared = (key for key in own if not key.startswith(TRUNK) or key.endswith("_batches_tracked"))
+    others = {key: own[key] for key in spared}
     return others | {TRUNK + key: value for key, value in kept.items()}

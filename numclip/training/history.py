@@ -8,7 +8,7 @@ from pathlib import Path
 
 from numclip_runtime import Task
 from numclip_runtime.console import visible
-from numclip_runtime.errors import MissingDependencyError, require
+from numclip_runtime.errors import first_line, require
 from numclip_runtime.files import atomic_path, atomic_text
 
 Epoch = dict[str, float]  # "epoch" from 1 on, "loss", "l1" and other losses, "val_mae" ...
@@ -82,9 +82,9 @@ def save_history(
         rows.writerows({**row, "epoch": int(row["epoch"]), **beside} for row in history)
     try:
         require("plot", "matplotlib")
-    except MissingDependencyError as error:
-        return f"{folder / 'results.png'} is not drawn: {error}"
-    _draw(folder / "results.png", history, baselines, task)
+        _draw(folder / "results.png", history, baselines, task)
+    except Exception as error:  # whatever it is, the picture is not worth the training
+        return f"{folder / 'results.png'} is not drawn: {first_line(error)}"
     return None
 
 

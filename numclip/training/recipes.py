@@ -21,7 +21,7 @@ class Recipe:
 
     training: TrainConfig
     regressor: RegressorForm = "released"
-    starts_pretrained: bool = True
+    starts_pretrained: bool = True  # its rates are for such a start
     # Label in files minus the model's number, by name of the preset that the recipe was made for
     # and that says otherwise. It replaces the task's own, it is not added to it.
     label_offsets: tuple[tuple[str, float], ...] = ()
@@ -33,8 +33,9 @@ class Recipe:
 
 _SCRATCH = TrainConfig(
     epochs=100,
+    batch_size=16,  # twice as many updates as with 32; own data are often few
     rates=LearningRates(
-        image=1e-3, text=1e-3, context=1e-3, rank=1e-3, adapter=1e-3, regressor=1e-3
+        image=2e-3, text=2e-3, context=2e-3, rank=2e-3, adapter=2e-3, regressor=2e-3
     ),
     optimizer="adamw",
     weight_decay=0.01,
@@ -44,6 +45,7 @@ _SCRATCH = TrainConfig(
     regression_weight=4.0,
     regression_unit="spread",
 )
+_LARGE = 3e-4  # rate of a named architecture from random weights: they are wide, and need less
 _FINETUNE = replace(
     _SCRATCH,
     epochs=30,
@@ -64,15 +66,18 @@ RECIPES: dict[RecipeName, Recipe] = {
 
 def recipe_of(
     name: RecipeName,
-    pretrained: str | None,
+    pretrained: str | None = None,
+    backbone: str = "network.json",
     head: HeadKind = "numclip",
     tune: Tune | None = None,
 ) -> Recipe:
-    """Return a recipe; "auto" is "finetune" where training starts from weights, else "scratch".
+    """Return a recipe.
 
     Args:
-        name: Of the recipe.
-        pretrained: Weights that training starts from, if any.
+        name: "auto" is "finetune" where training starts from weights, else "scratch".
+        pretrained: open_clip tag or weights file; None: random weights.
+        backbone: Configuration file of a network of one's own, taken for small, or the name of an
+            architecture, taken for large: "scratch" then has a lower rate.
         head: A probe is not tuned, unless `tune` says so: it is fitted in closed form.
         tune: What the user wants trained of the image tower; None: the recipe's.
     """
@@ -80,7 +85,10 @@ def recipe_of(
         name = "finetune" if pretrained else "scratch"
     recipe = RECIPES[name]
     training = replace(recipe.training, tune=tune or ("none" if head == "probe" else "all"))
+    rates = training.rates
     if training.tune in ("lora", "projector") and name == "finetune":
-        rates = training.rates  # few numbers, which start at nothing or do one thing
+        # few numbers, which start at nothing or do one thing
         training = replace(training, rates=replace(rates, image=TUNING_GAIN * rates.image))
+    if name == "scratch" and not backbone.endswith(".json"):
+        training = replace(training, rates=rates.scaled(_LARGE))
     return replace(recipe, training=training)

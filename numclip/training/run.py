@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from numclip.data.checks import broken_images, with_whole_numbers, without_broken
+from numclip.data.checks import still_readable, with_whole_numbers
 from numclip.data.columns import PLAIN_TABLE
 from numclip.data.prepare import DataConfig, data_report, prepare_data, read_sets
-from numclip.data.samples import Sample, write_csv
+from numclip.data.samples import write_csv
 from numclip.data.subsets import ValidationParts, calibration_split
 from numclip.model.model_config import (
     DEFAULT_BACKBONE,
@@ -30,7 +30,7 @@ from numclip.tasks import unreachable
 from numclip.training.config import TrainConfig
 from numclip.training.loggers import LoggerName
 from numclip.training.recipes import RecipeName, recipe_of
-from numclip.training.run_folder import check_run_folder, finish, save_run_file, unfinished
+from numclip.training.run_folder import check_run_folder, finish, save_run_file, what_is_kept
 from numclip.training.start import check_start, random_start_warning
 from numclip_runtime import Task, UsageError
 from numclip_runtime.console import say, show
@@ -76,9 +76,14 @@ class TrainOptions:
     loggers: tuple[LoggerName, ...] = ()  # log to these as well
     tensorboard: bool = False  # the same as "tensorboard" among `loggers`
 
+    def __post_init__(self) -> None:
+        for name in ("output", "run_dir"):
+            if isinstance(place := getattr(self, name), str):  # from a notebook, say
+                object.__setattr__(self, name, Path(place))
+
     def resolved(self) -> TrainOptions:
         """Return the options with what the recipe sets in place of None."""
-        recipe = recipe_of(self.recipe, self.pretrained, self.head)
+        recipe = recipe_of(self.recipe, self.pretrained, self.backbone, self.head)
         offset = self.label_offset
         return replace(
             self,
@@ -137,7 +142,7 @@ def train(
         check_run_folder(run_dir, resume=options.resume, restart=options.restart)
     loggers = (*options.loggers, *(("tensorboard",) if options.tensorboard else ()))
     check_start(options.backbone, options.pretrained, config, loggers)
-    warning = random_start_warning(options.backbone, options.pretrained)
+    warning = random_start_warning(options.backbone, options.pretrained, options.recipe)
     if first_process and warning:
         say(f"Warning: {warning}")
     # Labels take no time, torch and the weights seconds, images minutes: in this order.
@@ -215,8 +220,10 @@ def train(
         table = options.data.table if options.data.val else PLAIN_TABLE
         checkpoint, line = calibrate(
             Checkpoint(model, preprocessing, best, str(val_source), place, table),
-            _still_readable(parts.kept or parts.choosing, options.data, "validation"),
-            tuning=_still_readable(parts.choosing, options.data, "validation")
+            still_readable(
+                parts.kept or parts.choosing, "validation", skip=options.data.skip_broken
+            ),
+            tuning=still_readable(parts.choosing, "validation", skip=options.data.skip_broken)
             if parts.kept
             else (),
             batch_size=config.batch_size,
@@ -228,28 +235,14 @@ def train(
         signum = stop_requests()[0] or (isinstance(error, KeyboardInterrupt) and signal.SIGINT)
         if not signum:
             raise
-        raise Stopped(signum, _what_is_kept(run_dir) if first_process else "") from None
+        raise Stopped(signum, what_is_kept(run_dir) if first_process else "") from None
     finish(run_dir)
     test = None
     if data.test:
-        samples = _still_readable(data.test, options.data, "test")
+        samples = still_readable(data.test, "test", skip=options.data.skip_broken)
         found = predictions_of_checkpoint(checkpoint, samples, batch_size=config.batch_size)
         test = validation_metrics(found)
     return TrainResult(checkpoint, line, test)
-
-
-def _still_readable(samples: list[Sample], config: DataConfig, name: str) -> list[Sample]:
-    """Return the samples that can be read; with --skip-broken, some may have broken meanwhile."""
-    if not config.skip_broken:
-        return samples
-    broken = broken_images([sample.image for sample in samples], "decode")
-    return without_broken(samples, broken, skip=True, name=name)
-
-
-def _what_is_kept(run_dir: Path) -> str:
-    if unfinished(run_dir):
-        return f"the finished epochs are kept in {run_dir}; go on with --resume"
-    return "no epoch was finished, nothing is kept"
 
 
 def initial_model(options: TrainOptions) -> NumClip:

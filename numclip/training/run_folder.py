@@ -23,6 +23,13 @@ def finish(run_dir: Path) -> None:
         (run_dir / name).unlink(missing_ok=True)
 
 
+def what_is_kept(run_dir: Path) -> str:
+    """Return what a stopped run leaves, for people."""
+    if unfinished(run_dir):
+        return f"the finished epochs are kept in {run_dir}; go on with --resume"
+    return "no epoch was finished, nothing is kept"
+
+
 def check_run_folder(run_dir: Path, *, resume: bool, restart: bool) -> None:
     """Refuse to overwrite an unfinished run by accident, or to resume a missing one.
 

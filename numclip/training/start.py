@@ -9,6 +9,7 @@ from pathlib import Path
 from numclip.model.architectures import check_backbone, check_pretrained
 from numclip.training.config import TrainConfig
 from numclip.training.loggers import LoggerName, check_loggers
+from numclip.training.recipes import RecipeName, recipe_of
 from numclip_runtime import UsageError
 from numclip_runtime.cuda.probe import probe_cuda
 from numclip_runtime.errors import import_extra
@@ -43,18 +44,24 @@ def _has_gpu() -> bool:
     return bool(torch.cuda.is_available() or (apple and torch.backends.mps.is_available()))
 
 
-def random_start_warning(backbone: str, pretrained: str | None) -> str | None:
-    """Return a warning where a large backbone would start from random weights by accident.
+def random_start_warning(backbone: str, pretrained: str | None, recipe: RecipeName) -> str | None:
+    """Return a warning where training would start from random weights by accident.
 
     A configuration file (.json) is a choice of the user's: small, and made to learn from nothing.
     """
-    if pretrained or backbone.endswith(".json"):
+    if pretrained:
         return None
-    weights = (
-        "a file of weights" if backbone.startswith("timm/") else "openai, or a file of weights"
-    )
-    return (
-        f"{backbone} starts from random weights, and needs very many images and a GPU to learn "
-        f"from nothing. Give --pretrained (such as {weights}), or a small network of your own with "
-        "--backbone network.json."
-    )
+    if not backbone.endswith(".json"):
+        timm = backbone.startswith("timm/")
+        weights = "a file of weights" if timm else "openai, or a file of weights"
+        return (
+            f"{backbone} starts from random weights, and needs very many images and a GPU to learn "
+            f"from nothing. Give --pretrained (such as {weights}), or a small network of your own "
+            "with --backbone network.json."
+        )
+    if recipe_of(recipe).starts_pretrained:
+        return (
+            f"the recipe {recipe} is for pretrained weights: its learning rates are too low for "
+            "random ones. Give --pretrained, or --recipe scratch."
+        )
+    return None

@@ -10,8 +10,8 @@ from PIL import Image
 
 from benchmarks import real
 from benchmarks.bench.realsets.image_sets import SETS, read_set, whole_numbers
-from benchmarks.bench.realsets.methods import spearman
 from benchmarks.bench.realsets.ordinal_rivals import coral_loss, corn_loss, rank_probs
+from benchmarks.bench.realsets.real_measures import spearman
 from benchmarks.bench.realsets.real_report import best_reference
 from numclip_runtime.errors import UsageError
 

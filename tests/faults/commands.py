@@ -44,6 +44,7 @@ def _prepare_train(folder: Path) -> None:
     (folder / "backbone.json").write_text(json.dumps(TOWERS["vit"]), "utf-8")
     lines = (f"{key} = {json.dumps(value)}" for key, value in TASK.to_dict().items())
     (folder / "task.toml").write_text("\n".join(lines), "utf-8")
+    (folder / "given.toml").write_text("workers = 0\n", "utf-8")
 
 
 def _prepare_export(folder: Path) -> None:
@@ -104,7 +105,9 @@ COMMANDS = {
     ),
     "train-safetensors": Command(
         "train",
-        tuple(f"{TRAIN} --batch-size 4 --workers 0 -o out.safetensors --run-dir logs".split()),
+        tuple(
+            f"{TRAIN} --batch-size 4 --config given.toml -o out.safetensors --run-dir logs".split()
+        ),
         ("out.safetensors", "logs/"),
         _prepare_train,
     ),

@@ -75,7 +75,11 @@ SPOTS: dict[str, tuple[Spot, ...]] = {
         *_writing(".out."),
         Spot("mkdir", "out.run", MOVE, "out.run"),
     ),
-    "train-safetensors": (*_writing("out.", "out.safetensors"), *_writing("logs", "logs")),
+    "train-safetensors": (
+        *_writing("out.", "out.safetensors"),
+        *_writing("logs", "logs"),
+        *_reading("given.toml", "given.toml"),
+    ),
     "eval": (
         *_reading("val.csv", "val.csv"),
         *_reading("photos/"),

@@ -88,6 +88,13 @@ def test_without_matplotlib_a_sentence(tmp_path: Path, monkeypatch: pytest.Monke
     assert [file.name for file in tmp_path.iterdir()] == ["results.csv"]
 
 
+def test_a_picture_that_fails_does_not_take_the_training_with_it(tmp_path: Path) -> None:
+    (tmp_path / "results.png").mkdir()
+    note = save_history(tmp_path, epochs((9, 9.9)), CONSTANT, TASK)
+    assert note is not None
+    assert note.startswith(f"{tmp_path / 'results.png'} is not drawn: ")
+
+
 def trainer(epoch: int, **metrics: float) -> Any:
     return SimpleNamespace(
         callback_metrics=metrics,

@@ -105,6 +105,17 @@ def test_label_offset(recipe: RecipeName, task: Task, given: float | None, offse
     assert once.task.label_offset == once.resolved().task.label_offset == offset
 
 
+def test_a_large_backbone_starts_from_nothing_at_a_lower_rate() -> None:
+    small, large = (recipe_of("scratch", None, name).training for name in ("a.json", "ViT-B-16"))
+    assert large.rates.image < small.rates.image / 3
+    assert replace(large, rates=small.rates) == small
+    data = DataConfig(Path("a.csv"), val=Path("b.csv"))
+    assert TrainOptions(TASK, data).resolved().training == large
+    assert TrainOptions(TASK, data, backbone="a.json").resolved().training == small
+    tuned = TrainOptions(TASK, data, pretrained="openai", backbone="ViT-B-16").resolved().training
+    assert tuned == recipe_of("finetune", None, "a.json").training
+
+
 def test_one_rate_scales_all() -> None:
     rates = recipe_of("scratch", None).training.rates
     half = rates.scaled(rates.image / 2)
@@ -136,7 +147,7 @@ def command(*args: object) -> Result:
 def test_options_change_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[TrainOptions] = []
     monkeypatch.setattr("numclip.cli.train.train", lambda options, **_: seen.append(options))
-    base = recipe_of("scratch", None).training
+    base = recipe_of("scratch").training
     for args in (
         ("--epochs", 7),
         ("--lr", 1e-4, "--lr-rank", 0.5),
@@ -144,7 +155,7 @@ def test_options_change_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--regression-weight", 0.1),
         ("--recipe", "finetune", "--seed", 3),
     ):
-        assert command("--task", "age", *args).exit_code == 0
+        assert command("--task", "age", "--backbone", "x.json", *args).exit_code == 0
     assert seen[0].training == replace(base, epochs=7)
     assert seen[1].training == replace(base, rates=replace(base.rates.scaled(1e-4), rank=0.5))
     morph = recipe_of("morph", None).training

@@ -16,6 +16,7 @@ from numclip.cli.train import main
 from numclip.model.architectures import architectures, check_backbone, check_pretrained
 from numclip.model.backbone import build_clip, open_clip
 from numclip.training.config import TrainConfig
+from numclip.training.recipes import RecipeName
 from numclip.training.start import check_start, random_start_warning
 from numclip_runtime import UsageError
 from numclip_runtime.cuda.probe import CudaDriver
@@ -134,13 +135,22 @@ def test_what_exists_passes() -> None:
 
 
 def test_a_random_large_backbone_is_said() -> None:
-    assert random_start_warning("small.json", None) is None
-    assert random_start_warning("ViT-B-16", "openai") is None
-    warning = random_start_warning("ViT-B-16", None)
+    assert random_start_warning("small.json", None, "auto") is None
+    assert random_start_warning("small.json", None, "scratch") is None
+    assert random_start_warning("ViT-B-16", "openai", "auto") is None
+    warning = random_start_warning("ViT-B-16", None, "auto")
     assert warning is not None
     assert warning.startswith("ViT-B-16 starts from random weights")
     assert "--pretrained (such as openai, or a file of weights)" in warning
-    assert "openai" not in (random_start_warning("timm/mobilenetv2_100", None) or "openai")
+    assert "openai" not in (random_start_warning("timm/mobilenetv2_100", None, "auto") or "openai")
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "morph"])
+def test_a_recipe_for_pretrained_weights_is_said_to_be_one(recipe: RecipeName) -> None:
+    assert random_start_warning("small.json", "weights.pt", recipe) is None
+    warning = random_start_warning("small.json", None, recipe)
+    assert warning is not None
+    assert warning.startswith(f"the recipe {recipe} is for pretrained weights")
 
 
 def test_the_command_warns_of_a_random_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +160,14 @@ def test_the_command_warns_of_a_random_start(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr("numclip.training.run.initial_model", stop)
     assert command().stderr.startswith("Warning: ViT-B-16 starts from random weights, and needs ")
     assert command("--backbone", "tiny.json").stderr == "Error: stopped here.\n"
+
+
+def test_names_of_files_may_be_texts() -> None:
+    data = DataConfig("a.csv", val="b.csv", root="c")  # type: ignore[arg-type]
+    assert data == DataConfig(Path("a.csv"), val=Path("b.csv"), root=Path("c"))
+    task = load_task("age")
+    options = TrainOptions(task, data, output="d.pt", run_dir="e")  # type: ignore[arg-type]
+    assert options == TrainOptions(task, data, output=Path("d.pt"), run_dir=Path("e"))
 
 
 def test_training_from_python_passes_callbacks_through(

@@ -209,6 +209,16 @@ def test_members_are_read_by_threads_and_copies(tmp_path: Path) -> None:
         assert list(pool.map(TarMember.read, copies * 5)) == list(files.values()) * 5
 
 
+def test_an_archive_stays_open_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two threads that open it at once, the cache keeps one file; it may also lose both."""
+    from numclip.data import tar_index as module
+
+    monkeypatch.setattr(module, "_opened", module._opened.__wrapped__)
+    assert contents(write_tar(tmp_path / "a.tar", FILES)) == FILES
+
+
 @pytest.mark.parametrize("pread", [True, False])
 def test_with_and_without_pread(
     pread: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

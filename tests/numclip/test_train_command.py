@@ -69,6 +69,20 @@ def test_writes_a_checkpoint(data: Path) -> None:
     assert {row["epoch"] for row in rows} == {"0", "1"}
 
 
+def test_says_that_nothing_was_learnt(data: Path) -> None:
+    result = train("--lr", 1e-9)
+    assert result.exit_code == 0
+    lines = [line for line in result.stdout.splitlines() if line.startswith("epoch")]
+    assert [" (constant 9.000)  bin accuracy" in line for line in lines] == [True, True]
+    assert "Warning: the model is no better than a constant: its validation MAE is" in result.stderr
+    assert sorted(path.name for path in Path("checkpoint.run").iterdir()) == [
+        "logs",
+        "results.csv",
+        "results.png",
+        "run.toml",
+    ]
+
+
 def test_seed_repeats_the_weights(data: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert train("-o", f"{name}.pt", "--seed", seed).exit_code == 0

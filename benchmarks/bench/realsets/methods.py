@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.bench.realsets.image_sets import SETS, RealSet, whole_numbers
+from benchmarks.bench.realsets.real_measures import measures, rounded
 from numclip_runtime import Preprocessing
-from numclip_runtime.calibration import DEFAULT_COVERAGE
 
 if TYPE_CHECKING:
     from numclip.evaluation.predictions import Predictions
@@ -251,32 +250,6 @@ def _rival(run: RealRun, setting: Setting, folder: Path, output: Path) -> Predic
     return Predictions(task, calibration, labels["test"], values, bin_probs)
 
 
-def measures(found: Predictions, groups: list[str]) -> dict[str, Any]:
-    """Return MAE, RMSE, Spearman's correlation; coverage and width of the 90 % intervals.
-
-    Args:
-        found: Predictions of N images.
-        groups: Their groups.
-    """
-    error = found.values - found.labels
-    result: dict[str, Any] = {
-        "mae": _rounded(np.abs(error)),
-        "rmse": round(float(np.sqrt(np.square(error).mean())), 4),
-        "spearman": round(spearman(found.values, found.labels), 4),
-    }
-    if found.calibration is None or DEFAULT_COVERAGE not in found.calibration.coverages:
-        return result
-    ends = found.intervals(DEFAULT_COVERAGE)
-    inside = (ends[:, 0] <= found.labels) & (found.labels <= ends[:, 1])
-    names = np.array(groups)
-    by_group = {name: _rounded(inside[names == name]) for name in sorted(set(groups))}
-    return result | {
-        "coverage": _rounded(inside),
-        "coverage_by_group": by_group,
-        "interval_width": _rounded(ends[:, 1] - ends[:, 0]),
-    }
-
-
 def constant(image_set: RealSet, folder: Path) -> dict[str, float]:
     """Return the errors of the training labels' median (MAE) and mean (RMSE) on the test part."""
     train, test = (
@@ -284,22 +257,4 @@ def constant(image_set: RealSet, folder: Path) -> dict[str, float]:
         for part in ("train", "test")
     )
     rmse = float(np.sqrt(np.square(test - train.mean()).mean()))
-    return {"mae": _rounded(np.abs(test - np.median(train))), "rmse": round(rmse, 4)}
-
-
-def spearman(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
-    """Return Spearman's rank correlation, ties sharing their mean rank; 0 where one is constant."""
-    a, b = (_ranks(numbers) for numbers in (first, second))
-    spread = float(a.std() * b.std())
-    return 0.0 if spread == 0 else float(((a - a.mean()) * (b - b.mean())).mean() / spread)
-
-
-def _ranks(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    _, which, counts = np.unique(numbers, return_inverse=True, return_counts=True)
-    last = counts.cumsum()
-    ranks: npt.NDArray[np.float64] = (last - (counts - 1) / 2)[which]
-    return ranks
-
-
-def _rounded(numbers: npt.NDArray[Any]) -> float:
-    return round(float(np.mean(numbers)), 4)
+    return {"mae": rounded(np.abs(test - np.median(train))), "rmse": round(rmse, 4)}
