@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +20,11 @@ from numclip_runtime import UsageError
 from numclip_runtime.preprocess import load_rgb
 from tests.numclip.tar_files import tar_of_info, write_tar
 
-FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+FORMATS: dict[str, Literal[0, 1, 2]] = {
+    "ustar": tarfile.USTAR_FORMAT,
+    "gnu": tarfile.GNU_FORMAT,
+    "pax": tarfile.PAX_FORMAT,
+}
 FILES = {"a.jpg": b"1" * 513, "sub/b.jpg": b"", "sub/deep/c.json": b"{}", "d": b"x" * 512}
 BOUNDED = settings(
     derandomize=True,
