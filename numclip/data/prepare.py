@@ -204,11 +204,3 @@ def data_report(data: Data, task: Task) -> str:
     return "\n".join(
         (*map(visible, data.notes), *lines, balance_table(data.sets, task, bar=bar_character()))
     )
-
-
-def still_readable(samples: list[Sample], config: DataConfig, name: str) -> list[Sample]:
-    """Return the samples that can be read; with --skip-broken, some may have broken meanwhile."""
-    if not config.skip_broken:
-        return samples
-    broken = broken_images([sample.image for sample in samples], "decode")
-    return without_broken(samples, broken, skip=True, name=name)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from numclip.data.checks import with_whole_numbers
+from numclip.data.checks import still_readable, with_whole_numbers
 from numclip.data.columns import PLAIN_TABLE
-from numclip.data.prepare import DataConfig, data_report, prepare_data, read_sets, still_readable
+from numclip.data.prepare import DataConfig, data_report, prepare_data, read_sets
 from numclip.data.samples import write_csv
 from numclip.data.subsets import ValidationParts, calibration_split
 from numclip.model.model_config import (
@@ -214,14 +214,14 @@ def train(
             )
         if not first_process:
             return None
-        tuning = parts.choosing if parts.kept else []
+        tuning, skip = parts.choosing if parts.kept else [], options.data.skip_broken
         root = options.data.root if options.data.val else None
         place = None if root is None else str(root)
         table = options.data.table if options.data.val else PLAIN_TABLE
         checkpoint, line = calibrate(
             Checkpoint(model, preprocessing, best, str(val_source), place, table),
-            still_readable(parts.kept or parts.choosing, options.data, "validation"),
-            tuning=still_readable(tuning, options.data, "validation"),
+            still_readable(parts.kept or parts.choosing, "validation", skip=skip),
+            tuning=still_readable(tuning, "validation", skip=skip),
             batch_size=config.batch_size,
             workers=config.workers,
         )
@@ -235,7 +235,7 @@ def train(
     finish(run_dir)
     test = None
     if data.test:
-        samples = still_readable(data.test, options.data, "test")
+        samples = still_readable(data.test, "test", skip=skip)
         found = predictions_of_checkpoint(checkpoint, samples, batch_size=config.batch_size)
         test = validation_metrics(found)
     return TrainResult(checkpoint, line, test)
