@@ -152,15 +152,15 @@ def compare(
         tower = tower_file(work)
     setting = Setting(work.absolute(), tower and tower.absolute(), epochs)
     for image_set in chosen:
-        for start in {method_of(key).start for key in methods}:
-            folder = prepare(image_set, data, setting.work, sides(image_set, start)[0])
+        for side in {sides(image_set, method_of(key))[0] for key in methods}:
+            folder = prepare(image_set, data, setting.work, side)
         report["constants"][image_set.name] = constant(image_set, folder)
     runs = [
         RealRun(image_set.name, key, seed)
         for seed in range(seeds)
         for key in methods
         for image_set in chosen
-        if seed == 0 or method_of(key).random
+        if seed == 0 or not method_of(key).closed
     ]
     results = report["results"]
     planned = {run.key: _shown_command(run, setting) for run in runs}

@@ -44,6 +44,11 @@ MODEL_OPTIONS = add(
         backbone="open_clip architecture or config (.json), or timm/NAME.",
         pretrained="open_clip tag or weights file.  [default: random weights]",
     ),
+    options_of(
+        TrainOptions,
+        features="Of timm/NAME: the last level, pooled, or mean and spread of every level.",
+        image_size=(COUNT, "Side, pixels, for timm/NAME.  [default: timm's record]"),
+    ),
     QUICK_GELU_OPTION,
     options_of(
         TrainOptions,
@@ -67,6 +72,7 @@ MODEL_OPTIONS = add(
         vectors="What images are compared with: sentences, or learned vectors (no text tower).",
         prototypes="Their start.  [default: text, where there are pretrained words]",
         logit_scale=(click.FloatRange(0, min_open=True), "[default: backbone's]"),
+        skip_probe="With --pretrained, do not measure what a linear probe of the tower reaches.",
     ),
     options_of(
         PreprocessingConfig,
@@ -121,6 +127,8 @@ RECIPE_OPTIONS = add(
             "Of --head distribution's soft targets (label units).  [or: 2 % of the range]",
         ),
         regression_weight=(RATE, "Weight of the L1 loss (label units)."),
+        tune="Of the image tower: all, its last layer, low-rank updates, or nothing.",
+        lora_rank=(COUNT, "Of --tune lora."),
         regression_unit="Unit of that loss: the labels', or their mean distance from their median.",
         seed="",
         accumulate=(COUNT, "Batches per update."),
@@ -178,7 +186,9 @@ def main(**given: Any) -> None:
 
 def train_options(given: Mapping[str, Any]) -> TrainOptions:
     """Return what the options of the command say; those of training change the recipe's."""
-    training = recipe_of(given["recipe"], given["pretrained"], given["backbone"]).training
+    training = recipe_of(
+        given["recipe"], given["pretrained"], given["backbone"], given["head"], given["tune"]
+    ).training
     if given["regression_weight"] is not None:  # in label units, unless another is given as well
         training = replace(training, regression_unit="label")
     rates = training.rates if given["lr"] is None else training.rates.scaled(given["lr"])

@@ -21,7 +21,7 @@ from numclip.data.image_paths import absence, below_root, image_path
 from numclip.data.labels import LabelWords, is_missing, simple_phrase
 from numclip.data.numbers import commas_are_decimal, number
 from numclip.data.parquet import read_parquet
-from numclip.data.samples import ImageFile, Sample, sample_of
+from numclip.data.samples import ImageFile, Sample, sample_of, span_of
 from numclip.data.tables import Row, read_csv, read_list
 from numclip.data.tar_index import TarIndex, TarMember
 from numclip.data.tar_samples import read_tar, tars_of
@@ -127,8 +127,12 @@ def read_samples(
     if remarks:
         line = f"{visible(source)}: {', '.join(dict.fromkeys(remarks))}."
         say(f"Note: {line}") if notes is None else notes.append(line)
+    of_all = (label for row in labelled for label in row.labels)
+    span = span_of(of_all, decimal_comma=rule) if task.labels_are_classes else None
     return [
-        sample_of(image, row.labels, task, row.where, group=row.group, decimal_comma=rule)
+        sample_of(
+            image, row.labels, task, row.where, group=row.group, decimal_comma=rule, span=span
+        )
         for row, image in zip(labelled, images, strict=True)
     ]
 

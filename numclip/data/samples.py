@@ -50,6 +50,7 @@ def sample_of(
     *,
     group: str = "",
     decimal_comma: bool = False,
+    span: tuple[float, float] | None = None,
 ) -> Sample:
     """Validate the labels of one image.
 
@@ -60,6 +61,8 @@ def sample_of(
         where: File and line named in errors.
         group: See `Sample`.
         decimal_comma: See `number`.
+        span: Lowest and highest label of the whole list, for the way out in an error; None: not
+            known.
 
     Raises:
         UsageError: if a label is not a number, or outside the task.
@@ -77,7 +80,7 @@ def sample_of(
     numbers = tuple(number(label, decimal_comma=decimal_comma) for label in labels)
     if None in numbers:
         raise UsageError(f"{where}: {_no_number(labels, numbers.index(None))}.")
-    known = tuple(_checked(label, task, where) for label in numbers if label is not None)
+    known = tuple(_checked(label, task, where, span) for label in numbers if label is not None)
     member = image if isinstance(image, TarMember) else None
     path = image.path if isinstance(image, TarMember) else image
     return Sample(path, median(known), known if len(known) > 1 else (), group, member)
@@ -109,15 +112,18 @@ def _no_number(labels: Sequence[object], index: int) -> str:
     return f"the label {shown(wrong)} is not a number{hint}"
 
 
-def _checked(label: float, task: Task, where: str) -> float:
+def _checked(
+    label: float, task: Task, where: str, span: tuple[float, float] | None = None
+) -> float:
     low, high = (edge + task.label_offset for edge in (task.bin_edges[0], task.bin_edges[-1]))
     if not task.contains(label):
         classes = task.labels_are_classes
         raise UsageError(
             f"{where}: the label {as_written(label)} is outside the task's "
             f"{'classes' if classes else 'range'} {as_written(low)} to "
-            f"{as_written(high - classes)}; correct it, "
-            f"{_other_count(task) if classes else ''}or widen bin_edges of task {task.name!r}."
+            f"{as_written(high - classes)}; "
+            f"{_other_count(task, span) if classes else 'correct it, '}"
+            f"or widen bin_edges of task {task.name!r}."
         )
     if task.prediction == "class" and task.labels_are_classes and not (label - low).is_integer():
         raise UsageError(
@@ -127,14 +133,29 @@ def _checked(label: float, task: Task, where: str) -> float:
     return label
 
 
-def _other_count(task: Task) -> str:
-    """Return the way out for lists that count the same classes from 0 or from 1."""
+def _other_count(task: Task, span: tuple[float, float] | None) -> str:
+    """Return the way out for a list that may count the same classes from 0, or from 1."""
     first = task.bin_edges[0] + task.label_offset
     if first not in (0, 1):
-        return ""
-    offset = task.label_offset + (1 if first == 0 else -1)
+        return "correct it, "
+    option = f"--label-offset {as_written(task.label_offset + (1 if first == 0 else -1))}"
     low, high = 1 - int(first), task.num_bins - int(first)
-    return f"give --label-offset {as_written(offset)} for a list of {low} to {high}, "
+    if span is None or low <= span[0] <= span[1] <= high:
+        return f"correct it, give {option} for a list of {low} to {high}, "
+    return (
+        f"the list goes from {as_written(span[0])} to {as_written(span[1])}, which fits neither "
+        f"these nor {low} to {high} ({option}); correct it, "
+    )
+
+
+def span_of(labels: Iterable[object], *, decimal_comma: bool = False) -> tuple[float, float] | None:
+    """Return the lowest and highest of the labels of a list that are numbers; None: there are none.
+
+    For `decimal_comma`, see `number`.
+    """
+    numbers = [number(label, decimal_comma=decimal_comma) for label in labels]
+    known = [label for label in numbers if label is not None]
+    return (min(known), max(known)) if known else None
 
 
 def write_csv(path: Path, samples: Iterable[Sample]) -> None:

@@ -60,8 +60,10 @@ class TarMember:
         Raises:
             OSError: if the archive cannot be read, or has changed since it was indexed.
         """
-        file = _opened(self.archive, self.version).file
-        return read_at(file, self.size if limit < 0 else min(limit, self.size), self.offset)
+        # kept by a name until the end: another thread may take it out of the cache meanwhile
+        opened = _opened(self.archive, self.version)
+        size = self.size if limit < 0 else min(limit, self.size)
+        return read_at(opened.file, size, self.offset)
 
 
 class _Archive:

@@ -11,7 +11,7 @@ from typing import Any
 from numclip.data.columns import Alternative, simple_name, way_out
 from numclip.data.labels import is_missing
 from numclip.data.numbers import is_like_number, number
-from numclip.data.tables import Row, readable
+from numclip.data.tables import Row
 from numclip.data.tar_index import TarMember, tar_index
 from numclip_runtime import UsageError
 from numclip_runtime.console import visible
@@ -94,7 +94,7 @@ def read_tar(
                     f"{visible(archive)}: has {shown(other.inside)} and {shown(name)}; keep one of "
                     "them."
                 )
-    lonely = 0
+    lonely, place = 0, visible(archive)
     for key, members in keys.items():
         images = [kind for kind in members if is_image_name(f"x.{kind}")]
         images = [kind for kind in images if "." not in kind] or images  # not "mask.png"
@@ -110,7 +110,7 @@ def read_tar(
             cells[names["label"]] = _label(members, fields, names["label"], instead, sure=sure)
             if "group" in names:
                 cells[names["group"]] = _field(members, fields, names["group"], instead, sure=True)
-            yield Row(visible(archive / key), cells)
+            yield Row(f"{place}/{visible(key)}", cells)
     if lonely:
         notes.append(f"{lonely:,} keys without an image left out")
 
@@ -180,8 +180,11 @@ def _text(member: TarMember) -> str:
     Raises:
         UsageError: if it is long, or not UTF-8.
     """
-    with readable(Path(member.name), "member"):
+    try:
         content = member.read(JSON_LIMIT + 1)
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise UsageError(f"{visible(member.name)}: cannot be read ({reason}).") from None
     if len(content) > JSON_LIMIT:
         raise UsageError(f"{visible(member.name)}: is larger than {JSON_LIMIT:,} bytes.")
     try:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from numclip.model.architectures import unknown_backbone
 from numclip.model.clip_limits import VOCABULARY, check_clip_config, check_text_tower
 from numclip.model.model_config import ClipConfig
-from numclip.model.timm_towers import TIMM, timm_config, timm_trunk_state
+from numclip.model.timm_towers import LEVELS, TIMM, LevelTower, timm_config, timm_trunk_state
 from numclip.torchvision_compat import import_torchvision
 from numclip.weights.clip import ClipWeights, read_clip_weights, with_text_prefix
 from numclip.weights.reading import check_fit, read_content, state_of
@@ -43,16 +43,27 @@ __all__ = [
 ]
 
 
-def clip_config(name_or_path: str) -> ClipConfig:
+def clip_config(
+    name_or_path: str, *, levels: bool = False, image_size: int | None = None
+) -> ClipConfig:
     """Return an open_clip configuration by architecture name ("ViT-B-32") or JSON file.
 
-    "timm/NAME" is an image tower of timm, whose configuration has no "text_cfg".
+    "timm/NAME" is an image tower of timm, whose configuration has no "text_cfg"; only of these are
+    `levels` and `image_size`, see `timm_config`.
 
     Raises:
-        UsageError: if the name is unknown or the file is not such a configuration.
+        UsageError: if the name is unknown, the file is not such a configuration, or a choice is not
+            possible.
     """
     if name_or_path.startswith(TIMM):
-        return timm_config(name_or_path.removeprefix(TIMM))
+        name = name_or_path.removeprefix(TIMM)
+        return timm_config(name, levels=levels, image_size=image_size)
+    if levels or image_size is not None:
+        flag = "--features levels" if levels else "--image-size"
+        raise UsageError(
+            f"{flag} is for image towers of timm (--backbone timm/NAME); {name_or_path} has the "
+            "features and the image size of its configuration."
+        )
     if name_or_path.endswith(".json"):
         return _config_file(Path(name_or_path))
     config = open_clip.get_model_config(name_or_path)
@@ -96,7 +107,11 @@ class _ImageTower(nn.Module):
         init_logit_scale: float = math.log(1 / 0.07),  # open_clip's own
     ) -> None:
         super().__init__()
-        self.visual = open_clip.model._build_vision_tower(embed_dim, vision_cfg, quick_gelu)
+        self.visual = (
+            LevelTower(vision_cfg["timm_model_name"])
+            if vision_cfg.get("timm_pool") == LEVELS
+            else open_clip.model._build_vision_tower(embed_dim, vision_cfg, quick_gelu)
+        )
         self.logit_scale = nn.Parameter(torch.ones([]) * init_logit_scale)
 
 
@@ -132,6 +147,8 @@ def load_backbone(
     *,
     quick_gelu: bool | None = None,
     words: bool = True,
+    levels: bool = False,
+    image_size: int | None = None,
 ) -> tuple[nn.Module, ClipConfig]:
     """Load an open_clip model, or an image tower of timm.
 
@@ -145,6 +162,8 @@ def load_backbone(
             configuration's own, said on stderr where that is only assumed.
         words: False where no prompts will be learned: any text tower will do, or none. It is left
             out where it is of Hugging Face, has no weights, or the file holds none.
+        levels: Of a tower of timm, see `timm_config`.
+        image_size: Of a tower of timm, see `timm_config`.
 
     Returns:
         The model, and the configuration that rebuilds it.
@@ -152,7 +171,7 @@ def load_backbone(
     Raises:
         UsageError: if the name, tag or file is unknown or does not fit.
     """
-    config = clip_config(name)
+    config = clip_config(name, levels=levels, image_size=image_size)
     if not words and (not pretrained or config.get("text_cfg", {}).get("hf_model_name")):
         config = image_config(config)
     if not pretrained:

@@ -132,7 +132,9 @@ class Probe(nn.Module):
 
     value = w f + b, and P(label below the threshold t) = sigmoid((t - value) / s), so the bins'
     probabilities are differences of neighbouring thresholds' (the outermost bins reach to
-    infinity). `numclip.training.probe` computes w, b and s in closed form.
+    infinity). `numclip.training.probe` computes w, b and s in closed form. Weights are stored per
+    range / sqrt(D), so that a step of an optimizer moves values by a share of the range, whatever
+    the unit and the width.
 
     Args:
         task: Gives the thresholds: the inner edges, or the middle between the last whole number
@@ -149,6 +151,7 @@ class Probe(nn.Module):
     def __init__(self, task: Task, width: int) -> None:
         super().__init__()
         self.fc = nn.Linear(width, 1)
+        self.low, self.step = task.bin_edges[0], task.label_range / math.sqrt(width)
         self.log_spread = nn.Parameter(torch.tensor(math.log(task.label_range / 10)))
         whole = bool(task.whole_numbers) or task.labels_are_classes
         thresholds = [
@@ -157,9 +160,16 @@ class Probe(nn.Module):
         ]
         self.register_buffer("thresholds", torch.tensor(thresholds), persistent=False)
 
+    @torch.no_grad()
+    def set_line(self, weight: Tensor, intercept: float, spread: float) -> None:
+        """Set w (D,), b and s, in label units without offset."""
+        self.fc.weight.copy_(weight[None] / self.step)
+        self.fc.bias.fill_((intercept - self.low) / self.step)
+        self.log_spread.fill_(math.log(spread))
+
     def readout(self, scores: Tensor) -> Readout:
         """Read out image features, (B, D)."""
-        fine = self.fc(scores)  # (B, 1)
+        fine = self.low + self.step * self.fc(scores)  # (B, 1)
         below = torch.sigmoid((self.thresholds - fine) * (-self.log_spread).exp())  # (B, K - 1)
         first, last = below[:, :1], 1 - below[:, -1:]
         bin_probs = torch.cat([first, below[:, 1:] - below[:, :-1], last], 1)

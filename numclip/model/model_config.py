@@ -20,7 +20,9 @@ RankInterpolation = Literal["linear", "inverse", "normal"]
 RegressorForm = Literal["released", "bounded", "expected"]
 HeadKind = Literal["numclip", "distribution", "probe"]
 Vectors = Literal["words", "prototypes"]
+Tune = Literal["all", "projector", "lora", "none"]  # what is trained of an image tower
 PrototypeStart = Literal["text", "random"]
+Features = Literal["last", "levels"]  # of a tower of timm
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from numclip.model.clip_limits import check_clip_config
 from numclip.model.model_config import ClipConfig
@@ -18,18 +18,54 @@ from numclip_runtime.console import say, visible
 from numclip_runtime.errors import first_line
 
 TIMM = "timm/"  # before the name of such a backbone
+LEVELS = "levels"  # a timm_pool that open_clip does not have
 TRUNK = "visual.trunk."  # before the names of timm's tensors in open_clip's adapter
 
 
-def timm_config(name: str) -> ClipConfig:
+class LevelTower(nn.Module):
+    """Mean and standard deviation over the picture of each level of a timm tower: (B, D).
+
+    The last level says what is in a picture; texture, damage and the number of small things show in
+    the earlier ones.
+
+    Args:
+        name: timm's architecture.
+
+    Source:
+        Pooled features of several depths: Hariharan et al., "Hypercolumns" (arXiv 1411.5752);
+        mean and standard deviation as a description of texture: Huang and Belongie (arXiv
+        1703.06868).
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        import_torchvision()
+        import timm
+
+        self.trunk: Any = timm.create_model(name, num_classes=0, pretrained=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, 3, H, W) to (B, D)."""
+        features = []
+        for level in self.trunk.forward_intermediates(images, intermediates_only=True):
+            mean = level.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
+            variance = (level - mean).square().mean((2, 3))
+            features += [mean.flatten(1), (variance + 1e-6).sqrt()]
+        return torch.cat(features, 1)
+
+
+def timm_config(name: str, *, levels: bool = False, image_size: int | None = None) -> ClipConfig:
     """Return the open_clip configuration of a tower of timm, pooled as timm itself pools it.
 
     Args:
         name: Architecture, with or without a tag of weights ("mobilenetv2_100",
             "vit_small_patch14_dinov2.lvd142m"); weights come with --pretrained only.
+        levels: The features are those of `LevelTower`.
+        image_size: Side of the images, pixels; None: timm's record.
 
     Raises:
-        UsageError: if timm has no such architecture, or it gives no one vector per image.
+        UsageError: if timm has no such architecture, it gives no one vector per image, or not of
+            images of this size.
     """
     import_torchvision()
     import timm
@@ -43,19 +79,26 @@ def timm_config(name: str) -> ClipConfig:
     check_clip_config({"embed_dim": 1, "vision_cfg": vision})
     try:
         with torch.device("meta"):  # shapes only
-            trunk = timm.create_model(name, num_classes=0, pretrained=False).eval()
+            tower: Any = (
+                LevelTower(name) if levels else timm.create_model(name, num_classes=0)
+            ).eval()
+            trunk = tower.trunk if levels else tower
             record: dict[str, Any] = vars(trunk)["pretrained_cfg"]
             size = tuple(record["input_size"])
-            (count, width) = trunk(torch.zeros(1, *size)).shape
+            if image_size is not None:
+                size = (size[0], image_size, image_size)
+            (count, width) = tower(torch.zeros(1, *size)).shape
         assert (count, size[0]) == (1, 3)
     except MemoryError:
         raise
     except Exception as error:  # timm has a thousand architectures, some of them for other things
         reason = visible(first_line(error))[:200]
+        pictures = "a picture" if image_size is None else f"a picture of {image_size} pixels"
         raise UsageError(
-            f"backbone {TIMM}{name}: not a tower that turns a picture into one vector ({reason})."
+            f"backbone {TIMM}{name}: not a tower that turns {pictures} into one vector ({reason})."
         ) from None
-    vision |= {"timm_pool": _pool(trunk), "image_size": size[1] if size[1] == size[2] else size[1:]}
+    vision["timm_pool"] = LEVELS if levels else _pool(trunk)
+    vision["image_size"] = size[1] if size[1] == size[2] else size[1:]
     return {"embed_dim": int(width), "vision_cfg": vision}
 
 
@@ -108,5 +151,7 @@ def timm_trunk_state(
     found = (record and record.classifier) or ()
     classifiers = (found,) if isinstance(found, str) else tuple(found)
     kept = {k: v for k, v in bare.items() if k.rpartition(".")[0] not in classifiers or k in trunk}
-    others = {key: value for key, value in own.items() if not key.startswith(TRUNK)}
+    # Counters of batches are of use to no one, and lack in converted files
+    spared = (key for key in own if not key.startswith(TRUNK) or key.endswith("_batches_tracked"))
+    others = {key: own[key] for key in spared}
     return others | {TRUNK + key: value for key, value in kept.items()}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from numclip.model.model_config import Tune
+
 RankingMode = Literal["released", "corrected", "plain"]  # of the two FCRC losses
 LossMode = Literal["released", "corrected", "plain", "rps"]
-Tune = Literal["all", "projector", "lora", "none"]
 Optimizer = Literal["radam", "radam-released", "adamw"]
 Schedule = Literal["multistep", "cosine", "constant"]
 TrainPrecision = Literal["32-true", "16-mixed", "bf16-mixed"]  # Lightning's names

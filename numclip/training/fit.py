@@ -20,6 +20,7 @@ from numclip.data.samples import Sample
 from numclip.data.workers import check_shared_memory, loading_faults
 from numclip.evaluation.predictions import labels_of
 from numclip.model.numclip import NumClip
+from numclip.model.tuning import add_low_rank, merge_low_rank
 from numclip.torchvision_compat import import_torchvision
 from numclip.training.callbacks import EpochLines, RunFolder, RunProgress
 from numclip.training.config import TrainConfig
@@ -91,6 +92,9 @@ def fit(
     labels = labels_of(val)
     beside = {CONSTANT: float(np.abs(labels - np.median(labels)).mean()), **(baselines or {})}
     model.train()  # `fit` and `load_checkpoint` leave a model in eval mode
+    merge_low_rank(model.image_encoder)  # left by a training that was stopped
+    if config.tune == "lora":
+        add_low_rank(model.image_encoder, config.lora_rank)
     module = NumClipModule(
         model,
         ImageDataset(
@@ -139,6 +143,7 @@ def fit(
         trainer.strategy.barrier()  # every process reads before any file is deleted
     state = best["state_dict"]
     model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    merge_low_rank(model.image_encoder)  # what is saved and exported is a plain tower
     model.eval()
     return run.best
 

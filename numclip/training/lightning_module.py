@@ -47,7 +47,9 @@ class NumClipModule(pl.LightningModule):
         super().__init__()
         self.model = model
         self.config = config
-        freeze(model, config.rates)  # now: DDP reads requires_grad before the optimizer is made
+        freeze(
+            model, config.rates, config.tune
+        )  # now: DDP reads requires_grad before the optimizer is made
         self._data = {"train": train, "val": val}
         self._text: Tensor | None = None  # (K, D) of the validation run under way
         # its values (B,), bin_probs (B, K) and labels (B,)
@@ -105,8 +107,8 @@ class NumClipModule(pl.LightningModule):
         return gathered
 
     def on_train_epoch_start(self) -> None:
-        """Freeze the running statistics of a frozen image tower as well (a ResNet has them)."""
-        if self.config.rates.image == 0:
+        """Keep the running statistics of a tower whose own weights stay (a ResNet has them)."""
+        if self.config.rates.image == 0 or self.config.tune != "all":
             self.model.image_encoder.eval()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:

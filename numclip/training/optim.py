@@ -9,28 +9,37 @@ from typing import Any, overload
 import torch
 from torch import nn
 
+from numclip.model.model_config import Tune
 from numclip.model.numclip import NumClip
+from numclip.model.tuning import tuned_parameters
 from numclip.training.config import LearningRates, TrainConfig
 from numclip_runtime import UsageError
 
 MIN_SMA = 5.0  # length of the approximated moving average from which on a step is taken
 
 
-def freeze(model: NumClip, rates: LearningRates) -> None:
+def freeze(model: NumClip, rates: LearningRates, tune: Tune = "all") -> None:
     """Set requires_grad of every parameter: whether its part has a learning rate above 0."""
-    for rate, parameters in _parts(model, rates):
+    for rate, parameters in _parts(model, rates, tune):
         for parameter in parameters:
             parameter.requires_grad_(rate > 0)
 
 
-def parameter_groups(model: NumClip, rates: LearningRates) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: NumClip, rates: LearningRates, tune: Tune = "all"
+) -> list[dict[str, Any]]:
     """Return optimizer groups of the parts with a learning rate above 0."""
-    return [{"params": parts, "lr": rate} for rate, parts in _parts(model, rates) if rate > 0]
+    parts = _parts(model, rates, tune)
+    return [{"params": part, "lr": rate} for rate, part in parts if rate > 0 and part]
 
 
-def _parts(model: NumClip, rates: LearningRates) -> list[tuple[float, list[nn.Parameter]]]:
+def _parts(
+    model: NumClip, rates: LearningRates, tune: Tune
+) -> list[tuple[float, list[nn.Parameter]]]:
+    chosen, still = tuned_parameters(model.image_encoder, tune)
     return [
-        (rates.image, list(model.image_encoder.parameters())),
+        (rates.image, chosen),
+        (0.0, still),
         *_vectors(model, rates),
         (rates.adapter, list(model.image_adapter.parameters())),
         (rates.regressor, list(model.regressor.parameters())),
@@ -40,6 +49,8 @@ def _parts(model: NumClip, rates: LearningRates) -> list[tuple[float, list[nn.Pa
 
 def _vectors(model: NumClip, rates: LearningRates) -> list[tuple[float, list[nn.Parameter]]]:
     """Return what makes the vectors that images are compared with; prototypes are rank words."""
+    if model.config.head == "probe":
+        return []
     if model.config.vectors == "prototypes":
         return [(rates.rank, list(model.prototypes.parameters()))]
     prompts = model.prompt_learner
@@ -56,7 +67,7 @@ def make_optimizer(model: NumClip, config: TrainConfig) -> torch.optim.Optimizer
     Raises:
         UsageError: if every learning rate is 0.
     """
-    groups = parameter_groups(model, config.rates)
+    groups = parameter_groups(model, config.rates, config.tune)
     if not groups:
         raise UsageError("all learning rates are 0; raise one, or there is nothing to train.")
     decay = config.weight_decay

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from numclip.model.model_config import RegressorForm
+from numclip.model.model_config import HeadKind, RegressorForm, Tune
 from numclip.training.config import LearningRates, TrainConfig
 from numclip_runtime import Task
 
 RecipeName = Literal["auto", "finetune", "scratch", "morph", "historical", "aesthetics"]
+
+
+TUNING_GAIN = 10  # of the image rate, where a small part of a pretrained tower is tuned
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,11 @@ RECIPES: dict[RecipeName, Recipe] = {
 
 
 def recipe_of(
-    name: RecipeName, pretrained: str | None = None, backbone: str = "network.json"
+    name: RecipeName,
+    pretrained: str | None = None,
+    backbone: str = "network.json",
+    head: HeadKind = "numclip",
+    tune: Tune | None = None,
 ) -> Recipe:
     """Return a recipe.
 
@@ -82,10 +89,17 @@ def recipe_of(
         pretrained: open_clip tag or weights file; None: random weights.
         backbone: Configuration file of a network of one's own, taken for small, or the name of an
             architecture, taken for large.
+        head: A probe is not tuned, unless `tune` says so: it is fitted in closed form.
+        tune: What the user wants trained of the image tower; None: the recipe's.
     """
     if name == "auto":
         name = "finetune" if pretrained else "scratch"
     recipe = RECIPES[name]
-    if recipe.large is None or backbone.endswith(".json"):
-        return recipe
-    return replace(recipe, training=replace(recipe.training, rates=recipe.large))
+    training = replace(recipe.training, tune=tune or ("none" if head == "probe" else "all"))
+    if recipe.large is not None and not backbone.endswith(".json"):
+        rates = recipe.large
+        if training.tune in ("lora", "projector") and name == "finetune":
+            # few numbers, which start at nothing or do one thing
+            rates = replace(rates, image=TUNING_GAIN * rates.image)
+        training = replace(training, rates=rates)
+    return replace(recipe, training=training)

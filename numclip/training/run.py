@@ -13,25 +13,15 @@ from numclip.data.checks import broken_images, with_whole_numbers, without_broke
 from numclip.data.columns import PLAIN_TABLE
 from numclip.data.prepare import DataConfig, data_report, prepare_data, read_sets
 from numclip.data.samples import Sample, write_csv
-from numclip.data.subsets import calibration_split
+from numclip.data.subsets import ValidationParts, calibration_split
 from numclip.model.model_config import (
-    DEFAULT_BACKBONE,
-    PLAIN,
-    HeadKind,
     ModelConfig,
-    PromptConfig,
-    PrototypeStart,
-    RegressorForm,
-    Vectors,
 )
-from numclip.model.preprocessing import PAPER_PREPROCESSING, PreprocessingConfig
 from numclip.tasks import unreachable
-from numclip.training.config import TrainConfig
-from numclip.training.loggers import LoggerName
-from numclip.training.recipes import RecipeName, recipe_of
 from numclip.training.run_folder import check_run_folder, finish, save_run_file, unfinished
 from numclip.training.start import check_start, random_start_warning
-from numclip_runtime import Task, UsageError
+from numclip.training.train_options import TrainOptions as TrainOptions
+from numclip_runtime import UsageError
 from numclip_runtime.console import say, show
 from numclip_runtime.errors import require
 from numclip_runtime.files import refuse_overwriting
@@ -42,53 +32,6 @@ if TYPE_CHECKING:
 
     from numclip.checkpoint import Checkpoint
     from numclip.model.numclip import NumClip
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """The model to train, its data, and the output."""
-
-    task: Task
-    data: DataConfig
-    output: Path = Path("checkpoint.pt")
-    backbone: str = DEFAULT_BACKBONE  # open_clip architecture or configuration file (.json)
-    pretrained: str | None = None  # open_clip tag or weights file; None: random weights
-    quick_gelu: bool | None = None  # None: the backbone's
-    recipe: RecipeName = "auto"  # auto: "finetune" with `pretrained`, "scratch" without
-    training: TrainConfig | None = None  # how to train; None: as the recipe says
-    regressor: RegressorForm | None = None  # None: the recipe's
-    label_offset: float | None = None  # of the task; None: the recipe's, or else the task's own
-    adapter_width: int | None = ModelConfig.adapter_width
-    prompts: PromptConfig = PLAIN
-    head: HeadKind = ModelConfig.head
-    grid_points: int | None = ModelConfig.grid_points
-    vectors: Vectors = ModelConfig.vectors
-    prototypes: PrototypeStart | None = None  # None: text where there are pretrained words
-    logit_scale: float | None = None  # initial scale of the cosine similarities; None: backbone's
-    preprocessing: PreprocessingConfig = PAPER_PREPROCESSING
-    run_dir: Path | None = None  # logs and resume files; None: `output` with the suffix .run
-    resume: bool = False  # go on from the last finished epoch of the run
-    restart: bool = False  # discard an unfinished run and start anew
-    loggers: tuple[LoggerName, ...] = ()  # log to these as well
-    tensorboard: bool = False  # the same as "tensorboard" among `loggers`
-
-    def __post_init__(self) -> None:
-        for name in ("output", "run_dir"):
-            if isinstance(place := getattr(self, name), str):  # from a notebook, say
-                object.__setattr__(self, name, Path(place))
-
-    def resolved(self) -> TrainOptions:
-        """Return the options with what the recipe sets in place of None."""
-        recipe = recipe_of(self.recipe, self.pretrained, self.backbone)
-        offset = self.label_offset
-        return replace(
-            self,
-            task=replace(
-                self.task, label_offset=recipe.label_offset(self.task) if offset is None else offset
-            ),
-            training=self.training or recipe.training,
-            regressor=self.regressor or recipe.regressor,
-        )
 
 
 @dataclass(frozen=True)
@@ -159,9 +102,13 @@ def train(
     refuse_overwriting(output, images, "an image")
     if options.data.val is None:
         refuse_overwriting(val_source, [options.data.train], "an input")
-    parts = calibration_split(
-        data.val, options.data.calibration_share, options.task, seed=options.data.seed
-    )
+    closed_form = options.head == "probe" and config.tune == "none"
+    share = options.data.calibration_share
+    if closed_form and share is None:  # no epoch is chosen
+        note = f"validation: all {len(data.val)} images fit the intervals"
+        parts = ValidationParts(data.val, [], note)
+    else:
+        parts = calibration_split(data.val, share, options.task, seed=options.data.seed)
     if first_process:
         show(data_report(data, options.task))
         show(parts.note)
@@ -178,20 +125,33 @@ def train(
     from numclip.evaluation.metrics import validation_metrics
     from numclip.evaluation.predictions import predictions_of_checkpoint
     from numclip.training.fit import fit
+    from numclip.training.probe import ProbeFit
 
+    probe = ProbeFit(
+        model, data.train, parts.choosing, preprocessing, config.workers, options.data.skip_broken
+    )
     try:
-        best = fit(
-            model,
-            data.train,
-            parts.choosing,
-            preprocessing,
-            config,
-            run_dir=run_dir,
-            resume=options.resume,
-            loggers=loggers,
-            skip_broken=options.data.skip_broken,
-            callbacks=callbacks,
-        )
+        if options.head == "probe":
+            line = probe.start()
+            if first_process:
+                show(line)
+        if closed_form:
+            best = probe.metrics()
+        else:
+            compare = bool(options.pretrained) and not options.skip_probe
+            best = fit(
+                model,
+                data.train,
+                parts.choosing,
+                preprocessing,
+                config,
+                run_dir=run_dir,
+                resume=options.resume,
+                loggers=loggers,
+                skip_broken=options.data.skip_broken,
+                callbacks=callbacks,
+                baselines={"linear probe": probe.mae()} if compare else {},
+            )
         if not first_process:
             return None
         root = options.data.root if options.data.val else None
@@ -257,7 +217,12 @@ def initial_model(options: TrainOptions) -> NumClip:
     seed_everything(options.training.seed)
     words = options.vectors == "words" and options.head != "probe"
     clip, clip_config = load_backbone(
-        options.backbone, options.pretrained, quick_gelu=options.quick_gelu, words=words
+        options.backbone,
+        options.pretrained,
+        quick_gelu=options.quick_gelu,
+        words=words,
+        levels=options.features == "levels",
+        image_size=options.image_size,
     )
     if options.pretrained and options.backbone.startswith(TIMM):
         say_other_statistics(options.backbone.removeprefix(TIMM), options.preprocessing.normalize)

@@ -55,9 +55,23 @@ def unproved(report: dict[str, Any]) -> dict[str, Any]:
     return report | {"artefacts": [whole], "checkpoint": before}
 
 
+def of_groups(report: dict[str, Any]) -> dict[str, Any]:
+    before = report["checkpoint"]
+    return report | {"checkpoint": before | {"calibration": before["calibration"] | {"groups": 6}}}
+
+
 @pytest.mark.parametrize(
     ("change", "said", "not_said"),
     [
+        (
+            of_groups,
+            (
+                " images of 6 groups: temperature",
+                "Intervals hold for images of new groups like the validation images' (at most 86 % "
+                "can be promised for these), not for others.",
+            ),
+            (),
+        ),
         (
             int8,
             (
@@ -94,7 +108,7 @@ def unproved(report: dict[str, Any]) -> dict[str, Any]:
             ("On a GPU", "tensorrt", "The engine"),
         ),
     ],
-    ids=["int8", "int8-static", "unproved", "no-unit", "no-engine"],
+    ids=["groups", "int8", "int8-static", "unproved", "no-unit", "no-engine"],
 )
 def test_key_facts(
     report: dict[str, Any],

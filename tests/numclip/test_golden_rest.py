@@ -70,7 +70,7 @@ def test_metrics() -> None:
     probs, labels = tensor(given["prob"]), torch.tensor(given["y"])
     for kind, values in (("exp", probs @ tensor(range(5))), ("max", probs.argmax(1).double())):
         assert values.tolist() == out[f"{kind}_pred"]
-        found = Predictions(CLASSES, None, *(a.numpy() for a in (labels.double(), values, probs)))
+        found = Predictions(CLASSES, None, labels.double().numpy(), values.numpy(), probs.numpy())
         got = validation_metrics(found)
         assert got["mae"] == pytest.approx(out[f"mae_{kind}"])
         assert got["bin_accuracy"] == pytest.approx(out["acc_max"])

@@ -109,10 +109,7 @@ def logistic(x: float) -> float:
 )
 def test_probe_by_its_formula(task: Task, thresholds: list[float]) -> None:
     head = Probe(task, 3)
-    with torch.no_grad():
-        head.fc.weight.copy_(torch.tensor([[1.0, -2.0, 0.5]]))
-        head.fc.bias.fill_(3.0)
-        head.log_spread.fill_(math.log(2.0))
+    head.set_line(torch.tensor([1.0, -2.0, 0.5]), 3.0, 2.0)
     features = torch.tensor([[1.0, 0.5, 4.0], [30.0, -3.0, 0.0]])
     read = head.readout(features)
     for row, value in enumerate((5.0, 39.0)):

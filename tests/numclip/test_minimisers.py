@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from numclip.training.config import LossMode
+from numclip.training.config import RankingMode
 from numclip.training.losses import fcrc_image_to_text
 
 EVEN, LOW = (0.2, 0.2, 0.2, 0.2, 0.2), (0.6, 0.3, 0.1, 0.0, 0.0)
-CHEAPEST: dict[tuple[LossMode, tuple[float, ...]], tuple[float, ...]] = {
+CHEAPEST: dict[tuple[RankingMode, tuple[float, ...]], tuple[float, ...]] = {
     ("plain", EVEN): EVEN,
     ("corrected", EVEN): (0.154, 0.218, 0.256, 0.218, 0.154),
     ("released", EVEN): (0.139, 0.210, 0.303, 0.210, 0.139),
@@ -19,7 +19,7 @@ CHEAPEST: dict[tuple[LossMode, tuple[float, ...]], tuple[float, ...]] = {
 }
 
 
-def cheapest(truth: tuple[float, ...], mode: LossMode) -> torch.Tensor:
+def cheapest(truth: tuple[float, ...], mode: RankingMode) -> torch.Tensor:
     """Return the bin probabilities of the lowest expected loss over the true bins, (K,)."""
     logits = torch.zeros(len(truth), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
@@ -43,5 +43,5 @@ def cheapest(truth: tuple[float, ...], mode: LossMode) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("mode", "truth"), CHEAPEST)
-def test_only_plain_losses_return_the_truth(mode: LossMode, truth: tuple[float, ...]) -> None:
+def test_only_plain_losses_return_the_truth(mode: RankingMode, truth: tuple[float, ...]) -> None:
     assert cheapest(truth, mode).tolist() == pytest.approx(CHEAPEST[mode, truth], abs=1e-3)

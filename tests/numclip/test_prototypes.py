@@ -42,7 +42,7 @@ def options(folder: Path, config: dict[str, Any] = TOWERS["vit"], **given: Any) 
     return TrainOptions(
         TASK, data, backbone=str(folder / "clip.json"), pretrained=str(folder / "clip.pt"),
         vectors="prototypes", **given,
-    )  # fmt: skip
+    ).resolved()  # fmt: skip
 
 
 def test_start_is_what_the_text_tower_says(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_random_start_knows_no_words(tmp_path: Path) -> None:
     without = TrainOptions(
         TASK, DataConfig(tmp_path / "x.csv", val_share=0.2), backbone=str(tmp_path / "clip.json"),
         vectors="prototypes",
-    )  # fmt: skip
+    ).resolved()  # fmt: skip
     assert initial_model(without).text_features().shape == (3, 32)
 
 

@@ -268,3 +268,24 @@ def test_what_a_folder_leaves_out_is_said(
     config = DataConfig(train=tmp_path, val=tmp_path)
     _, warnings = prepare_data(config, AGE)
     assert "pictures in the folders were left out: 2 .psd; PSD: export it as PNG." in warnings
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            "01234",
+            "0 .* classes 1 to 5; correct it, give --label-offset 0 for a list of 0 to 4, or",
+        ),
+        ("13054", "0 .* the list goes from 0 to 5, which fits neither these nor 0 to 4 "),
+        ("13954", "9 .* the list goes from 1 to 9, which fits neither these nor 0 to 4 "),
+    ],
+)
+def test_a_list_that_counts_otherwise_gets_one_way_out(
+    labels: str, message: str, tmp_path: Path
+) -> None:
+    make(tmp_path, "a.png")
+    rows = "".join(f"a.png,{label}\n" for label in labels)
+    (tmp_path / "all.csv").write_text(f"path,label\n{rows}", "utf-8")
+    with pytest.raises(UsageError, match=rf"line \d: the label {message}"):
+        read_samples(tmp_path / "all.csv", load_task("historical"))

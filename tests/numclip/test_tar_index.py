@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +20,11 @@ from numclip_runtime import UsageError
 from numclip_runtime.preprocess import load_rgb
 from tests.numclip.tar_files import tar_of_info, write_tar
 
-FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+FORMATS: dict[str, Literal[0, 1, 2]] = {
+    "ustar": tarfile.USTAR_FORMAT,
+    "gnu": tarfile.GNU_FORMAT,
+    "pax": tarfile.PAX_FORMAT,
+}
 FILES = {"a.jpg": b"1" * 513, "sub/b.jpg": b"", "sub/deep/c.json": b"{}", "d": b"x" * 512}
 BOUNDED = settings(
     derandomize=True,
@@ -207,6 +212,16 @@ def test_members_are_read_by_threads_and_copies(tmp_path: Path) -> None:
     copies = pickle.loads(pickle.dumps(list(index.values())))
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(TarMember.read, copies * 5)) == list(files.values()) * 5
+
+
+def test_an_archive_stays_open_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two threads that open it at once, the cache keeps one file; it may also lose both."""
+    from numclip.data import tar_index as module
+
+    monkeypatch.setattr(module, "_opened", module._opened.__wrapped__)
+    assert contents(write_tar(tmp_path / "a.tar", FILES)) == FILES
 
 
 @pytest.mark.parametrize("pread", [True, False])

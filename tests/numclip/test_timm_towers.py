@@ -44,7 +44,8 @@ def test_features_are_timms_own_before_its_classifier(name: str, tmp_path: Path)
     tower: Any = trained(name)
     torch.save({"state_dict": {f"module.{k}": v for k, v in tower.state_dict().items()}},
                tmp_path / "a.pt")  # fmt: skip
-    save_file(tower.state_dict(), tmp_path / "a.safetensors")
+    lean = {k: v for k, v in tower.state_dict().items() if not k.endswith("num_batches_tracked")}
+    save_file(lean, tmp_path / "a.safetensors")
     size = tower.pretrained_cfg["input_size"][1]
     images = torch.randn(2, 3, size, size)
     want = tower.forward_head(tower.forward_features(images), pre_logits=True)
@@ -116,3 +117,37 @@ def test_other_pixel_statistics_are_said(capsys: pytest.CaptureFixture[str]) -> 
     say_other_statistics("test_vit", "half")
     say_other_statistics("mobilenetv2_100", "imagenet")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
+@torch.no_grad()
+def test_levels_are_means_and_spreads_of_timms_own_feature_maps(name: str, tmp_path: Path) -> None:
+    tower: Any = trained(name)
+    save_file(tower.state_dict(), tmp_path / "a.safetensors")
+    size = tower.pretrained_cfg["input_size"][1]
+    images = torch.randn(3, 3, size, size)
+    want = []
+    for level in tower.forward_intermediates(images, intermediates_only=True):
+        pixels = level.flatten(2)
+        want += [pixels.mean(2), pixels.std(2, unbiased=False)]
+    file = str(tmp_path / "a.safetensors")
+    clip, config = load_backbone(f"timm/{name}", file, words=False, levels=True)
+    got = clip.eval().get_submodule("visual")(images)
+    torch.testing.assert_close(got, torch.cat(want, 1), atol=1e-4, rtol=1e-4)
+    assert config["embed_dim"] == got.shape[1]
+    model = NumClip(ModelConfig(config, vectors="prototypes"), TASK, clip).eval()
+    spec = Preprocessing(crop=size, resize=size)
+    save_checkpoint(tmp_path / "c.pt", Checkpoint(model, spec))
+    again = load_checkpoint(tmp_path / "c.pt").model
+    torch.testing.assert_close(again(images).values, model(images).values)
+    folded = FoldedModel(model).eval()
+    values, _ = folded(images)
+    torch.testing.assert_close(values, model(images).values, atol=1e-4, rtol=1e-4)
+
+
+def test_a_tower_takes_another_image_size_where_it_can() -> None:
+    assert clip_config("timm/test_efficientnet", image_size=96)["vision_cfg"]["image_size"] == 96
+    with pytest.raises(UsageError, match="turns a picture of 96 pixels into one vector"):
+        clip_config("timm/vit_tiny_patch16_224", image_size=96)
+    with pytest.raises(UsageError, match="--image-size is for image towers of timm"):
+        clip_config("ViT-B-32", image_size=96)

@@ -15,8 +15,9 @@ from numclip.data.samples import Sample
 from numclip.evaluation.metrics import evaluate_predictions, value_metrics, value_outside_bin
 from numclip.evaluation.predictions import Predictions
 from numclip.evaluation.report import table
-from numclip.model.heads import FineRegressor, NumClip, point_estimate
+from numclip.model.heads import FineRegressor
 from numclip.model.model_config import ModelConfig
+from numclip.model.numclip import NumClip, point_estimate
 from numclip.tasks import load_task, preset_names, unreachable
 from numclip_export.fold import FoldedModel
 from numclip_export.graph.onnx_model import onnx_from_folded, operators
@@ -153,6 +154,7 @@ def test_model_folded_model_and_graph_clip_alike() -> None:
     task = replace(load_task("age"), label_offset=1.0)
     model = tiny_model(task=task)
     images = images_of("vit", 6)
+    assert isinstance(model.regressor, FineRegressor)
     for bias in (-20.0, 20.0):  # tanh saturates: the released form reads thousands, or half
         model.regressor.delta.bias.fill_(bias)
         out = model(images)

@@ -54,13 +54,54 @@ class Method:
     start: Start
     options: tuple[str, ...] = ()
     rival: Literal["coral", "corn"] | None = None
-    random: bool = True  # False: the same result for every seed
+    closed: bool = False  # in closed form: no crops in training, the same result for every seed
 
 
+_SHORT = ("--epochs", "40")
+_FINETUNE = ("--vectors", "prototypes", "--skip-probe", "--epochs", "8")
 METHODS = (
     Method("coral", "CORAL", "scratch", rival="coral"),
     Method("corn", "CORN", "scratch", rival="corn"),
-    Method("words-demo", "numclip, words, the demo's recipe", "scratch", DEMO),
+    Method("words-demo", "words, the demo's recipe", "scratch", DEMO),
+    Method("words", "words", "scratch", _SHORT),
+    Method("prototypes", "prototypes", "scratch", (*_SHORT, "--vectors", "prototypes")),
+    Method("distribution", "distribution", "scratch", (*_SHORT, "--head", "distribution")),
+    Method(
+        "distribution-rps",
+        "distribution, ranked probability score",
+        "scratch",
+        (*_SHORT, "--head", "distribution", "--loss-mode", "rps"),
+    ),
+    Method("probe", "probe", "pretrained", ("--head", "probe"), closed=True),
+    Method(
+        "probe-levels",
+        "probe of all levels",
+        "pretrained",
+        ("--head", "probe", "--features", "levels"),
+        closed=True,
+    ),
+    Method("tuned", "prototypes, whole tower tuned", "pretrained", _FINETUNE),
+    Method(
+        "tuned-distribution",
+        "distribution, whole tower tuned",
+        "pretrained",
+        (*_FINETUNE, "--head", "distribution"),
+    ),
+    Method(
+        "lora-distribution",
+        "distribution, LoRA",
+        "pretrained",
+        (*_FINETUNE, "--head", "distribution", "--tune", "lora"),
+    ),
+    Method(
+        "tuned-levels",
+        "probe of all levels, then whole tower tuned",
+        "pretrained",
+        (
+            *("--head", "probe", "--features", "levels", "--tune", "all", "--skip-probe"),
+            *("--epochs", "8"),
+        ),
+    ),
 )
 
 
@@ -97,22 +138,25 @@ def set_of(name: str) -> RealSet:
     return next(image_set for image_set in SETS if image_set.name == name)
 
 
-def sides(image_set: RealSet, start: Start) -> tuple[int, int]:
+def sides(image_set: RealSet, method: Method) -> tuple[int, int]:
     """Return the side of the images before the crop, and that of the crop, pixels."""
-    crop = SCRATCH_SIDE if start == "scratch" else TOWER_SIDE
-    return round(crop * MARGIN) if image_set.margin else crop, crop
+    crop = SCRATCH_SIDE if method.start == "scratch" else TOWER_SIDE
+    return round(crop * MARGIN) if image_set.margin and not method.closed else crop, crop
 
 
 def command(run: RealRun, setting: Setting) -> list[str]:
     """Return the arguments of `numclip-train` of a run; files are named without their folder."""
     image_set, method = set_of(run.image_set), method_of(run.method)
     task = image_set.task
-    resize, _ = sides(image_set, method.start)
+    resize, _ = sides(image_set, method)
     epochs = () if setting.epochs is None else ("--epochs", str(setting.epochs))
     backbone = (
         ("--backbone", "scratch.json")
         if method.start == "scratch"
-        else ("--backbone", "timm/mobilenetv2_100", "--pretrained", str(setting.tower))
+        else (
+            *("--backbone", "timm/mobilenetv2_100", "--image-size", str(TOWER_SIDE)),
+            *("--pretrained", str(setting.tower)),
+        )
     )
     return [
         *("--train", "train.csv", "--val", "val.csv", "--group-column", "group"),
@@ -128,7 +172,7 @@ def execute(run: RealRun, setting: Setting) -> dict[str, Any]:
     """Train and test; return `measures` and the seconds, of the clock and of the processor."""
     started, worked = time.perf_counter(), time.process_time()
     image_set, method = set_of(run.image_set), method_of(run.method)
-    resize, _ = sides(image_set, method.start)
+    resize, _ = sides(image_set, method)
     folder = setting.work / image_set.name / str(resize)
     output = setting.work / "runs" / run.key.replace("/", "-")
     output.mkdir(parents=True, exist_ok=True)
@@ -191,7 +235,7 @@ def _rival(run: RealRun, setting: Setting, folder: Path, output: Path) -> Predic
     torch.manual_seed(run.seed)
     tower = build_clip(SCRATCH_CLIP).get_submodule("visual")
     net = ordinal_net(tower, int(SCRATCH_CLIP["embed_dim"]), task.num_bins, method.rival)
-    resize, crop = sides(image_set, method.start)
+    resize, crop = sides(image_set, method)
     preprocessing = Preprocessing(crop=crop, resize=resize)
     parts = {part: _samples(folder, part, image_set) for part in ("train", "val", "test")}
     expected = image_set.judged_by == "rmse"

@@ -175,10 +175,11 @@ def _take_in_statistics(state: dict[str, npt.NDArray[np.float32]]) -> None:
 def _tensors(arrays: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, Any]:
     import torch
 
+    counts = [name for name in arrays if name.endswith(".running_mean")]
     return {
         name: torch.from_numpy(np.ascontiguousarray(array, np.float32))
         for name, array in arrays.items()
-    }
+    } | {name.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for name in counts}
 
 
 def classify(features: npt.NDArray[np.float32], weights: Arrays) -> npt.NDArray[np.float32]:
