@@ -97,9 +97,9 @@ def recipe_of(
     recipe = RECIPES[name]
     training = replace(recipe.training, tune=tune or ("none" if head == "probe" else "all"))
     if recipe.large is not None and not backbone.endswith(".json"):
-        training = replace(training, rates=recipe.large)
-    if training.tune in ("lora", "projector") and name == "finetune":
-        # few numbers, which start at nothing or do one thing
-        rates = training.rates
-        training = replace(training, rates=replace(rates, image=TUNING_GAIN * rates.image))
+        rates = recipe.large
+        if training.tune in ("lora", "projector") and name == "finetune":
+            # few numbers, which start at nothing or do one thing
+            rates = replace(rates, image=TUNING_GAIN * rates.image)
+        training = replace(training, rates=rates)
     return replace(recipe, training=training)
