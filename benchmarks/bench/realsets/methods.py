@@ -40,14 +40,7 @@ _RATES = [
     for word in (f"--lr-{part}", RATE)
 ]  # fmt: skip
 DEMO = (
-    *(
-        "--optimizer",
-        "adamw",
-        "--weight-decay",
-        "0.01",
-        "--schedule",
-        "cosine",
-    ),
+    *("--optimizer", "adamw", "--weight-decay", "0.01", "--schedule", "cosine"),
     *("--warmup-steps", "50", "--regressor", "bounded", "--loss-mode", "corrected"),
     *("--regression-weight", "0.15", *_RATES),
 )
