@@ -17,7 +17,8 @@ from typing import Any
 
 import click
 
-if not __package__:  # run by its path: the repository joins the import path
+# run by its path: the repository joins the import path, which the processes started here inherit
+if not __package__ and __name__ == "__main__":
     __import__("script")
 
 from benchmarks.bench.machine.environment import REPOSITORY, describe_environment

@@ -98,7 +98,7 @@ def described_task(name_or_path: str | None, flags: Mapping[str, Any]) -> Task:
     return Task.from_dict({"unit": ""} | fields, source="command line")
 
 
-def unreachable(task: Task, form: RegressorForm, labels: Iterable[float]) -> Iterator[str]:
+def unreachable(task: Task, form: RegressorForm | None, labels: Iterable[float]) -> Iterator[str]:
     """Yield a warning for each kind of label that the fine regressor cannot read from a sure image.
 
     "released" reads lower / (1 + d) with d between -1 and 1: always 0 in a bin that begins at 0,

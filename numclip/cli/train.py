@@ -33,7 +33,7 @@ from numclip.training.config import LearningRates, TrainConfig
 from numclip.training.loggers import LoggerName
 from numclip.training.recipes import recipe_of
 from numclip.training.run import TrainOptions, train
-from numclip_runtime import Task, __version__
+from numclip_runtime import Task, UsageError, __version__
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error, show, visible
 from numclip_runtime.errors import require_installed
 from numclip_runtime.files import refuse_overwriting
@@ -128,7 +128,7 @@ RECIPE_OPTIONS = add(
         ),
         regression_weight=(RATE, "Weight of the L1 loss (label units)."),
         tune="Of the image tower: all, its last layer, low-rank updates, or nothing.",
-        lora_rank=(COUNT, "Of --tune lora."),
+        lora_rank=(COUNT, "Of --tune lora, which it implies."),
         regression_unit="Unit of that loss: the labels', or their mean distance from their median.",
         seed="",
         accumulate=(COUNT, "Batches per update."),
@@ -184,8 +184,28 @@ def main(**given: Any) -> None:
             show(f"test {_line(result.test, options.task)}")
 
 
+# Options that have an effect only with one choice of another option
+ONLY_WITH = {
+    "regressor": ("head", "numclip"),
+    "grid_points": ("head", "distribution"),
+    "target_width": ("head", "distribution"),
+    "prototypes": ("vectors", "prototypes"),
+    "lora_rank": ("tune", "lora"),
+}
+
+
 def train_options(given: Mapping[str, Any]) -> TrainOptions:
-    """Return what the options of the command say; those of training change the recipe's."""
+    """Return what the options of the command say; those of training change the recipe's.
+
+    Raises:
+        UsageError: if an option has no effect beside the others.
+    """
+    if given["lora_rank"] is not None and given["tune"] is None:
+        given = {**given, "tune": "lora"}
+    for name, (other, choice) in ONLY_WITH.items():
+        if given[name] is not None and given[other] != choice:
+            option, needed = (f"--{part}".replace("_", "-") for part in (name, other))
+            raise UsageError(f"{option} has an effect with {needed} {choice} only; leave it out.")
     training = recipe_of(
         given["recipe"], given["pretrained"], given["backbone"], given["head"], given["tune"]
     ).training
@@ -209,6 +229,7 @@ def _run_file(options: TrainOptions, given: Mapping[str, Any]) -> str:
     training, regressor = options.resolved().training, options.resolved().regressor
     values = {**given, "regressor": regressor, **vars(training)}
     values |= {f"lr_{part}": rate for part, rate in vars(values["rates"]).items()}
+    values |= {name: None for name, (other, one) in ONLY_WITH.items() if values[other] != one}
     params = [p for p in click.get_current_context().command.params if p.name != "lr"]
     return run_file(params, values)
 

@@ -123,6 +123,14 @@ def without_broken(
     return kept
 
 
+def still_readable(samples: Sequence[Sample], name: str, *, skip: bool) -> list[Sample]:
+    """Return the samples that can be read; with `skip`, some may have broken in the meantime."""
+    if not skip:
+        return list(samples)
+    broken = broken_images([sample.image for sample in samples], "decode")
+    return without_broken(samples, broken, skip=True, name=name)
+
+
 @dataclass(frozen=True)
 class Leakage:
     """Images and groups that a set shares with a set it must be independent of."""

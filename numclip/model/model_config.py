@@ -124,6 +124,11 @@ class ModelConfig:
             raise UsageError(
                 f"config: adapter_reduction must be at least 1, got {self.adapter_reduction}."
             )
+        if self.adapter_width is not None and self.head != "numclip":
+            raise UsageError(
+                f"config: adapter_width {self.adapter_width} is of the head 'numclip'; the head "
+                f"{self.head!r} has no adapter."
+            )
         if self.adapter_width is not None and not 1 <= self.adapter_width <= MAX_ADAPTER:
             raise UsageError(
                 f"config: adapter_width must be from 1 to {MAX_ADAPTER:,}, got "

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
-_ALTERNATIVES = {"tensorboard": ("tensorboardX",)}  # packages that Lightning takes as well
+_ALTERNATIVES = {"tensorboard": [("tensorboardX",)]}  # packages that Lightning takes as well
+_SERVER = "MLFLOW_TRACKING_URI"
 PROJECT = "numclip"  # of W&B, and the experiment of MLflow
 
 
@@ -24,7 +25,10 @@ def check_loggers(names: Sequence[LoggerName]) -> None:
         MissingDependencyError: naming the pip command.
     """
     for name in names:
-        if not any(map(_installed, (name, *_ALTERNATIVES.get(name, ())))):
+        alternatives = [(name,), *_ALTERNATIVES.get(name, ())]
+        if name == "mlflow" and not os.environ.get(_SERVER):
+            alternatives = [("mlflow", "sqlalchemy")]  # a database of its own
+        if not any(all(map(_installed, packages)) for packages in alternatives):
             raise MissingDependencyError(
                 f"{name} is not installed, so training cannot log to it; install with: "
                 f"pip install {name}"
@@ -43,7 +47,7 @@ def make_loggers(run_dir: Path | None, names: Sequence[LoggerName]) -> list[Logg
     """Return Lightning's loggers for a run folder: always the CSV file, and those by name.
 
     W&B asks for its own login (WANDB_MODE=offline does without). MLflow logs to the server in
-    MLFLOW_TRACKING_URI or, without it, to the folder mlruns of the run folder.
+    MLFLOW_TRACKING_URI or, without it, to mlflow.db in the run folder.
 
     Args:
         run_dir: Run folder; its name is the run's. None: log nowhere.
@@ -60,6 +64,14 @@ def make_loggers(run_dir: Path | None, names: Sequence[LoggerName]) -> list[Logg
         elif name == "wandb":
             made.append(kinds.WandbLogger(name=run_dir.stem, project=PROJECT, save_dir=run_dir))
         else:
-            uri = os.environ.get("MLFLOW_TRACKING_URI") or f"file:{run_dir.resolve() / 'mlruns'}"
-            made.append(kinds.MLFlowLogger(PROJECT, run_name=run_dir.stem, tracking_uri=uri))
+            folder, server = run_dir.resolve(), os.environ.get(_SERVER)
+            made.append(
+                kinds.MLFlowLogger(
+                    PROJECT,
+                    run_name=run_dir.stem,
+                    # no folder: MLflow 3 refuses to log to one
+                    tracking_uri=server or f"sqlite:///{folder / 'mlflow.db'}",
+                    artifact_location=None if server else folder.as_uri(),
+                )
+            )
     return made

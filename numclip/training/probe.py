@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from numclip.checkpoint import Checkpoint
-from numclip.data.checks import broken_images, without_broken
+from numclip.data.checks import still_readable
 from numclip.data.dataset import Broken, ImageDataset, evaluation_transform
 from numclip.data.samples import Sample
 from numclip.data.workers import loading_faults
@@ -191,10 +191,7 @@ class ProbeFit:
     def metrics(self) -> dict[str, float]:
         """Return the validation metrics of the model, whose head has the fitted line."""
         checkpoint = Checkpoint(self.model.eval(), self.preprocessing)
-        samples = self.val
-        if self.skip_broken:
-            broken = broken_images([sample.image for sample in samples], "decode")
-            samples = without_broken(samples, broken, skip=True, name="validation")
+        samples = still_readable(self.val, "validation", skip=self.skip_broken)
         return validation_metrics(
             predictions_of_checkpoint(checkpoint, samples, workers=self.workers)
         )

@@ -6,33 +6,19 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from numclip.data.checks import broken_images, with_whole_numbers, without_broken
+from numclip.data.checks import still_readable, with_whole_numbers
 from numclip.data.columns import PLAIN_TABLE
-from numclip.data.prepare import DataConfig, data_report, prepare_data, read_sets
-from numclip.data.samples import Sample, write_csv
+from numclip.data.prepare import data_report, prepare_data, read_sets
+from numclip.data.samples import write_csv
 from numclip.data.subsets import ValidationParts, calibration_split
-from numclip.model.model_config import (
-    DEFAULT_BACKBONE,
-    PLAIN,
-    Features,
-    HeadKind,
-    ModelConfig,
-    PromptConfig,
-    PrototypeStart,
-    RegressorForm,
-    Vectors,
-)
-from numclip.model.preprocessing import PAPER_PREPROCESSING, PreprocessingConfig
+from numclip.model.model_config import ModelConfig
 from numclip.tasks import unreachable
-from numclip.training.config import TrainConfig
-from numclip.training.loggers import LoggerName
-from numclip.training.recipes import RecipeName, recipe_of
-from numclip.training.run_folder import check_run_folder, finish, save_run_file, unfinished
+from numclip.training.run_folder import check_run_folder, finish, save_run_file, what_is_kept
 from numclip.training.start import check_start, random_start_warning
-from numclip_runtime import Task, UsageError
+from numclip.training.train_options import TrainOptions as TrainOptions
+from numclip_runtime import UsageError
 from numclip_runtime.console import say, show
 from numclip_runtime.errors import require
 from numclip_runtime.files import refuse_overwriting
@@ -43,56 +29,6 @@ if TYPE_CHECKING:
 
     from numclip.checkpoint import Checkpoint
     from numclip.model.numclip import NumClip
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """The model to train, its data, and the output."""
-
-    task: Task
-    data: DataConfig
-    output: Path = Path("checkpoint.pt")
-    backbone: str = DEFAULT_BACKBONE  # open_clip architecture or configuration file (.json)
-    pretrained: str | None = None  # open_clip tag or weights file; None: random weights
-    quick_gelu: bool | None = None  # None: the backbone's
-    features: Features = "last"  # of a tower of timm: its own, or those of all its levels
-    image_size: int | None = None  # side, pixels, of a tower of timm; None: timm's record
-    recipe: RecipeName = "auto"  # auto: "finetune" with `pretrained`, "scratch" without
-    training: TrainConfig | None = None  # how to train; None: as the recipe says
-    regressor: RegressorForm | None = None  # None: the recipe's
-    label_offset: float | None = None  # of the task; None: the recipe's, or else the task's own
-    adapter_width: int | None = ModelConfig.adapter_width
-    prompts: PromptConfig = PLAIN
-    head: HeadKind = ModelConfig.head
-    grid_points: int | None = ModelConfig.grid_points
-    vectors: Vectors = ModelConfig.vectors
-    prototypes: PrototypeStart | None = None  # None: text where there are pretrained words
-    skip_probe: bool = False  # do not measure, with `pretrained`, what a linear probe reaches
-    logit_scale: float | None = None  # initial scale of the cosine similarities; None: backbone's
-    preprocessing: PreprocessingConfig = PAPER_PREPROCESSING
-    run_dir: Path | None = None  # logs and resume files; None: `output` with the suffix .run
-    resume: bool = False  # go on from the last finished epoch of the run
-    restart: bool = False  # discard an unfinished run and start anew
-    loggers: tuple[LoggerName, ...] = ()  # log to these as well
-    tensorboard: bool = False  # the same as "tensorboard" among `loggers`
-
-    def __post_init__(self) -> None:
-        for name in ("output", "run_dir"):
-            if isinstance(place := getattr(self, name), str):  # from a notebook, say
-                object.__setattr__(self, name, Path(place))
-
-    def resolved(self) -> TrainOptions:
-        """Return the options with what the recipe sets in place of None."""
-        recipe = recipe_of(self.recipe, self.pretrained, self.backbone, self.head)
-        offset = self.label_offset
-        return replace(
-            self,
-            task=replace(
-                self.task, label_offset=recipe.label_offset(self.task) if offset is None else offset
-            ),
-            training=self.training or recipe.training,
-            regressor=self.regressor or recipe.regressor,
-        )
 
 
 @dataclass(frozen=True)
@@ -147,13 +83,12 @@ def train(
         say(f"Warning: {warning}")
     # Labels take no time, torch and the weights seconds, images minutes: in this order.
     sets = read_sets(options.data, options.task)
-    labelled = [sample for name in ("train", "val") for sample in sets.samples.get(name, [])]
-    task, notes = with_whole_numbers(options.task, labelled)
+    learned = sets.samples["train"]
+    task, notes = with_whole_numbers(options.task, learned + sets.samples.get("val", []))
     options = replace(options, task=task)
     assert options.regressor is not None
-    notes += unreachable(
-        task, options.regressor, (sample.label for sample in sets.samples["train"])
-    )
+    if options.head == "numclip":
+        notes += unreachable(task, options.regressor, (sample.label for sample in learned))
     require("train", "torch")
     model = initial_model(options)
     preprocessing = options.preprocessing.of(model.config.clip)
@@ -215,15 +150,14 @@ def train(
             )
         if not first_process:
             return None
+        tuning, skip = parts.choosing if parts.kept else [], options.data.skip_broken
         root = options.data.root if options.data.val else None
         place = None if root is None else str(root)
         table = options.data.table if options.data.val else PLAIN_TABLE
         checkpoint, line = calibrate(
             Checkpoint(model, preprocessing, best, str(val_source), place, table),
-            _still_readable(parts.kept or parts.choosing, options.data, "validation"),
-            tuning=_still_readable(parts.choosing, options.data, "validation")
-            if parts.kept
-            else (),
+            still_readable(parts.kept or parts.choosing, "validation", skip=skip),
+            tuning=still_readable(tuning, "validation", skip=skip),
             batch_size=config.batch_size,
             workers=config.workers,
         )
@@ -233,28 +167,14 @@ def train(
         signum = stop_requests()[0] or (isinstance(error, KeyboardInterrupt) and signal.SIGINT)
         if not signum:
             raise
-        raise Stopped(signum, _what_is_kept(run_dir) if first_process else "") from None
+        raise Stopped(signum, what_is_kept(run_dir) if first_process else "") from None
     finish(run_dir)
     test = None
     if data.test:
-        samples = _still_readable(data.test, options.data, "test")
+        samples = still_readable(data.test, "test", skip=skip)
         found = predictions_of_checkpoint(checkpoint, samples, batch_size=config.batch_size)
         test = validation_metrics(found)
     return TrainResult(checkpoint, line, test)
-
-
-def _still_readable(samples: list[Sample], config: DataConfig, name: str) -> list[Sample]:
-    """Return the samples that can be read; with --skip-broken, some may have broken meanwhile."""
-    if not config.skip_broken:
-        return samples
-    broken = broken_images([sample.image for sample in samples], "decode")
-    return without_broken(samples, broken, skip=True, name=name)
-
-
-def _what_is_kept(run_dir: Path) -> str:
-    if unfinished(run_dir):
-        return f"the finished epochs are kept in {run_dir}; go on with --resume"
-    return "no epoch was finished, nothing is kept"
 
 
 def initial_model(options: TrainOptions) -> NumClip:

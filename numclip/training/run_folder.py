@@ -17,6 +17,13 @@ def unfinished(run_dir: Path) -> bool:
     return (run_dir / RESUME_FILE).is_file()
 
 
+def what_is_kept(run_dir: Path) -> str:
+    """Return what a stopped run has left, for people."""
+    if unfinished(run_dir):
+        return f"the finished epochs are kept in {run_dir}; go on with --resume"
+    return "no epoch was finished, nothing is kept"
+
+
 def finish(run_dir: Path) -> None:
     """Delete the resume files, once the checkpoint is written; logs stay."""
     for name in (RESUME_FILE, BEST_FILE):

@@ -159,6 +159,7 @@ def test_round_trip_and_fold(form: str, temperature: float, tmp_path: Path) -> N
         ({"vectors": "sounds"}, "vectors must be one of words, prototypes"),
         ({"grid_points": 1}, "grid_points must be from 2 to 1,000, got 1"),
         ({"grid_points": 10**9}, "grid_points must be from 2 to 1,000"),
+        ({"head": "distribution", "adapter_width": 3}, "'distribution' has no adapter"),
     ],
 )
 def test_configurations_that_are_none(given: dict[str, Any], reason: str) -> None:

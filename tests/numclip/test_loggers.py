@@ -32,6 +32,7 @@ def test_a_missing_package_is_named_before_anything_is_read(
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_packages_that_are_there_pass(name: LoggerName, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingDependencyError, match=f"pip install {name}$"):
         check_loggers([name])
@@ -39,6 +40,16 @@ def test_packages_that_are_there_pass(name: LoggerName, monkeypatch: pytest.Monk
     module.__spec__ = sys.__spec__  # any: it can be found
     monkeypatch.setitem(sys.modules, name, module)
     check_loggers([name])
+
+
+def test_mlflow_without_a_server_needs_its_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    module = ModuleType("mlflow")
+    module.__spec__ = sys.__spec__
+    monkeypatch.setitem(sys.modules, "mlflow", module)  # mlflow-skinny
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install mlflow$"):
+        check_loggers(["mlflow"])
 
 
 @dataclass
@@ -64,7 +75,11 @@ def test_each_logger_is_made_once_for_the_run(
     made: list[Any] = make_loggers(run, ["wandb", "mlflow", "tensorboard", "wandb"])
     assert [one.kind[:3] for one in made] == ["CSV", "Wan", "MLF", "Ten"]
     assert made[1].options == {"name": "age", "project": "numclip", "save_dir": run}
-    assert made[2].options == {"run_name": "age", "tracking_uri": f"file:{run / 'mlruns'}"}
+    assert made[2].options == {
+        "run_name": "age",
+        "tracking_uri": f"sqlite:///{run / 'mlflow.db'}",
+        "artifact_location": run.as_uri(),
+    }
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     (_, server) = make_loggers(run, ["mlflow"])
     assert server.options["tracking_uri"] == "http://host:5000"  # type: ignore[attr-defined]

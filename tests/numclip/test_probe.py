@@ -151,6 +151,7 @@ def test_command_fits_without_an_epoch(command: list[str]) -> None:
     assert result.exit_code == 0, result.output
     assert "linear probe: leave-one-out MAE" in result.output
     assert "epoch" not in result.output
+    assert "bounded regressor" not in result.output  # a probe has none
     assert "validation: all 12 images fit the intervals" in result.output
     checkpoint = load_checkpoint(Path("checkpoint.pt"))
     assert set(checkpoint.model.state_dict()) > {"regressor.fc.weight", "regressor.log_spread"}

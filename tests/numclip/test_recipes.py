@@ -75,13 +75,9 @@ def test_a_warmup_longer_than_the_run_ends_at_its_half() -> None:
 def test_auto_is_chosen_by_the_start() -> None:
     assert recipe_of("auto", "openai") == recipe_of("finetune", None)
     assert recipe_of("auto", None) == recipe_of("scratch", "weights.pt")
-    assert (
-        recipe_of("finetune", None).training.rates.image
-        < recipe_of("auto", None).training.rates.image
-    )
     data = DataConfig(Path("a.csv"), val=Path("b.csv"))
     options = TrainOptions(TASK, data, pretrained="openai", regressor="released").resolved()
-    assert options.training == recipe_of("finetune", None).training
+    assert options.training == recipe_of("finetune", None, "ViT-B-16").training
     assert options.regressor == "released"  # given, so not the recipe's
     own = TrainConfig(epochs=3)
     assert TrainOptions(TASK, data, training=own).resolved().training == own
@@ -95,6 +91,7 @@ def test_auto_is_chosen_by_the_start() -> None:
         ("morph", load_task("age"), 0.0, 0),
         ("morph", TASK, None, 0),  # labels of another task may begin at 0
         ("aesthetics", load_task("aesthetics"), None, 1),
+        ("historical", load_task("historical"), None, 1),
         ("auto", load_task("aesthetics"), None, 1),
         ("auto", load_task("age"), None, 0),
     ],
@@ -105,15 +102,20 @@ def test_label_offset(recipe: RecipeName, task: Task, given: float | None, offse
     assert once.task.label_offset == once.resolved().task.label_offset == offset
 
 
-def test_a_large_backbone_starts_from_nothing_at_a_lower_rate() -> None:
-    small, large = (recipe_of("scratch", None, name).training for name in ("a.json", "ViT-B-16"))
+@pytest.mark.parametrize("name", ["scratch", "finetune"])
+def test_a_large_backbone_has_lower_rates(name: RecipeName) -> None:
+    small, large = (recipe_of(name, None, net).training for net in ("a.json", "ViT-B-16"))
     assert large.rates.image < small.rates.image / 3
     assert replace(large, rates=small.rates) == small
     data = DataConfig(Path("a.csv"), val=Path("b.csv"))
-    assert TrainOptions(TASK, data).resolved().training == large
-    assert TrainOptions(TASK, data, backbone="a.json").resolved().training == small
-    tuned = TrainOptions(TASK, data, pretrained="openai", backbone="ViT-B-16").resolved().training
-    assert tuned == recipe_of("finetune", None, "a.json").training
+    start = "openai" if name == "finetune" else None
+    for backbone, training in (("a.json", small), ("ViT-B-16", large)):
+        options = TrainOptions(TASK, data, backbone=backbone, pretrained=start)
+        assert options.resolved().training == training
+
+
+def test_the_papers_recipes_do_not_depend_on_the_backbone() -> None:
+    assert recipe_of("morph", "openai", "ViT-L-14") == recipe_of("morph", None, "a.json")
 
 
 def test_one_rate_scales_all() -> None:
@@ -162,5 +164,5 @@ def test_options_change_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen[2].training == replace(morph, drop_at=5, precision="32-true")
     assert (seen[2].data.seed, seen[2].resolved().task.label_offset) == (114514, 1)
     assert seen[3].training == replace(base, regression_weight=0.1, regression_unit="label")
-    assert seen[4].training == replace(recipe_of("finetune", None).training, seed=3)
+    assert seen[4].training == replace(recipe_of("finetune").training, seed=3)
     assert seen[4].data.seed == 3

@@ -98,6 +98,14 @@ def test_refused_without_torch_or_images(
             "does not fit this",
         ),
         (("--backbone", "tiny.json", "--resize", "16"), "crop (32) must be between 1 and resize"),
+        (
+            ("--backbone", "tiny.json", "--head", "distribution", "--regressor", "bounded"),
+            "--regressor has an effect with --head numclip only; leave it out.",
+        ),
+        (
+            ("--backbone", "tiny.json", "--tune", "none", "--lora-rank", "4"),
+            "--lora-rank has an effect with --tune lora only",
+        ),
     ],
 )
 def test_refused_before_images(args: tuple[str, ...], message: str, folder: Path) -> None:
@@ -122,6 +130,16 @@ def test_half_precision_passes_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # a torch for the CPU only
     with pytest.raises(UsageError, match="needs a GPU"):
         check_start("ViT-B-16", None, half, [])
+
+
+def test_a_rank_alone_asks_for_low_rank_updates(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[TrainOptions] = []
+    monkeypatch.setattr("numclip.cli.train.train", lambda options, **_: given.append(options))
+    assert command("--backbone", "tiny.json", "--lora-rank", "4").exit_code == 0
+    assert given[0].training is not None
+    assert (given[0].training.tune, given[0].training.lora_rank) == ("lora", 4)
 
 
 def test_what_exists_passes() -> None:

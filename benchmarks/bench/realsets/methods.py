@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.bench.realsets.image_sets import SETS, RealSet, whole_numbers
+from benchmarks.bench.realsets.real_measures import measures, rounded
 from numclip_runtime import Preprocessing
-from numclip_runtime.calibration import DEFAULT_COVERAGE
 
 if TYPE_CHECKING:
     from numclip.evaluation.predictions import Predictions
 
 Start = Literal["scratch", "pretrained"]
-SCRATCH_SIDE, TOWER_SIDE = 96, 128  # pixels of the network's input
+# Pixels of the input: from scratch, for a whole tower that is tuned, and for one that is not
+SCRATCH_SIDE, TUNED_SIDE, FROZEN_SIDE = 64, 96, 128
+TUNED_SHARE = 3  # a tuned tower sees a third of the epochs that training from scratch takes
 MARGIN = 8 / 7  # of the images before the random crop, where the set allows one
-# The demo's small CLIP at another size: a ResNet of 4 blocks, and a text tower of 2 layers
+# The demo's small CLIP: a ResNet of 4 blocks, and a text tower of 2 layers
 SCRATCH_CLIP: dict[str, Any] = {
     "embed_dim": 128,
     "vision_cfg": {
@@ -39,7 +40,7 @@ _RATES = [
     for word in (f"--lr-{part}", RATE)
 ]  # fmt: skip
 DEMO = (
-    *("--epochs", "40", "--optimizer", "adamw", "--weight-decay", "0.01", "--schedule", "cosine"),
+    *("--optimizer", "adamw", "--weight-decay", "0.01", "--schedule", "cosine"),
     *("--warmup-steps", "50", "--regressor", "bounded", "--loss-mode", "corrected"),
     *("--regression-weight", "0.15", *_RATES),
 )
@@ -56,51 +57,32 @@ class Method:
     rival: Literal["coral", "corn"] | None = None
     closed: bool = False  # in closed form: no crops in training, the same result for every seed
 
+    @property
+    def side(self) -> int:
+        """Side of the network's input, pixels."""
+        return (
+            SCRATCH_SIDE if self.start == "scratch" else FROZEN_SIDE if self.closed else TUNED_SIDE
+        )
 
-_SHORT = ("--epochs", "40")
-_FINETUNE = ("--vectors", "prototypes", "--skip-probe", "--epochs", "8")
+
+_TUNED = ("--vectors", "prototypes", "--skip-probe")
+_DISTRIBUTION = ("--head", "distribution")
+_LEVELS = ("--head", "probe", "--features", "levels")
 METHODS = (
     Method("coral", "CORAL", "scratch", rival="coral"),
     Method("corn", "CORN", "scratch", rival="corn"),
     Method("words-demo", "words, the demo's recipe", "scratch", DEMO),
-    Method("words", "words", "scratch", _SHORT),
-    Method("prototypes", "prototypes", "scratch", (*_SHORT, "--vectors", "prototypes")),
-    Method("distribution", "distribution", "scratch", (*_SHORT, "--head", "distribution")),
-    Method(
-        "distribution-rps",
-        "distribution, ranked probability score",
-        "scratch",
-        (*_SHORT, "--head", "distribution", "--loss-mode", "rps"),
-    ),
+    Method("words", "words", "scratch"),
+    Method("distribution", "distribution", "scratch", _DISTRIBUTION),
     Method("probe", "probe", "pretrained", ("--head", "probe"), closed=True),
-    Method(
-        "probe-levels",
-        "probe of all levels",
-        "pretrained",
-        ("--head", "probe", "--features", "levels"),
-        closed=True,
-    ),
-    Method("tuned", "prototypes, whole tower tuned", "pretrained", _FINETUNE),
-    Method(
-        "tuned-distribution",
-        "distribution, whole tower tuned",
-        "pretrained",
-        (*_FINETUNE, "--head", "distribution"),
-    ),
+    Method("probe-levels", "probe of all levels", "pretrained", _LEVELS, closed=True),
+    Method("tuned", "prototypes, tuned", "pretrained", _TUNED),
+    Method("tuned-distribution", "distribution, tuned", "pretrained", (*_TUNED, *_DISTRIBUTION)),
     Method(
         "lora-distribution",
         "distribution, LoRA",
         "pretrained",
-        (*_FINETUNE, "--head", "distribution", "--tune", "lora"),
-    ),
-    Method(
-        "tuned-levels",
-        "probe of all levels, then whole tower tuned",
-        "pretrained",
-        (
-            *("--head", "probe", "--features", "levels", "--tune", "all", "--skip-probe"),
-            *("--epochs", "8"),
-        ),
+        (*_TUNED, *_DISTRIBUTION, "--tune", "lora"),
     ),
 )
 
@@ -140,8 +122,14 @@ def set_of(name: str) -> RealSet:
 
 def sides(image_set: RealSet, method: Method) -> tuple[int, int]:
     """Return the side of the images before the crop, and that of the crop, pixels."""
-    crop = SCRATCH_SIDE if method.start == "scratch" else TOWER_SIDE
-    return round(crop * MARGIN) if image_set.margin and not method.closed else crop, crop
+    moves = image_set.margin and not method.closed
+    return round(method.side * MARGIN) if moves else method.side, method.side
+
+
+def epochs_of(run: RealRun, setting: Setting) -> int:
+    """Return the epochs of a run."""
+    share = 1 if method_of(run.method).start == "scratch" else TUNED_SHARE
+    return setting.epochs or max(1, round(set_of(run.image_set).epochs / share))
 
 
 def command(run: RealRun, setting: Setting) -> list[str]:
@@ -149,12 +137,12 @@ def command(run: RealRun, setting: Setting) -> list[str]:
     image_set, method = set_of(run.image_set), method_of(run.method)
     task = image_set.task
     resize, _ = sides(image_set, method)
-    epochs = () if setting.epochs is None else ("--epochs", str(setting.epochs))
+    epochs = () if method.closed else ("--epochs", str(epochs_of(run, setting)))
     backbone = (
         ("--backbone", "scratch.json")
         if method.start == "scratch"
         else (
-            *("--backbone", "timm/mobilenetv2_100", "--image-size", str(TOWER_SIDE)),
+            *("--backbone", "timm/mobilenetv2_100", "--image-size", str(method.side)),
             *("--pretrained", str(setting.tower)),
         )
     )
@@ -225,7 +213,7 @@ def _rival(run: RealRun, setting: Setting, folder: Path, output: Path) -> Predic
     assert method.rival is not None
     task = whole_numbers(image_set.task)
     config = TrainConfig(
-        epochs=setting.epochs or 40,
+        epochs=epochs_of(run, setting),
         rates=LearningRates(image=float(RATE)),
         weight_decay=0.01,
         schedule="cosine",
@@ -251,32 +239,6 @@ def _rival(run: RealRun, setting: Setting, folder: Path, output: Path) -> Predic
     return Predictions(task, calibration, labels["test"], values, bin_probs)
 
 
-def measures(found: Predictions, groups: list[str]) -> dict[str, Any]:
-    """Return MAE, RMSE, Spearman's correlation; coverage and width of the 90 % intervals.
-
-    Args:
-        found: Predictions of N images.
-        groups: Their groups.
-    """
-    error = found.values - found.labels
-    result: dict[str, Any] = {
-        "mae": _rounded(np.abs(error)),
-        "rmse": round(float(np.sqrt(np.square(error).mean())), 4),
-        "spearman": round(spearman(found.values, found.labels), 4),
-    }
-    if found.calibration is None or DEFAULT_COVERAGE not in found.calibration.coverages:
-        return result
-    ends = found.intervals(DEFAULT_COVERAGE)
-    inside = (ends[:, 0] <= found.labels) & (found.labels <= ends[:, 1])
-    names = np.array(groups)
-    by_group = {name: _rounded(inside[names == name]) for name in sorted(set(groups))}
-    return result | {
-        "coverage": _rounded(inside),
-        "coverage_by_group": by_group,
-        "interval_width": _rounded(ends[:, 1] - ends[:, 0]),
-    }
-
-
 def constant(image_set: RealSet, folder: Path) -> dict[str, float]:
     """Return the errors of the training labels' median (MAE) and mean (RMSE) on the test part."""
     train, test = (
@@ -284,22 +246,4 @@ def constant(image_set: RealSet, folder: Path) -> dict[str, float]:
         for part in ("train", "test")
     )
     rmse = float(np.sqrt(np.square(test - train.mean()).mean()))
-    return {"mae": _rounded(np.abs(test - np.median(train))), "rmse": round(rmse, 4)}
-
-
-def spearman(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
-    """Return Spearman's rank correlation, ties sharing their mean rank; 0 where one is constant."""
-    a, b = (_ranks(numbers) for numbers in (first, second))
-    spread = float(a.std() * b.std())
-    return 0.0 if spread == 0 else float(((a - a.mean()) * (b - b.mean())).mean() / spread)
-
-
-def _ranks(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    _, which, counts = np.unique(numbers, return_inverse=True, return_counts=True)
-    last = counts.cumsum()
-    ranks: npt.NDArray[np.float64] = (last - (counts - 1) / 2)[which]
-    return ranks
-
-
-def _rounded(numbers: npt.NDArray[Any]) -> float:
-    return round(float(np.mean(numbers)), 4)
+    return {"mae": rounded(np.abs(test - np.median(train))), "rmse": round(rmse, 4)}

@@ -38,16 +38,21 @@ def table(report: Report) -> str:
         lines += [
             f"### {image_set.name}: {image_set.about}",
             "",
-            "| method | weights from | MAE | RMSE | Spearman | 90 % interval holds | in its groups "
-            "| width |",
-            "| :-- | :-- |" + " --: |" * 6,
+            "| method | weights from | runs | MAE | RMSE | Spearman "
+            "| 90 % interval holds | in its groups | width |",
+            "| :-- | :-- |" + " --: |" * 7,
         ]
         entries: list[tuple[float, str]] = []
         constant = report["constants"][image_set.name]
-        cells = [f"{constant['mae']:.3f} (median)", f"{constant['rmse']:.3f} (mean)"]
+        cells = ["", f"{constant['mae']:.3f} (median)", f"{constant['rmse']:.3f} (mean)"]
         entries.append((constant[image_set.judged_by], _line("best constant", "", cells)))
         for reference in image_set.references:
-            cells = [f"{reference.mae:.3f}", f"{reference.rmse:.3f}", f"{reference.spearman:.3f}"]
+            cells = [
+                "",
+                f"{reference.mae:.3f}",
+                f"{reference.rmse:.3f}",
+                f"{reference.spearman:.3f}",
+            ]
             error = float(getattr(reference, image_set.judged_by))
             entries.append((error, _line(f"{reference.label} (quoted)", "", cells)))
         for method in METHODS:
@@ -76,7 +81,8 @@ def column(runs: list[dict[str, Any]], measure: str) -> npt.NDArray[np.float64]:
 
 
 def _cells(runs: list[dict[str, Any]]) -> list[str]:
-    cells = [_spread(column(runs, measure)) for measure in ("mae", "rmse", "spearman")]
+    figures = [_spread(column(runs, measure)) for measure in ("mae", "rmse", "spearman")]
+    cells = [str(len(runs)), *figures]
     if any("coverage" not in run for run in runs):
         return cells
     groups = [share for run in runs for share in run["coverage_by_group"].values()]
@@ -94,7 +100,7 @@ def _spread(numbers: npt.NDArray[np.float64]) -> str:
 
 
 def _line(label: str, start: str, cells: list[str]) -> str:
-    return "| " + " | ".join([label, start, *cells, *[""] * (6 - len(cells))]) + " |"
+    return "| " + " | ".join([label, start, *cells, *[""] * (7 - len(cells))]) + " |"
 
 
 def save_real_plot(path: Path, report: Report, *, kind: str) -> None:
@@ -106,10 +112,11 @@ def save_real_plot(path: Path, report: Report, *, kind: str) -> None:
         kind: "png" or "svg".
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     sets = [image_set for image_set in SETS if image_set.name in report["constants"]]
     methods = [m for m in METHODS if any(rows_of(report, image_set, m) for image_set in sets)]
-    figure = Figure(figsize=(4.2 * len(sets) + 2.4, 0.34 * len(methods) + 2.2))
+    figure = Figure(figsize=(4.2 * len(sets) + 2.4, 0.34 * len(methods) + 2.4))
     figure.set_layout_engine("constrained")
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     for axes, image_set in zip(panels, sets, strict=True):
@@ -124,9 +131,11 @@ def save_real_plot(path: Path, report: Report, *, kind: str) -> None:
             "constant": report["constants"][image_set.name][measure],
             "best reference": float(getattr(best_reference(image_set), measure)),
         }
+        ends = sorted(lines.values())
         for (name, x), dashes in zip(lines.items(), ((1, 2), (5, 3)), strict=True):
             axes.axvline(x, color=INK, lw=1, dashes=dashes, zorder=0)
-            axes.text(x, -0.85, name, fontsize=8, color=SOFT, ha="center", va="bottom")
+            side = "right" if x == ends[0] else "left"  # the two words do not meet
+            axes.text(x, -0.85, f" {name} ", fontsize=8, color=SOFT, ha=side, va="bottom")
         axes.set_title(image_set.name, loc="left", fontsize=11, color=INK, pad=18)
         axes.set_xlabel(f"test {measure.upper()}, {image_set.task.unit}", fontsize=9, color=INK)
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -134,12 +143,13 @@ def save_real_plot(path: Path, report: Report, *, kind: str) -> None:
         axes.tick_params(length=0, labelsize=9, labelcolor=INK)
         axes.grid(axis="x", color=PALE, lw=0.5)
         axes.set_axisbelow(True)
-    names = [f"{method.label} ({STARTS[method.start]})" for method in methods]
-    panels[0].set_yticks(range(len(methods)), [name.replace(" (none)", "") for name in names])
+    panels[0].set_yticks(range(len(methods)), [method.label for method in methods])
     panels[0].set_ylim(len(methods) - 0.5, -0.8)
+    names = {"scratch": "from scratch", "pretrained": "pretrained tower", "rival": "rivals"}
+    marks = [Line2D([], [], ls="", marker="o", color=COLOURS[k], label=names[k]) for k in names]
+    figure.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.suptitle(
-        f"Real image sets, groups kept apart, {report['seeds']} seeds (dots; bar: mean); "
-        "blue: from scratch, red: pretrained tower, green: rivals",
+        f"Groups kept apart, up to {report['seeds']} seeds (dots; bar: mean)",
         x=0.01,
         ha="left",
         fontsize=11,
