@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from benchmarks.bench.realsets.methods import spearman
+from benchmarks.bench.realsets.real_measures import spearman
 from examples.ablation.methods import METHODS, parameter_groups, set_ridge
 from examples.ablation.scenes import TASKS, Picture, draw_pictures
 from examples.ablation.tiny_clip import CLIP, pixels
