@@ -62,7 +62,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("graph",),
         ("engine",),
         ("card", "options", "parity"),
-        ("precision",),
+        ("flags", "precision"),
         ("exported_file",),
         ("int8", "report"),
         ("verified_engine",),

@@ -11,11 +11,11 @@ import click
 
 from numclip_export.engine.build import BuiltEngine, engine_from_onnx
 from numclip_export.engine.build_options import MAX_BATCH, EngineOptions
+from numclip_export.flags import export_flags
 from numclip_export.options import (
     ENGINE_ONLY,
     ExportOptions,
     Target,
-    export_flags,
     output_path,
     resolve_target,
     target_with_onnx,

@@ -217,7 +217,7 @@ def stranger() -> Iterator[None]:
         "import os, time\n"
         "if os.fork(): os._exit(0)\n"  # orphans belong to the system's first process
         f"for _ in range({count} - 1):\n    if not os.fork(): break\n"
-        "print(os.getpid(), flush=True)\n"
+        "os.write(1, b'%d\\n' % os.getpid())\n"  # at once: print may write number and end apart
         "end = time.monotonic() + 60\n"
         "while time.monotonic() < end: pass\n"
     )

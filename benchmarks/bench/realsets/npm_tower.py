@@ -32,6 +32,7 @@ import numpy.typing as npt
 
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_path
+from numclip_runtime.preprocess import load_rgb
 
 PACKAGE, VERSION = "nsfwjs", "4.3.0"
 SHA512 = (
@@ -217,8 +218,7 @@ def largest_deviation(weights: Arrays) -> float:
     folder = Path(skimage.__file__).parent / "data"
     pictures = []
     for name in EXPECTED:
-        with Image.open(folder / name) as image:
-            small = image.convert("RGB").resize((CHECK_SIDE, CHECK_SIDE), Image.Resampling.BILINEAR)
+        small = load_rgb(folder / name).resize((CHECK_SIDE,) * 2, Image.Resampling.BILINEAR)
         pictures.append(np.asarray(small, np.float32).transpose(2, 0, 1) / 255)
     with torch.inference_mode():
         features = model(torch.from_numpy(np.stack(pictures))).numpy()
