@@ -9,16 +9,16 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from benchmarks.bench.realsets.real_measures import spearman
+from benchmarks.bench.realsets.real_measures import rounded, spearman
 from examples.ablation.methods import METHODS, parameter_groups, set_ridge
 from examples.ablation.scenes import TASKS, Picture, draw_pictures
 from examples.ablation.tiny_clip import CLIP, pixels
 from numclip.evaluation.calibration import fit_calibration
-from numclip.evaluation.predictions import log_softmax
+from numclip.evaluation.metrics import covered
+from numclip.evaluation.predictions import bins_of, log_softmax
 from numclip.model.backbone import build_clip
 from numclip.model.model_config import ModelConfig
 from numclip.model.numclip import NumClip
@@ -198,7 +198,7 @@ def execute(run: Run, world: World) -> dict[str, Any]:
         return *predict(model, seen), np.array([p.label(coarse) for p in pool(*part)[0]])
 
     val = read((size.val, VAL_SEED))
-    measures = {"val_mae": _mean(np.abs(val[0] - val[2]))}
+    measures = {"val_mae": rounded(np.abs(val[0] - val[2]))}
     if not run.tuning:
         measures |= test_measures(model.task, coarse, val, read((size.test, TEST_SEED)))
     return measures | {"seconds": round(time.perf_counter() - started, 2)}
@@ -225,26 +225,22 @@ def test_measures(
     """
     values, logits, labels = test
     numbers = np.array(task.bin_values)
-    found = _bins(coarse, numbers[logits.argmax(1)])
-    true = _bins(coarse, labels)
+    found = bins_of(numbers[logits.argmax(1)], coarse)
+    true = bins_of(labels, coarse)
     calibration = fit_calibration(*val, task)
     bin_probs = np.exp(log_softmax(logits / calibration.temperature))
     ends = calibration.intervals(values, bin_probs, task)
     assert ends is not None  # 9 pictures are enough
     expected = np.exp(log_softmax(logits)) @ numbers
     return {
-        "mae": _mean(np.abs(values - labels)),
+        "mae": rounded(np.abs(values - labels)),
         "spearman": round(spearman(values, labels), 4),
         "spearman_bins": round(spearman(expected, labels), 4),
-        "bin_accuracy": _mean(found == true),
-        "mae_max_index": _mean(np.abs(found - true)),
-        "coverage": _mean((ends[:, 0] <= labels) & (labels <= ends[:, 1])),
-        "interval_width": _mean(ends[:, 1] - ends[:, 0]),
+        "bin_accuracy": rounded(found == true),
+        "mae_max_index": rounded(np.abs(found - true)),
+        "coverage": rounded(covered(ends, labels)),
+        "interval_width": rounded(ends[:, 1] - ends[:, 0]),
     }
-
-
-def _bins(task: Task, numbers: Array) -> npt.NDArray[np.int64]:
-    return np.array([task.bin_of(number) for number in numbers.tolist()])
 
 
 def _draw_pixels(images: Tensor) -> Draw:
@@ -286,7 +282,3 @@ def predict(model: nn.Module, images: Tensor) -> tuple[Array, Array]:
         parts = [model(part) for part in torch.split(images, 250)]
     values, logits = torch.cat([p.values for p in parts]), torch.cat([p.logits for p in parts])
     return values.double().numpy(), logits.double().numpy()
-
-
-def _mean(numbers: npt.NDArray[Any]) -> float:
-    return round(float(np.mean(numbers)), 4)

@@ -89,7 +89,8 @@ FLAGS: tuple[Callable[[Any], Any], ...] = (
         type=FILE,
         help="Images for int8: folder or CSV.  [default: the checkpoint's validation data]",
     ),
-    # As those of the commands that train, which this module does not import: see above
+    # As TABLE_OPTIONS of the commands that train, which are not imported: engines are built on
+    # devices without what those need. A test compares the two.
     click.option(
         "--path-column", help="Column of image paths.  [default: path; or file, image, ...]"
     ),

@@ -43,9 +43,6 @@ MODEL_OPTIONS = add(
         TrainOptions,
         backbone="open_clip architecture or config (.json), or timm/NAME.",
         pretrained="open_clip tag or weights file.  [default: random weights]",
-    ),
-    options_of(
-        TrainOptions,
         features="Of timm/NAME: the last level, pooled, or mean and spread of every level.",
         image_size=(COUNT, "Side, pixels, for timm/NAME.  [default: timm's record]"),
     ),
@@ -70,7 +67,8 @@ MODEL_OPTIONS = add(
             "Of --head distribution.  [default: whole numbers of a range up to 200, else 101]",
         ),
         vectors="What images are compared with: sentences, or learned vectors (no text tower).",
-        prototypes="Their start.  [default: text, where there are pretrained words]",
+        prototypes="Where learned vectors start.  [default: text, where there are pretrained "
+        "words]",
         logit_scale=(click.FloatRange(0, min_open=True), "[default: backbone's]"),
         skip_probe="With --pretrained, do not measure what a linear probe of the tower reaches.",
     ),
@@ -101,7 +99,10 @@ RECIPE_OPTIONS = add(
         batch_size=(COUNT, ""),
         optimizer="",
         schedule="",
-        drop_at=(NUMBER, "Epoch from which on multistep has x0.1.  [or: 30 % of the epochs]"),
+        drop_at=(
+            NUMBER,
+            "Epoch from which on multistep has x0.1; if nothing sets it, after 30 % of all.",
+        ),
         warmup_steps=(NUMBER, ""),
         weight_decay=(RATE, ""),
     ),
@@ -124,12 +125,15 @@ RECIPE_OPTIONS = add(
         "proper ordinal score in their place, for any head.",
         target_width=(
             click.FloatRange(0, min_open=True),
-            "Of --head distribution's soft targets (label units).  [or: 2 % of the range]",
+            "Of --head distribution's soft targets, label units; if nothing sets it, 2 % of the "
+            "range.",
         ),
         regression_weight=(RATE, "Weight of the L1 loss (label units)."),
-        tune="Of the image tower: all, its last layer, low-rank updates, or nothing.",
+        regression_unit="Unit of the L1 loss: the labels', or their mean distance from their "
+        "median.",
+        tune="What is trained of the image tower: all, its last layer, low-rank updates, or "
+        "nothing.",
         lora_rank=(COUNT, "Of --tune lora, which it implies."),
-        regression_unit="Unit of that loss: the labels', or their mean distance from their median.",
         seed="",
         accumulate=(COUNT, "Batches per update."),
         precision="The paper used 16-mixed, which needs a GPU.",
@@ -226,8 +230,8 @@ def train_options(given: Mapping[str, Any]) -> TrainOptions:
 
 def _run_file(options: TrainOptions, given: Mapping[str, Any]) -> str:
     """Return the text of run.toml: what was given, and what the recipe set."""
-    training, regressor = options.resolved().training, options.resolved().regressor
-    values = {**given, "regressor": regressor, **vars(training)}
+    resolved = options.resolved()
+    values = {**given, "regressor": resolved.regressor, **vars(resolved.training)}
     values |= {f"lr_{part}": rate for part, rate in vars(values["rates"]).items()}
     values |= {name: None for name, (other, one) in ONLY_WITH.items() if values[other] != one}
     params = [p for p in click.get_current_context().command.params if p.name != "lr"]

@@ -218,7 +218,7 @@ def read_folder(folder: Path, task: Task, left_out: LeftOut | None = None) -> li
 
     A number ("34") is the label of the images inside. A phrase ("young adult", "Young_Adult")
     names only the bin; the label is then its number in `Task.bin_values`: the class where labels
-    are classes, else the bin's centre, off by half a bin at most.
+    are classes, else the middle of the bin, off by half a bin at most.
 
     Args:
         folder: Folder; images may lie at any depth in its subfolders. Those that
@@ -254,12 +254,8 @@ def read_folder(folder: Path, task: Task, left_out: LeftOut | None = None) -> li
 
 def _folder_label(subfolder: Path, task: Task) -> float:
     given = number(subfolder.name)
-    phrases = [simple_phrase(phrase) for phrase in task.phrases]
-    named = (
-        phrases.index(simple_phrase(subfolder.name))
-        if simple_phrase(subfolder.name) in phrases
-        else None
-    )
+    name, phrases = simple_phrase(subfolder.name), [*map(simple_phrase, task.phrases)]
+    named = phrases.index(name) if name in phrases else None
     if named is None and given is None:
         raise UsageError(
             f"{subfolder}: neither a number nor a phrase of the task; {_expected(task)}."

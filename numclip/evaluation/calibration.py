@@ -9,8 +9,9 @@ The factors promise their coverage for images drawn like the calibration images,
 as long as these images selected nothing else. Training keeps a part of the validation images for
 the factors alone (`numclip.data.subsets.calibration_split`); epoch, temperature and floor of the
 scale are chosen on the other part. Where one set does both, 90 % intervals cover less: simulated,
-87 to 89 % if the best of 50 epochs was chosen on the same 40 to 480 images; without an epoch to
-choose, temperature (1 number) and floor (1 of 5) cost less than 1 % at 480 images, 1.4 % at 40.
+83 to 88 % if the best of 50 epochs was chosen on the same 40 images, 88 to 89 % on 480; without an
+epoch to choose, temperature (1 number) and floor (1 of 5) cost less than 1 % at 480 images, and
+1.4 % at 40.
 """
 
 from __future__ import annotations

@@ -51,8 +51,7 @@ def value_metrics(found: Predictions) -> dict[str, float]:
 
     mae, rmse, bias are the value's; mae_exp is that of the expected number sum_k p_k c_k, and
     mae_max that of the most probable bin's number, where c_k is the bin's number (see
-    `Task.bin_values`): a perfect classifier of classes has 0. mae_constant is the lowest MAE that
-    any constant reaches on these labels: their median's.
+    `Task.bin_values`): a perfect classifier of classes has 0. For mae_constant, see `constant_mae`.
     """
     labels, numbers = found.labels, bin_numbers(found.task)
     own = validation_metrics(found)
@@ -62,8 +61,13 @@ def value_metrics(found: Predictions) -> dict[str, float]:
         "bias": _mean(found.values - labels),
         "mae_exp": _mean(np.abs(found.bin_probs @ numbers - labels)),
         "mae_max": _mean(np.abs(numbers[found.bin_probs.argmax(1)] - labels)),
-        "mae_constant": _mean(np.abs(labels - np.median(labels))),
+        "mae_constant": constant_mae(labels),
     }
+
+
+def constant_mae(labels: Array) -> float:
+    """Return the lowest MAE that a constant reaches on N labels: that of their median."""
+    return _mean(np.abs(labels - np.median(labels)))
 
 
 def bin_metrics(found: Predictions) -> dict[str, float]:

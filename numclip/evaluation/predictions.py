@@ -100,26 +100,19 @@ class EvaluationSource(TableOptions):
             from numclip.checkpoint import load_checkpoint
 
             checkpoint = load_checkpoint(self.ckpt)
-            samples = read_samples(
-                self.data,
-                checkpoint.task,
-                self.root,
-                group_column=self.group_column,
-                table=self.table,
-            )
+            samples = self._samples(checkpoint.task)
             processes = workers if workers > 1 else 0
             return predictions_of_checkpoint(
                 checkpoint, samples, batch_size=size, workers=processes
             )
         with load(self.file, fast_decode=self.fast_decode) as predictor:
-            samples = read_samples(
-                self.data,
-                predictor.metadata.task,
-                self.root,
-                group_column=self.group_column,
-                table=self.table,
-            )
+            samples = self._samples(predictor.metadata.task)
             return predictions_of_model(predictor, samples, batch_size=size, workers=workers)
+
+    def _samples(self, task: Task) -> list[Sample]:
+        return read_samples(
+            self.data, task, self.root, group_column=self.group_column, table=self.table
+        )
 
 
 def raw_outputs(

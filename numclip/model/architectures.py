@@ -10,6 +10,8 @@ from pathlib import Path
 from numclip_runtime import UsageError
 from numclip_runtime.console import visible
 
+TIMM = "timm/"  # before the name of an image tower of timm
+
 
 def architectures() -> list[str]:
     """Return the names of open_clip's architectures; empty where it is not installed."""

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from numclip.model.architectures import unknown_backbone
+from numclip.model.architectures import TIMM, unknown_backbone
 from numclip.model.clip_limits import VOCABULARY, check_clip_config, check_text_tower
 from numclip.model.model_config import ClipConfig
-from numclip.model.timm_towers import LEVELS, TIMM, LevelTower, timm_config, timm_trunk_state
+from numclip.model.timm_towers import LEVELS, LevelTower, timm_config, timm_trunk_state
 from numclip.torchvision_compat import import_torchvision
 from numclip.weights.clip import ClipWeights, read_clip_weights, with_text_prefix
 from numclip.weights.reading import check_fit, read_content, state_of

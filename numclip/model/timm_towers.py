@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from numclip.model.architectures import TIMM
 from numclip.model.clip_limits import check_clip_config
 from numclip.model.model_config import ClipConfig
 from numclip.model.preprocessing import STATISTICS, Statistics
@@ -17,7 +18,6 @@ from numclip_runtime import UsageError
 from numclip_runtime.console import say, visible
 from numclip_runtime.errors import first_line
 
-TIMM = "timm/"  # before the name of such a backbone
 LEVELS = "levels"  # a timm_pool that open_clip does not have
 TRUNK = "visual.trunk."  # before the names of timm's tensors in open_clip's adapter
 
@@ -148,10 +148,10 @@ def timm_trunk_state(
     trunk = {key.removeprefix(TRUNK) for key in own if key.startswith(TRUNK)}
     bare = without_prefix(state, tuple(trunk), more=(TRUNK, "trunk."))
     record = timm.get_pretrained_cfg(name)
-    found = (record and record.classifier) or ()
-    classifiers = (found,) if isinstance(found, str) else tuple(found)
+    named = (record and record.classifier) or ()
+    classifiers = (named,) if isinstance(named, str) else tuple(named)
     kept = {k: v for k, v in bare.items() if k.rpartition(".")[0] not in classifiers or k in trunk}
-    # Counters of batches are of use to no one, and lack in converted files
+    # Nothing uses the counters of batches, and converted files lack them
     spared = (key for key in own if not key.startswith(TRUNK) or key.endswith("_batches_tracked"))
     others = {key: own[key] for key in spared}
     return others | {TRUNK + key: value for key, value in kept.items()}

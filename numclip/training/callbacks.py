@@ -128,7 +128,7 @@ class RunFolder(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the return value of `state_dict`."""
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
-        self.history = state_dict.get("history", [])  # none before version 0.2
+        self.history = state_dict["history"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the handlers of this program, before Lightning installs its own."""

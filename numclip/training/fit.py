@@ -13,11 +13,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-
 from numclip.data.dataset import ImageDataset, evaluation_transform, training_transform
 from numclip.data.samples import Sample
 from numclip.data.workers import check_shared_memory, loading_faults
+from numclip.evaluation.metrics import constant_mae
 from numclip.evaluation.predictions import labels_of
 from numclip.model.numclip import NumClip
 from numclip.model.tuning import add_low_rank, merge_low_rank
@@ -89,8 +88,7 @@ def fit(
     loads = [(len(train), config.batch_size), (len(val), VALIDATION_FACTOR * config.batch_size)]
     check_shared_memory(loads, preprocessing.crop, config.workers, local)
     seed_everything(config.seed)
-    labels = labels_of(val)
-    beside = {CONSTANT: float(np.abs(labels - np.median(labels)).mean()), **(baselines or {})}
+    beside = {CONSTANT: constant_mae(labels_of(val)), **(baselines or {})}
     model.train()  # `fit` and `load_checkpoint` leave a model in eval mode
     merge_low_rank(model.image_encoder)  # left by a training that was stopped
     if config.tune == "lora":
@@ -150,8 +148,7 @@ def fit(
 
 def in_label_units(config: TrainConfig, train: Sequence[Sample]) -> TrainConfig:
     """Return the configuration with the L1 loss's weight in label units; see `RegressionUnit`."""
-    labels = labels_of(train)
-    spread = float(np.abs(labels - np.median(labels)).mean())
+    spread = constant_mae(labels_of(train))
     if config.regression_unit == "label" or not spread:  # nothing differs: nothing to scale by
         return replace(config, regression_unit="label")
     weight = config.regression_weight / spread

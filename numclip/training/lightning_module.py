@@ -47,11 +47,10 @@ class NumClipModule(pl.LightningModule):
         super().__init__()
         self.model = model
         self.config = config
-        freeze(
-            model, config.rates, config.tune
-        )  # now: DDP reads requires_grad before the optimizer is made
+        # Now: DDP reads requires_grad before the optimizer is made
+        freeze(model, config.rates, config.tune)
         self._data = {"train": train, "val": val}
-        self._text: Tensor | None = None  # (K, D) of the validation run under way
+        self._text: Tensor | None = None  # (R, D) of the validation run under way
         # its values (B,), bin_probs (B, K) and labels (B,)
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
         self._sums: Tensor | float = 0.0  # (5,) of the epoch so far: losses times images, images

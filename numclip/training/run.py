@@ -13,6 +13,7 @@ from numclip.data.columns import PLAIN_TABLE
 from numclip.data.prepare import data_report, prepare_data, read_sets
 from numclip.data.samples import write_csv
 from numclip.data.subsets import ValidationParts, calibration_split
+from numclip.model.architectures import TIMM
 from numclip.model.model_config import ModelConfig
 from numclip.tasks import unreachable
 from numclip.training.run_folder import check_run_folder, finish, save_run_file, what_is_kept
@@ -94,7 +95,7 @@ def train(
     preprocessing = options.preprocessing.of(model.config.clip)
     data, warnings = prepare_data(options.data, options.task, sets)
     val_source = options.data.val or output.with_suffix(".val.csv")
-    images = {sample.file: 0 for part in (data.train, data.val, data.test) for sample in part}
+    images = {sample.file for part in (data.train, data.val, data.test) for sample in part}
     refuse_overwriting(output, images, "an image")
     if options.data.val is None:
         refuse_overwriting(val_source, [options.data.train], "an input")
@@ -190,7 +191,7 @@ def initial_model(options: TrainOptions) -> NumClip:
     from numclip.model.heads import compared_phrases
     from numclip.model.numclip import NumClip
     from numclip.model.prototypes import text_vectors
-    from numclip.model.timm_towers import TIMM, say_other_statistics
+    from numclip.model.timm_towers import say_other_statistics
     from numclip.training.fit import seed_everything
 
     assert options.training is not None

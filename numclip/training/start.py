@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from numclip.model.architectures import check_backbone, check_pretrained
+from numclip.model.architectures import TIMM, check_backbone, check_pretrained
 from numclip.training.config import TrainConfig
 from numclip.training.loggers import LoggerName, check_loggers
 from numclip.training.recipes import RecipeName, recipe_of
@@ -52,7 +52,7 @@ def random_start_warning(backbone: str, pretrained: str | None, recipe: RecipeNa
     if pretrained:
         return None
     if not backbone.endswith(".json"):
-        timm = backbone.startswith("timm/")
+        timm = backbone.startswith(TIMM)
         weights = "a file of weights" if timm else "openai, or a file of weights"
         return (
             f"{backbone} starts from random weights, and needs very many images and a GPU to learn "

@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from PIL import Image
 
 from benchmarks import real
 from benchmarks.bench.realsets.image_sets import SETS, read_set, whole_numbers
+from benchmarks.bench.realsets.methods import DEMO, SCRATCH_CLIP, SCRATCH_SIDE
 from benchmarks.bench.realsets.ordinal_rivals import coral_loss, corn_loss, rank_probs
 from benchmarks.bench.realsets.real_measures import spearman
 from benchmarks.bench.realsets.real_report import best_reference
+from examples.quality.demo import train_flags
 from numclip_runtime.errors import UsageError
 
 CELLS = next(image_set for image_set in SETS if image_set.name == "blood-cells")
@@ -113,3 +116,31 @@ def test_every_label_of_a_set_has_a_bin_of_its_own() -> None:
 def test_the_reference_to_beat_is_the_best_by_the_set_s_own_measure() -> None:
     found = {each.name: getattr(best_reference(each), each.judged_by) for each in SETS}
     assert found == {"tomato-freshness": 1.749, "pv-cells": 1.164, "blood-cells": 4.149}
+
+
+def test_the_demos_recipe_is_the_demos() -> None:
+    def options(words: Sequence[object]) -> dict[str, object]:
+        return {
+            str(name): as_number(value) for name, value in zip(words[::2], words[1::2], strict=True)
+        }
+
+    demo, mine = options(train_flags(Path("data"), Path("x.pt"), 12)), options(DEMO)
+    of_the_run = [
+        "--train",
+        "--val",
+        "--task",
+        "--backbone",
+        "--resize",
+        "-o",
+        "--epochs",
+        "--workers",
+    ]
+    assert mine == {name: value for name, value in demo.items() if name not in of_the_run}
+    assert json.loads(SCRATCH_CLIP.read_text())["vision_cfg"]["image_size"] == SCRATCH_SIDE
+
+
+def as_number(word: object) -> object:
+    try:
+        return float(str(word))
+    except ValueError:
+        return str(word)

@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
+from numclip.cli.train import main as train
 from numclip_export import ExportOptions, run_export
 from numclip_export import export as export_module
 from numclip_export.cli import main
@@ -132,3 +133,14 @@ def test_target(tmp_path: Path) -> None:
     assert output_path(ckpt, tmp_path / "b.onnx", ".onnx") == tmp_path / "b.onnx"
     with pytest.raises(UsageError, match="no such folder"):
         output_path(ckpt, tmp_path / "no", ".onnx")
+
+
+def test_options_of_tables_are_those_of_training() -> None:
+    """Training's are not imported there: engines are built on devices without its packages."""
+    texts = [
+        {option.name: getattr(option, "help", None) for option in command.params}
+        for command in (main, train)
+    ]
+    for name in ("path_column", "label_column", "skip_unlabelled"):
+        assert texts[0][name] == texts[1][name]
+        assert texts[0][name]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from numclip.data.columns import TableOptions
@@ -14,18 +14,14 @@ from numclip.data.numbers import commas_are_decimal
 from numclip.data.readers import read_samples
 from numclip.tasks import load_task
 from numclip_runtime import Task, UsageError
+from tests.numclip.bounded import bounded
 
 AGE = load_task("age")
 SHARE = Task("ripeness", "%", (0.0, 50.0, 100.0), ("raw", "ripe"))
 SCORE = Task("score", "", (0.0, 50.0, 100.0), ("low", "high"))
 UNIT_RANGE = Task("score", "", (0.0, 0.5, 1.0), ("low", "high"))
 CROWD = Task("crowd", "people", (0.0, 10.0, 20_000.0), ("few", "many"))
-BOUNDED = settings(
-    derandomize=True,
-    deadline=None,
-    max_examples=150,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+BOUNDED = bounded(150)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from numclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -26,6 +26,7 @@ from numclip.tasks import load_task
 from numclip.weights.reading import read_content
 from numclip.weights.writing import write_safetensors
 from numclip_runtime import ModelError, NumclipError, Task, UsageError
+from tests.numclip.bounded import bounded
 from tests.numclip.tiny import TEXT, TOWERS, VIT, spec_of, tiny_model
 
 Content = dict[str, Any]
@@ -328,12 +329,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=4,
 )
-BOUNDED = settings(
-    derandomize=True,
-    deadline=None,
-    max_examples=50,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+BOUNDED = bounded(50)
 
 
 def places(table: dict[str, Any], before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from numclip.data.numbers import number
@@ -18,14 +18,10 @@ from numclip.data.prepare import disagreement_warnings
 from numclip.data.readers import read_samples
 from numclip.data.samples import Sample, write_csv
 from numclip_runtime import Task, UsageError
+from tests.numclip.bounded import bounded
 
 TASK = Task("crowd", "people", (0.0, 10.0, 2000.0), ("few", "many"))
-BOUNDED = settings(
-    derandomize=True,
-    deadline=None,
-    max_examples=150,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+BOUNDED = bounded(150)
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from numclip.data.tar_index import TarMember, member_at, tar_index
 from numclip_runtime import UsageError
 from numclip_runtime.preprocess import load_rgb
+from tests.numclip.bounded import bounded
 from tests.numclip.tar_files import tar_of_info, write_tar
 
 FORMATS: dict[str, Literal[0, 1, 2]] = {
@@ -26,12 +27,7 @@ FORMATS: dict[str, Literal[0, 1, 2]] = {
     "pax": tarfile.PAX_FORMAT,
 }
 FILES = {"a.jpg": b"1" * 513, "sub/b.jpg": b"", "sub/deep/c.json": b"{}", "d": b"x" * 512}
-BOUNDED = settings(
-    derandomize=True,
-    deadline=None,
-    max_examples=100,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+BOUNDED = bounded(100)
 
 
 def contents(path: Path) -> dict[str, bytes]:

@@ -41,7 +41,7 @@ class RealSet:
     judged_by: Literal["mae", "rmse"]
     references: tuple[Reference, ...]
     margin: bool  # training crops may move; False: a crop would change the label
-    epochs: int  # from scratch: about 14,000 images in all, for 75 minutes; more would help
+    epochs: int  # from scratch: about 14,000 images in all, to save time; more would help
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from benchmarks.bench.machine.environment import REPOSITORY
 from benchmarks.bench.realsets.image_sets import SETS, RealSet, whole_numbers
 from benchmarks.bench.realsets.real_measures import measures, rounded
 from numclip_runtime import Preprocessing
@@ -23,24 +25,17 @@ Start = Literal["scratch", "pretrained"]
 SCRATCH_SIDE, TUNED_SIDE, FROZEN_SIDE = 64, 96, 128
 TUNED_SHARE = 3  # a tuned tower sees a third of the epochs that training from scratch takes
 MARGIN = 8 / 7  # of the images before the random crop, where the set allows one
-# The demo's small CLIP: a ResNet of 4 blocks, and a text tower of 2 layers
-SCRATCH_CLIP: dict[str, Any] = {
-    "embed_dim": 128,
-    "vision_cfg": {
-        "image_size": SCRATCH_SIDE,
-        "layers": [1, 1, 1, 1],
-        "width": 24,
-        "head_width": 32,
-    },
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
-}
+# The demo's small CLIP: a ResNet of 4 blocks at SCRATCH_SIDE, and a text tower of 2 layers
+SCRATCH_CLIP = REPOSITORY / "examples" / "quality" / "clip.json"
 RATE = "1e-3"
 _RATES = [
     word for part in ("image", "context", "rank", "adapter", "regressor")
     for word in (f"--lr-{part}", RATE)
 ]  # fmt: skip
+# As in examples/quality/demo.py, but for the number of epochs
 DEMO = (
-    *("--optimizer", "adamw", "--weight-decay", "0.01", "--schedule", "cosine"),
+    *("--batch-size", "32", "--lr-text", "0", "--optimizer", "adamw", "--weight-decay", "0.01"),
+    *("--schedule", "cosine"),
     *("--warmup-steps", "50", "--regressor", "bounded", "--loss-mode", "corrected"),
     *("--regression-weight", "0.15", *_RATES),
 )
@@ -190,7 +185,7 @@ def _numclip(run: RealRun, setting: Setting, folder: Path, output: Path) -> Pred
     from numclip.evaluation.predictions import predictions_of_checkpoint
 
     backbone = output / "scratch.json"
-    backbone.write_text(json.dumps(SCRATCH_CLIP), "utf-8")
+    shutil.copyfile(SCRATCH_CLIP, backbone)
     places = {"train.csv": folder, "val.csv": folder, "scratch.json": output}
     words = [str(places[word] / word) if word in places else word for word in command(run, setting)]
     checkpoint = output / "checkpoint.pt"
@@ -205,7 +200,7 @@ def _rival(run: RealRun, setting: Setting, folder: Path, output: Path) -> Predic
 
     from benchmarks.bench.realsets.ordinal_rivals import ordinal_net, predict_rival, train_rival
     from numclip.evaluation.calibration import fit_calibration
-    from numclip.evaluation.predictions import Predictions, log_softmax
+    from numclip.evaluation.predictions import Predictions, labels_of, log_softmax
     from numclip.model.backbone import build_clip
     from numclip.training.config import LearningRates, TrainConfig
 
@@ -221,8 +216,9 @@ def _rival(run: RealRun, setting: Setting, folder: Path, output: Path) -> Predic
         seed=run.seed,
     )
     torch.manual_seed(run.seed)
-    tower = build_clip(SCRATCH_CLIP).get_submodule("visual")
-    net = ordinal_net(tower, int(SCRATCH_CLIP["embed_dim"]), task.num_bins, method.rival)
+    clip = json.loads(SCRATCH_CLIP.read_text("utf-8"))
+    tower = build_clip(clip).get_submodule("visual")
+    net = ordinal_net(tower, int(clip["embed_dim"]), task.num_bins, method.rival)
     resize, crop = sides(image_set, method)
     preprocessing = Preprocessing(crop=crop, resize=resize)
     parts = {part: _samples(folder, part, image_set) for part in ("train", "val", "test")}
@@ -232,7 +228,7 @@ def _rival(run: RealRun, setting: Setting, folder: Path, output: Path) -> Predic
         part: predict_rival(net, parts[part], task, preprocessing, method.rival, expected=expected)
         for part in ("val", "test")
     }
-    labels = {part: np.array([sample.label for sample in parts[part]]) for part in outputs}
+    labels = {part: labels_of(parts[part]) for part in outputs}
     calibration = fit_calibration(*outputs["val"], labels["val"], task)
     values, logits = outputs["test"]
     bin_probs = np.exp(log_softmax(logits / calibration.temperature))
@@ -241,9 +237,8 @@ def _rival(run: RealRun, setting: Setting, folder: Path, output: Path) -> Predic
 
 def constant(image_set: RealSet, folder: Path) -> dict[str, float]:
     """Return the errors of the training labels' median (MAE) and mean (RMSE) on the test part."""
-    train, test = (
-        np.array([sample.label for sample in _samples(folder, part, image_set)])
-        for part in ("train", "test")
-    )
+    from numclip.evaluation.predictions import labels_of
+
+    train, test = (labels_of(_samples(folder, part, image_set)) for part in ("train", "test"))
     rmse = float(np.sqrt(np.square(test - train.mean()).mean()))
     return {"mae": rounded(np.abs(test - np.median(train))), "rmse": round(rmse, 4)}

@@ -30,6 +30,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from numclip_runtime import Preprocessing
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_path
 from numclip_runtime.preprocess import load_rgb
@@ -41,7 +42,7 @@ SHA512 = (
 )  # of the package's archive
 FOLDER = "package/dist/models/mobilenet_v2/"  # in the archive
 TIMM_NAME = "mobilenetv2_100"
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = Preprocessing.mean, Preprocessing.std
 KERAS_EPS, TIMM_EPS = 1e-3, 1e-5
 BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # in each stage of MobileNetV2
 # Probabilities of drawing, hentai, neutral, porn, sexy from nsfwjs's own file in TensorFlow.js 4.22

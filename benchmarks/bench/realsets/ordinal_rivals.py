@@ -119,6 +119,7 @@ def train_rival(
     import torch
 
     from numclip.data.dataset import ImageDataset, training_batches, training_transform
+    from numclip.evaluation.predictions import labels_of
     from numclip.training.optim import rate_factor
 
     torch.manual_seed(config.seed)
@@ -131,7 +132,7 @@ def train_rival(
         optimizer, lambda step: rate_factor(config, step, updates)
     )
     loss_of = coral_loss if kind == "coral" else corn_loss
-    labels = np.array([sample.label for sample in parts["val"]])
+    labels = labels_of(parts["val"])
     best, state = float("inf"), copy.deepcopy(net.state_dict())
     for epoch in range(config.epochs):
         batches.sampler.set_epoch(epoch)

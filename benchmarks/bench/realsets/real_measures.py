@@ -20,16 +20,18 @@ def measures(found: Predictions, groups: list[str]) -> dict[str, Any]:
         found: Predictions of N images.
         groups: Their groups.
     """
-    error = found.values - found.labels
+    from numclip.evaluation.metrics import covered, validation_metrics
+
+    errors = validation_metrics(found)
     result: dict[str, Any] = {
-        "mae": rounded(np.abs(error)),
-        "rmse": round(float(np.sqrt(np.square(error).mean())), 4),
+        "mae": round(errors["mae"], 4),
+        "rmse": round(errors["rmse"], 4),
         "spearman": round(spearman(found.values, found.labels), 4),
     }
     if found.calibration is None or DEFAULT_COVERAGE not in found.calibration.coverages:
         return result
     ends = found.intervals(DEFAULT_COVERAGE)
-    inside = (ends[:, 0] <= found.labels) & (found.labels <= ends[:, 1])
+    inside = covered(ends, found.labels)
     names = np.array(groups)
     by_group = {name: rounded(inside[names == name]) for name in sorted(set(groups))}
     return result | {
