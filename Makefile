@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test,lint,rtx]'
 	touch $@
 
-demo: $(VENV)/.installed  ## make data, train, export, predict, measure: about 6 minutes on 2 cores
+demo: $(VENV)/.installed  ## make data, train, export, predict, measure: 6 to 11 minutes on 2 cores
 	$(BIN)/python -m examples.quality.demo
 
 test: $(VENV)/.installed  ## all tests, on the CPU

@@ -143,7 +143,7 @@ def execute_all(
 @click.option("--jobs", type=click.IntRange(1), default=2, help="Processes, one thread each.")
 @click.option("--quick", is_flag=True, help="Tiny sizes: shows that it runs, proves nothing.")
 def main(json_path: Path, plot: Path | None, jobs: int, quick: bool) -> None:
-    """Compare methods on rendered counts and severities; by estimate 75 minutes on 2 cores."""
+    """Compare methods on rendered counts and severities; an estimated 75 minutes on 2 cores."""
     from benchmarks.bench.plots.picture import check_plot
 
     with exit_on_error():
