@@ -6,6 +6,7 @@ ToTensor, Normalize on the same RGB image): a test compares the arrays.
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any, TypeAlias
 
@@ -62,18 +63,58 @@ def network_input(
 
 
 def pixels_of(decoded: Decoded, spec: Preprocessing) -> PixelArray:
-    """Resize and crop a result of `decode`; (H, W, 3) uint8."""
+    """Turn a result of `decode` into the network's pixels, (H, W, 3) uint8."""
     box = decoded.box if decoded.scale > 1 else None
     return np.asarray(resize_and_crop(decoded.image, spec, box))
 
 
-def least_side(spec: Preprocessing) -> int:
-    """Return the number of pixels that both sides of a photo keep at least in fast decoding."""
-    return SPARE * spec.resize
+def least_side(spec: Preprocessing) -> int | None:
+    """Return the number of pixels that both sides of a photo keep at least in fast decoding.
+
+    None: all of them, since fragments are of the photo as it is.
+    """
+    return None if spec.resize_mode == "fragments" else SPARE * spec.resize
+
+
+def mosaic(
+    image: Image.Image, spec: Preprocessing, places: npt.NDArray[np.float64] | None = None
+) -> Image.Image:
+    """Put pieces of an RGB image side by side, at full resolution: (spec.crop, spec.crop).
+
+    The piece in row i and column j is from cell (i, j) of a grid over the image. Where cells are
+    smaller than pieces, these overlap; an image smaller than a piece is continued by its mirror
+    image.
+
+    Args:
+        image: Of any size.
+        spec: Of the network.
+        places: (fragments, fragments, 2) the place of each piece in its cell, down and across, from
+            0 (the first) to 1 (left out); None: 0.5, the middle.
+    """
+    side, count = spec.crop // spec.fragments, spec.fragments
+    if min(image.size) < side:
+        down, across = (max(side - length, 0) for length in (image.height, image.width))
+        padded = np.pad(np.asarray(image), ((0, down), (0, across), (0, 0)), "symmetric")
+        image = Image.fromarray(padded)
+    out = Image.new("RGB", (spec.crop, spec.crop))
+    for i, j in np.ndindex(count, count):
+        shares = (0.5, 0.5) if places is None else places[i, j]
+        top, left = (
+            _start(cell, length, count, side, share)
+            for cell, length, share in zip((i, j), (image.height, image.width), shares, strict=True)
+        )
+        out.paste(image.crop((left, top, left + side, top + side)), (j * side, i * side))
+    return out
+
+
+def _start(cell: int, length: int, count: int, side: int, share: float) -> int:
+    """Return the first pixel, along one axis, of a piece in a cell."""
+    start = math.floor((cell + share) * length / count - share * (side - 1))
+    return min(max(start, 0), length - side)
 
 
 def resize_and_crop(image: Image.Image, spec: Preprocessing, box: Box | None = None) -> Image.Image:
-    """Resize and centre-crop an RGB image to (spec.crop, spec.crop).
+    """Resize and centre-crop an RGB image to (spec.crop, spec.crop), or see `mosaic`.
 
     Args:
         image: Decoded image; not changed, but returned if it has the right size already.
@@ -83,6 +124,8 @@ def resize_and_crop(image: Image.Image, spec: Preprocessing, box: Box | None = N
     Raises:
         ImageError: if the image is so long and narrow that the resized one would not fit in memory.
     """
+    if spec.resize_mode == "fragments":
+        return mosaic(image, spec)
     w, h = image.size if box is None else (box[2] - box[0], box[3] - box[1])
     if spec.resize_mode == "squash":
         width = height = spec.resize
@@ -107,7 +150,7 @@ def resize_and_crop(image: Image.Image, spec: Preprocessing, box: Box | None = N
 
 
 def to_pixels(image: Image.Image, spec: Preprocessing) -> PixelArray:
-    """Resize and crop a decoded RGB image; returns (H, W, 3) uint8."""
+    """Turn a decoded RGB image into the network's pixels, (H, W, 3) uint8."""
     return np.asarray(resize_and_crop(image, spec))
 
 
