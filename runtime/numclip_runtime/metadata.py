@@ -37,8 +37,8 @@ class Preprocessing:
     """The steps from a photo to the network's input: RGB, resize, centre crop, normalise.
 
     With "fragments", nothing is resized: the input is a mosaic of `fragments` x `fragments` pieces
-    of the photo at full resolution, one from the middle of each cell of a grid over the photo. It
-    shows blur, noise and compression, which a smaller photo hides.
+    of the photo at full resolution, one from each cell of a grid over the photo (see
+    `preprocess.mosaic`). It shows blur, noise and compression, which a smaller photo hides.
 
     Raises:
         UsageError: if a field is out of range.

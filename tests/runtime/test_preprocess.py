@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -173,19 +175,41 @@ def test_a_thread_of_an_image_is_refused_before_memory_runs_out() -> None:
 PIECES = Preprocessing(crop=12, resize=12, resize_mode="fragments", fragments=3)
 
 
-def starts(length: int) -> list[int]:
-    """Return where pieces of 4 pixels begin, in exact arithmetic: centred in 3 cells, inside."""
-    return [min(max(((2 * i + 1) * length - 9) // 6, 0), length - 4) for i in range(3)]
+def starts(cell: int, length: int) -> list[int]:
+    """Return where the 4 looks of 4 pixels at one of 3 cells begin, in exact arithmetic."""
+    shares = [Fraction(2 * look + 1, 8) for look in range(4)]
+    places = [(cell + share) * Fraction(length, 3) - share * 3 for share in shares]
+    return [min(max(math.floor(place), 0), length - 4) for place in places]
+
+
+def detail(piece: npt.NDArray[np.uint8]) -> int:
+    green = piece[..., 1].astype(int)
+    down, across = green[1:] - green[:-1], green[:, 1:] - green[:, :-1]
+    return int((down**2).sum() + (across**2).sum())
 
 
 @pytest.mark.parametrize("size", [(12, 12), (60, 31), (4, 4), (5, 11), (255, 4), (13, 200)])
-def test_a_mosaic_has_the_pixels_of_the_middle_of_each_cell(size: tuple[int, int]) -> None:
-    image = ramp(*size)
-    out, whole = pixels(resize_and_crop(image, PIECES)), pixels(image)
-    for i, top in enumerate(starts(size[1])):
-        for j, left in enumerate(starts(size[0])):
+def test_a_mosaic_has_the_piece_with_most_detail_of_each_cell(size: tuple[int, int]) -> None:
+    whole = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    out = pixels(resize_and_crop(Image.fromarray(whole), PIECES))
+    for i in range(3):
+        for j in range(3):
+            pieces = [
+                whole[top : top + 4, left : left + 4]
+                for top in starts(i, size[1])
+                for left in starts(j, size[0])
+            ]
             piece = out[4 * i : 4 * i + 4, 4 * j : 4 * j + 4]
-            np.testing.assert_array_equal(piece, whole[top : top + 4, left : left + 4])
+            np.testing.assert_array_equal(piece, max(pieces, key=detail))
+
+
+def test_pieces_of_even_pictures_are_the_first_that_are_looked_at() -> None:
+    out = pixels(mosaic(ramp(60, 60), PIECES))
+    assert [tuple(out[y, x, :2]) for y, x in ((0, 0), (4, 4), (8, 8))] == [
+        (2, 2),
+        (22, 22),
+        (42, 42),
+    ]
 
 
 def test_a_picture_of_the_mosaics_size_is_its_own_mosaic() -> None:
