@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from numclip.model.numclip import NumClip, point_estimate
+from numclip.model.numclip import NumClip, encode_pieces, point_estimate
 from numclip_export.vision import explicit_tower
 
 EPS = 1e-12
@@ -43,6 +43,7 @@ class FoldedModel(nn.Module):
         self.keep_features = model.image_adapter.ratio < 1
         self.regressor = model.regressor
         self.task = model.task
+        self.side = model.side
         self.temperature = temperature
         self.eval()
 
@@ -55,7 +56,7 @@ class FoldedModel(nn.Module):
         Returns:
             values (B,) in label units, and bin_probs (B, K).
         """
-        scores = self.image_encoder(images)  # (B, D)
+        scores = encode_pieces(self.image_encoder, images, self.side)  # (B, D)
         if len(self.bin_embeddings):
             scores = self._similarities(scores)  # (B, R)
         read = self.regressor.readout(scores)

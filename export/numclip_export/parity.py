@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from numclip.checkpoint import Checkpoint
+from numclip.model.numclip import pieces_of
 from numclip_export.cosine import centred_cosines
 from numclip_export.engine.build_options import MAX_BATCH, OPT_BATCH
 from numclip_export.images import VerifyImages
@@ -122,7 +123,7 @@ class Reference:
         with torch.inference_mode():
             text = model.text_features()
             parts = [
-                (*checkpoint.outputs(part, text), model.image_encoder(part))
+                (*checkpoint.outputs(part, text), model.image_encoder(pieces_of(part, model.side)))
                 for part in torch.split(torch.from_numpy(images.inputs), OPT_BATCH)
             ]
         self.values, self.bin_probs, self.features = (

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from numclip.model.architectures import TIMM, unknown_backbone
 from numclip.model.clip_limits import VOCABULARY, check_clip_config, check_text_tower
 from numclip.model.model_config import ClipConfig
+from numclip.model.spectrum import SPECTRUM, SpectrumTower
 from numclip.model.timm_towers import LEVELS, LevelTower, timm_config, timm_trunk_state
 from numclip.torchvision_compat import import_torchvision
 from numclip.weights.clip import ClipWeights, read_clip_weights, with_text_prefix
@@ -107,11 +108,12 @@ class _ImageTower(nn.Module):
         init_logit_scale: float = math.log(1 / 0.07),  # open_clip's own
     ) -> None:
         super().__init__()
-        self.visual = (
-            LevelTower(vision_cfg["timm_model_name"])
-            if vision_cfg.get("timm_pool") == LEVELS
-            else open_clip.model._build_vision_tower(embed_dim, vision_cfg, quick_gelu)
-        )
+        if SPECTRUM in vision_cfg:
+            self.visual: nn.Module = SpectrumTower.of(vision_cfg, embed_dim)
+        elif vision_cfg.get("timm_pool") == LEVELS:
+            self.visual = LevelTower(vision_cfg["timm_model_name"])
+        else:
+            self.visual = open_clip.model._build_vision_tower(embed_dim, vision_cfg, quick_gelu)
         self.logit_scale = nn.Parameter(torch.ones([]) * init_logit_scale)
 
 

@@ -20,6 +20,7 @@ SIZES = {
     "head_width": 16_384,
     "heads": 1_024,
     "layers": 256,
+    "spectrum": 32,
     "patch_size": 1_024,
     "image_size": 4_096,
     "context_length": 4_096,

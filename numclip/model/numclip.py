@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from numclip.model.backbone import build_clip
 from numclip.model.heads import Head, Probe, compared_phrases, make_head
 from numclip.model.model_config import ModelConfig
+from numclip.model.preprocessing import tower_side
 from numclip.model.prompts import PromptLearner, RankPromptLearner
 from numclip.model.prototypes import Prototypes
 from numclip.model.text_encoder import TextEncoder
@@ -68,6 +69,32 @@ class Adapter(nn.Module):
         return self.ratio * self.fc(features) + (1 - self.ratio) * features  # type: ignore[no-any-return]
 
 
+def pieces_of(images: Tensor, side: int) -> Tensor:
+    """Cut mosaics into their pieces: (B, 3, n * side, n * side) to (B * n^2, 3, side, side)."""
+    count = images.shape[-1] // side
+    if count <= 1 or images.shape[-1] % side:  # one picture, which a tower may see at another size
+        return images
+    pieces = images.reshape(-1, 3, count, side, count, side).permute(0, 2, 4, 1, 3, 5)
+    return pieces.reshape(-1, 3, side, side)
+
+
+def encode_pieces(tower: nn.Module, images: Tensor, side: int) -> Tensor:
+    """Encode images, or mosaics: the mean of the features of a mosaic's pieces, (B, D).
+
+    The tower sees each piece by itself, so any tower will do, at the size it was trained for.
+
+    Args:
+        tower: Maps (B, 3, side, side) to (B, D).
+        images: (B, 3, H, H), where H is `side`, or a multiple of it for `preprocess.mosaic`.
+        side: Pixels.
+    """
+    features: Tensor = tower(pieces_of(images, side))  # (B * n^2, D)
+    count = images.shape[-1] // side
+    if count <= 1 or images.shape[-1] % side:
+        return features
+    return features.reshape(-1, count * count, features.shape[-1]).mean(1)
+
+
 def point_estimate(task: Task, fine: Tensor, bin_probs: Tensor) -> Tensor:
     """Return the number that a prediction stands for, of the kind `task.prediction`.
 
@@ -120,6 +147,7 @@ class NumClip(nn.Module):
         self.config = config
         self.task = task
         self.image_encoder: nn.Module = source.visual
+        self.side = tower_side(config.clip)
         width = int(config.clip["embed_dim"])
         phrases = compared_phrases(config, task)
         if words:
@@ -158,11 +186,11 @@ class NumClip(nn.Module):
         """Predict.
 
         Args:
-            images: (B, 3, H, W) float, normalised RGB.
+            images: (B, 3, H, W) float, normalised RGB, or mosaics: see `encode_pieces`.
             text_features: (R, D) from `text_features`, to encode them once for many batches.
         """
         text = self.text_features() if text_features is None else text_features
-        scores = self.image_encoder(images)  # (B, D)
+        scores = encode_pieces(self.image_encoder, images, self.side)  # (B, D)
         if not isinstance(self.regressor, Probe):
             scores = (
                 self.logit_scale.exp()

@@ -34,7 +34,7 @@ class PreprocessingConfig:
         Raises:
             UsageError: if its image size is rectangular, or the crop exceeds `resize`.
         """
-        crop = image_size(clip)
+        crop = image_size(clip) * self.fragments
         fitting = crop if self.resize_mode == "fragments" else round(crop * 8 / 7)
         resize = fitting if self.resize is None else self.resize
         statistics = STATISTICS[self.normalize]
@@ -44,6 +44,12 @@ class PreprocessingConfig:
 
 
 PAPER_PREPROCESSING = PreprocessingConfig()
+
+
+def tower_side(clip: ClipConfig) -> int:
+    """Return the shorter side of the images that a tower is made for, pixels."""
+    size = clip["vision_cfg"].get("image_size", 224)
+    return int(size if isinstance(size, int) else min(size))
 
 
 def image_size(clip: ClipConfig) -> int:

@@ -47,7 +47,7 @@ def saved(folder: Path, head: str) -> Path:
     )
     calibration = Calibration(TEMPERATURE, 1.0, (0.9,), (2.0,), 40)
     side = spec_of("vit").crop
-    pieces = Preprocessing(side, side, "fragments", fragments=4)
+    pieces = Preprocessing(2 * side, 2 * side, "fragments", fragments=2)
     checkpoint = Checkpoint(
         model,
         pieces if head == "distribution" else spec_of("vit"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from numclip.model.heads import MIN_DIVISOR, FineRegressor
 from numclip.model.model_config import RegressorForm
+from numclip.model.numclip import encode_pieces
 from tests.numclip.tiny import TASK, TOWERS, images_of, tiny_model
 
 EDGES = (0.0, 10.0, 30.0, 70.0)
@@ -35,6 +36,21 @@ def test_shapes(tower: str, form: RegressorForm) -> None:
     assert not torch.allclose(out.values[:1], out.values[1:])  # images matter
     one = model(images[1:2])
     torch.testing.assert_close(one.values[0], out.values[1])  # neighbours do not
+
+
+@BOTH_TOWERS
+@torch.no_grad()
+def test_a_mosaic_is_read_by_the_mean_of_its_pieces_features(tower: str) -> None:
+    model, side = tiny_model(tower), TOWERS[tower]["vision_cfg"]["image_size"]
+    mosaics = torch.randn(2, 3, 3 * side, 3 * side)
+    pieces = [
+        model.image_encoder(mosaics[:, :, side * i : side * (i + 1), side * j : side * (j + 1)])
+        for i in range(3)
+        for j in range(3)
+    ]
+    wanted = torch.stack(pieces).mean(0)
+    torch.testing.assert_close(encode_pieces(model.image_encoder, mosaics, side), wanted)
+    assert model(mosaics).values.shape == (2,)
 
 
 @torch.no_grad()

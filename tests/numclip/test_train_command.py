@@ -71,15 +71,15 @@ def test_writes_a_checkpoint(data: Path) -> None:
 
 
 def test_trains_and_evaluates_on_fragments(data: Path) -> None:
-    result = train("--resize-mode", "fragments", "--fragments", 4, "-o", "out.pt")
+    result = train("--resize-mode", "fragments", "--fragments", 2, "-o", "out.pt")
     assert result.exit_code == 0, result.output
     checkpoint = load_checkpoint(Path("out.pt"))
-    assert checkpoint.preprocessing == Preprocessing(32, 32, "fragments", fragments=4)
+    assert checkpoint.preprocessing == Preprocessing(64, 64, "fragments", fragments=2)
     found = evaluate_checkpoint(["--ckpt", "out.pt", "--data", "val.csv"])
     assert f"{checkpoint.metrics['mae']:.2f}" in found
-    refused = train("--resize-mode", "fragments", "--fragments", 5)
+    refused = train("--fragments", 2)
     assert refused.exit_code == 2
-    assert "fragments (5) must be from 1 to 64, and divide the input's side" in refused.output
+    assert "fragments (2) are of resize_mode 'fragments', not of 'squash'" in refused.output
 
 
 def evaluate_checkpoint(arguments: list[str]) -> str:
