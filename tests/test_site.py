@@ -1,0 +1,83 @@
+"""What the documentation says of the program is what the program does."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+
+from numclip.training.recipes import RECIPES
+from numclip_runtime import Calibration, ModelMetadata, Preprocessing, Task
+from numclip_runtime.app.records import CSV_COLUMNS
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+ROOMS = ("runtime", "numclip", "export")
+
+
+def test_figures_are_those_of_the_script() -> None:
+    drawn = dict(runpy.run_path(str(DOCS / "figures" / "draw.py"))["figures"]())
+    kept = {path.name: path.read_text("utf-8") for path in (DOCS / "figures").glob("*.svg")}
+    assert drawn == kept, "run: python docs/figures/draw.py"
+
+
+def test_figures_of_light_pages_have_dark_ones() -> None:
+    for page in DOCS.rglob("*.md"):
+        light = re.findall(r"!\[(.+)\]\((.+)-light\.svg#gh-light-mode-only\)", page.read_text())
+        dark = re.findall(r"!\[(.+)\]\((.+)-dark\.svg#gh-dark-mode-only\)", page.read_text())
+        assert light == dark, page
+
+
+@cache
+def texts() -> str:
+    """Return every text of the source, one a line; a field of an f-string is "…"."""
+
+    def found(node: ast.AST) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Constant) and isinstance(child.value, str):
+                yield child.value
+            elif isinstance(child, ast.JoinedStr):
+                yield "".join(
+                    part.value if isinstance(part, ast.Constant) else "…"  # type: ignore[misc]
+                    for part in child.values
+                )
+                for part in child.values:
+                    yield from found(part)
+            else:
+                yield from found(child)
+
+    sources = (path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")))
+    return "\n".join(text for path in sources for text in found(ast.parse(path.read_text("utf-8"))))
+
+
+def test_messages_are_said_by_the_program() -> None:
+    rows = re.findall(r"^\| `(.+?)` \|", (DOCS / "troubleshooting.md").read_text("utf-8"), re.M)
+    assert len(rows) > 30
+    for message in rows:
+        words = [part for part in re.split(r"…", message) if len(part.strip(" .;:,()[]'")) > 3]
+        assert words, message
+        assert all(part.strip(" ;:") in texts() for part in words), message
+
+
+def test_format_page_names_every_field() -> None:
+    text = (DOCS / "formats.md").read_text("utf-8")
+    for kind in (ModelMetadata, Task, Preprocessing, Calibration):
+        for field in fields(kind):
+            assert f"`{field.name}`" in text, (kind.__name__, field.name)
+    assert all(f"`{column}`" in text for column in CSV_COLUMNS)
+
+
+def test_recipe_table_has_the_recipes_epochs() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| [^|]+ \| (\d+), (.+?) \|", (DOCS / "train.md").read_text(), re.M
+    )
+    assert [name for name, *_ in rows] == list(RECIPES)
+    for name, epochs, schedule in rows:
+        training = RECIPES[name].training
+        assert int(epochs) == training.epochs
+        drop = "cosine" if training.schedule == "cosine" else f"x0.1 at {training.drop_at}"
+        assert schedule == drop
