@@ -81,3 +81,18 @@ def test_recipe_table_has_the_recipes_epochs() -> None:
         assert int(epochs) == training.epochs
         drop = "cosine" if training.schedule == "cosine" else f"x0.1 at {training.drop_at}"
         assert schedule == drop
+
+
+def test_readme_is_short_and_its_speeds_are_the_benchmark_pages() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert len(readme.splitlines()) <= 90
+    measured = dict(
+        re.findall(r"^\| ([^|]+?) \| (.+) \|$", (DOCS / "benchmarks.md").read_text(), re.M)
+    )
+    speeds = re.findall(
+        r"^\| ([^|]+?) \| ([\d.]+ \([\d.]+\)(?: \| [\d.]+ \([\d.]+\))*) \|$", readme, re.M
+    )
+    assert len(speeds) == 6
+    for name, cells in speeds:
+        row = measured[name].replace("\\*", "").split(" | ")
+        assert set(cells.split(" | ")) <= set(row), name
