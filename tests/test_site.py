@@ -8,6 +8,7 @@ import runpy
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 from numclip.training.recipes import RECIPES
@@ -17,6 +18,12 @@ from numclip_runtime.app.records import CSV_COLUMNS
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 ROOMS = ("runtime", "numclip", "export")
+COMMANDS = (
+    *("numclip.cli.train", "numclip.cli.evaluate", "numclip.cli.zeroshot", "numclip.cli.convert"),
+    *("numclip_export.cli", "numclip_runtime.app.cli", "benchmarks.latency", "benchmarks.real"),
+)
+# Options of pip, docker and torchrun
+OF_OTHERS = {"--system-site-packages", "--shm-size", "--nproc-per-node", "--help", "--version"}
 
 
 def test_figures_are_those_of_the_script() -> None:
@@ -96,3 +103,12 @@ def test_readme_is_short_and_its_speeds_are_the_benchmark_pages() -> None:
     for name, cells in speeds:
         row = measured[name].replace("\\*", "").split(" | ")
         assert set(cells.split(" | ")) <= set(row), name
+
+
+def test_options_on_the_pages_exist() -> None:
+    commands = [import_module(name).main for name in COMMANDS]
+    known = {name for command in commands for param in command.params for name in param.opts}
+    known |= {name for command in commands for p in command.params for name in p.secondary_opts}
+    for page in (ROOT / "README.md", *DOCS.rglob("*.md")):
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text("utf-8")))
+        assert named <= known | OF_OTHERS, page
