@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-LEVELS = 101  # tried, from the coverage to 1
+TRIED_LEVELS = 101  # tried, from the coverage to 1
 MOST_LEFT_OUT = 100  # groups; of more, the proven quantile is as good: within 1 % of the coverage
 
 
@@ -65,13 +65,13 @@ def left_out_quantile(
     order = np.argsort(scores, kind="stable")
     ranked, owner = np.asarray(scores)[order], group[order]
     mass = 1 / sizes[owner]
-    levels = np.linspace(coverage, 1, LEVELS)
+    levels = np.linspace(coverage, 1, TRIED_LEVELS)
 
     def at(mass: npt.NDArray[np.floating], ranked: npt.NDArray[np.floating]) -> Any:
         places = np.searchsorted(np.cumsum(mass), levels * mass.sum() - 1e-9)
         return ranked[np.minimum(places, len(ranked) - 1)]
 
-    covered = np.zeros(LEVELS)
+    covered = np.zeros(TRIED_LEVELS)
     for name in range(len(names)):
         own = owner == name
         covered += np.searchsorted(ranked[own], at(mass[~own], ranked[~own]), "right") / sizes[name]

@@ -22,7 +22,7 @@ from numclip.evaluation.calibration import describe_calibration, fit_calibration
 from numclip.evaluation.metrics import covered, value_metrics
 from numclip.evaluation.predictions import Predictions, groups_of, log_softmax
 from numclip.evaluation.quantiles import (
-    LEVELS,
+    TRIED_LEVELS,
     conformal_quantile,
     factor_of,
     group_quantile,
@@ -187,7 +187,7 @@ def test_level_covers_each_group_by_the_others(sizes: tuple[int, ...], spread: f
         return pairs[-1][0]
 
     found = []
-    for level in np.linspace(0.8, 1, LEVELS):
+    for level in np.linspace(0.8, 1, TRIED_LEVELS):
         rest = [at(parts[:i] + parts[i + 1 :], level) for i in range(len(parts))]
         shares = [(part <= limit).mean() for part, limit in zip(parts, rest, strict=True)]
         found.append((float(np.mean(shares)), at(parts, level)))
