@@ -11,7 +11,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from numclip.training.recipes import RECIPES
+from numclip.training.recipes import RECIPES, RecipeName, recipe_of
 from numclip_runtime import Calibration, ModelMetadata, Preprocessing, Task
 from numclip_runtime.app.records import CSV_COLUMNS
 
@@ -88,6 +88,23 @@ def test_recipe_table_has_the_recipes_epochs() -> None:
         assert int(epochs) == training.epochs
         drop = "cosine" if training.schedule == "cosine" else f"x0.1 at {training.drop_at}"
         assert schedule == drop
+
+
+def test_rate_table_has_the_recipes_rates() -> None:
+    page = (DOCS / "train.md").read_text("utf-8")
+    cases: tuple[tuple[RecipeName, str, str], ...] = (
+        ("finetune", "by name", "ViT-B-16"),
+        ("finetune", "convolutional `timm/NAME`", "timm/mobilenetv2_100"),
+        ("finetune", "a `.json` file", "x.json"),
+        ("scratch", "by name", "ViT-B-16"),
+        ("scratch", "a `.json` file", "x.json"),
+    )
+    for recipe, kind, backbone in cases:
+        rates = recipe_of(recipe, "openai", backbone).training.rates
+        row = re.search(rf"^\| `{recipe}` \| {re.escape(kind)} \| (.+) \|$", page, re.M)
+        assert row, (recipe, kind)
+        stated = {float(number) for number in re.findall(r"[\d.]+e-\d+", row[1])}
+        assert stated == set(vars(rates).values()) - {0.0}, (recipe, kind, rates)
 
 
 def test_readme_is_short_and_its_speeds_are_the_benchmark_pages() -> None:
