@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
 FUZZ_CORPUS ?= build/fuzz
 
-.PHONY: demo test lint docs bare floors newest fuzz faults clean
+.PHONY: demo test lint docs bare floors newest web-test fuzz faults clean
 
 # Installed once; again when the requirements change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -41,6 +41,10 @@ floors: $(VENV)/.installed  ## the same with them, on the oldest requirements de
 
 newest: $(VENV)/.installed  ## the same on the newest requirements, Python 3.13
 	$(BIN)/python .ci/wheel_tests.py 3.13 $(WHEEL_TESTS)
+
+web-test: $(VENV)/.installed  ## the page of --web in a real Chromium, against numclip-run: 2 minutes
+	$(BIN)/pip install --quiet playwright
+	NUMCLIP_WEB_TEST=1 $(BIN)/python -m pytest -q -s tests/export/test_web_browser.py
 
 fuzz: $(VENV)/.installed  ## each reader of foreign files, FUZZ_SECONDS each (atheris: Python >= 3.11)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
