@@ -17,12 +17,9 @@ from numclip.cli.options import (
     QUICK_GELU_OPTION,
     RATE,
     TASK_OPTIONS,
-    GroupedCommand,
-    add,
     changed,
     config_of,
     data_config,
-    group,
     options_of,
     task_of,
 )
@@ -34,6 +31,7 @@ from numclip.training.loggers import LoggerName
 from numclip.training.recipes import recipe_of
 from numclip.training.run import TrainOptions, train
 from numclip_runtime import Task, UsageError, __version__
+from numclip_runtime.commands import GroupedCommand, add, group
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error, show, visible
 from numclip_runtime.errors import require_installed
 from numclip_runtime.files import refuse_overwriting
