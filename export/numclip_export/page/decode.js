@@ -6,7 +6,7 @@
 import { decodePng, latin1 } from "./png.js";
 
 const MAX_PIXELS = 1 << 27; // a picture and its turned copy take 1 GiB
-const STRIP = 1 << 20; // pixels that pass through a canvas at a time: Safari's ends at 16 million
+const STRIP = 1 << 22; // pixels that pass through a canvas at a time: Safari's ends at 16 million
 const FOREIGN = [
   [/^(II\*\0|MM\0\*|II\+\0|MM\0\+)/, "TIFF file"],
   [/^....ftyp(heic|heix|hevc|hevx|heim|heis|mif1|msf1)/s, "HEIC photo"],
@@ -69,7 +69,7 @@ function bareJpeg(bytes) {
     if (i < 0) throw new Error("cut short");
     if (scans[i] === 0xff && scans[i + 1] === 0xd9) break;
   }
-  return { file: new Blob([...kept, scans], { type: "image/jpeg" }), ...found };
+  return { file: new Blob([...kept, scans]), ...found };
 }
 
 // Return the WebP without its flags for profile, EXIF and XMP, and where it tells its orientation.
@@ -83,7 +83,7 @@ function bareWebp(bytes) {
     else if (type === "XMP ") found.xmp ??= latin1(content);
     at += 8 + size + (size & 1);
   }
-  return { file: new Blob([copy], { type: "image/webp" }), ...found };
+  return { file: new Blob([copy]), ...found };
 }
 
 // Return the GIF with an opaque first picture: its transparent index has a colour like all others.
@@ -94,7 +94,7 @@ function opaqueGif(bytes) {
     for (at += 2; copy[at]; at += copy[at] + 1);
     at += 1;
   }
-  return { file: new Blob([copy], { type: "image/gif" }) };
+  return { file: new Blob([copy]) };
 }
 
 // Return the pixels of what a canvas can draw; `alpha` is the lowest alpha among them.
@@ -138,7 +138,8 @@ async function decodedByBrowser(file) {
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
   let image;
   try {
-    image = await createImageBitmap(file, options);
+    // In one piece: Firefox looks for the kind of a file in the first part of a blob alone
+    image = await createImageBitmap(new Blob([await file.arrayBuffer()]), options);
   } catch {
     throw new Error("damaged, or of a kind that this browser does not read");
   }
