@@ -17,9 +17,11 @@ from numclip_export.options import (
     ExportOptions,
     Target,
     output_path,
+    refuse_beside_page,
     resolve_target,
     target_with_onnx,
 )
+from numclip_export.web import WebPage
 from numclip_runtime import UsageError, __version__
 from numclip_runtime.console import SETTINGS, Command, exit_on_error, say, show
 from numclip_runtime.errors import require, require_installed
@@ -50,19 +52,31 @@ def main(
         flags = {name: given.pop(name) for name in ENGINE_ONLY}
         chosen = {name: value for name, value in flags.items() if value is not None}
         engine = EngineOptions(max_batch=max_batch, **chosen)
-        if onnx_path is not None:
+        page = WebPage.of(given.pop("web"), given.pop("ort_web"), given["precision"])
+        if onnx_path is not None and page is not None:
+            refuse_beside_page()
+            show(page.write(onnx_path))
+        elif onnx_path is not None:
             engine = replace(engine, target=target_with_onnx(target, card=given["card"]))
             plan = output_path(onnx_path, output, ".plan")
             print_engine(engine_from_onnx(onnx_path, plan, engine))
         elif ckpt is not None:
-            resolved = resolve_target(target, given["precision"], engine)
+            if page is not None:
+                page.package  # noqa: B018 (fetched before the minutes of an export)
+            wanted = "onnx" if page is not None and target == "auto" else target
+            resolved = resolve_target(wanted, given["precision"], engine)
             path = output_path(ckpt, output, ".onnx")
             batch = max_batch or MAX_BATCH
-            export(ExportOptions(ckpt, path, target=resolved, max_batch=batch, **given))
+            model = export(ExportOptions(ckpt, path, target=resolved, max_batch=batch, **given))
+            if page is not None:
+                show(page.write(model))
 
 
-def export(options: ExportOptions) -> None:
-    """Run an export and print its result; exits with 1 if a file differs from the checkpoint."""
+def export(options: ExportOptions) -> Path:
+    """Run an export, print its result and return the last ONNX file.
+
+    Exits with 1 if a file differs from the checkpoint.
+    """
     require_installed("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
     require("export,cpu", "torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -87,6 +101,7 @@ def export(options: ExportOptions) -> None:
         name = result.files[-1].path.name
         show(f"on the target: numclip-export --onnx {name} --target tensorrt")
     show(f"see {result.report}{f' and {result.card.name}' if result.card else ''}")
+    return result.files[-1].path
 
 
 def print_engine(built: BuiltEngine) -> None:

@@ -106,6 +106,17 @@ FLAGS: tuple[Callable[[Any], Any], ...] = (
         help=f"Compared and built for.  [default: {MAX_BATCH}]",
     ),
     click.option("--card", is_flag=True, help="Add x.card.md, a model card for people."),
+    click.option(
+        "--web",
+        type=FILE,
+        metavar="DIR",
+        help="Add a static page that computes the numbers of photos in the browser.",
+    ),
+    click.option(
+        "--ort-web",
+        type=FILE,
+        help="onnxruntime-web as `npm pack` writes it.  [default: fetched from npm once]",
+    ),
     click.option("--min-batch", type=click.IntRange(1), help="[default: 1]"),
     click.option(
         "--opt-batch", type=click.IntRange(1), help="The batch to be fastest at.  [default: 8]"

@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from numclip.cli.options import COUNT, TABLE_OPTIONS, add, config_of, options_of
+from numclip.cli.options import COUNT, TABLE_OPTIONS, config_of, options_of
 from numclip.evaluation.metrics import evaluate_predictions
 from numclip.evaluation.predictions import EvaluationSource
 from numclip.evaluation.report import METRICS_FILE, PICTURE_FILE, make_folder, table, write_report
 from numclip_runtime import UsageError, __version__
+from numclip_runtime.commands import add
 from numclip_runtime.console import FILE, SETTINGS, Command, exit_on_error, show
 from numclip_runtime.errors import require
 from numclip_runtime.files import refuse_overwriting, require_writable

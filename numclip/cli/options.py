@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from types import UnionType
@@ -14,12 +14,11 @@ from numclip.data.columns import TableOptions
 from numclip.data.prepare import DataConfig
 from numclip.model.model_config import PromptConfig
 from numclip_runtime import Task
-from numclip_runtime.console import FILE, Command
+from numclip_runtime.commands import Decorator, add
+from numclip_runtime.console import FILE
 from numclip_runtime.task import PredictionKind
 
 Config = TypeVar("Config")
-Function = Callable[..., Any]
-Decorator = Callable[[Function], Function]
 COUNT = click.IntRange(1)
 NUMBER = click.IntRange(0)
 RATE = click.FloatRange(0)
@@ -78,48 +77,6 @@ def _kind_of(hint: Any) -> dict[str, Any]:
     if get_origin(hint) is tuple:
         return {"multiple": True}
     return {"is_flag": True} if hint is bool else {"type": FILE if hint is Path else hint}
-
-
-def add(*options: Decorator) -> Decorator:
-    """Return a decorator that adds options to a command, in this order."""
-
-    def decorate(command: Function) -> Function:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def group(title: str, options: Decorator) -> Decorator:
-    """Return a decorator that adds options under a heading of `GroupedCommand`'s help."""
-
-    def decorate(command: Function) -> Function:
-        before = list(getattr(command, "__click_params__", ()))
-        command = options(command)
-        for param in getattr(command, "__click_params__", ()):
-            if param not in before:
-                _GROUPS[param] = title
-        return command
-
-    return decorate
-
-
-_GROUPS: dict[click.Parameter, str] = {}  # headings of options; those without are "Options"
-
-
-class GroupedCommand(Command):
-    """A command whose help lists its options under headings, see `group`."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options."""
-        records: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            if (record := param.get_help_record(ctx)) is not None:
-                records.setdefault(_GROUPS.get(param, "Options"), []).append(record)
-        for title, rows in records.items():
-            with formatter.section(title):
-                formatter.write_dl(rows)
 
 
 def changed(config: Config, given: Mapping[str, Any], *, prefix: str = "", **fixed: Any) -> Config:

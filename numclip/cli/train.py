@@ -17,12 +17,9 @@ from numclip.cli.options import (
     QUICK_GELU_OPTION,
     RATE,
     TASK_OPTIONS,
-    GroupedCommand,
-    add,
     changed,
     config_of,
     data_config,
-    group,
     options_of,
     task_of,
 )
@@ -34,6 +31,7 @@ from numclip.training.loggers import LoggerName
 from numclip.training.recipes import recipe_of
 from numclip.training.run import TrainOptions, train
 from numclip_runtime import Task, UsageError, __version__
+from numclip_runtime.commands import GroupedCommand, add, group
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error, show, visible
 from numclip_runtime.errors import require_installed
 from numclip_runtime.files import refuse_overwriting
@@ -43,7 +41,8 @@ MODEL_OPTIONS = add(
         TrainOptions,
         backbone="open_clip architecture or config (.json), or timm/NAME.",
         pretrained="open_clip tag or weights file.  [default: random weights]",
-        features="Of timm/NAME: the last level, pooled, or mean and spread of every level.",
+        features="Of timm/NAME: the last level, pooled, or mean and spread of every level.  "
+        "[default: levels for a probe of a convolutional tower, else last]",
         image_size=(COUNT, "Side, pixels, for timm/NAME.  [default: timm's record]"),
     ),
     QUICK_GELU_OPTION,
@@ -211,6 +210,11 @@ def train_options(given: Mapping[str, Any]) -> TrainOptions:
         if given[name] is not None and given[other] != choice:
             option, needed = (f"--{part}".replace("_", "-") for part in (name, other))
             raise UsageError(f"{option} has an effect with {needed} {choice} only; leave it out.")
+    if given["loss_mode"] not in (None, "rps") and given["head"] != "numclip":
+        raise UsageError(
+            f"--loss-mode {given['loss_mode']} has an effect with --head numclip only; leave it "
+            "out, or give rps."
+        )
     training = recipe_of(
         given["recipe"], given["pretrained"], given["backbone"], given["head"], given["tune"]
     ).training
@@ -233,8 +237,11 @@ def _run_file(options: TrainOptions, given: Mapping[str, Any]) -> str:
     """Return the text of run.toml: what was given, and what the recipe set."""
     resolved = options.resolved()
     values = {**given, "regressor": resolved.regressor, **vars(resolved.training)}
+    values["features"] = resolved.features
     values |= {f"lr_{part}": rate for part, rate in vars(values["rates"]).items()}
     values |= {name: None for name, (other, one) in ONLY_WITH.items() if values[other] != one}
+    if values["head"] != "numclip" and values["loss_mode"] != "rps":
+        values["loss_mode"] = None
     params = [p for p in click.get_current_context().command.params if p.name != "lr"]
     return run_file(params, values)
 

@@ -1,0 +1,5 @@
+"""`python -m numclip_export` is `numclip export`."""
+
+from numclip_export.entry import export
+
+export()

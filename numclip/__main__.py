@@ -1,0 +1,5 @@
+"""`python -m numclip` is the command `numclip`."""
+
+from numclip.entry import main
+
+main()
