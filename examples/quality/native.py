@@ -72,7 +72,8 @@ def read_several(ckpt: Path, csv: Path) -> None:
     parts = calibration_split(read_samples(csv, single.task), None, single.task, seed=0)
     several = replace(single, preprocessing=spec, validation_csv=str(csv), validation_root=None)
     metrics = validation_metrics(predictions_of_checkpoint(several, parts.choosing))
-    several, line = calibrate(replace(several, metrics=metrics), parts.kept, tuning=parts.choosing)
+    kept = parts.kept or parts.choosing  # with --scale there may be too few to keep any apart
+    several, line = calibrate(replace(several, metrics=metrics), kept, tuning=parts.choosing)
     save_checkpoint(ckpt, several)
     click.echo(f"validation MAE {single.metrics['mae']:.2f} of one piece")
     click.echo(f"validation MAE {metrics['mae']:.2f} of {FRAGMENTS**2} pieces; {line}")
