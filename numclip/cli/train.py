@@ -74,7 +74,9 @@ MODEL_OPTIONS = add(
     options_of(
         PreprocessingConfig,
         resize=(COUNT, "Before the crop.  [default: 8/7 of it]"),
-        resize_mode="",
+        resize_mode="fragments: pieces at full resolution side by side, which show blur, noise and "
+        "compression.",
+        fragments=(COUNT, "Along a side, of --resize-mode fragments."),
         interpolation="",
         normalize="Pixel statistics: ImageNet's as in the paper, or those of the tower's training: "
         "CLIP's, or 0.5 (SigLIP).",

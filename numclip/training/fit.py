@@ -117,7 +117,7 @@ def fit(
         "recipe": asdict(config) | {"workers": None},  # loading processes change nothing
         "model": asdict(model.config),
         "task": model.task.to_dict(),
-        "preprocessing": asdict(preprocessing),
+        "preprocessing": preprocessing.to_dict(),
         "samples": [len(train), len(val)],
     }
     with nullcontext(run_dir) if run_dir else tempfile.TemporaryDirectory() as folder:
