@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
 FUZZ_CORPUS ?= build/fuzz
 
-.PHONY: demo test lint bare floors newest fuzz faults clean
+.PHONY: demo test lint docs bare floors newest web-test fuzz faults clean
 
 # Installed once; again when the requirements change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -25,6 +25,14 @@ lint: $(VENV)/.installed  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(VENV)-docs/.installed  ## the documentation, in build/site; a broken link or name fails
+	$(VENV)-docs/bin/zensical build --strict --clean
+
+$(VENV)-docs/.installed: pyproject.toml constraints.txt  # Python >= 3.11; seconds, without torch
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/pip install --quiet --no-compile --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 bare: $(VENV)/.installed  ## the runtime's tests on the wheel with [cpu] only, without POSIX's names
 	$(BIN)/python .ci/wheel_tests.py --constraint --without-posix
 
@@ -33,6 +41,10 @@ floors: $(VENV)/.installed  ## the same with them, on the oldest requirements de
 
 newest: $(VENV)/.installed  ## the same on the newest requirements, Python 3.13
 	$(BIN)/python .ci/wheel_tests.py 3.13 $(WHEEL_TESTS)
+
+web-test: $(VENV)/.installed  ## the page of --web in a real Chromium, against numclip-run: 2 minutes
+	$(BIN)/pip install --quiet playwright
+	NUMCLIP_WEB_TEST=1 $(BIN)/python -m pytest -q -s tests/export/test_web_browser.py
 
 fuzz: $(VENV)/.installed  ## each reader of foreign files, FUZZ_SECONDS each (atheris: Python >= 3.11)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
@@ -43,4 +55,4 @@ faults: $(VENV)/.installed  ## failing system calls, 200 kills, small limits, ho
 	$(BIN)/python -m tests.faults.run --kills 200 --json build/faults.json
 
 clean:
-	rm -rf $(VENV) $(VENV)-bare $(VENV)-floors $(VENV)-newest demo dist build
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-bare $(VENV)-floors $(VENV)-newest demo dist build

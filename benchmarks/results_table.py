@@ -1,4 +1,4 @@
-"""Write the README's latency table from the kept results, so that the two never differ.
+"""Write the documentation's latency table from the kept results, so that the two never differ.
 
 `python benchmarks/results_table.py` rewrites the text between the markers; `--check` only exits
 with 1 if it would change.
@@ -97,14 +97,14 @@ def _conditions(document: Document, name: str) -> str:
     packages = ", ".join(f"{package} {version}" for package, version in found if version)
     warnings = "".join(f" {warning}" for warning in document.state.warnings)
     return (
-        f"[{_model(document.rows[0])}](benchmarks/results/{name}): {environment.cpu}, "
+        f"{_model(document.rows[0])} (`benchmarks/results/{name}`): {environment.cpu}, "
         f"{environment.threads or 'automatic'} threads, {environment.date[:10]}, "
         f"{packages}.{warnings}  "
     )
 
 
 def updated(readme: str, files: Sequence[Path], *, name: str = "README.md") -> str:
-    """Return a README with the table of these results; unchanged where it has no markers.
+    """Return a page with the table of these results; unchanged where it has no markers.
 
     Raises:
         UsageError: if it has one marker only, or markers but no results.
@@ -123,10 +123,10 @@ def updated(readme: str, files: Sequence[Path], *, name: str = "README.md") -> s
 
 @click.command(context_settings=SETTINGS)
 @click.option("--check", is_flag=True, help="Change nothing; exit with 1 if it would.")
-@click.option("--readme", type=FILE, default=REPOSITORY / "README.md")
+@click.option("--readme", type=FILE, default=REPOSITORY / "docs" / "benchmarks.md")
 @click.option("--results", type=FILE, default=RESULTS)
 def main(check: bool, readme: Path, results: Path) -> None:
-    """Write the latency table of the README from the kept results."""
+    """Write the latency table of docs/benchmarks.md from the kept results."""
     with exit_on_error():
         old = readme.read_text("utf-8")
         new = updated(old, result_files(results), name=readme.name)

@@ -115,7 +115,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "schema_version": SCHEMA_VERSION,
         "config": asdict(checkpoint.model.config),
         "task": checkpoint.task.to_dict(),
-        "preprocessing": asdict(checkpoint.preprocessing),
+        "preprocessing": checkpoint.preprocessing.to_dict(),
         "metrics": dict(checkpoint.metrics),
         "validation_csv": _beside(checkpoint.validation_csv, path),
         "validation_root": _beside(checkpoint.validation_root, path),

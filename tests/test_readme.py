@@ -1,18 +1,21 @@
-"""Every code block of README and docs is run, or a comment before it gives the reason why not."""
+"""Every code block of README and site is run, or a comment before it gives the reason why not."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from tests.export.conftest import exporter_runs_once  # noqa: F401  a fixture, which acts here too
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,17 +23,38 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+INCLUDED = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)  # a page that is a file of the root
 FENCE = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-# In place of a network that would have to be downloaded, and of an hour of training
-STAND_INS = {
-    "--backbone ViT-B-16 --pretrained openai": "--backbone tiny.json --pretrained weights.pt "
-    "--epochs 2 --workers 0",
-    "python benchmarks/": f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT))}/benchmarks/",
+COMMANDS = {
+    "numclip-train": "numclip.cli.train",
+    "numclip-eval": "numclip.cli.evaluate",
+    "numclip-zeroshot": "numclip.cli.zeroshot",
+    "numclip-export": "numclip_export.cli",
+    "numclip-run": "numclip_runtime.app.cli",
 }
+# In place of networks that would have to be downloaded, and of an hour of training
+STAND_INS = {
+    "--backbone ViT-B-16 --pretrained openai": "--backbone tiny.json --pretrained weights.pt",
+    "--backbone timm/mobilenetv2_100": "--backbone timm/test_resnet --image-size 64 --workers 0",
+}
+SHORT = ["--epochs", "2", "--workers", "0"]  # of a training with epochs
+
+
+def _pages(entries: list[dict[str, object]]) -> Iterator[Path]:
+    for entry in entries:
+        for target in entry.values():
+            if isinstance(target, str):
+                yield ROOT / "docs" / target
+            else:
+                assert isinstance(target, list)
+                yield from _pages(target)
+
+
+SITE = tomllib.loads((ROOT / "zensical.toml").read_text("utf-8"))["project"]
+PAGES = [ROOT / "README.md", *_pages(SITE["nav"])]
 
 
 @dataclass(frozen=True)
@@ -41,13 +65,20 @@ class Block:
     reason: str | None  # why it is not run
 
     @property
-    def commands(self) -> list[str]:
-        """The lines of a block of shell commands, without their comments."""
-        return [line.partition("  #")[0].strip() for line in self.text.splitlines()]
+    def commands(self) -> list[list[str]]:
+        """The words of each command of a block of shell commands."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def text_of(page: Path) -> str:
+    """Return a page's text, with the file that it includes."""
+    text = page.read_text("utf-8")
+    return INCLUDED.sub(lambda found: (ROOT / found[1]).read_text("utf-8"), text)
 
 
 def blocks_of(page: Path) -> list[Block]:
-    text = page.read_text("utf-8")
+    text = text_of(page)
     blocks = [
         Block(
             f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}",
@@ -61,12 +92,16 @@ def blocks_of(page: Path) -> list[Block]:
     return blocks
 
 
-BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-SHELL = [block for block in BLOCKS if block.language == ""]
+BLOCKS = {page: blocks_of(page) for page in PAGES}
+EVERY = [block for blocks in BLOCKS.values() for block in blocks]
 
 
 def test_blocks_are_of_kinds_that_are_run() -> None:
-    assert {block.language for block in BLOCKS} == {"", "toml", "json", "python"}
+    assert {block.language for block in EVERY} <= {"", "toml", "json", "python"}
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    assert sorted(PAGES[1:]) == sorted((ROOT / "docs").rglob("*.md"))
 
 
 def test_extras_exist() -> None:
@@ -74,7 +109,7 @@ def test_extras_exist() -> None:
     named = {
         extra
         for page in PAGES
-        for group in re.findall(r"'(?:numclip|\.)\[([\w,]+)\]'", page.read_text("utf-8"))
+        for group in re.findall(r"'(?:numclip|\.)\[([\w,]+)\]'", text_of(page))
         for extra in group.split(",")
     }
     assert named
@@ -83,93 +118,98 @@ def test_extras_exist() -> None:
 
 def test_scripts_and_targets_exist() -> None:
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
-    for block in SHELL:
-        for command in block.commands:
-            words = command.split()
+    for block in EVERY:
+        for words in block.commands if block.language == "" else ():
             assert words[0] != "make" or words[1] in targets
             assert words[0] != "python" or (ROOT / words[1]).is_file()
 
 
 def test_links_lead_somewhere() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", page.read_text("utf-8")):
             assert "://" in target or (page.parent / target).exists(), (page.name, target)
 
 
 def test_tasks(tmp_path: Path) -> None:
     from numclip.tasks import load_task
 
-    for block in BLOCKS:
+    for block in EVERY:
         if block.language == "toml":
             (tmp_path / "task.toml").write_text(block.text, "utf-8")
             assert load_task(str(tmp_path / "task.toml")).num_bins >= 2
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder in which all shell blocks of the README were run, in order."""
+def home(tmp_path_factory: pytest.TempPathFactory, exporter_runs_once: None) -> Path:  # noqa: F811
+    """Return a folder with what the pages take for granted: data, weights, a trained model."""
     import torch
+    from safetensors.torch import save_file
 
+    from numclip.checkpoint import Checkpoint, save_checkpoint
     from numclip.model.backbone import build_clip
-    from tests.numclip.tiny import TOWERS, write_photos
+    from numclip_export import ExportOptions, run_export
+    from tests.numclip.tiny import TOWERS, spec_of, tiny_model, write_photos
 
-    home = tmp_path_factory.mktemp("readme")
-    for name, count in (("train", 12), ("val", 10), ("test", 6)):
+    home = tmp_path_factory.mktemp("pages")
+    for name, count in (("train", 40), ("val", 10), ("test", 6)):
         write_photos(home, name, count)
     shutil.copytree(home / "test", home / "photos")
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(next((home / "photos").iterdir()), home / name)
     (home / "tiny.json").write_text(json.dumps(TOWERS["vit"]), "utf-8")
     torch.manual_seed(0)
     torch.save(build_clip(TOWERS["vit"]).state_dict(), home / "weights.pt")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for block in SHELL:
-        for command in block.commands if block.reason is None else ():
-            for text, stand_in in STAND_INS.items():
-                command = command.replace(text, stand_in)
-            if "x.pt" in command:
-                shutil.copy(home / "checkpoint.pt", home / "x.pt")
-            done = subprocess.run(
-                command,
-                shell=True,
-                cwd=home,
-                env={**os.environ, "PATH": path},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, (block.place, command, done.stderr)
+    import timm  # after open_clip, which makes room for it beside a torchvision without kernels
+
+    tower = timm.create_model("test_resnet", pretrained=False)
+    save_file(tower.state_dict(), home / "mobilenet.safetensors")
+    for block in EVERY:
+        if block.language == "toml":
+            (home / "crowd.toml").write_text(block.text, "utf-8")
+    trained = Checkpoint(tiny_model(), spec_of("vit"), {}, str(home / "val.csv"))
+    for name in ("checkpoint.pt", "x.pt"):
+        save_checkpoint(home / name, trained)
+    run_export(ExportOptions(home / "checkpoint.pt", home / "checkpoint.onnx"))
+    shutil.copy(home / "checkpoint.onnx", home / "model.onnx")
     return home
 
 
-def test_commands(home: Path) -> None:
-    made = ("checkpoint.pt", "checkpoint.onnx", "evaluation/metrics.json", "x.fp16.onnx")
-    assert all((home / name).stat().st_size > 0 for name in made)
+def run(words: list[str], place: str) -> str:
+    """Run a command in this process, and return what it prints."""
+    if words[0] == "numclip-train" and "probe" not in words:
+        words = [*words, *SHORT]
+    command = import_module(COMMANDS[words[0]]).main
+    done = CliRunner().invoke(command, words[1:])
+    assert done.exit_code == 0, (place, words, done.output, done.exception)
+    return done.stdout
 
 
-def test_records(home: Path) -> None:
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("numclip-run")),
-            "checkpoint.onnx",
-            "photos",
-            "none.jpg",
-        ],
-        cwd=home,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    real = [json.loads(line) for line in done.stdout.splitlines()]
-    kinds = {tuple(record) for record in real}
-    for block in BLOCKS:
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if BLOCKS[p]], ids=lambda page: f"{page.parent.name}/{page.name}"
+)
+def test_page(page: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    for block in BLOCKS[page]:
+        if block.reason is not None:
+            continue
+        if block.language == "python":
+            exec(compile(block.text, block.place, "exec"), {})
+        if block.language == "":
+            text = block.text
+            for shown, stand_in in STAND_INS.items():
+                text = text.replace(shown, stand_in)
+            for words in Block(block.place, "", text, None).commands:
+                if words[0] != "pip":  # its extras are checked above; make and .ci/run install them
+                    run(words, block.place)
+
+
+def test_records(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    command = import_module(COMMANDS["numclip-run"]).main
+    done = CliRunner().invoke(command, ["model.onnx", "photos", "none.jpg"])
+    kinds = {tuple(json.loads(line)) for line in done.stdout.splitlines()}
+    for block in EVERY:
         if block.language == "json":
             shown = [json.loads(line) for line in block.text.splitlines()]
             assert {tuple(record) for record in shown} == kinds
             assert all(list(r["bin_probs"]) for r in shown if "value" in r)
-
-
-def test_python(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(home)
-    shutil.copy(next((home / "photos").iterdir()), home / "a.jpg")
-    for block in BLOCKS:
-        if block.language == "python":
-            exec(compile(block.text, block.place, "exec"), {})

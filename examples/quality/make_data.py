@@ -90,10 +90,10 @@ def vary(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 def degrade(
     image: Image.Image, severity: float, kind: str, rng: np.random.Generator
 ) -> Image.Image:
-    """Degrade an image of SIDE x SIDE pixels.
+    """Degrade an image at the size that it has.
 
     Args:
-        image: RGB.
+        image: RGB, of any size.
         severity: 0 (untouched) to 100 (very annoying).
         kind: "blur", "noise" or "jpeg".
         rng: Source of the noise.
@@ -102,7 +102,7 @@ def degrade(
     if kind == "blur":
         return image.filter(ImageFilter.GaussianBlur(4.0 * s**1.2)) if s else image
     if kind == "noise":
-        noise = rng.normal(0, 70 * s**1.2, (SIDE, SIDE, 3))
+        noise = rng.normal(0, 70 * s**1.2, (image.height, image.width, 3))
         noisy: npt.NDArray[np.float64] = np.asarray(image) + noise
         return Image.fromarray(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
     quality = round(95 * (3 / 95) ** (s**0.8))  # 95 down to 3: each step as visible as the last

@@ -17,10 +17,12 @@ from numclip_export.options import (
     ExportOptions,
     Target,
     output_path,
+    refuse_beside_page,
     refused_with_onnx,
     resolve_target,
     target_with_onnx,
 )
+from numclip_export.web import WebPage
 from numclip_runtime import UsageError, __version__
 from numclip_runtime.commands import GroupedCommand
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error, say, show
@@ -76,7 +78,11 @@ def main(
         flags = {name: given.pop(name) for name in ENGINE_ONLY}
         chosen = {name: value for name, value in flags.items() if value is not None}
         engine = EngineOptions(max_batch=max_batch, **chosen)
-        if onnx_path is not None:
+        page = WebPage.of(given.pop("web"), given.pop("ort_web"), precision)
+        if onnx_path is not None and page is not None:
+            refuse_beside_page()
+            show(page.write(onnx_path))
+        elif onnx_path is not None:
             if fp16 or int8 or data is not None:
                 raise refused_with_onnx("precision" if fp16 or int8 else "data")
             engine = replace(engine, target=target_with_onnx(target, card=given["card"]))
@@ -86,15 +92,23 @@ def main(
             if data is not None:
                 given["verify_data"] = given["verify_data"] or (data if given["verify"] else None)
                 given["calib_data"] = given["calib_data"] or (data if precision == "int8" else None)
-            resolved = resolve_target(target, precision, engine)
+            if page is not None:
+                page.package  # noqa: B018 (fetched before the minutes of an export)
+            wanted = "onnx" if page is not None and target == "auto" else target
+            resolved = resolve_target(wanted, precision, engine)
             path = output_path(ckpt, output, ".onnx")
             batch = max_batch or MAX_BATCH
             given |= {"precision": precision, "target": resolved, "max_batch": batch}
-            export(ExportOptions(ckpt, path, **given))
+            model = export(ExportOptions(ckpt, path, **given))
+            if page is not None:
+                show(page.write(model))
 
 
-def export(options: ExportOptions) -> None:
-    """Run an export and print its result; exits with 1 if a file differs from the checkpoint."""
+def export(options: ExportOptions) -> Path:
+    """Run an export, print its result and return the last ONNX file.
+
+    Exits with 1 if a file differs from the checkpoint.
+    """
     require_installed("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
     require_checkpoint(
         options.ckpt, "give its checkpoint (.pt), or build an engine from it with --onnx"
@@ -124,6 +138,7 @@ def export(options: ExportOptions) -> None:
         name = result.files[-1].path.name
         show(f"on the target: numclip-export --onnx {name} --target tensorrt")
     show(f"see {result.report}{f' and {result.card.name}' if result.card else ''}")
+    return result.files[-1].path
 
 
 def print_engine(built: BuiltEngine) -> None:

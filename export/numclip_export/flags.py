@@ -42,6 +42,17 @@ FLAGS = add(
             help="Folder, or a name ending in .onnx (.plan with --onnx).  [default: beside SOURCE]",
         ),
         click.option("--card", is_flag=True, help="Add x.card.md, a model card for people."),
+        click.option(
+            "--web",
+            type=FILE,
+            metavar="DIR",
+            help="Add a static page that computes the numbers of photos in the browser.",
+        ),
+        click.option(
+            "--ort-web",
+            type=FILE,
+            help="onnxruntime-web as `npm pack` writes it.  [default: fetched from npm once]",
+        ),
     ),
     group(
         "Form",

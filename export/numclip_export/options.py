@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # engines are built on devices without the training package's
 Target = Literal["auto", "onnx", "cpu", "tensorrt", "tensorrt-rtx"]
 # Parameters that are for engines only
 ENGINE_ONLY = tuple(f.name for f in fields(EngineOptions) if f.name not in ("target", "max_batch"))
+PAGE_OF_A_FILE = ("source", "onnx_path", "web", "ort_web")  # parameters
 IRREGULAR_FLAGS = {
     "verify": "--no-verify",
     "precision": "--precision (--fp16, --int8)",
@@ -191,6 +192,20 @@ def target_with_onnx(target: Target, *, card: bool) -> EngineTarget:
     if target == "onnx" or target == "cpu":
         raise UsageError(f"--target {target} builds no engine; choose tensorrt or tensorrt-rtx.")
     return target
+
+
+def refuse_beside_page() -> None:
+    """Refuse other options where the running command writes the page of an ONNX file.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    context, typed = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
+    for name in context.params:
+        if context.get_parameter_source(name) == typed and name not in PAGE_OF_A_FILE:
+            raise UsageError(
+                f"{flag_of(name)} has no use with --onnx and --web, which copies the file as it is."
+            )
 
 
 def output_path(source: Path, output: Path | None, suffix: str) -> Path:

@@ -30,7 +30,7 @@ def export_report(
     image, text = graph_macs(graph), text_macs(checkpoint.model)
     return {
         "task": metadata.task.to_dict(),
-        "preprocessing": asdict(metadata.preprocessing),
+        "preprocessing": metadata.preprocessing.to_dict(),
         "checkpoint": {
             "file": ckpt.name,
             "bytes": ckpt.stat().st_size,

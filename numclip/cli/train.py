@@ -41,7 +41,8 @@ MODEL_OPTIONS = add(
         TrainOptions,
         backbone="open_clip architecture or config (.json), or timm/NAME.",
         pretrained="open_clip tag or weights file.  [default: random weights]",
-        features="Of timm/NAME: the last level, pooled, or mean and spread of every level.",
+        features="Of timm/NAME: the last level, pooled, or mean and spread of every level.  "
+        "[default: levels for a probe of a convolutional tower, else last]",
         image_size=(COUNT, "Side, pixels, for timm/NAME.  [default: timm's record]"),
     ),
     QUICK_GELU_OPTION,
@@ -73,7 +74,9 @@ MODEL_OPTIONS = add(
     options_of(
         PreprocessingConfig,
         resize=(COUNT, "Before the crop.  [default: 8/7 of it]"),
-        resize_mode="",
+        resize_mode="fragments: pieces at full resolution side by side, which show blur, noise and "
+        "compression.",
+        fragments=(COUNT, "Along a side, of --resize-mode fragments."),
         interpolation="",
         normalize="Pixel statistics: ImageNet's as in the paper, or those of the tower's training: "
         "CLIP's, or 0.5 (SigLIP).",
@@ -244,6 +247,11 @@ def train_options(given: Mapping[str, Any]) -> TrainOptions:
         if given[name] is not None and given[other] != choice:
             option, needed = (f"--{part}".replace("_", "-") for part in (name, other))
             raise UsageError(f"{option} has an effect with {needed} {choice} only; leave it out.")
+    if given["loss_mode"] not in (None, "rps") and given["head"] != "numclip":
+        raise UsageError(
+            f"--loss-mode {given['loss_mode']} has an effect with --head numclip only; leave it "
+            "out, or give rps."
+        )
     training = recipe_of(
         given["recipe"], given["pretrained"], given["backbone"], given["head"], given["tune"]
     ).training
@@ -266,8 +274,11 @@ def _run_file(options: TrainOptions, given: Mapping[str, Any]) -> str:
     """Return the text of run.toml: what was given, and what the recipe set."""
     resolved = options.resolved()
     values = {**given, "regressor": resolved.regressor, **vars(resolved.training)}
+    values["features"] = resolved.features
     values |= {f"lr_{part}": rate for part, rate in vars(values["rates"]).items()}
     values |= {name: None for name, (other, one) in ONLY_WITH.items() if values[other] != one}
+    if values["head"] != "numclip" and values["loss_mode"] != "rps":
+        values["loss_mode"] = None
     params = [p for p in click.get_current_context().command.params if p.name != "lr"]
     return run_file(params, values)
 

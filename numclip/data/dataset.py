@@ -7,6 +7,7 @@ resume.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal, TypeAlias
 
 import torch
@@ -18,12 +19,13 @@ from numclip.data.samples import Sample
 from numclip.torchvision_compat import import_torchvision
 from numclip_runtime import ImageError, Preprocessing, Task
 from numclip_runtime.console import say
-from numclip_runtime.preprocess import load_rgb
+from numclip_runtime.preprocess import load_rgb, mosaic
 
 import_torchvision()
 from torchvision import transforms as T  # noqa: E402
 
 Transform = Callable[[Image.Image], Tensor]
+Step = Callable[[Image.Image], Image.Image]
 # Images (B, 3, H, W) float32, labels (B,) float32, bins (B,) int64; of one image, without B.
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 Broken = Literal["raise", "replace", "mark"]
@@ -31,19 +33,33 @@ Broken = Literal["raise", "replace", "mark"]
 
 def evaluation_transform(spec: Preprocessing) -> Transform:
     """Return RGB image -> (3, H, W) float32, the counterpart of the runtime's `to_input`."""
-    return _transform(spec, T.CenterCrop(spec.crop))
+    if spec.resize_mode == "fragments":
+        return _transform(spec, partial(mosaic, spec=spec))
+    return _transform(spec, *_resize(spec), T.CenterCrop(spec.crop))
 
 
 def training_transform(spec: Preprocessing) -> Transform:
-    """Return the same with a random crop and a horizontal flip, as in the paper's code."""
-    return _transform(spec, T.RandomCrop(spec.crop), T.RandomHorizontalFlip())
+    """Return the same with a random crop and a horizontal flip, as in the paper's code.
+
+    Fragments come from random places of their cells.
+    """
+    if spec.resize_mode == "fragments":
+        return _transform(spec, partial(_random_mosaic, spec=spec), T.RandomHorizontalFlip())
+    return _transform(spec, *_resize(spec), T.RandomCrop(spec.crop), T.RandomHorizontalFlip())
 
 
-def _transform(spec: Preprocessing, *between: Transform) -> Transform:
+def _resize(spec: Preprocessing) -> list[Step]:
     size = (spec.resize, spec.resize) if spec.resize_mode == "squash" else spec.resize
-    resize = T.Resize(size, T.InterpolationMode(spec.interpolation))
-    steps = [resize, *between, T.ToTensor(), T.Normalize(spec.mean, spec.std)]
-    return T.Compose(steps)  # type: ignore[no-any-return]
+    return [T.Resize(size, T.InterpolationMode(spec.interpolation))]
+
+
+def _random_mosaic(image: Image.Image, spec: Preprocessing) -> Image.Image:
+    places = torch.rand(spec.fragments, spec.fragments, 2, dtype=torch.float64)
+    return mosaic(image, spec, places.numpy())
+
+
+def _transform(spec: Preprocessing, *steps: Step) -> Transform:
+    return T.Compose([*steps, T.ToTensor(), T.Normalize(spec.mean, spec.std)])  # type: ignore[no-any-return]
 
 
 class ImageDataset(Dataset[Batch]):

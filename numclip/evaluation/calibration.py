@@ -28,7 +28,7 @@ import numpy.typing as npt
 from numclip.data.columns import PLAIN_TABLE, TableOptions
 from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
-from numclip.evaluation.predictions import groups_of, labels_of, log_softmax, raw_outputs
+from numclip.evaluation.predictions import Outputs, groups_of, labels_of, log_softmax, raw_outputs
 from numclip.evaluation.quantiles import conformal_quantile, factor_of
 from numclip_runtime import Calibration, Task, UsageError
 from numclip_runtime.calibration import (
@@ -55,6 +55,8 @@ def calibrate(
     samples: Sequence[Sample],
     *,
     tuning: Sequence[Sample] = (),
+    more: Outputs | None = None,
+    chose_epoch: bool = False,
     batch_size: int = 64,
     workers: int = 0,
 ) -> tuple[Checkpoint, str]:
@@ -65,6 +67,9 @@ def calibrate(
         samples: Images that training has not seen. If they are in groups, the intervals hold for
             images of new groups.
         tuning: Other such images, which choose temperature and floor; empty: `samples` do.
+        more: What models fitted without their groups say of images of other groups; they count as
+            `samples` do, if those are in groups.
+        chose_epoch: Whether `samples` chose the weights as well, as the best of several epochs.
         batch_size: Images per run.
         workers: Processes that load images.
 
@@ -77,13 +82,17 @@ def calibrate(
     """
     task = checkpoint.task
     values, logits = raw_outputs(checkpoint, samples, batch_size=batch_size, workers=workers)
-    chosen_on = None
+    labels, groups, chosen_on = labels_of(samples), groups_of(samples), None
+    if more is not None and groups:
+        values, logits = (
+            np.concatenate([values, more.values]),
+            np.concatenate([logits, more.logits]),
+        )
+        labels, groups = np.concatenate([labels, more.labels]), groups + more.groups
     if tuning:
         outputs = raw_outputs(checkpoint, tuning, batch_size=batch_size, workers=workers)
         chosen_on = (*outputs, labels_of(tuning))
-    calibration = fit_calibration(
-        values, logits, labels_of(samples), task, groups=groups_of(samples), tuning=chosen_on
-    )
+    calibration = fit_calibration(values, logits, labels, task, groups=groups, tuning=chosen_on)
     line = describe_calibration(calibration, values, logits, task)
     return replace(checkpoint, calibration=calibration), line
 
@@ -143,6 +152,7 @@ def fit_calibration(
     coverages: Sequence[float] = COVERAGES,
     groups: Sequence[str] = (),
     tuning: tuple[Array, Array, Array] | None = None,
+    chose_epoch: bool = False,
 ) -> Calibration:
     """Fit a calibration on N labelled images that the model was not trained on.
 
@@ -156,6 +166,7 @@ def fit_calibration(
         groups: (N,) names of the images' groups; empty: each image stands for itself.
         tuning: Values, logits and labels of other such images, which choose temperature and floor;
             None: those of the N images, which costs some coverage, see the module.
+        chose_epoch: See `calibrate`.
 
     Raises:
         UsageError: if the model's outputs are not finite.
@@ -172,7 +183,8 @@ def fit_calibration(
 
     floor = choose_floor(chosen_on[0], probs(chosen_on[1]), chosen_on[2], task)
     scores = np.abs(labels - values) / scales(values, probs(logits), task, floor)
-    fitted = [(c, q) for c in coverages if (q := factor_of(scores, c, groups)) < math.inf]
+    factors = ((c, factor_of(scores, c, groups, chose_epoch=chose_epoch)) for c in coverages)
+    fitted = [(coverage, factor) for coverage, factor in factors if factor < math.inf]
     same = np.array_equal(bin_numbers(task), bin_centres(task))
     return Calibration(
         temperature=temperature,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,15 @@ class Predictions:
         ends = self.calibration.intervals(self.values, self.bin_probs, self.task, coverage)
         assert ends is not None, "coverage must be one of calibration.coverages"
         return ends
+
+
+class Outputs(NamedTuple):
+    """What a model says of N labelled images, before any calibration."""
+
+    values: Array  # (N,) predicted numbers, label units
+    logits: Array  # (N, K)
+    labels: Array  # (N,) true numbers, label units
+    groups: tuple[str, ...]  # (N,) such as persons; empty: not known
 
 
 @dataclass(frozen=True)

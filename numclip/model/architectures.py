@@ -12,6 +12,19 @@ from numclip_runtime.console import visible
 from numclip_runtime.model_files.given import kind_of
 
 TIMM = "timm/"  # before the name of an image tower of timm
+# Families of timm's convolutional towers with batch normalisation, by the start of their names
+_CONVOLUTIONAL = (
+    *("resnet", "resnext", "wide_resnet", "seresn", "legacy_", "res2n", "resnest", "ecaresnet"),
+    *("gluon_", "skresn", "cspr", "cspdarknet", "darknet", "regnet", "densenet", "vgg", "dla"),
+    *("mobilenet", "tf_mobilenet", "mobileone", "mnasnet", "semnasnet", "spnasnet", "fbnet"),
+    *("efficientnet", "tf_efficientnet", "mixnet", "tf_mixnet", "tinynet", "lcnet", "ghostnet"),
+    *("rexnet", "repvgg", "hrnet", "hgnet", "inception", "xception", "gernet", "hardcorenas"),
+)
+
+
+def is_convolutional(name: str) -> bool:
+    """Return whether a backbone is a tower of timm that convolutes and normalises batches."""
+    return name.startswith(TIMM) and name.removeprefix(TIMM).startswith(_CONVOLUTIONAL)
 
 
 def architectures() -> list[str]:

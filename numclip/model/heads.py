@@ -169,11 +169,15 @@ class Probe(nn.Module):
 
     def readout(self, scores: Tensor) -> Readout:
         """Read out image features, (B, D)."""
-        fine = self.low + self.step * self.fc(scores)  # (B, 1)
+        return self.around((self.low + self.step * self.fc(scores)).squeeze(1))
+
+    def around(self, numbers: Tensor) -> Readout:
+        """Read out the logistic distributions around numbers (B,), label units without offset."""
+        fine = numbers[:, None]
         below = torch.sigmoid((self.thresholds - fine) * (-self.log_spread).exp())  # (B, K - 1)
         first, last = below[:, :1], 1 - below[:, -1:]
         bin_probs = torch.cat([first, below[:, 1:] - below[:, :-1], last], 1)
-        return Readout(fine.squeeze(1), bin_probs, bin_probs.float().clamp_min(MIN_PROB).log())
+        return Readout(numbers, bin_probs, bin_probs.float().clamp_min(MIN_PROB).log())
 
 
 Head: TypeAlias = FineRegressor | Distribution | Probe

@@ -25,6 +25,7 @@ class PreprocessingConfig:
     resize: int | None = None  # pixels before the crop; None: 8/7 of it, 256 for 224
     resize_mode: ResizeMode = Preprocessing.resize_mode
     interpolation: Interpolation = Preprocessing.interpolation
+    fragments: int = Preprocessing.fragments  # along a side, of resize_mode "fragments"
     normalize: Statistics = "imagenet"  # pixel statistics: those the tower was trained with
 
     def of(self, clip: ClipConfig) -> Preprocessing:
@@ -34,9 +35,12 @@ class PreprocessingConfig:
             UsageError: if its image size is rectangular, or the crop exceeds `resize`.
         """
         crop = image_size(clip)
-        resize = round(crop * 8 / 7) if self.resize is None else self.resize
+        fitting = crop if self.resize_mode == "fragments" else round(crop * 8 / 7)
+        resize = fitting if self.resize is None else self.resize
         statistics = STATISTICS[self.normalize]
-        return Preprocessing(crop, resize, self.resize_mode, self.interpolation, *statistics)
+        return Preprocessing(
+            crop, resize, self.resize_mode, self.interpolation, *statistics, self.fragments
+        )
 
 
 PAPER_PREPROCESSING = PreprocessingConfig()

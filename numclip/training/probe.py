@@ -18,9 +18,9 @@ from numclip.data.dataset import Broken, ImageDataset, evaluation_transform
 from numclip.data.samples import Sample
 from numclip.data.workers import loading_faults
 from numclip.evaluation.metrics import validation_metrics
-from numclip.evaluation.predictions import predictions_of_checkpoint
+from numclip.evaluation.predictions import Outputs, predictions_of_checkpoint
 from numclip.model.heads import Probe
-from numclip.model.numclip import NumClip
+from numclip.model.numclip import NumClip, point_estimate
 from numclip_runtime import Preprocessing, Task
 from numclip_runtime.console import visible
 
@@ -37,6 +37,7 @@ class Ridge:
     weight: Tensor  # (D,) float64, label units per unit of the features
     intercept: float  # label units
     penalty: float  # per image, chosen by leave-one-out
+    labels: Tensor  # (N,) float64 that it was fitted to
     errors: Tensor  # (N,) float64 leave-one-out errors, label - prediction
     groups: int = 0  # that were left out one by one; 0: images were
 
@@ -105,7 +106,8 @@ def ridge(
     else:
         weight = x.T @ (vectors @ ((vectors.T @ y) * shrunk))
     weight = weight / scale
-    return Ridge(weight, float(centre - mean @ weight), penalty, errors, len(parts))
+    intercept = float(centre - mean @ weight)
+    return Ridge(weight, intercept, penalty, labels.double(), errors, len(parts))
 
 
 def _rows_of(groups: Sequence[str]) -> list[Tensor]:
@@ -166,9 +168,13 @@ class ProbeFit:
         Raises:
             ImageError: if an image cannot be read.
         """
-        step = max(1, math.ceil(len(self.train) / MAX_IMAGES))
-        features, labels, groups = self._features(self.train[::step])
+        features, labels, groups = self._training
         return ridge(features, labels, groups=groups)
+
+    @cached_property
+    def _training(self) -> tuple[Tensor, Tensor, list[str]]:
+        step = max(1, math.ceil(len(self.train) / MAX_IMAGES))
+        return self._features(self.train[::step])
 
     def mae(self) -> float:
         """Return the validation MAE, label units: what a fine-tuning of the tower has to beat."""
@@ -186,6 +192,30 @@ class ProbeFit:
         return (
             f"linear probe: leave-one-{'group-' if fit.groups else ''}out MAE {mae} on "
             f"{len(fit.errors):,} training images, penalty {fit.penalty:.2g}"
+        )
+
+    @torch.no_grad()
+    def left_out(self) -> Outputs | None:
+        """Return what the head says of each training image by a line fitted without its group.
+
+        Such outputs err as those of images of new groups do, by a little more even, since the line
+        itself knows one group more. None where training images have no groups.
+
+        Source:
+            The residuals of the jackknife+ and CV+: Barber, Candes, Ramdas and Tibshirani,
+            "Predictive inference with the jackknife+" (arXiv 1905.02928).
+        """
+        head, fit, task = self.model.regressor, self.ridge, self.model.task
+        assert isinstance(head, Probe)
+        if not fit.groups:
+            return None
+        out = head.around((fit.labels - fit.errors).float().to(head.thresholds.device))
+        values = point_estimate(task, out.fine, out.bin_probs)
+        return Outputs(
+            values.double().cpu().numpy(),
+            out.logits.double().cpu().numpy(),
+            fit.labels.numpy() + task.label_offset,
+            tuple(self._training[2]),
         )
 
     def metrics(self) -> dict[str, float]:

@@ -105,6 +105,8 @@ def train(
     share = options.data.calibration_share
     if closed_form and share is None:  # no epoch is chosen
         note = f"validation: all {len(data.val)} images fit the intervals"
+        if any(sample.group for sample in data.train):
+            note += ", beside those of training, each as seen by a line fitted without its group"
         parts = ValidationParts(data.val, [], note)
     else:
         parts = calibration_split(data.val, share, options.task, seed=options.data.seed)
@@ -161,6 +163,8 @@ def train(
             Checkpoint(model, preprocessing, best, str(val_source), place, table),
             still_readable(parts.kept or parts.choosing, "validation", skip=skip),
             tuning=still_readable(tuning, "validation", skip=skip),
+            more=probe.left_out() if closed_form and not parts.kept else None,
+            chose_epoch=not closed_form and not parts.kept,
             batch_size=config.batch_size,
             workers=config.workers,
         )

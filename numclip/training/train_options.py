@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from numclip.data.prepare import DataConfig
+from numclip.model.architectures import is_convolutional
 from numclip.model.model_config import (
     DEFAULT_BACKBONE,
     PLAIN,
@@ -34,7 +35,9 @@ class TrainOptions:
     backbone: str = DEFAULT_BACKBONE  # open_clip architecture or configuration file (.json)
     pretrained: str | None = None  # open_clip tag or weights file; None: random weights
     quick_gelu: bool | None = None  # None: the backbone's
-    features: Features = "last"  # of a tower of timm: its own, or those of all its levels
+    # Of a tower of timm: its own, or those of all its levels; None: those of a probe of a
+    # convolutional tower, else its own
+    features: Features | None = None
     image_size: int | None = None  # side, pixels, of a tower of timm; None: timm's record
     recipe: RecipeName = "auto"  # auto: "finetune" with `pretrained`, "scratch" without
     training: TrainConfig | None = None  # how to train; None: as the recipe says
@@ -71,4 +74,11 @@ class TrainOptions:
             ),
             training=self.training or recipe.training,
             regressor=self.regressor or recipe.regressor,
+            features=self.features or self._features(),
         )
+
+    def _features(self) -> Features:
+        # Test MAE, MobileNetV2: tomatoes 1.95 (last) and 1.64, solar cells (RMSE) 1.23 and 1.15,
+        # blood 3.73 and 3.05; towers without convolutions are unmeasured
+        probe = self.head == "probe" and is_convolutional(self.backbone)
+        return "levels" if probe else "last"

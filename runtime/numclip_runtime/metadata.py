@@ -25,9 +25,10 @@ BIN_PROBS_NAME = "bin_probs"  # (B, K) float32, rows sum to 1
 
 Precision = Literal["fp32", "fp16", "int8"]
 Interpolation = Literal["bilinear", "bicubic"]
-ResizeMode = Literal["squash", "shortest"]
+ResizeMode = Literal["squash", "shortest", "fragments"]
 InputKind = Literal["float32", "uint8"]
 
+MAX_FRAGMENTS = 64  # along a side
 LARGEST_SIDE = 4096  # pixels of a resized image: 50 MB; networks have up to 1,024
 
 
@@ -35,8 +36,15 @@ LARGEST_SIDE = 4096  # pixels of a resized image: 50 MB; networks have up to 1,0
 class Preprocessing:
     """The steps from a photo to the network's input: RGB, resize, centre crop, normalise.
 
+    With "fragments", nothing is resized: the input is a mosaic of `fragments` x `fragments` pieces
+    of the photo at full resolution, one from each cell of a grid over the photo (see
+    `preprocess.mosaic`). It shows blur, noise and compression, which a smaller photo hides.
+
     Raises:
         UsageError: if a field is out of range.
+
+    Source:
+        Grid mini-patch sampling: Wu et al., "FAST-VQA" (arXiv 2207.02595), section 3.1.
     """
 
     crop: int = 224  # side of the network's input, pixels
@@ -45,6 +53,9 @@ class Preprocessing:
     interpolation: Interpolation = "bilinear"  # Pillow's antialiased filter of that name
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # RGB, of pixels in [0, 1]
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # RGB, of pixels in [0, 1]
+    # Pieces along a side, of crop / fragments pixels. Absent in files older than the field, and
+    # if it has its default.
+    fragments: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.resize:
@@ -55,12 +66,39 @@ class Preprocessing:
             raise UsageError(f"unknown resize_mode {shown(self.resize_mode)}.")
         if self.interpolation not in get_args(Interpolation):
             raise UsageError(f"unknown interpolation {shown(self.interpolation)}.")
+        self._check_fragments()
         if len(self.mean) != 3 or len(self.std) != 3:
             raise UsageError("mean and std need 3 numbers each.")
         if not all(abs(mean) <= 1e6 for mean in self.mean):
             raise UsageError("mean must be made of finite numbers, at most 1e+06 in size.")
         if not all(1e-6 <= std <= 1e6 for std in self.std):
             raise UsageError("std must be made of finite numbers above 0, 1e-06 to 1e+06.")
+
+    def _check_fragments(self) -> None:
+        if self.resize_mode != "fragments":
+            if self.fragments != 1:
+                raise UsageError(
+                    f"fragments ({self.fragments}) are of resize_mode 'fragments', not of "
+                    f"{self.resize_mode!r}."
+                )
+            return
+        if not 1 <= self.fragments <= MAX_FRAGMENTS or self.crop % self.fragments:
+            raise UsageError(
+                f"fragments ({self.fragments}) must be from 1 to {MAX_FRAGMENTS}, and divide the "
+                f"input's side of {self.crop} pixels."
+            )
+        if self.resize != self.crop:
+            raise UsageError(
+                f"fragments are not resized: leave resize out, or let it be {self.crop}, the "
+                f"input's side (got {self.resize})."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; older numclips read it unless it has fragments."""
+        plain = asdict(self)
+        if self.fragments == 1:
+            del plain["fragments"]
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
@@ -96,6 +134,7 @@ class ModelMetadata:
     def to_json(self) -> str:
         """Return the metadata as compact JSON text, schema version included."""
         plain = {"schema_version": SCHEMA_VERSION, **asdict(self), "task": self.task.to_dict()}
+        plain["preprocessing"] = self.preprocessing.to_dict()
         if self.input == "float32":  # as in older files, which lack the field
             del plain["input"]
         if self.calibration is not None:

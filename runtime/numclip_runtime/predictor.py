@@ -9,7 +9,6 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from pathlib import Path
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_files.model_file import ModelFile
+from numclip_runtime.model_files.names import model_path
 from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.preprocess import FloatArray, ImageLike, InputArray, network_input
 from numclip_runtime.results.prediction import PictureSource, located, picture_source, refuse_one
@@ -77,7 +77,7 @@ class Predictor:
     @classmethod
     def open(cls, model: str | os.PathLike[str], options: OpenOptions) -> Predictor:
         """Load an exported model; see `load`."""
-        path = Path(os.fsdecode(model))
+        path = model_path(model)
         options.check(path)
         with OpenModel(path) as file:
             backend = open_backend(file, options)
@@ -274,12 +274,13 @@ def load(
 ) -> Predictor:
     """Load an exported model.
 
-    The keyword arguments are the fields of `numclip_runtime.backends.OpenOptions`, which describes
-    them; "gpu" and "cuda:0" are other names of the device "cuda".
+    The keyword arguments are the fields of `numclip_runtime.backends.OpenOptions`.
 
     Args:
-        model: Path of a `.onnx` or `.plan` file made by `numclip-export`. A plan is executable
-            code: load only plans that you trust, see `sha256`.
+        model: Path of a `.onnx` or `.plan` file made by `numclip-export`; the name of a model that
+            comes with the package ("quality"); or "hf://OWNER/NAME@REVISION", a model on the
+            Hugging Face hub. A plan is executable code: load only plans that you trust, see
+            `sha256`.
 
     Raises:
         ModelError: if the file is missing, broken, not made by numclip, or not the pinned one.

@@ -21,11 +21,11 @@ from tests.benchmarks.conftest import ROOT
 SAMPLE = ROOT / "tests" / "data" / "latency.sample.json"
 
 
-def test_readme_and_kept_results_agree() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
+def test_page_and_kept_results_agree() -> None:
+    readme = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
     if BEGIN not in readme and not result_files():
         pytest.skip("no results are kept yet")
-    assert BEGIN in readme, "results are kept, and the README has no markers for their table"
+    assert BEGIN in readme, "results are kept, and the page has no markers for their table"
     again = updated(readme, result_files())
     assert readme == again, "run: python benchmarks/results_table.py"
 

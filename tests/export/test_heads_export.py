@@ -46,8 +46,14 @@ def saved(folder: Path, head: str) -> Path:
         "path,label\n" + "".join(f"val/{i}.png,{100 + i}\n" for i in range(5)), "utf-8"
     )
     calibration = Calibration(TEMPERATURE, 1.0, (0.9,), (2.0,), 40)
+    side = spec_of("vit").crop
+    pieces = Preprocessing(side, side, "fragments", fragments=4)
     checkpoint = Checkpoint(
-        model, spec_of("vit"), {"mae": 1.0}, str(folder / "offset.csv"), calibration=calibration
+        model,
+        pieces if head == "distribution" else spec_of("vit"),
+        {"mae": 1.0},
+        str(folder / "offset.csv"),
+        calibration=calibration,
     )
     save_checkpoint(folder / "x.pt", checkpoint)
     return folder / "x.pt"

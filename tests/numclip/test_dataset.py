@@ -217,6 +217,31 @@ def test_sizes(
         check(tmp_path / "a.png", Preprocessing(crop, resize, resize_mode, interpolation))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (7, 50), (36, 36), (200, 151)])
+def test_fragments_are_the_same_pixels_in_training_and_in_the_runtime(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    photo(*size).save(tmp_path / "a.png")
+    for fragments in (1, 3):
+        check(
+            tmp_path / "a.png",
+            Preprocessing(36, 36, "fragments", "bilinear", fragments=fragments),
+        )
+
+
+def test_training_takes_fragments_from_random_places_and_flips_them() -> None:
+    image = Image.new("RGB", (6, 6))
+    image.putpixel((2, 1), (255, 255, 255))
+    spec, spots = Preprocessing(4, 4, "fragments", fragments=2), set()
+    torch.manual_seed(0)
+    for _ in range(300):
+        out = training_transform(spec)(image)[0]
+        spots |= {divmod(int(place), 4) for place in (out > 1).flatten().nonzero()}
+    # Pieces of 2 pixels start at 0 or 1 in cells of 3, so the point is in the first piece's row 0
+    # or 1, and in its column 1, mirrored 2, or cut off
+    assert spots == {(0, 1), (1, 1), (0, 2), (1, 2)}
+
+
 @pytest.mark.parametrize("resize_mode", ["squash", "shortest"])
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_kinds_of_image(tmp_path: Path, kind: str, resize_mode: ResizeMode) -> None:

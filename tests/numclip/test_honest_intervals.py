@@ -21,7 +21,13 @@ from numclip.data.subsets import calibration_split
 from numclip.evaluation.calibration import describe_calibration, fit_calibration
 from numclip.evaluation.metrics import covered, value_metrics
 from numclip.evaluation.predictions import Predictions, groups_of, log_softmax
-from numclip.evaluation.quantiles import conformal_quantile, factor_of, group_quantile
+from numclip.evaluation.quantiles import (
+    TRIED_LEVELS,
+    conformal_quantile,
+    factor_of,
+    group_quantile,
+    left_out_quantile,
+)
 from numclip.tasks import load_task
 from numclip.training.fit import fit
 from numclip_runtime import Calibration, ModelMetadata, Preprocessing, Task, UsageError
@@ -140,8 +146,11 @@ def test_too_few_groups_get_the_largest_score_and_a_sentence() -> None:
     values, logits = labels + 5 * rng.normal(size=60), rng.normal(size=(60, 5))
     groups = [str(i % 6) for i in range(60)]
     scores = np.abs(labels - values)
-    assert factor_of(scores, 0.9, groups) == scores.max()
-    assert factor_of(scores, 0.8, groups) == group_quantile(scores, groups, 0.8) < scores.max()
+    assert factor_of(scores, 0.9, groups, chose_epoch=True) == scores.max()
+    proven = group_quantile(scores, groups, 0.8)
+    assert factor_of(scores, 0.8, groups, chose_epoch=True) == proven < scores.max()
+    assert factor_of(scores, 0.8, groups) == left_out_quantile(scores, groups, 0.8) < proven
+    assert factor_of(scores, 0.9, ["one"] * 60) == scores.max()
     assert factor_of(scores[:8], 0.9, groups[:8]) == math.inf  # too few images, whatever groups
     fitted = fit_calibration(values, logits, labels, QUALITY, groups=groups)
     assert (fitted.groups, fitted.coverages) == (6, (0.5, 0.8, 0.9, 0.95))
@@ -159,6 +168,34 @@ def test_too_few_groups_get_the_largest_score_and_a_sentence() -> None:
     assert describe_calibration(enough, values, logits, QUALITY).endswith(
         "for images of new groups"
     )
+
+
+@pytest.mark.parametrize("sizes", [(4,) * 10, (1, 2, 5, 9, 20), (30, 7), (1, 1)])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 5.0])
+def test_level_covers_each_group_by_the_others(sizes: tuple[int, ...], spread: float) -> None:
+    rng = np.random.default_rng(3)
+    parts = [np.abs(spread * rng.normal() + rng.normal(size=size)) for size in sizes]
+
+    def at(parts: list[Array], level: float) -> float:
+        """Return the level's quantile: group by group, score by score."""
+        pairs = sorted((float(s), 1 / len(part) / len(parts)) for part in parts for s in part)
+        reached = 0.0
+        for score, mass in pairs:
+            reached += mass
+            if reached >= level - 1e-9:
+                return score
+        return pairs[-1][0]
+
+    found = []
+    for level in np.linspace(0.8, 1, TRIED_LEVELS):
+        rest = [at(parts[:i] + parts[i + 1 :], level) for i in range(len(parts))]
+        shares = [(part <= limit).mean() for part, limit in zip(parts, rest, strict=True)]
+        found.append((float(np.mean(shares)), at(parts, level)))
+    least = min((share for share, _ in found if share >= 0.8 - 1e-9), default=math.inf)
+    expected = max((q for share, q in found if share <= least + 1e-12), default=math.inf)
+    groups = [str(i) for i, part in enumerate(parts) for _ in part]
+    scores = np.concatenate(parts)
+    assert left_out_quantile(scores, groups, 0.8) == pytest.approx(min(expected, scores.max()))
 
 
 def world(rng: np.random.Generator, groups: int, per: int, epochs: int) -> tuple[Array, Array]:
@@ -200,6 +237,7 @@ def coverage(groups: int, per: int, epochs: int, *, honest: bool, seed: int = 0)
             QUALITY,
             groups=names[fit].tolist() if honest and per > 1 else (),
             tuning=(best[chose], logits[chose], labels[chose]) if parts.kept else None,
+            chose_epoch=epochs > 1 and not parts.kept,
         )
         new = slice(groups * per, None)
         shares.append(covers(fitted, best[new], logits[new], labels[new], QUALITY).mean())
@@ -217,6 +255,11 @@ def test_new_groups_are_covered(groups: int, per: int) -> None:
     assert before < 0.9
     assert 0.89 < after < 0.97
     assert after > before + 0.015
+
+
+@pytest.mark.parametrize(("groups", "per"), [(5, 30), (11, 50), (15, 20), (30, 10)])
+def test_new_groups_are_covered_where_no_epoch_was_chosen(groups: int, per: int) -> None:
+    assert 0.86 < coverage(groups, per, 1, honest=True) < 0.94
 
 
 def samples_of(count: int, *, groups: int = 0) -> list[Sample]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from numclip.cli.train import main
 from numclip.data.samples import Sample
 from numclip.evaluation.predictions import predictions_of_checkpoint
 from numclip.model.backbone import build_clip, image_config
+from numclip.model.heads import Probe
 from numclip.training.probe import PENALTIES, ProbeFit, logistic_spread, ridge
 from tests.numclip.tiny import TASK, TOWERS, spec_of, tiny_model, write_photos
 
@@ -117,8 +119,6 @@ def samples(folder: Path, name: str, count: int) -> list[Sample]:
 
 @pytest.mark.parametrize("offset", [0.0, 5.0])
 def test_head_predicts_what_the_line_does(tmp_path: Path, offset: float) -> None:
-    from dataclasses import replace
-
     model = tiny_model(
         clip=image_config(TOWERS["vit"]), head="probe", task=replace(TASK, label_offset=offset)
     )
@@ -130,6 +130,35 @@ def test_head_predicts_what_the_line_does(tmp_path: Path, offset: float) -> None
     assert "on 30 training images" in line
     assert fit.metrics()["mae"] == pytest.approx(fit.mae(), rel=1e-4)
     assert fit.mae() < 4  # half of the constant's: brightness is easy
+
+
+def test_training_groups_are_seen_by_a_line_without_them(tmp_path: Path) -> None:
+    task = replace(TASK, label_offset=5.0)
+    model = tiny_model(clip=image_config(TOWERS["vit"]), head="probe", task=task)
+    drawn = samples(tmp_path, "train", 30)
+    train = [replace(s, label=s.label + 5, group=f"g{i % 4}") for i, s in enumerate(drawn)]
+    fit = ProbeFit(model, train, train[:3], spec_of("vit"))
+    fit.start()
+    found, (features, labels, _) = fit.left_out(), fit._training
+    assert found is not None
+    x, y = features.double().numpy(), labels.double().numpy()
+    np.testing.assert_allclose(found.labels, y + 5, rtol=1e-6)
+    assert found.groups == tuple(s.group for s in train)
+    for name in set(found.groups):
+        out = np.array(found.groups) == name
+        x_rest, y_rest, penalty = x[~out], y[~out], fit.ridge.penalty * 30
+        weight, intercept = by_normal_equations(x_rest, y_rest, x.std(0), penalty)
+        values = (x[out] @ weight + intercept).clip(TASK.bin_edges[0], TASK.bin_edges[-1]) + 5
+        np.testing.assert_allclose(found.values[out], values, rtol=1e-4)
+    # a model whose line gives these numbers has these logits
+    assert isinstance(model.regressor, Probe)
+    model.regressor.set_line(torch.zeros(x.shape[1]), float(found.values[0]) - 5, 1.0)
+    spread = logistic_spread(fit.ridge.errors, task)
+    model.regressor.log_spread.data.fill_(math.log(spread))
+    logits = model.regressor.readout(features[:1]).logits
+    np.testing.assert_allclose(found.logits[0], logits.detach().numpy()[0], rtol=1e-3)
+    alone = [replace(s, group="") for s in train]
+    assert ProbeFit(model, alone, train[:3], spec_of("vit")).left_out() is None
 
 
 @pytest.fixture
@@ -162,6 +191,25 @@ def test_command_fits_without_an_epoch(command: list[str]) -> None:
     mae = float(np.abs(found.values - found.labels).mean())
     assert checkpoint.metrics["mae"] == pytest.approx(mae)
     assert mae < 4
+
+
+def test_training_images_fit_the_intervals_of_new_groups(command: list[str]) -> None:
+    for name, count in (("train", 24), ("val", 12)):
+        rows = Path(f"{name}.csv").read_text("utf-8").splitlines()
+        grouped = [f"{row},{name}{i % (count // 3)}" for i, row in enumerate(rows[1:])]
+        Path(f"{name}.csv").write_text("\n".join([rows[0] + ",person", *grouped]), "utf-8")
+    grouped_command = [*command, "--head", "probe", "--group-column", "person"]
+    result = CliRunner().invoke(main, grouped_command)
+    assert result.exit_code == 0, result.output
+    assert "beside those of training, each as seen by a line fitted without" in result.output
+    calibration = load_checkpoint(Path("checkpoint.pt")).calibration
+    assert calibration is not None
+    assert (calibration.images, calibration.groups) == (36, 12)
+    result = CliRunner().invoke(main, [*grouped_command, "--calibration-share", "0.5"])
+    assert result.exit_code == 0, result.output
+    kept = load_checkpoint(Path("checkpoint.pt")).calibration
+    assert kept is not None
+    assert kept.images < 12  # as asked for: validation images only
 
 
 def test_training_starts_from_the_line(command: list[str]) -> None:

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from numclip.cli.train import main
 from numclip.data.prepare import DataConfig
 from numclip.data.samples import Sample
+from numclip.model.model_config import HeadKind
 from numclip.tasks import load_task
 from numclip.training.config import LearningRates, RegressionUnit, TrainConfig
 from numclip.training.fit import fit
@@ -112,6 +113,25 @@ def test_a_large_backbone_has_lower_rates(name: RecipeName) -> None:
     for backbone, training in (("a.json", small), ("ViT-B-16", large)):
         options = TrainOptions(TASK, data, backbone=backbone, pretrained=start)
         assert options.resolved().training == training
+
+
+def test_a_convolutional_tower_by_name_learns_faster() -> None:
+    tower, vit = "timm/mobilenetv2_100", "timm/vit_small_patch14_dinov2"
+    assert recipe_of("finetune", "w", tower).training.rates.image == pytest.approx(3e-4)
+    assert recipe_of("finetune", "w", vit) == recipe_of("finetune", "w", "ViT-B-16")
+    assert recipe_of("finetune", "w", "resnet50") == recipe_of("finetune", "w", "ViT-B-16")
+    data = DataConfig(Path("a.csv"), val=Path("b.csv"))
+    cases: list[tuple[str, HeadKind, str]] = [
+        (tower, "probe", "levels"),
+        (tower, "distribution", "last"),
+        (vit, "probe", "last"),
+        ("timm/tf_efficientnet_b0.ns_jft_in1k", "probe", "levels"),
+    ]
+    for backbone, head, features in cases:
+        options = TrainOptions(TASK, data, backbone=backbone, head=head).resolved()
+        assert options.features == options.resolved().features == features
+        given = replace(options, features="last" if features == "levels" else "levels")
+        assert given.resolved().features == given.features
 
 
 def test_the_papers_recipes_do_not_depend_on_the_backbone() -> None:

@@ -106,6 +106,10 @@ def test_refused_without_torch_or_images(
             ("--backbone", "tiny.json", "--tune", "none", "--lora-rank", "4"),
             "--lora-rank has an effect with --tune lora only",
         ),
+        (
+            ("--backbone", "tiny.json", "--head", "distribution", "--loss-mode", "released"),
+            "--loss-mode released has an effect with --head numclip only; leave it out, or",
+        ),
     ],
 )
 def test_refused_before_images(args: tuple[str, ...], message: str, folder: Path) -> None:

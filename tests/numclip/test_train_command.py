@@ -12,9 +12,10 @@ import torch
 from click.testing import CliRunner, Result
 
 from numclip.checkpoint import load_checkpoint
+from numclip.cli.evaluate import main as evaluate
 from numclip.cli.train import main
 from numclip.model.preprocessing import STATISTICS
-from numclip_runtime import __version__
+from numclip_runtime import Preprocessing, __version__
 from tests.numclip.tiny import TASK, TOWERS, VIT, write_photos
 
 SMALL = ("--epochs", 2, "--batch-size", 8, "--workers", 0)
@@ -67,6 +68,24 @@ def test_writes_a_checkpoint(data: Path) -> None:
     (log,) = Path("logs").rglob("metrics.csv")
     rows = csv.DictReader(log.read_text("utf-8").splitlines())
     assert {row["epoch"] for row in rows} == {"0", "1"}
+
+
+def test_trains_and_evaluates_on_fragments(data: Path) -> None:
+    result = train("--resize-mode", "fragments", "--fragments", 4, "-o", "out.pt")
+    assert result.exit_code == 0, result.output
+    checkpoint = load_checkpoint(Path("out.pt"))
+    assert checkpoint.preprocessing == Preprocessing(32, 32, "fragments", fragments=4)
+    found = evaluate_checkpoint(["--ckpt", "out.pt", "--data", "val.csv"])
+    assert f"{checkpoint.metrics['mae']:.2f}" in found
+    refused = train("--resize-mode", "fragments", "--fragments", 5)
+    assert refused.exit_code == 2
+    assert "fragments (5) must be from 1 to 64, and divide the input's side" in refused.output
+
+
+def evaluate_checkpoint(arguments: list[str]) -> str:
+    result = CliRunner().invoke(evaluate, arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def test_says_that_nothing_was_learnt(data: Path) -> None:

@@ -136,3 +136,30 @@ def test_wrong_field(changes: dict[str, Any], message: str) -> None:
 def test_preprocessing_out_of_range(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Preprocessing(**changes)
+
+
+FRAGMENTS = Preprocessing(crop=192, resize=192, resize_mode="fragments", fragments=3)
+
+
+def test_fragments_are_written_and_other_files_stay_as_they_were() -> None:
+    metadata = ModelMetadata(task=TASK, preprocessing=FRAGMENTS)
+    assert json.loads(metadata.to_json())["preprocessing"]["fragments"] == 3
+    assert ModelMetadata.from_json(metadata.to_json()) == metadata
+    assert set(plain()["preprocessing"]) == {  # what numclip 0.1.0 reads
+        *("crop", "resize", "resize_mode", "interpolation", "mean", "std"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fragments": 5}, "divide the input's side of 192 pixels"),
+        ({"fragments": 0}, "must be from 1 to 64"),
+        ({"fragments": 96}, "must be from 1 to 64"),
+        ({"resize": 224}, "leave resize out, or let it be 192"),
+        ({"resize_mode": "squash"}, r"fragments \(3\) are of resize_mode 'fragments'"),
+    ],
+)
+def test_impossible_fragments(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Preprocessing.from_dict({**FRAGMENTS.to_dict(), **changes})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,15 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from numclip_runtime import ImageError, Preprocessing
-from numclip_runtime.preprocess import load_rgb, preprocess, resize_and_crop, to_input
+from numclip_runtime import ImageError, ModelMetadata, Preprocessing, Task
+from numclip_runtime.preprocess import (
+    load_rgb,
+    mosaic,
+    network_input,
+    preprocess,
+    resize_and_crop,
+    to_input,
+)
 
 SPEC = Preprocessing(crop=8, resize=8)
 
@@ -161,3 +170,75 @@ def test_a_thread_of_an_image_is_refused_before_memory_runs_out() -> None:
         to_input(Image.new("RGB", (2, 50_000)), spec)
     assert to_input(Image.new("RGB", (2_000, 10)), spec).shape == (3, 224, 224)
     assert to_input(Image.new("RGB", (50_000, 2)), Preprocessing(224, 256)).shape == (3, 224, 224)
+
+
+PIECES = Preprocessing(crop=12, resize=12, resize_mode="fragments", fragments=3)
+
+
+def starts(cell: int, length: int) -> list[int]:
+    """Return where the 4 looks of 4 pixels at one of 3 cells begin, in exact arithmetic."""
+    shares = [Fraction(2 * look + 1, 8) for look in range(4)]
+    places = [(cell + share) * Fraction(length, 3) - share * 3 for share in shares]
+    return [min(max(math.floor(place), 0), length - 4) for place in places]
+
+
+def detail(piece: npt.NDArray[np.uint8]) -> int:
+    green = piece[..., 1].astype(int)
+    down, across = green[1:] - green[:-1], green[:, 1:] - green[:, :-1]
+    return int((down**2).sum() + (across**2).sum())
+
+
+@pytest.mark.parametrize("size", [(12, 12), (60, 31), (4, 4), (5, 11), (255, 4), (13, 200)])
+def test_a_mosaic_has_the_piece_with_most_detail_of_each_cell(size: tuple[int, int]) -> None:
+    whole = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    out = pixels(resize_and_crop(Image.fromarray(whole), PIECES))
+    for i in range(3):
+        for j in range(3):
+            pieces = [
+                whole[top : top + 4, left : left + 4]
+                for top in starts(i, size[1])
+                for left in starts(j, size[0])
+            ]
+            piece = out[4 * i : 4 * i + 4, 4 * j : 4 * j + 4]
+            np.testing.assert_array_equal(piece, max(pieces, key=detail))
+
+
+def test_pieces_of_even_pictures_are_the_first_that_are_looked_at() -> None:
+    out = pixels(mosaic(ramp(60, 60), PIECES))
+    assert [tuple(out[y, x, :2]) for y, x in ((0, 0), (4, 4), (8, 8))] == [
+        (2, 2),
+        (22, 22),
+        (42, 42),
+    ]
+
+
+def test_a_picture_of_the_mosaics_size_is_its_own_mosaic() -> None:
+    np.testing.assert_array_equal(pixels(mosaic(ramp(12, 12), PIECES)), pixels(ramp(12, 12)))
+
+
+@pytest.mark.parametrize(("share", "moved"), [(0.0, 0), (0.25, 4), (0.999, 16)])
+def test_places_move_a_piece_inside_its_cell(share: float, moved: int) -> None:
+    places = np.zeros((3, 3, 2))
+    places[1, 2] = share, 0
+    piece = pixels(mosaic(ramp(60, 60), PIECES, places))[4:8, 8:12]
+    assert tuple(piece[0, 0][:2]) == (40, 20 + moved)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(1, [0, 0, 0, 0]), (3, [0, 1, 2, 2])])
+def test_a_picture_smaller_than_a_piece_goes_on_as_its_mirror_image(
+    width: int, expected: list[int]
+) -> None:
+    out = pixels(mosaic(ramp(width, 9), PIECES))
+    np.testing.assert_array_equal(out[0, :4, 0], expected)
+    assert out.shape == (12, 12, 3)
+
+
+def test_fragments_are_of_the_whole_jpeg_with_fast_decoding_too(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg")
+    task = Task("noise", "", (0, 1, 2), ("low", "high"))
+    metadata = ModelMetadata(task, PIECES)
+    exact, fast = (
+        network_input(tmp_path / "a.jpg", metadata, fast_decode=fast) for fast in (False, True)
+    )
+    np.testing.assert_array_equal(exact, fast)

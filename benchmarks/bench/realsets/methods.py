@@ -69,7 +69,7 @@ METHODS = (
     Method("words-demo", "words, the demo's recipe", "scratch", DEMO),
     Method("words", "words", "scratch"),
     Method("distribution", "distribution", "scratch", _DISTRIBUTION),
-    Method("probe", "probe", "pretrained", ("--head", "probe"), closed=True),
+    Method("probe", "probe", "pretrained", ("--head", "probe", "--features", "last"), closed=True),
     Method("probe-levels", "probe of all levels", "pretrained", _LEVELS, closed=True),
     Method("tuned", "prototypes, tuned", "pretrained", _TUNED),
     Method("tuned-distribution", "distribution, tuned", "pretrained", (*_TUNED, *_DISTRIBUTION)),

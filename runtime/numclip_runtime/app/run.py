@@ -26,6 +26,7 @@ from numclip_runtime.app.video import is_live
 from numclip_runtime.console import say
 from numclip_runtime.errors import ImageError, NumclipError, UsageError
 from numclip_runtime.images.folder import say_left_out
+from numclip_runtime.model_files.names import model_path
 from numclip_runtime.pipeline import StreamPlan, plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
 from numclip_runtime.preprocess import ImageLike
@@ -50,6 +51,7 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
         OSError: if an output cannot be written; records written before are kept, as after Ctrl-C.
     """
     options.check()
+    model = model_path(model)
     source = open_inputs(inputs, every=options.every, null=options.null)
     options.check_overwriting(model, source.files, listed=LIST in inputs)
     say_left_out(source.left_out)

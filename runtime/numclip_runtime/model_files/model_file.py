@@ -10,6 +10,7 @@ from pathlib import Path
 from numclip_runtime.errors import ModelError
 from numclip_runtime.files import sha256
 from numclip_runtime.metadata import ModelMetadata
+from numclip_runtime.model_files.names import model_path
 from numclip_runtime.model_files.open_model import OpenModel, Stamp, is_plan, stamp_of
 
 
@@ -17,12 +18,13 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
     """Return the metadata of a model file, without loading the model.
 
     Args:
-        path: A `.onnx`, `.plan` or `.engine` file made by `numclip-export`.
+        path: A `.onnx`, `.plan` or `.engine` file made by `numclip-export`, or another name of a
+            model, see `load`.
 
     Raises:
         ModelError: if the file is missing, of another kind, damaged, or not made by numclip.
     """
-    with OpenModel(os.fsdecode(path)) as model:
+    with OpenModel(model_path(path)) as model:
         if is_plan(model.path):
             from numclip_runtime.model_files.plan import read_plan_metadata
 

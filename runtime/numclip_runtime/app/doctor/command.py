@@ -14,6 +14,7 @@ from numclip_runtime.app.doctor.providers import ProviderCheck, check_providers
 from numclip_runtime.commands import GroupedCommand
 from numclip_runtime.console import FILE, SETTINGS, columns, exit_on_error, json_text, show
 from numclip_runtime.cuda.probe import CudaDriver, probe_cuda
+from numclip_runtime.model_files.names import model_path, packaged_models
 from numclip_runtime.model_files.open_model import is_plan
 from numclip_runtime.system import Machine, read_machine
 
@@ -27,6 +28,7 @@ class Diagnosis:
     libjpeg_turbo: str | None  # of Pillow
     cuda: CudaDriver
     providers: list[ProviderCheck]  # of onnxruntime
+    packaged_models: list[str]  # names of the models that come with the package
     model: ModelCheck | None  # None: no model was given
     problems: list[str]  # each keeps the model, or any model, from running
     advice: list[str]
@@ -43,6 +45,7 @@ def diagnose(model: Path | None = None) -> Diagnosis:
     Raises:
         ModelError: if the model file does not exist.
     """
+    model = None if model is None else model_path(model)
     packages, driver = installed_packages(), probe_cuda()
     check = None if model is None else check_model(model, packages, driver)
     providers, reason = check_providers()
@@ -66,7 +69,15 @@ def diagnose(model: Path | None = None) -> Diagnosis:
         problems.append(f"No inference backend works (onnxruntime: {reason or 'no provider'}).")
         advice.append(backend_command(driver))
     return Diagnosis(
-        read_machine(), packages, libjpeg_turbo(), driver, providers, check, problems, advice
+        read_machine(),
+        packages,
+        libjpeg_turbo(),
+        driver,
+        providers,
+        list(packaged_models()),
+        check,
+        problems,
+        advice,
     )
 
 
@@ -102,6 +113,7 @@ def as_text(found: Diagnosis) -> str:
         rows.append(("GPU", f"{gpu.name}, compute capability {gpu.compute_capability / 10:.1f}"))
     for provider in found.providers:
         rows.append((provider.name, provider.problem or "works"))
+    rows.append(("Packaged models", ", ".join(found.packaged_models) or "-"))
     if found.model is not None:
         rows += [("", ""), ("Model", found.model.path), *found.model.facts.items()]
     lines = [*columns(rows), ""]

@@ -143,13 +143,17 @@ def _six_digits(value: float) -> str:
 
 
 def _facts(metadata: ModelMetadata) -> dict[str, str]:
-    task, side = metadata.task, metadata.preprocessing.crop
+    task, spec = metadata.task, metadata.preprocessing
+    picture = f"RGB, {spec.crop} x {spec.crop}"
+    if spec.resize_mode == "fragments":
+        side = spec.crop // spec.fragments
+        picture += f": {spec.fragments**2} pieces of {side} x {side} at full resolution"
     unit = f" {task.unit}" if task.unit else ""
     low, high = (edge + task.label_offset for edge in (task.bin_edges[0], task.bin_edges[-1]))
     label_range = f"{as_written(low)} to {as_written(high)}{unit}"
     return {
         "task": f"{task.name}, {label_range} in {task.num_bins} bins",
         "precision": metadata.precision,
-        "input": f"RGB, {side} x {side}",
+        "input": picture,
         "intervals": "yes" if metadata.calibration else "no (not calibrated)",
     }
