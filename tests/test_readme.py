@@ -29,6 +29,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 COMMANDS = {
+    "numclip": "numclip.entry",
     "numclip-train": "numclip.cli.train",
     "numclip-eval": "numclip.cli.evaluate",
     "numclip-zeroshot": "numclip.cli.zeroshot",
