@@ -139,7 +139,8 @@ def train(
         if closed_form:
             best = probe.metrics()
         else:
-            compare = bool(options.pretrained) and not options.skip_probe
+            # only the first process shows it
+            compare = bool(options.pretrained) and not options.skip_probe and first_process
             best = fit(
                 model,
                 data.train,

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from numclip.cli import main
-from tests.numclip.test_resume import ROOT, environment, folder, weights
+from tests.numclip.test_resume import OTHER_HEADS, ROOT, environment, folder, weights
 
 __all__ = ["folder"]
 FLAGS = "--epochs 3 --optimizer adamw --lr-image 1e-3 --lr-rank 1e-3 --weight-decay 0.01"
@@ -24,12 +24,21 @@ def losses(run: Path) -> list[float]:
     return [float(row["loss"]) for row in rows if row["loss"]]
 
 
-def train(folder: Path, processes: int, batch_size: int) -> Path:
+def train(folder: Path, output_folder: Path, processes: int, batch_size: int, *more: str) -> Path:
     files = {"train": "train.csv", "val": "val.csv", "task": "task.toml", "backbone": "tiny.json"}
-    output = folder / f"processes{processes}.pt"
+    output = output_folder / f"processes{processes}.pt"
     words = [
         *(text for name, file in files.items() for text in (f"--{name}", str(folder / file))),
-        *(*FLAGS.split(), "--workers", "0", "--batch-size", str(batch_size), "-o", str(output)),
+        *(
+            *FLAGS.split(),
+            "--workers",
+            "0",
+            "--batch-size",
+            str(batch_size),
+            "-o",
+            str(output),
+            *more,
+        ),
     ]
     if processes == 1:
         result = CliRunner().invoke(main, words)
@@ -48,8 +57,12 @@ def train(folder: Path, processes: int, batch_size: int) -> Path:
     return output
 
 
-def test_two_processes_equal_one(folder: Path) -> None:
-    one, two = train(folder, 1, 8), train(folder, 2, 4)
+@pytest.mark.parametrize("flags", ["", OTHER_HEADS[0]])
+def test_two_processes_equal_one(folder: Path, flags: str, tmp_path: Path) -> None:
+    one, two = (
+        train(folder, tmp_path, processes, size, *flags.split())
+        for processes, size in ((1, 8), (2, 4))
+    )
     assert losses(two.with_suffix(".run")) == pytest.approx(
         losses(one.with_suffix(".run")), rel=1e-5
     )

@@ -19,6 +19,8 @@ from click.testing import CliRunner
 
 from numclip.checkpoint import load_checkpoint
 from numclip.cli.train import main
+from numclip.training.lightning_module import NumClipModule
+from numclip_runtime import UsageError
 from tests.numclip.tiny import TOWERS, write_photos
 
 ROOT = Path(__file__).parent.parent.parent
@@ -100,6 +102,37 @@ def test_killed_run_resumes_to_the_same_weights(folder: Path, killed: Path) -> N
     assert not last.exists()
     losses = logged_losses(folder / "whole.run")
     assert logged_losses(folder / "killed.run") == pytest.approx(losses, rel=1e-6)
+
+
+OTHER_HEADS = [
+    "--head distribution --vectors prototypes --tune lora",
+    "--head probe --tune lora --lora-rank 2",
+    "--vectors prototypes --tune projector",
+]
+
+
+@pytest.mark.parametrize("flags", OTHER_HEADS)
+def test_other_heads_resume_to_the_same_weights(
+    folder: Path, flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def given(output: str) -> list[str]:
+        return [*arguments(folder, output), "--epochs", "3", *flags.split()]
+
+    def stop(module: NumClipModule) -> None:
+        if module.current_epoch == 2:
+            raise UsageError("stopped here.")
+
+    whole, parts = tmp_path / "whole.pt", tmp_path / "parts.pt"
+    assert CliRunner().invoke(main, given(str(whole))).exit_code == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(NumClipModule, "on_train_epoch_start", stop, raising=False)
+        assert "stopped here." in CliRunner().invoke(main, given(str(parts))).output
+    result = CliRunner().invoke(main, [*given(str(parts)), "--resume"])
+    assert result.exit_code == 0, result.output
+    assert "epoch   2/3" not in result.output
+    resumed = weights(parts)
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

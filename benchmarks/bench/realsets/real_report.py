@@ -39,7 +39,7 @@ def table(report: Report) -> str:
             f"### {image_set.name}: {image_set.about}",
             "",
             "| method | weights from | runs | MAE | RMSE | Spearman "
-            "| 90 % interval holds | in its groups | width |",
+            "| 90 % interval holds, mean over groups | its groups | width |",
             "| :-- | :-- |" + " --: |" * 7,
         ]
         entries: list[tuple[float, str]] = []
