@@ -32,6 +32,8 @@ def picture_source(image: object) -> PictureSource:
         return PictureSource(image, None)
     if isinstance(image, (bytes, ImageError)):
         return NOWHERE
+    if isinstance(image, np.ndarray):
+        return PictureSource(None, weakref.ref(image))
     if isinstance(image, os.PathLike):
         return PictureSource(os.fsdecode(image), None)
     name = getattr(image, "filename", None) or getattr(image, "name", None)
