@@ -39,7 +39,7 @@ def load_task(name_or_path: str) -> Task:
         text = (resources.files("numclip") / "presets" / f"{name_or_path}.toml").read_text("utf-8")
         data = tomllib.loads(text)
     elif Path(name_or_path).suffix == ".toml":
-        data = read_toml(name_or_path, "task file")
+        data = {"unit": ""} | read_toml(name_or_path, "task file")
     else:
         raise UsageError(
             f"unknown task {name_or_path!r}; presets are {', '.join(preset_names())}, "
@@ -61,7 +61,8 @@ def read_toml(path: str, kind: str) -> dict[str, Any]:
     try:
         text = read_limited(Path(path), MAX_FILE).decode().replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot read this {kind} ({error}).") from None
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise UsageError(f"{path}: cannot read this {kind} ({reason}).") from None
     try:
         data: dict[str, Any] = tomllib.loads(text)
     except ValueError as error:  # also that of a number of more than 4,300 digits

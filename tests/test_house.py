@@ -40,7 +40,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("console", "cuda", "fields", "files"),
         ("commands", "images", "task"),
         ("calibration",),
-        ("metadata",),
+        ("metadata", "results"),
         ("model_files", "preprocess"),
         ("backends",),
         ("pipeline",),

@@ -11,63 +11,95 @@ import click
 
 from numclip_export.engine.build import BuiltEngine, engine_from_onnx
 from numclip_export.engine.build_options import MAX_BATCH, EngineOptions
-from numclip_export.flags import export_flags
+from numclip_export.flags import FLAGS, precision_of
 from numclip_export.options import (
     ENGINE_ONLY,
     ExportOptions,
     Target,
     output_path,
     refuse_beside_page,
+    refused_with_onnx,
     resolve_target,
     target_with_onnx,
 )
 from numclip_export.web import WebPage
 from numclip_runtime import UsageError, __version__
-from numclip_runtime.console import SETTINGS, Command, exit_on_error, say, show
+from numclip_runtime.commands import GroupedCommand
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error, say, show
 from numclip_runtime.errors import require, require_installed
+from numclip_runtime.model_files.given import is_model_name, require_checkpoint, require_images
 
 if TYPE_CHECKING:
     from numclip_export.export import ExportResult
 
 
-@click.command(cls=Command, context_settings=SETTINGS)
-@export_flags
+@click.command(
+    cls=GroupedCommand,
+    context_settings=SETTINGS,
+    examples=(
+        "checkpoint.pt",
+        "checkpoint.pt --int8 --target cpu -o models/",
+        "checkpoint.pt --fp16 --card",
+        "checkpoint.fp16.onnx --target tensorrt",
+    ),
+)
+@click.argument("source", type=FILE, required=False)
+@FLAGS
 @click.version_option(__version__)
 def main(
+    source: Path | None,
     ckpt: Path | None,
     onnx_path: Path | None,
     output: Path | None,
     target: Target,
     max_batch: int | None,
+    data: Path | None,
     **given: Any,
 ) -> None:
-    """Fold the text tower into the head, write ONNX and engines, and prove what was written.
+    """Turn a checkpoint into ONNX files and engines, and prove that they equal it.
+
+    SOURCE is a checkpoint of numclip-train; or an ONNX file of this command, of which an engine is
+    built. The text tower is folded into the head.
 
     Exit codes: 0 written and equal, 1 different (nothing is left behind), 2 wrong use, 130, 143 or
     129 stopped by Ctrl-C, SIGTERM or SIGHUP.
     """
     with exit_on_error():
-        if (ckpt is None) == (onnx_path is None):
-            raise UsageError("give either --ckpt, or --onnx to build an engine from an ONNX file.")
+        fp16, int8 = given.pop("fp16"), given.pop("int8")
+        precision = precision_of(given.pop("precision"), fp16=fp16, int8=int8)
+        if source is not None and is_model_name(source) and onnx_path is None:
+            source, onnx_path = None, source
+        elif source is not None and ckpt is None:
+            source, ckpt = None, source
+        if source is not None or (ckpt is None) == (onnx_path is None):
+            raise UsageError(
+                "give one checkpoint (.pt), or one ONNX file (.onnx) to build an engine from."
+            )
         flags = {name: given.pop(name) for name in ENGINE_ONLY}
         chosen = {name: value for name, value in flags.items() if value is not None}
         engine = EngineOptions(max_batch=max_batch, **chosen)
-        page = WebPage.of(given.pop("web"), given.pop("ort_web"), given["precision"])
+        page = WebPage.of(given.pop("web"), given.pop("ort_web"), precision)
         if onnx_path is not None and page is not None:
             refuse_beside_page()
             show(page.write(onnx_path))
         elif onnx_path is not None:
+            if fp16 or int8 or data is not None:
+                raise refused_with_onnx("precision" if fp16 or int8 else "data")
             engine = replace(engine, target=target_with_onnx(target, card=given["card"]))
             plan = output_path(onnx_path, output, ".plan")
             print_engine(engine_from_onnx(onnx_path, plan, engine))
         elif ckpt is not None:
+            if data is not None:
+                given["verify_data"] = given["verify_data"] or (data if given["verify"] else None)
+                given["calib_data"] = given["calib_data"] or (data if precision == "int8" else None)
             if page is not None:
                 page.package  # noqa: B018 (fetched before the minutes of an export)
             wanted = "onnx" if page is not None and target == "auto" else target
-            resolved = resolve_target(wanted, given["precision"], engine)
+            resolved = resolve_target(wanted, precision, engine)
             path = output_path(ckpt, output, ".onnx")
             batch = max_batch or MAX_BATCH
-            model = export(ExportOptions(ckpt, path, target=resolved, max_batch=batch, **given))
+            given |= {"precision": precision, "target": resolved, "max_batch": batch}
+            model = export(ExportOptions(ckpt, path, **given))
             if page is not None:
                 show(page.write(model))
 
@@ -78,6 +110,11 @@ def export(options: ExportOptions) -> Path:
     Exits with 1 if a file differs from the checkpoint.
     """
     require_installed("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
+    require_checkpoint(
+        options.ckpt, "give its checkpoint (.pt), or build an engine from it with --onnx"
+    )
+    require_images(options.verify_data)
+    require_images(options.calib_data)
     require("export,cpu", "torch", "onnx", "onnxscript", "onnxruntime")
 
     from numclip_export.export import run_export

@@ -116,12 +116,11 @@ def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | Non
     path, precision = options.onnx_path, options.precision
     checkpoint = load_checkpoint(options.ckpt)
     opset = _opset(options, checkpoint)
-    reference = data = None
+    reference = None
+    data = int8_data(checkpoint, options) if precision == "int8" else None
     if options.verify:
         images = verify_images(checkpoint, options.verify_data, options.table)
         reference = Reference(checkpoint, images, max_batch=options.max_batch, atol=options.atol)
-    if precision == "int8":
-        data = int8_data(checkpoint, options)
     metadata = replace(
         checkpoint.metadata,
         checkpoint_sha256=sha256(options.ckpt),

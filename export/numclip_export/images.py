@@ -15,6 +15,7 @@ from numclip.data.columns import PLAIN_TABLE, TableOptions
 from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
 from numclip_runtime import NumclipError, UsageError
+from numclip_runtime.console import say
 from numclip_runtime.images.folder import find_images
 from numclip_runtime.metadata import InputKind, Preprocessing
 from numclip_runtime.preprocess import (
@@ -67,8 +68,11 @@ def verify_images(
     if checkpoint.validation_csv is not None:
         try:
             return _filled("validation", validation_images(checkpoint), spec)
-        except (NumclipError, OSError):
-            pass  # data has moved since training; the report then has "synthetic"
+        except (NumclipError, OSError) as error:  # moved since training
+            say(
+                "Warning: the checkpoint's validation data cannot be read, so the files are "
+                f"compared on synthetic images; give others with --data. {error}"
+            )
     return _filled("synthetic", [], spec)
 
 

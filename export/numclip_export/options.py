@@ -12,6 +12,7 @@ from numclip_export.engine.bindings import Binding, NoGpuError, load_binding
 from numclip_export.engine.build_options import MAX_BATCH, EngineOptions, EngineTarget
 from numclip_runtime import MissingDependencyError, UsageError
 from numclip_runtime.metadata import InputKind, Precision
+from numclip_runtime.model_files.given import kind_of
 
 if TYPE_CHECKING:  # engines are built on devices without the training package's requirements
     from numclip.data.columns import TableOptions
@@ -19,7 +20,7 @@ if TYPE_CHECKING:  # engines are built on devices without the training package's
 Target = Literal["auto", "onnx", "cpu", "tensorrt", "tensorrt-rtx"]
 # Parameters that are for engines only
 ENGINE_ONLY = tuple(f.name for f in fields(EngineOptions) if f.name not in ("target", "max_batch"))
-PAGE_OF_A_FILE = ("onnx_path", "web", "ort_web")  # parameters
+PAGE_OF_A_FILE = ("source", "onnx_path", "web", "ort_web")  # parameters
 IRREGULAR_FLAGS = {
     "verify": "--no-verify",
     "precision": "--precision (--fp16, --int8)",
@@ -171,6 +172,11 @@ def resolve_target(target: Target, precision: Precision, options: EngineOptions)
     return ResolvedTarget(binding.builder, note, options, binding, required=False)
 
 
+def refused_with_onnx(name: str) -> UsageError:
+    """Return the error about a parameter of an export, where an engine is built from ONNX."""
+    return UsageError(f"{flag_of(name)} is for --ckpt; with --onnx the file itself decides.")
+
+
 def target_with_onnx(target: Target, *, card: bool) -> EngineTarget:
     """Return the target, where the running command builds an engine from an ONNX file.
 
@@ -182,7 +188,7 @@ def target_with_onnx(target: Target, *, card: bool) -> EngineTarget:
     source, typed = click.get_current_context().get_parameter_source, click.core.ParameterSource
     for name in (field.name for field in fields(ExportOptions)):
         if source(name) == typed.COMMANDLINE and name not in ("onnx_path", "target", "max_batch"):
-            raise UsageError(f"{flag_of(name)} is for --ckpt; with --onnx the file itself decides.")
+            raise refused_with_onnx(name)
     if target == "onnx" or target == "cpu":
         raise UsageError(f"--target {target} builds no engine; choose tensorrt or tensorrt-rtx.")
     return target
@@ -206,11 +212,12 @@ def output_path(source: Path, output: Path | None, suffix: str) -> Path:
     """Return the file for `--output`, a folder or a name with this suffix; None: beside the source.
 
     Raises:
-        UsageError: if the folder does not exist.
+        UsageError: if the name has the suffix of another kind of file.
     """
     if output is None:
         return source.with_suffix(suffix)
-    path = output if output.suffix == suffix else output / f"{source.stem}{suffix}"
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent}: no such folder; create it first.")
-    return path
+    if output.suffix == suffix and not output.is_dir():
+        return output
+    if kind_of(output) is not None and not output.is_dir():
+        raise UsageError(f"{output}: the name must end in {suffix}, or be that of a folder.")
+    return output / f"{source.stem}{suffix}"

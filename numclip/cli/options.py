@@ -22,6 +22,7 @@ Config = TypeVar("Config")
 COUNT = click.IntRange(1)
 NUMBER = click.IntRange(0)
 RATE = click.FloatRange(0)
+CHECKPOINTS = (".pt", ".safetensors")  # suffixes of those that are written
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 # Given without --task, these describe a task by themselves; with it, they change it.
 TASK_FLAGS = (
@@ -118,9 +119,11 @@ TABLE_OPTIONS = options_of(
 DATA_OPTIONS = add(
     click.option(
         "--train",
+        "--data",
+        "train",
         type=FILE,
-        required=True,
-        help=".csv, .txt, .parquet, folder, or tars ('shards/*.tar').",
+        help="The images, in place of IMAGES: .csv, .txt, .parquet, folder, or tars "
+        "('shards/*.tar').",
     ),
     options_of(
         DataConfig,
@@ -203,6 +206,8 @@ QUICK_GELU_OPTION = click.option(
 CALIBRATION_OPTIONS = add(
     click.option(
         "--val",
+        "--data",
+        "val",
         type=FILE,
         help="Labelled images to calibrate on, as for numclip-train: gives every number an "
         "interval, and export real images to compare on.  [default: no intervals]",

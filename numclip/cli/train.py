@@ -31,7 +31,7 @@ from numclip.training.loggers import LoggerName
 from numclip.training.recipes import recipe_of
 from numclip.training.run import TrainOptions, train
 from numclip_runtime import Task, UsageError, __version__
-from numclip_runtime.commands import GroupedCommand, add, group
+from numclip_runtime.commands import GroupedCommand, Output, add, group
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error, show, visible
 from numclip_runtime.errors import require_installed
 from numclip_runtime.files import refuse_overwriting
@@ -142,7 +142,13 @@ RECIPE_OPTIONS = add(
     ),
 )
 RUN_OPTIONS = add(
-    click.option("-o", "--output", type=FILE, default=TrainOptions.output),
+    click.option(
+        "-o",
+        "--output",
+        type=Output(TrainOptions.output.name),
+        default=TrainOptions.output,
+        help="Name ending in .pt or .safetensors, or a folder.",
+    ),
     CONFIG_OPTION,
     options_of(
         TrainOptions,
@@ -158,23 +164,38 @@ RUN_OPTIONS = add(
         help="Log there as well; repeat.",
     ),
     options_of(TrainOptions, tensorboard="The same as --logger tensorboard."),
-    click.version_option(__version__),
 )
 
 
-@click.command(cls=GroupedCommand, context_settings=SETTINGS)
+@click.command(
+    cls=GroupedCommand,
+    context_settings=SETTINGS,
+    examples=(
+        "train.csv --val val.csv --task age --pretrained openai",
+        "train.csv --val-share 0.2 --task task.toml --backbone net.json",
+        "train.csv --val-share 0.2 --group-column person --task age \\\n"
+        "      --backbone timm/mobilenetv2_100 --pretrained mobilenet.safetensors \\\n"
+        "      --head probe --features levels",
+        "--config run.toml",
+    ),
+)
+@click.argument("images", type=FILE, required=False)
 @group("Data", DATA_OPTIONS)
 @group("Task", TASK_OPTIONS)
 @group("Model and its input", MODEL_OPTIONS)
 @group("Training (defaults: the recipe's)", RECIPE_OPTIONS)
 @group("Run", RUN_OPTIONS)
-def main(**given: Any) -> None:
+@click.version_option(__version__)
+def main(images: Path | None, **given: Any) -> None:
     """Train a model that reads an ordered number off images; keeps the best validation MAE.
+
+    IMAGES are labelled: a table, a folder for each bin or number, or tars.
 
     Exit codes: 0 trained, 2 wrong use or bad data, 130, 143 or 129 stopped by Ctrl-C, SIGTERM or
     SIGHUP: --resume goes on after the last finished epoch.
     """
     with exit_on_error():
+        given["train"] = one_train(images, given["train"])
         require_installed("train", "torch", "torchvision", "open_clip", "pytorch_lightning")
         options = train_options(given)
         refuse_overwriting(options.output, _files(options, given), "an input")
@@ -186,6 +207,21 @@ def main(**given: Any) -> None:
         show(result.calibration)
         if result.test is not None:
             show(f"test {_line(result.test, options.task)}")
+
+
+def one_train(images: Path | None, train: Path | None) -> Path:
+    """Return the one source of training images that is given, with or without its option.
+
+    Raises:
+        UsageError: of click's, if there is none, or two.
+    """
+    if images is not None and train is not None:
+        at_command_line = click.core.ParameterSource.COMMANDLINE
+        if click.get_current_context().get_parameter_source("train") is at_command_line:
+            click.get_current_context().fail("Give the training images once: IMAGES or --train.")
+    if (found := images or train) is None:
+        click.get_current_context().fail("Missing option '--train', the labelled images.")
+    return found
 
 
 # Options that have an effect only with one choice of another option

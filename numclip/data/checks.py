@@ -16,7 +16,7 @@ from typing import Literal
 
 from numclip.data.samples import ImageFile, Sample
 from numclip_runtime import ImageError, Task, UsageError
-from numclip_runtime.console import columns
+from numclip_runtime.console import WIDTH, columns, cut, visible
 from numclip_runtime.files import sha256, sha256_of
 from numclip_runtime.images.decode import MAX_CONTENT
 from numclip_runtime.images.formats import open_image
@@ -28,6 +28,7 @@ from numclip_runtime.task import as_written
 ImageCheck = Literal["none", "header", "decode"]
 NAMED = 5  # broken files that an error names
 BAR = 10  # characters of the longest bar of `balance_table`
+NUMBERS = 13  # characters of count and share before it
 
 
 def broken_images(images: Sequence[ImageFile], check: ImageCheck) -> dict[ImageFile, str]:
@@ -189,9 +190,15 @@ def balance_table(sets: Mapping[str, Sequence[Sample]], task: Task, *, bar: str 
         name: Counter(task.bin_of(sample.label) for sample in samples)
         for name, samples in sets.items()
     }
-    table = [("bin", *task.phrases), (task.unit or "label", *label_ranges(task))]
+    ranges = (cut(task.unit or "label", 20), *label_ranges(task))
+    room = WIDTH - 2 - max(map(len, ranges)) - len(counts) * (NUMBERS + 2)  # for phrases and bars
+    longest = max(len(visible(phrase)) for phrase in task.phrases)
+    # bars give way to phrases, down to two characters
+    length = max(2, min(BAR, (room - longest - len(counts)) // len(counts)))
+    phrases = [cut(name, max(8, room - len(counts) * (length + 1))) for name in task.phrases]
+    table = [("bin", *phrases), ranges]
     table += [
-        (f"{name:>6}", *(_cell(count, k, bar) for k in range(task.num_bins)))
+        (f"{name:>6}", *(_cell(count, k, bar * length) for k in range(task.num_bins)))
         for name, count in counts.items()
     ]
     return "\n".join(columns(list(zip(*table, strict=True))))
@@ -206,8 +213,8 @@ def label_ranges(task: Task) -> list[str]:
 
 
 def _cell(counts: Counter[int], k: int, bar: str) -> str:
-    length = max(round(BAR * counts[k] / max(counts.values())), 1) if counts[k] else 0
-    return f"{counts[k]:>6} {counts[k] / counts.total():>6.1%} {bar * length}"
+    length = max(round(len(bar) * counts[k] / max(counts.values())), 1) if counts[k] else 0
+    return f"{counts[k]:>6} {counts[k] / counts.total():>6.1%} {bar[:length]}"
 
 
 def bar_character() -> str:

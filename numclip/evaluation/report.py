@@ -10,11 +10,11 @@ from typing import Any
 from numclip.evaluation.predictions import EvaluationSource, Predictions
 from numclip_runtime import Task, UsageError
 from numclip_runtime.calibration import DEFAULT_COVERAGE
-from numclip_runtime.console import json_text, plain, visible
+from numclip_runtime.console import WIDTH, columns, cut, json_text, plain, visible
 from numclip_runtime.files import atomic_text
 
 METRICS_FILE, PICTURE_FILE = "metrics.json", "evaluation.png"
-WIDTH = 46  # of the words before a number
+WORDS = 46  # characters of the words before a number
 WORST_GROUPS = 12  # that the table shows
 
 
@@ -24,6 +24,8 @@ def make_folder(path: Path) -> None:
     Raises:
         UsageError: if something else is in its place, or it cannot be created.
     """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: is a file; -o takes a folder, or a name that ends in .json.")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -39,6 +41,7 @@ def write_report(
     source: EvaluationSource,
     *,
     plot: bool,
+    metrics_file: str = METRICS_FILE,
 ) -> list[Path]:
     """Write metrics.json, and evaluation.png if asked for.
 
@@ -48,12 +51,13 @@ def write_report(
         found: The predictions they are of.
         source: Names the model and the data.
         plot: Draw the picture; needs matplotlib.
+        metrics_file: Its name.
 
     Returns:
         The files written.
     """
     artefact, data = source.file.name, source.data.name
-    written = [folder / METRICS_FILE]
+    written = [folder / metrics_file]
     about: dict[str, Any] = {"artefact": artefact, "data": data}
     if source.fast_decode:
         about["fast_decode"] = True
@@ -75,7 +79,7 @@ def table(metrics: dict[str, Any], task: Task) -> str:
         task: Gives the unit.
     """
     unit = f" {task.unit}" if task.unit else ""
-    lines = [f"{name:<{WIDTH}} {text}" for name, text in _rows(metrics, task, visible(unit))]
+    lines = [f"{name:<{WORDS}} {text}" for name, text in _rows(metrics, task, visible(unit))]
     lines += ["", *_rows_of("bin", metrics["per_bin"], task)]
     if groups := metrics.get("per_group", []):
         lines += ["", *_per_group(groups, task)]
@@ -143,9 +147,11 @@ def _rows_of(kind: str, rows: list[dict[str, Any]], task: Task) -> Iterator[str]
             (f"{DEFAULT_COVERAGE:.0%} covers", "coverage", "{:.1%}".format),
             ("mean width", "mean_width", lambda value: task.number(value, 2)),
         ]
-    longest = max(len(kind), *(len(visible(row[kind])) for row in rows))
-    yield f"{kind:<{longest}}  {'n':>6}" + "".join(f"  {name:>10}" for name, _, _ in forms)
+    lines = [[kind, "n", *(name for name, _, _ in forms)]]
     for row in rows:
         cells = ("-" if row[key] is None else form(row[key]) for _, key, form in forms)
-        line = f"{visible(row[kind]):<{longest}}  {row['n']:>6}"
-        yield line + "".join(f"  {cell:>10}" for cell in cells)
+        lines.append([row[kind], f"{row['n']}", *cells])
+    room = WIDTH - sum(2 + max(map(len, part)) for part in list(zip(*lines, strict=True))[1:])
+    for line in lines:
+        line[0] = cut(line[0], max(room, len(kind)))
+    yield from columns(lines, "<".ljust(len(forms) + 2, ">"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from numclip_runtime import UsageError
 from numclip_runtime.console import visible
+from numclip_runtime.model_files.given import kind_of
 
 TIMM = "timm/"  # before the name of an image tower of timm
 # Families of timm's convolutional towers with batch normalisation, by the start of their names
@@ -54,7 +55,15 @@ def check_pretrained(pretrained: str | None) -> None:
     Raises:
         UsageError: naming the most similar tag.
     """
-    if not pretrained or Path(pretrained).is_file():
+    if not pretrained:
+        return
+    if Path(pretrained).is_file():
+        kind = kind_of(pretrained)
+        if kind not in (None, "a checkpoint"):
+            raise UsageError(
+                f"{visible(pretrained)}: is {kind}, not weights; give --pretrained a .pt or "
+                ".safetensors file, or a tag such as openai."
+            )
         return
     tags = _possible_tags()
     if tags and pretrained.lower().replace("-", "_") not in tags:  # as open_clip reads them

@@ -15,6 +15,7 @@ from numclip_runtime.task import as_written
 
 MIN_DIVISOR = 1e-3  # tanh saturates to -1 in float32; the released form then divides by zero
 MIN_PROB = 1e-12  # of a bin, before its logarithm
+MIN_GAP = 1e-7  # of a bin's probability where it is likeliest: float32's resolution
 MAX_WHOLE_RANGE = 200  # of labels; up to it, each whole number is a point of the grid
 EVEN_POINTS = 101  # of the grid of any other task
 
@@ -172,12 +173,20 @@ class Probe(nn.Module):
         return self.around((self.low + self.step * self.fc(scores)).squeeze(1))
 
     def around(self, numbers: Tensor) -> Readout:
-        """Read out the logistic distributions around numbers (B,), label units without offset."""
-        fine = numbers[:, None]
-        below = torch.sigmoid((self.thresholds - fine) * (-self.log_spread).exp())  # (B, K - 1)
-        first, last = below[:, :1], 1 - below[:, -1:]
-        bin_probs = torch.cat([first, below[:, 1:] - below[:, :-1], last], 1)
-        return Readout(numbers, bin_probs, bin_probs.float().clamp_min(MIN_PROB).log())
+        """Read out the logistic distributions around numbers (B,), label units without offset.
+
+        With a, b the ends of a bin in units of s from the number, its probability is
+        sigmoid(b) - sigmoid(a) = (1 - exp(a - b)) sigmoid(b) sigmoid(-a). As a product it keeps its
+        digits where it is small, which a temperature above 1 makes visible.
+        """
+        scale = (-self.log_spread).exp()
+        ends = (self.thresholds - numbers[:, None]) * scale  # (B, K - 1)
+        gaps = (self.thresholds[1:] - self.thresholds[:-1]) * scale  # (K - 2,)
+        inner = (1 - (-gaps).exp()).clamp_min(MIN_GAP).log()
+        below, above = -F.softplus(-ends), -F.softplus(ends)  # logarithms: below a threshold, above
+        middle = below[:, 1:] + above[:, :-1] + inner
+        logits = torch.cat([below[:, :1], middle, above[:, -1:]], 1)  # (B, K)
+        return Readout(numbers, logits.exp(), logits)
 
 
 Head: TypeAlias = FineRegressor | Distribution | Probe

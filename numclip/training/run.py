@@ -22,7 +22,8 @@ from numclip.training.train_options import TrainOptions as TrainOptions
 from numclip_runtime import UsageError
 from numclip_runtime.console import say, show
 from numclip_runtime.errors import require
-from numclip_runtime.files import refuse_overwriting
+from numclip_runtime.files import refuse_overwriting, require_writable
+from numclip_runtime.model_files.given import CHECKPOINT_SUFFIXES
 from numclip_runtime.signals import Stopped, stop_requests
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ def train(
     options = options.resolved()
     config, output = options.training, options.output
     assert config is not None
-    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK) or output.is_dir():
-        raise UsageError(f"{output}: cannot write there; the folder must exist and be writable.")
+    if output.suffix.lower() not in CHECKPOINT_SUFFIXES:
+        raise UsageError(f"{output}: the name must end in .pt or .safetensors.")
+    require_writable(output)
     run_dir = options.run_dir or output.with_suffix(".run")
     first_process = os.environ.get("RANK", "0") == "0"
     if first_process:  # under torchrun, the others may start after it has begun to write

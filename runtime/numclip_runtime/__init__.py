@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     )
     from numclip_runtime.metadata import ModelMetadata, Preprocessing
     from numclip_runtime.model_files.model_file import read_metadata
-    from numclip_runtime.predictor import Prediction, Predictor, load
+    from numclip_runtime.predictor import Predictor, load
+    from numclip_runtime.results.prediction import Prediction
+    from numclip_runtime.results.table import to_pandas
     from numclip_runtime.task import Task
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime is not imported yet
@@ -49,6 +51,7 @@ __all__ = [
     "UsageError",
     "load",
     "read_metadata",
+    "to_pandas",
 ]
 __version__ = "0.1.0"
 _HOMES = {
@@ -59,7 +62,9 @@ _HOMES = {
     ),
     "metadata": ("ModelMetadata", "Preprocessing"),
     "model_files.model_file": ("read_metadata",),
-    "predictor": ("Prediction", "Predictor", "load"),
+    "predictor": ("Predictor", "load"),
+    "results.prediction": ("Prediction",),
+    "results.table": ("to_pandas",),
     "task": ("Task",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

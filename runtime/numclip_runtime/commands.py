@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import cleandoc
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
 from numclip_runtime.console import Command, visible
+from numclip_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -64,7 +66,8 @@ class GroupedCommand(Command):
         self._write_text(formatter, first)
         with formatter.section("Examples"):
             for example in self.examples:
-                formatter.write(f"{'':{formatter.current_indent}}{ctx.command_path} {example}\n")
+                line = f"{ctx.command_path} {example}".rstrip()
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
         if rest:
             self._write_text(formatter, rest)
 
@@ -84,6 +87,36 @@ class GroupedCommand(Command):
         for title, rows in records.items():
             with formatter.section(title):
                 formatter.write_dl(rows)
+
+
+class Output(click.Path):
+    """A file to write; or a folder, which exists or is named with a slash at its end.
+
+    Args:
+        name: Of the file in such a folder; or what returns it.
+        suffixes: What its name must end in; none: anything.
+    """
+
+    def __init__(
+        self, name: str | Callable[[click.Context], str], suffixes: Sequence[str] = ()
+    ) -> None:
+        super().__init__(path_type=Path)
+        self._in_folder, self._suffixes = name, suffixes
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the file.
+
+        Raises:
+            UsageError: if its name ends otherwise.
+        """
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not (str(value).endswith(("/", os.sep)) or path.is_dir()):
+            if self._suffixes and path.suffix.lower() not in self._suffixes:
+                raise UsageError(f"{path}: the name must end in {' or '.join(self._suffixes)}.")
+            return path
+        name = self._in_folder
+        assert ctx is not None
+        return path / (name if isinstance(name, str) else name(ctx))
 
 
 @dataclass(frozen=True)
@@ -139,7 +172,7 @@ class CommandOfCommands(GroupedCommand, click.Group):
 
         word, path = args[0], PurePath(args[0])
         if path.suffix or len(path.parts) > 1:  # a file
-            return f"; the command comes first: {ctx.command_path} run {' '.join(args[:3])}"
+            return f"; the command comes first: `{ctx.command_path} run {' '.join(args[:3])}`"
         similar = get_close_matches(word, self.entries, 1) or [OTHER_WORDS.get(word, "")]
         return f"; similar is {similar[0]}" if similar[0] else ""
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -25,6 +26,7 @@ from numclip_runtime.signals import stop_requests
 from numclip_runtime.signals import stop_signals as stop_signals
 
 FILE = click.Path(path_type=Path)  # type of every option that names a file or folder
+WIDTH = 80  # characters that every table fits into, unless the terminal has more
 # Context settings of every command
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 EXIT_CODES = tuple(128 + signum for signum in STOP_SIGNALS)
@@ -246,3 +248,33 @@ def columns(rows: Sequence[Sequence[str]], align: str = "") -> Iterator[str]:
     for row in rows:
         cells = (f"{cell:{s}{w}}" for cell, s, w in zip(row, sides, widths, strict=True))
         yield "  ".join(cells).rstrip()
+
+
+def folded(rows: Sequence[Sequence[str]], align: str = "", *, keep: int = 1) -> Iterator[str]:
+    """Yield the lines of a table like `columns`, in several parts where the terminal is too narrow.
+
+    Args:
+        rows: See `columns`.
+        align: See `columns`.
+        keep: Columns at the left that every part begins with.
+    """
+    room = max(WIDTH, shutil.get_terminal_size().columns)
+    widths = [max(map(len, cells)) + 2 for cells in zip(*rows, strict=True)]
+    first, parts = list(range(keep)), [list(range(keep))]
+    for column in range(keep, len(widths)):
+        if len(parts[-1]) > keep and sum(widths[i] for i in (*parts[-1], column)) - 2 > room:
+            parts.append(list(first))
+        parts[-1].append(column)
+    sides = align.ljust(len(widths), "<")
+    for number, part in enumerate(parts):
+        if number:
+            yield ""
+        yield from columns(
+            [[row[i] for i in part] for row in rows], "".join(sides[i] for i in part)
+        )
+
+
+def cut(text: str, length: int) -> str:
+    """Return a text of at most this many characters, on one line that is safe on a terminal."""
+    shown = visible(text)
+    return shown if len(shown) <= length else f"{shown[: length - 1]}…"

@@ -38,6 +38,8 @@ class ModelError(NumclipError, ValueError):
 class ImageError(NumclipError, OSError):
     """An image that cannot be read or decoded."""
 
+    path: str | None = None  # of the image, where a stream knows it
+
 
 class MissingDependencyError(NumclipError, ImportError):
     """An optional package is needed; the message names the pip command that installs it."""

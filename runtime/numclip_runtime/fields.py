@@ -47,12 +47,14 @@ def read_fields(cls: type[_T], data: object, where: str, *, newer: bool = False)
     kinds = _kinds(key)
     if not isinstance(data, Mapping):
         raise UsageError(f"{where}: must be a table of fields, got {shown(data)}.")
-    unknown = [] if newer else [key for key in data if key not in kinds]
-    if unknown:
-        names = ", ".join(shown(key) for key in unknown[:5])
-        raise UsageError(f"{where}: unknown field(s) [{names}]; known are {sorted(kinds)}.")
+    problems = []
+    if unknown := [] if newer else [name for name in data if name not in kinds]:
+        names = ", ".join(map(shown, unknown[:5]))
+        problems.append(f"unknown field(s) [{names}]; known are {sorted(kinds)}")
     if missing := [name for name in _without_default(key) if name not in data]:
-        raise UsageError(f"{where}: missing field(s) {missing}.")
+        problems.append(f"missing field(s) {missing}")
+    if problems:
+        raise UsageError(f"{where}: {'; '.join(problems)}.")
     values = {
         name: read_value(kind, data[name], f"{where}: {name!r}")
         for name, kind in kinds.items()

@@ -12,7 +12,7 @@ from typing import IO, BinaryIO
 
 from numclip_runtime.errors import UsageError
 from numclip_runtime.posix import WITHOUT_WAITING, is_mount_point, sync_folder
-from numclip_runtime.replacing import take_permissions, written_into
+from numclip_runtime.replacing import make_folder, remove_empty, take_permissions, written_into
 from numclip_runtime.signals import signals_held
 
 
@@ -65,7 +65,8 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
     replaced, gets the new content. If the last step fails in another way, the temporary file stays,
     and the error names it.
 
-    A killed process leaves it, as `.NAME.XXXXXXXX.part.SUFFIX`: it is never read, and may be
+    Missing folders above it are made, and removed again on failure. A killed process leaves the
+    temporary file, as `.NAME.XXXXXXXX.part.SUFFIX`: it is never read, and may be
     deleted once no process writes there.
 
     Args:
@@ -75,13 +76,14 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
             the wait would be longer than the run.
 
     Raises:
-        UsageError: if the folder does not exist or cannot be written.
+        UsageError: if the folder cannot be made or written.
         OSError: of the system; it names `path`, not the temporary file.
     """
     target = _target(path)
-    temporary, discard = None, True
+    temporary, discard, made = None, True, list[Path]()
     try:
         with signals_held():  # else one between the two would leave the file
+            made = make_folder(path, target.parent)
             temporary = _temporary_beside(path, target)
         with _named(temporary, path):
             yield temporary
@@ -100,19 +102,26 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
             if sync:
                 sync_folder(target.parent)
     finally:
-        if temporary is not None and discard:
+        if discard:
             with signals_held():
-                _discard(temporary, path)
+                if temporary is not None:
+                    _discard(temporary, path)
+                remove_empty(made)
 
 
 def require_writable(path: Path) -> None:
     """Refuse a path that `atomic_path` would refuse, before the work for it is done.
 
     Raises:
-        UsageError: if the folder does not exist or cannot be written.
+        UsageError: if the folder cannot be made or written.
     """
+    target = _target(path)
     with signals_held():
-        _discard(_temporary_beside(path, _target(path)), path)
+        made = make_folder(path, target.parent)
+        try:
+            _discard(_temporary_beside(path, target), path)
+        finally:
+            remove_empty(made)
 
 
 def _discard(temporary: Path, path: Path) -> None:
@@ -179,7 +188,10 @@ def _same_place(first: Path, second: Path) -> bool:
         return True
     if a.exists() and b.exists():
         return a.samefile(b)
-    if a.name.casefold() != b.name.casefold() or not a.parent.samefile(b.parent):
+    try:
+        if a.name.casefold() != b.name.casefold() or not a.parent.samefile(b.parent):
+            return False
+    except FileNotFoundError:  # a folder that is made when the file is written
         return False
     # of two names that differ in case alone, a file system that ignores case has one
     with signals_held():

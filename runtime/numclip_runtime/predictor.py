@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from typing import Any
 
 import numpy as np
 
 from numclip_runtime.backends import (
     Backend,
     BackendName,
-    DeviceKind,
     OpenOptions,
     OptimizeFor,
+    device_of,
     open_backend,
 )
 from numclip_runtime.backends.after_fork import forget_after_fork
@@ -29,25 +29,8 @@ from numclip_runtime.model_files.model_file import ModelFile
 from numclip_runtime.model_files.names import model_path
 from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.preprocess import FloatArray, ImageLike, InputArray, network_input
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The number that the model reads off one image."""
-
-    # the number, in `unit`; unless the task's prediction is "class" it weighs all bins, and so may
-    # lie outside `bin`: half 10 and half 30 is 20
-    value: float
-    unit: str  # unit of value and interval; may be empty
-    # (low, high): holds the true number in 9 of 10 images (DEFAULT_COVERAGE), see
-    # `Calibration.promised`; None: not calibrated
-    interval: tuple[float, float] | None
-    bin: str  # phrase of the most probable bin
-    bin_probs: dict[str, float]  # phrase -> probability, lowest bin first, sums to 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form: {"value", "unit", "interval", "bin", "bin_probs"}."""
-        return asdict(self)
+from numclip_runtime.results.prediction import PictureSource, located, picture_source, refuse_one
+from numclip_runtime.results.prediction import Prediction as Prediction
 
 
 @dataclass(frozen=True)
@@ -135,17 +118,22 @@ class Predictor:
 
         Raises:
             ImageError: if the image cannot be read.
-            TypeError: if it is none of these.
+            TypeError: if it is none of these; several images go to `predict_batch` or `stream`.
             UsageError: if the predictor is closed.
         """
-        return self.predict_batch([image])[0]
+        return self._predict([image])[0]
+
+    __call__ = predict
 
     def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
         """Predict several images in one run of the network; see `predict`."""
-        if not images:
-            return []
+        refuse_one(images, "predict_batch")
+        return self._predict(images) if len(images) else []
+
+    def _predict(self, images: Sequence[ImageLike]) -> list[Prediction]:
         inputs = [self.preprocess(image) for image in images]
-        return self.predict_inputs(inputs[0][None] if len(inputs) == 1 else np.stack(inputs))
+        found = self.predict_inputs(inputs[0][None] if len(inputs) == 1 else np.stack(inputs))
+        return [one.of(picture_source(image)) for one, image in zip(found, images, strict=True)]
 
     def predict_inputs(self, inputs: InputArray) -> list[Prediction]:
         """Predict preprocessed inputs: (B, ...), stacked results of `preprocess`."""
@@ -209,12 +197,23 @@ class Predictor:
 
         Raises:
             UsageError: if a number is below 1, or the predictor is closed.
+            TypeError: if `images` is a single image.
             GpuError: if the GPU fails. It ends the stream, as does any exception of `images`.
         """
         from numclip_runtime.pipeline import plan_stream, stream  # 3 ms of every start
 
+        refuse_one(images, "stream")
         plan = plan_stream(self.backend, batch_size, workers)
-        return stream(images, plan, self.preprocess, self.predict_inputs)
+        sources = deque[
+            PictureSource
+        ]()  # of the images in flight; not the images, which take memory
+
+        def noted(image: ImageLike | ImageError) -> ImageLike | ImageError:
+            sources.append(picture_source(image))
+            return image
+
+        results = stream(map(noted, images), plan, self.preprocess, self.predict_inputs)
+        return located(results, sources)
 
     def close(self) -> None:
         """Free the model once the runs of other threads have ended; idempotent.
@@ -244,6 +243,17 @@ class Predictor:
             self._origin.file.pin()
         return partial(type(self), fast_decode=self.fast_decode), (self._origin,)
 
+    def __repr__(self) -> str:
+        model = self._model
+        name = "a backend" if self._origin is None else self._origin.file.path.name
+        if isinstance(model, Origin):
+            return f"<Predictor of {name}, opened at its first use>"
+        task = model.metadata.task
+        return (
+            f"<Predictor of {name}: {task.name}{f' in {task.unit}' if task.unit else ''}, "
+            f"{task.num_bins} bins, {model.name} on {model.device}>"
+        )
+
     def __enter__(self) -> Predictor:
         return self
 
@@ -255,7 +265,7 @@ def load(
     model: str | os.PathLike[str],
     *,
     threads: int | None = None,
-    device: DeviceKind = "auto",
+    device: str = "auto",
     backend: BackendName | None = None,
     sha256: str | None = None,
     require_gpu: bool = False,
@@ -264,8 +274,7 @@ def load(
 ) -> Predictor:
     """Load an exported model.
 
-    The keyword arguments are the fields of `numclip_runtime.backends.OpenOptions`, which describes
-    them.
+    The keyword arguments are the fields of `numclip_runtime.backends.OpenOptions`.
 
     Args:
         model: Path of a `.onnx` or `.plan` file made by `numclip-export`; the name of a model that
@@ -281,7 +290,7 @@ def load(
     """
     options = OpenOptions(
         threads=threads,
-        device=device,
+        device=device_of(device),
         backend=backend,
         sha256=sha256,
         require_gpu=require_gpu,

@@ -1,13 +1,15 @@
-"""What a file takes over from the one it replaces: owner, permissions, or even the place itself."""
+"""What a file takes over from the one it replaces, even its place; and the folder of a new one."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from numclip_runtime.errors import UsageError
 from numclip_runtime.posix import take_owner
 
 # Renaming fails so where a file can be written, though not replaced
@@ -41,3 +43,33 @@ def written_into(target: Path, temporary: Path, error: OSError) -> bool:
     except OSError:
         return False
     return True
+
+
+def make_folder(path: Path, folder: Path) -> list[Path]:
+    """Make the folder of an output, and those above it.
+
+    Args:
+        path: The output, for messages.
+        folder: Its folder.
+
+    Returns:
+        The folders that were missing, the lowest first.
+
+    Raises:
+        UsageError: if they cannot be made.
+    """
+    if folder.exists():
+        return []
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot make this folder ({error.strerror}).") from None
+    return missing
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders that `make_folder` made, unless something is in them by now."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -41,42 +41,40 @@ class Task:
     whole_numbers: bool | None = None
 
     def __post_init__(self) -> None:
-        where = f"task {shown(self.name)}"
+        if problems := list(self._problems()):
+            raise UsageError(f"task {shown(self.name)}: {'; '.join(problems)}.")
+
+    def _problems(self) -> Iterator[str]:
+        """Yield all that is wrong with the fields."""
+        edges, phrases = self.bin_edges, self.phrases
         if not self.name or not self.name.replace("-", "").replace("_", "").isalnum():
-            raise UsageError(
-                f"{where}: 'name' must be one word of letters, digits, '-' or '_' (such as 'age')."
+            yield "'name' must be one word of letters, digits, '-' or '_' (such as 'age')"
+        if len(phrases) < 2:
+            yield f"needs at least 2 phrases, got {len(phrases)}"
+        if len(phrases) > MAX_BINS:
+            yield f"{len(phrases):,} phrases; at most {MAX_BINS:,} are possible"
+            return
+        if len(edges) != len(phrases) + 1:
+            yield (
+                f"{len(phrases)} phrases need {len(phrases) + 1} bin_edges (lower edge of each "
+                f"bin, then the upper end), got {len(edges)}"
             )
-        if len(self.phrases) < 2:
-            raise UsageError(f"{where}: needs at least 2 phrases, got {len(self.phrases)}.")
-        if len(self.phrases) > MAX_BINS:
-            raise UsageError(
-                f"{where}: {len(self.phrases):,} phrases; at most {MAX_BINS:,} are possible."
+        if not all(abs(edge) <= LARGEST_NUMBER for edge in (*edges, self.label_offset)):
+            yield (
+                "bin_edges and label_offset must be finite numbers, at most "
+                f"{LARGEST_NUMBER:g} in size"
             )
-        if len(self.bin_edges) != len(self.phrases) + 1:
-            raise UsageError(
-                f"{where}: {len(self.phrases)} phrases need {len(self.phrases) + 1} bin_edges "
-                f"(lower edge of each bin, then the upper end), got {len(self.bin_edges)}."
-            )
-        if not all(abs(edge) <= LARGEST_NUMBER for edge in (*self.bin_edges, self.label_offset)):
-            raise UsageError(
-                f"{where}: bin_edges and label_offset must be finite numbers, at most "
-                f"{LARGEST_NUMBER:g} in size."
-            )
-        if any(a >= b for a, b in zip(self.bin_edges, self.bin_edges[1:], strict=False)):
-            raise UsageError(
-                f"{where}: bin_edges must be strictly increasing, got {list(self.bin_edges[:20])}."
-            )
-        if any(not phrase.strip() for phrase in self.phrases):
-            raise UsageError(f"{where}: a phrase is empty.")
-        if len(set(self.phrases)) != len(self.phrases):
-            twice = next(p for i, p in enumerate(self.phrases) if p in self.phrases[:i])
-            raise UsageError(
-                f"{where}: phrases must differ from each other, {shown(twice)} comes twice."
-            )
+        elif any(a >= b for a, b in pairwise(edges)):
+            yield f"bin_edges must be strictly increasing, got {list(edges[:20])}"
+        if any(not phrase.strip() for phrase in phrases):
+            yield "a phrase is empty"
+        if len(set(phrases)) != len(phrases):
+            twice = next(p for i, p in enumerate(phrases) if p in phrases[:i])
+            yield f"phrases must differ from each other, {shown(twice)} comes twice"
         if self.prediction not in get_args(PredictionKind):
-            raise UsageError(
-                f"{where}: 'prediction' must be one of {', '.join(get_args(PredictionKind))}, "
-                f"got {shown(self.prediction)}."
+            yield (
+                f"'prediction' must be one of {', '.join(get_args(PredictionKind))}, "
+                f"got {shown(self.prediction)}"
             )
 
     @property

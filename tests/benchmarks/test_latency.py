@@ -151,7 +151,16 @@ def test_checkpoint_of_other_weights_is_refused(checkpoint: Path, tiny: Path, ph
     assert "none of the models was made from this checkpoint" in result.stderr
 
 
-def test_table_is_aligned_and_leaves_out_empty_columns() -> None:
+def test_table_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    parts = text_table(read_document(SAMPLE).rows).split("\n\n")
+    assert len(parts) > 1
+    assert all(part.startswith("name ") for part in parts)
+    assert max(len(line) for part in parts for line in part.splitlines()) <= 80
+
+
+def test_table_is_aligned_and_leaves_out_empty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     rows = read_document(SAMPLE).rows
     header, *lines = text_table(rows).splitlines()
     assert {len(line) for line in lines} == {len(header)}
@@ -186,7 +195,7 @@ def test_bad_batch_is_a_usage_error(tiny: Path, text: str) -> None:
     ("arguments", "message"),
     [
         (["missing.onnx"], "missing.onnx: no such file"),
-        (["{tiny}", "--json", "none/out.json"], "none/out.json: cannot write there"),
+        (["{tiny}", "--json", "{tiny}/out.json"], "out.json: cannot write there"),
         (["{tiny}", "--plot", "out.pdf"], "out.pdf: cannot plot into this kind of file"),
         (["{tiny}", "--images", "."], "no images in this folder"),
         (["{tiny}", "--peers", "all"], "--peers run the checkpoint"),

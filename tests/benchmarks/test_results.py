@@ -77,7 +77,8 @@ def test_fields_of_another_schema_are_refused(tmp_path: Path) -> None:
 def test_report_of_a_script(tmp_path: Path) -> None:
     with script_report(None, ["x.py"]) as write:
         write(results=[Sample(1, 2, 3, 4.0)])
-    missing = script_report(tmp_path / "no" / "a", ["x.py"])
+    (tmp_path / "file").write_text("no folder")
+    missing = script_report(tmp_path / "file" / "a", ["x.py"])
     with pytest.raises(UsageError, match="cannot write there"), missing:
         pass
     with script_report(tmp_path / "a.json", ["/a/x.py"]) as write:

@@ -78,7 +78,9 @@ def test_difference_leaves_nothing_behind(
     result = run(folder, *(["--atol", 0] if cause == "tolerance" else []))
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
-    assert result.output.startswith(f"Error: {folder / 'a.onnx'}: not kept, its values differ")
+    moved, error = result.output.splitlines()[:2]
+    assert moved.startswith("Warning: the checkpoint's validation data cannot be read, so the fil")
+    assert error.startswith(f"Error: {folder / 'a.onnx'}: not kept, its values differ")
     assert {path.name for path in folder.iterdir()} == {"a.pt"} | ({"a.onnx"} if old else set())
     if old:
         assert (folder / "a.onnx").read_bytes() == b"an older export"
@@ -91,8 +93,13 @@ def test_difference_leaves_nothing_behind(
     [
         (("--verify-data", "gone"), "gone: no such file or folder; give a CSV file"),
         (("--verify-data", "gone.csv"), "gone.csv: cannot read this CSV file"),
-        (("-o", "no/such/folder"), "no/such/folder: no such folder; create it first"),
-        (("-o", "no/b.onnx"), "no: no such folder; create it first"),
+        (("-o", "b.png"), "b.png: the name must end in .onnx, or be that of a folder"),
+        (("--ckpt", "empty"), "empty: is a folder; give the checkpoint inside it"),
+        (("--ckpt", "m.onnx"), "m.onnx: is an exported model, not a checkpoint; give its check"),
+        (("--ckpt", "t.csv"), "t.csv: is a table or list, not a checkpoint; give a .pt or"),
+        (("--fp16", "--int8"), "one export writes one precision beside fp32, and fp16 and int8"),
+        (("--precision", "fp16", "--int8"), "one export writes one precision beside fp32"),
+        (("m.onnx",), "give one checkpoint (.pt), or one ONNX file (.onnx) to build an engine"),
         (("--verify-data", "empty"), "empty: no images in this folder"),
         (("--verify-data", "empty", "--no-verify"), "--verify-data has no use with --no-verify"),
         (("--ckpt", "gone.pt"), "gone.pt: no such file"),
@@ -131,8 +138,11 @@ def test_target(tmp_path: Path) -> None:
     assert output_path(ckpt, None, ".onnx") == tmp_path / "a.onnx"
     assert output_path(Path("x.pt"), tmp_path, ".onnx") == tmp_path / "x.onnx"
     assert output_path(ckpt, tmp_path / "b.onnx", ".onnx") == tmp_path / "b.onnx"
-    with pytest.raises(UsageError, match="no such folder"):
-        output_path(ckpt, tmp_path / "no", ".onnx")
+    assert output_path(ckpt, tmp_path / "new", ".onnx") == tmp_path / "new" / "a.onnx"
+    with pytest.raises(
+        UsageError, match=r"b\.pt: the name must end in \.onnx, or be that of a fol"
+    ):
+        output_path(ckpt, tmp_path / "b.pt", ".onnx")
 
 
 def test_options_of_tables_are_those_of_training() -> None:

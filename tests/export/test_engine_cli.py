@@ -70,7 +70,7 @@ def test_needs_neither_torch_nor_onnx(folder: Path) -> None:
     ("args", "message"),
     [
         (("--min-batch", "5", "--max-batch", "4"), "Error: batches must be 1 <= --min-batch"),
-        (("-o", "no"), "Error: no: no such folder; create it first."),
+        (("-o", "no.onnx"), "Error: no.onnx: the name must end in .plan, or be that of a f"),
         (("--target", "tensorrt-rtx", "--version-compatible"), "Error: TensorRT-RTX builds no"),
         (("--compute-capability", "ampere"), "'ampere' is not a list of compute capabilities"),
         (("--onnx", "y.onnx"), "Error: y.onnx: no such file"),
@@ -89,5 +89,5 @@ def test_target(tmp_path: Path) -> None:
     assert output_path(path, None, ".plan") == tmp_path / "a.fp16.plan"
     assert output_path(Path("a.onnx"), tmp_path, ".plan") == tmp_path / "a.plan"
     assert output_path(path, tmp_path / "b.plan", ".plan") == tmp_path / "b.plan"
-    with pytest.raises(UsageError, match="no such folder"):
-        output_path(path, tmp_path / "no", ".plan")
+    with pytest.raises(UsageError, match=r"the name must end in \.plan"):
+        output_path(path, tmp_path / "no.onnx", ".plan")

@@ -147,4 +147,4 @@ def test_a_probe_is_one_layer_behind_the_tower(tmp_path: Path) -> None:
     behind = [node.op_type for node in graph.node if not node.name.startswith("image_encoder")]
     assert behind.count("Gemm") == 1
     assert "MatMul" not in behind
-    assert {"Sigmoid", "Concat"} <= set(behind)
+    assert {"Softplus", "Concat"} <= set(behind)

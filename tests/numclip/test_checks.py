@@ -22,7 +22,7 @@ from numclip.data.checks import (
 )
 from numclip.data.samples import ImageFile, Sample
 from numclip.tasks import load_task
-from numclip_runtime import UsageError
+from numclip_runtime import Task, UsageError
 
 
 @pytest.fixture
@@ -132,6 +132,18 @@ def test_ranges() -> None:
         "middle adult  35 to 65        0   0.0%                  0   0.0%",
         "older adult   65 to 101     300  90.6% ##########       1  50.0% ##########",
     ]
+
+
+@pytest.mark.parametrize("phrase", ["bad", "neither dark nor bright", "very " * 40])
+def test_three_sets_fit_80_columns(phrase: str) -> None:
+    """Found: 99 columns, which a terminal breaks."""
+    task = Task("x", "points", (0, 10, 20), (phrase, "b"))
+    sets = {name: samples(*[5] * 70, 15) for name in ("train", "val", "test")}
+    lines = balance_table(sets, task).splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith(phrase[:8])
+    assert lines[1].count("70") == 3
 
 
 def test_classes_with_offset() -> None:

@@ -203,7 +203,7 @@ def wrong_uses(home: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]
         ),
         "output is a file": (
             [*model, *data, "-o", tmp_path / "file"],
-            f"{tmp_path / 'file'}: cannot create this folder (File exists).",
+            f"{tmp_path / 'file'}: is a file; -o takes a folder, or a name that ends in .json.",
         ),
         "fast checkpoint": (
             ["--ckpt", home / "checkpoint.pt", *data, "--fast-decode"],
@@ -223,15 +223,23 @@ def wrong_uses(home: Path, tmp_path: Path) -> dict[str, tuple[list[object], str]
         ),
         "checkpoint as model": (
             ["--model", home / "checkpoint.pt", *data],
-            f"{home / 'checkpoint.pt'}: unknown kind of model, expected a .onnx or .plan file.",
+            f"{home / 'checkpoint.pt'}: is a checkpoint, not an exported model; export it with",
         ),
         "model as checkpoint": (
             ["--ckpt", home / "model.onnx", *data],
-            f"{home / 'model.onnx'}: ",
+            f"{home / 'model.onnx'}: is an exported model, not a checkpoint; give it as --model.",
         ),
         "no such checkpoint": (
             ["--ckpt", tmp_path / "gone.pt", *data],
-            f"{tmp_path / 'gone.pt'}: no such file.",
+            f"{tmp_path / 'gone.pt'}: no such file; make one with `numclip-train`.",
+        ),
+        "swapped": (
+            [home / "test.csv", home / "model.onnx"],
+            f"{home / 'test.csv'}: is a table or list; the model comes first: `",
+        ),
+        "folder as model": (
+            [home, home / "test.csv"],
+            f"{home}: is a folder; give the model file inside it, such as {home / 'model.onnx'}.",
         ),
     }
 
@@ -243,6 +251,14 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(home: Path, tmp_path: Path) -
         assert done.stdout == "", what
         assert done.stderr.startswith(f"Error: {message}"), (what, done.stderr)
         assert done.stderr.count("\n") == 1, (what, done.stderr)
+
+
+def test_files_without_options_and_the_name_of_the_metrics(home: Path, tmp_path: Path) -> None:
+    by_options = invoke("--model", home / "model.onnx", "--data", home / "test.csv")
+    plain = invoke(home / "model.onnx", home / "test.csv", "-o", tmp_path / "new" / "m.json")
+    assert plain.exit_code == 0, plain.stderr
+    assert plain.stdout.startswith(by_options.stdout)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.json"]
 
 
 def test_missing_matplotlib_names_the_command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def test_probe_by_its_formula(task: Task, thresholds: list[float]) -> None:
         assert read.fine[row].item() == pytest.approx(value)
         below = [0.0, *(logistic((t - value) / 2) for t in thresholds), 1.0]
         want = [b - a for a, b in pairwise(below)]
-        assert read.bin_probs[row].tolist() == pytest.approx(want, abs=1e-6)
+        assert read.bin_probs[row].tolist() == pytest.approx(want, rel=1e-4, abs=1e-12)
     torch.testing.assert_close(read.logits.softmax(1), read.bin_probs, atol=1e-6, rtol=0)
 
 
@@ -165,6 +166,18 @@ def test_round_trip_and_fold(form: str, temperature: float, tmp_path: Path) -> N
 def test_configurations_that_are_none(given: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         ModelConfig(TOWERS["vit"], **given)
+
+
+def test_small_probabilities_of_a_probe_keep_their_digits() -> None:
+    head = Probe(replace(AGE, whole_numbers=False), 1)
+    head.set_line(torch.tensor([1.0]), 0.0, 2.0)
+    read = head.readout(torch.tensor([[0.3], [41.0], [99.0]]))
+    for row, value in enumerate((0.3, 41.0, 99.0)):
+        odds = [Fraction(math.exp((t - value) / 2)) for t in (13, 19, 35, 65)]
+        below = [Fraction(0), *(o / (1 + o) for o in odds), Fraction(1)]
+        want = [math.log(b - a) for a, b in pairwise(below)]
+        assert min(want) < -14
+        assert read.logits[row].tolist() == pytest.approx(want, rel=1e-5, abs=1e-6)
 
 
 def test_probe_of_a_hopeless_picture_is_still_a_distribution() -> None:

@@ -264,7 +264,9 @@ def test_command(base: State, base_file: str, tmp_path: Path) -> None:
         ((made, "-o", tmp_path / "a.onnx"), "the name must end in .pt or .safetensors"),
         ((tmp_path / "absent.ckpt", "-o", made), "no such file"),
         ((source, "--task", "x", "--base", base_file, "-o", made), "unknown task 'x'"),
-        ((made, "-o", tmp_path / "absent" / "a.pt"), "cannot write there"),
+        ((made, "-o", source / "a.pt"), "cannot write there"),
+        ((tmp_path, "-o", made), "is a folder; give the checkpoint inside it"),
+        ((tmp_path / "a.onnx", "-o", made), "a.onnx: is an exported model, not a checkpoint"),
     ):
         code, output = run(*words)
         assert code == 2

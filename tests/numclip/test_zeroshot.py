@@ -53,6 +53,7 @@ def test_equals_open_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tower
     ("flags", "message"),
     [
         ("--task nope --pretrained x.pt", "unknown task 'nope'"),
+        ("--task age --pretrained opneai", "'opneai' is neither a file nor a tag of open_clip"),
         ("--task age --backbone ViT-B-32 --pretrained nope", "nope"),
         ("--task age --backbone nope --pretrained openai", "unknown backbone 'nope'"),
     ],

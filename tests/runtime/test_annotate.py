@@ -48,7 +48,11 @@ def test_names_of_a_list_stay_inside(
 
 
 def test_a_folder_in_use_is_refused(tiny: Path, photos: Path) -> None:
-    for folder, message in ((photos, "is not empty; give a new"), (photos / "dark.png", "cannot")):
+    for folder, message in (
+        (photos, "is not empty; give a new"),
+        (photos / "dark.png", "dark.png: is a file; --annotate takes a folder"),
+        (photos / "clip.mp4", "clip.mp4: has the name of a file; --annotate takes a folder"),
+    ):
         result = invoke(tiny, photos, "--annotate", folder)
         assert (result.exit_code, result.stdout) == (2, "")
         assert message in result.stderr

@@ -21,7 +21,7 @@ import onnxruntime as ort
 import pytest
 
 from numclip_runtime import GpuError, GpuRequiredError, ModelError, UsageError, load
-from numclip_runtime.backends import OpenOptions
+from numclip_runtime.backends import OpenOptions, device_of
 from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend, why_not, with_fallbacks
 from numclip_runtime.cuda.probe import CudaDevice, CudaDriver
 from tests.runtime.conftest import invoke
@@ -99,7 +99,7 @@ def test_what_a_session_asks_for() -> None:
 
 
 @built_for_cpu
-@pytest.mark.parametrize(("device", "noted"), [("cpu", False), ("auto", True), ("cuda", True)])
+@pytest.mark.parametrize(("device", "noted"), [("cpu", False), ("auto", True)])
 def test_a_gpu_that_this_onnxruntime_cannot_use(
     tiny: Path, standin: StandinDriver, device: Any, noted: bool
 ) -> None:
@@ -112,15 +112,31 @@ def test_a_gpu_that_this_onnxruntime_cannot_use(
     assert ("cuInit" in standin.calls) == (device != "cpu")
 
 
-@pytest.mark.parametrize(("device", "noted"), [("auto", False), ("cuda", True)])
-def test_no_gpu(tiny: Path, device: Any, noted: bool) -> None:
-    backend = OnnxRuntimeBackend(tiny, OpenOptions(device=device), library="libno-driver.so")
-    problem = "no NVIDIA driver, libno-driver.so cannot be loaded"
-    assert backend.notes == ([f"{tiny}: runs on the CPU: {problem}."] if noted else [])
+def test_no_gpu(tiny: Path) -> None:
+    missing, problem = "libno-driver.so", "no NVIDIA driver, libno-driver.so cannot be loaded"
+    assert OnnxRuntimeBackend(tiny, OpenOptions(), library=missing).notes == []
     with pytest.raises(GpuRequiredError, match=f"a GPU is required, and not used: {problem}"):
-        OnnxRuntimeBackend(
-            tiny, OpenOptions(device=device, require_gpu=True), library="libno-driver.so"
-        )
+        OnnxRuntimeBackend(tiny, OpenOptions(require_gpu=True), library=missing)
+    # a device that is asked for by its name is no wish, but a condition
+    with pytest.raises(GpuRequiredError, match=f"the device cuda was asked for, .*: {problem}"):
+        OnnxRuntimeBackend(tiny, OpenOptions(device="cuda"), library=missing)
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [("auto", "auto"), ("CPU", "cpu"), ("gpu", "cuda"), ("cuda:0", "cuda"), ("0", "cuda")],
+)
+def test_devices_as_people_name_them(name: str, device: str) -> None:
+    assert device_of(name) == device
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [("cuda:1", "CUDA_VISIBLE_DEVICES=1"), ("2", "DEVICES=2"), ("mps", "choose from auto, cpu,")],
+)
+def test_devices_that_are_none(name: str, way_out: str) -> None:
+    with pytest.raises(UsageError, match=way_out):
+        device_of(name)
 
 
 class Session:
@@ -234,13 +250,16 @@ def test_command_says_what_runs(tiny: Path, photos: Path, standin: StandinDriver
     assert re.fullmatch(r"3 images in \d+\.\d s, \d+\.\d images/s", said[1])
     assert len(said) == 2
     assert command(tiny, photos).stderr == ""  # no terminal
-    done = command(tiny, photos, "--verbose", "--device", "cuda", driver=standin)
+    done = command(tiny, photos, "--verbose", driver=standin)
     assert done.returncode == 0
     chosen, note = done.stderr.splitlines()[:2]
     assert chosen.startswith(line)
     assert note.startswith(f"Note: {tiny}: runs on the CPU: this onnxruntime was ")
     assert command(tiny, photos, driver=standin).stderr.startswith("Note: ")  # never silent
     assert command(tiny, photos, "--device", "cpu", driver=standin).stderr == ""
+    done = command(tiny, photos, "--device", "gpu", driver=standin)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"Error: {tiny}: the device cuda was asked for, and cannot be")
 
 
 @built_for_cpu

@@ -39,7 +39,7 @@ def assert_one_line(result: Result, message: str) -> None:
     ("name", "content", "message"),
     [
         ("none.onnx", None, "none.onnx: no such file; export one with `numclip-export"),
-        ("best.pt", b"PK", "best.pt: unknown kind of model, expected a"),
+        ("best.pt", b"PK", "best.pt: is a checkpoint, not an exported model; export"),
         ("text.onnx", b"hello", "text.onnx: not an ONNX model, or a damaged one"),
         ("empty.onnx", b"", "empty.onnx: "),
     ],
@@ -84,9 +84,8 @@ def test_pattern_without_match(tiny: Path, photos: Path) -> None:
     [
         ("out.xlsx", [], "out.xlsx: cannot tell the format from this name; use .json"),
         ("out", [], "cannot tell the format"),
-        ("gone/out.csv", [], "out.csv: cannot write there (No such file or directory)"),
+        ("gone/out", [], "cannot tell the format"),
         ("photos/notes.txt/out.csv", [], "cannot write there (Not a directory)"),
-        ("photos", ["--format", "csv"], "photos: is a folder; give a file name"),
     ],
 )
 def test_bad_output(
@@ -112,6 +111,45 @@ def test_wrong_use(args: list[str]) -> None:
     result = invoke(*args)
     assert result.exit_code == 2
     assert "Usage: " in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("{photos}/dark.png {tiny}", "dark.png: is a picture; the model comes first: "),
+        ("{photos} {tiny}", "photos: is a folder; the model comes first: "),
+        ("list.csv {tiny}", "list.csv: is a table or list; the model comes first: "),
+        ("{photos}/dark.png", "dark.png: is a picture; the model comes first: "),
+        ("list.csv {photos}", "list.csv: is a table or list, not a model, expected a .onnx or"),
+        ("{tiny} https://a.org/b.jpg", "is an address on the web; download the picture first"),
+        ("{tiny} {photos} --every 10", "--every is about videos and cameras, and no input is one"),
+    ],
+)
+def test_swapped_and_useless_words(tiny: Path, photos: Path, words: str, message: str) -> None:
+    (photos / "list.csv").write_text("path,label\n")
+    args = words.format(tiny=tiny, photos=photos).replace("list.csv", str(photos / "list.csv"))
+    assert_one_line(invoke(*args.split()), message)
+
+
+@pytest.mark.parametrize("named", [["--model", "{tiny}", "--images", "{photos}"], ["{tiny}"]])
+def test_model_and_images_by_options(tiny: Path, photos: Path, named: list[str]) -> None:
+    args = [word.format(tiny=tiny, photos=photos) for word in named]
+    by_options = invoke(*args, *([] if "--images" in named else ["--data", photos]))
+    assert by_options.stdout == invoke(tiny, photos).stdout
+    assert by_options.exit_code == 0
+
+
+def test_an_output_in_a_folder_that_is_missing(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    """A failed run leaves no folder behind."""
+    new = tmp_path / "new" / "deep"
+    assert invoke(tiny, "none.jpg", "-o", new / "a.csv").exit_code == 1
+    assert [path.name for path in new.iterdir()] == ["a.csv"]
+    for output, kind, name in ((f"{new}/", [], "jsonl"), (new, ["--format", "csv"], "csv")):
+        assert invoke(tiny, photos, "-o", output, *kind).exit_code == 0
+        assert (new / f"records.{name}").stat().st_size > 0
+    assert invoke(tiny, photos / "*.gif", "-o", tmp_path / "other" / "a.csv").exit_code == 2
+    assert invoke(tiny, photos, "-o", tmp_path / "other/a.csv", "--sha256", 64 * "0").exit_code == 2
+    assert not (tmp_path / "other").exists()
 
 
 Break = Callable[[BaseException], None]

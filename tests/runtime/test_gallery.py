@@ -315,7 +315,7 @@ def test_a_large_jpeg_is_decoded_small(tmp_path: Path, monkeypatch: pytest.Monke
         decoded.append(result.image.size)
         return result
 
-    monkeypatch.setattr("numclip_runtime.app.gallery_card.decode", spy)
+    monkeypatch.setattr("numclip_runtime.results.thumbnail.decode", spy)
     exif = Image.Exif()
     exif[274] = 6
     Image.new("L", (4000, 3000)).save(tmp_path / "a.jpg", exif=exif)

@@ -86,6 +86,7 @@ def test_public_names() -> None:
         "UsageError",
         "load",
         "read_metadata",
+        "to_pandas",
     ]
     assert all(hasattr(numclip_runtime, name) for name in numclip_runtime.__all__)
 

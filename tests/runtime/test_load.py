@@ -50,7 +50,10 @@ def test_model_changed_after_export(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a.pt", r"expected a .*\.onnx.* file\. Export it with `numclip-export --ckpt`"),
+        (
+            "a.pt",
+            r"is a checkpoint, not an exported .*; export it with `numclip-export --ckpt a.pt`",
+        ),
         ("a.h5", r"unknown kind of model, expected a .*\.onnx"),
         ("a.onnx", r"not an ONNX model, or a damaged one \(wire type 7\)\.$"),
     ],

@@ -79,6 +79,22 @@ def test_usage_names_the_command_that_was_typed(name: str) -> None:
     assert f"Try 'numclip {name} -" in err  # --help, of click 8.1 -h
 
 
+@pytest.mark.parametrize("name", [None, *(name for name in COMMANDS if name != "bench")])
+def test_help_shows_examples_before_options_in_80_columns(name: str | None) -> None:
+    out = invoke(*filter(None, (name, "--help")))[1]
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert out.index("\nExamples:\n") < out.index("--version" if name != "doctor" else "--json")
+    shown = [line for line in lines if line.startswith(f"  numclip {name or ''}".rstrip())]
+    assert shown
+    headings = [line for line in lines if re.fullmatch(r"[A-Z].*:", line)]
+    assert headings[0] == "Examples:"
+    assert headings[-1] == "Options:"
+    if name in ("run", "train", "eval", "export", "convert", "zeroshot"):
+        assert len(headings) >= 4  # no option of a command's own stands under "Options"
+        assert out.partition("\nOptions:\n")[2].count("--") == 2  # --version, --help
+
+
 @pytest.mark.parametrize("name", ["train", "eval", "zeroshot", "convert", "export"])
 def test_a_missing_extra_is_one_sentence(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,7 +131,7 @@ def test_run_does_what_numclip_run_does(tiny: Path, photos: Path) -> None:
         (["nothing"], "'nothing' is not a command."),
         (
             ["m.onnx", "a.jpg"],
-            "'m.onnx' is not a command; the command comes first: numclip run m.onnx a.jpg.",
+            "'m.onnx' is not a command; the command comes first: `numclip run m.onnx a.jpg`.",
         ),
         (["\x1b[2J"], r"'\x1b[2J' is not a command."),
     ],

@@ -265,7 +265,8 @@ def test_report_of_a_run(tiny: Path, photos: Path, tmp_path: Path) -> None:
 def test_report_that_cannot_be_written_is_refused_first(
     tiny: Path, photos: Path, tmp_path: Path
 ) -> None:
-    result = invoke(tiny, photos, "--report", tmp_path / "gone" / "r.html")
+    (tmp_path / "file").write_text("no folder")
+    result = invoke(tiny, photos, "--report", tmp_path / "file" / "r.html")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "r.html: cannot write there" in result.stderr
 

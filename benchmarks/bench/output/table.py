@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import IO, Any
 
 from benchmarks.bench.results import STAGES, TOTAL, Document, Row, RunEnvironment
-from numclip_runtime.console import columns
+from numclip_runtime.console import folded
 
 NONE = "-"
 KEY = (
@@ -118,9 +118,9 @@ def _lines(rows: Sequence[Row]) -> tuple[list[list[str]], list[bool]]:
 
 
 def text_table(rows: Sequence[Row]) -> str:
-    """Format one aligned line per row."""
+    """Format one aligned line per row; where the terminal is too narrow, several tables."""
     lines, left = _lines(rows)
-    return "\n".join(columns(lines, "".join("<" if side else ">" for side in left)))
+    return "\n".join(folded(lines, "".join("<" if side else ">" for side in left), keep=2))
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -67,7 +67,7 @@ def int8_data(checkpoint: Checkpoint, options: ExportOptions) -> Int8Data:
         except (NumclipError, OSError) as error:
             raise UsageError(
                 "INT8 is calibrated on images, and the checkpoint's validation data cannot be "
-                f"read ({str(error).rstrip('.')}); give some with --calib-data."
+                f"read, {str(error).rstrip('.')}; give some with --data or --calib-data."
             ) from None
     labelled, labels = _labelled(checkpoint, options)
     inputs = normalised(load_spread(images, spec, CALIBRATION), spec)

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from numclip_runtime.app.gallery_card import bins_panel, card, escape, gallery_bar, table_row
+from numclip_runtime.app.gallery_card import bins_panel, card, gallery_bar, table_row
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_text, naming, require_writable
 from numclip_runtime.predictor import Prediction
+from numclip_runtime.results.thumbnail import escape
 from numclip_runtime.task import Task
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -92,7 +93,8 @@ class ReportWriter:
     def __init__(self, path: Path, *, title: str, task: Task) -> None:
         require_writable(path)
         self._path, self._title, self._task = path, title, task
-        self._cards, self._failed = SpooledTexts(path.parent), SpooledTexts(path.parent)
+        folder = next(place for place in path.absolute().parents if place.is_dir())
+        self._cards, self._failed = SpooledTexts(folder), SpooledTexts(folder)
         self._values, self._labels, self._errors = array("d"), array("d"), array("d")
         self._found, self._true = [0] * task.num_bins, [0] * task.num_bins  # images in each bin
         self._intervals = False

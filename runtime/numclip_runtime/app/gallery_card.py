@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import math
 import os
 from bisect import bisect_right
@@ -13,14 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from numclip_runtime.console import visible
-from numclip_runtime.errors import ImageError
-from numclip_runtime.images.decode import decode
 from numclip_runtime.predictor import Prediction
-from numclip_runtime.preprocess import load_rgb
+from numclip_runtime.results.thumbnail import escape, thumbnail
 from numclip_runtime.task import Task, as_written
 
-SIDE = 144  # CSS pixels of a thumbnail's longest side; larger images are stored at twice that
 NARROWEST, DIGIT = 150, 7  # CSS pixels of the bars on a telephone, and of a digit under them
 MANY_BINS = 24  # from this number on, bars touch each other, and the highest fills the height
 
@@ -56,55 +49,9 @@ def card(
     )
 
 
-def escape(value: object) -> str:
-    """Escape for HTML text and attributes; control and bidi characters become visible escapes."""
-    return html.escape(visible(str(value)), quote=True)
-
-
 def edges_of(task: Task) -> list[float]:
     """Return the K + 1 bin edges in label units."""
     return [edge + task.label_offset for edge in task.bin_edges]
-
-
-def thumbnail(path: str | os.PathLike[str], image: Image.Image | None = None) -> str:
-    """Return an <img> that contains the upright image; a remark if it can no longer be read.
-
-    Args:
-        path: Names the image; read if `image` is None.
-        image: Decoded image, such as a frame of a video; copied.
-    """
-    try:
-        image = _load_small(path) if image is None else load_rgb(image)
-    except ImageError:
-        return "no preview"
-    buffer = io.BytesIO()
-    longest = max(image.size)
-    if longest <= SIDE:  # every pixel of a small image counts: lossless, and a whole factor
-        zoom: float = SIDE // longest
-        width, height = image.width, image.height
-        image.save(buffer, "PNG")
-        kind, style = "png", "small"
-    else:
-        zoom = SIDE / longest
-        width, height = image.width, image.height
-        image.thumbnail((2 * SIDE, 2 * SIDE), Image.Resampling.LANCZOS)
-        image.save(buffer, "JPEG", quality=82)
-        kind, style = "jpeg", "large"
-    data = base64.b64encode(buffer.getvalue()).decode()
-    width, height = max(1, round(width * zoom)), max(1, round(height * zoom))
-    return (
-        f'<img class="{style}" width="{width}" height="{height}" '
-        f'alt="{escape(Path(path).name)}" src="data:image/{kind};base64,{data}">'
-    )
-
-
-def _load_small(path: str | os.PathLike[str]) -> Image.Image:
-    """Decode a file; a JPEG at down to an eighth of its size, which is several times faster.
-
-    Raises:
-        ImageError: if it cannot be read.
-    """
-    return decode(path, least=4 * SIDE).image  # twice the stored size: not less sharp
 
 
 def _bars(prediction: Prediction, task: Task) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePath
+from urllib.parse import urlsplit
 
 from PIL import Image
 
@@ -16,9 +17,11 @@ from numclip_runtime.app.readers import BackgroundReader, read_paths, standard_i
 from numclip_runtime.app.video import Every, frames_of, import_av, is_live, is_video
 from numclip_runtime.errors import ImageError, MissingDependencyError, UsageError
 from numclip_runtime.images.folder import LeftOut, find_images
+from numclip_runtime.model_files.given import kind_of
 from numclip_runtime.preprocess import ImageLike
 
 LIST = "-"
+WEB = ("http://", "https://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,9 @@ def open_inputs(inputs: Sequence[str], *, every: Every | None = None, null: bool
         UsageError: see `find_images`; or if inputs cannot go together.
         MissingDependencyError: if a video is among them and PyAV is not installed.
     """
+    for item in inputs:
+        if item.startswith(WEB) and kind_of(urlsplit(item).path) == "a picture":
+            raise UsageError(f"{item}: is an address on the web; download the picture first.")
     if any(map(is_live, inputs)):
         if len(inputs) > 1:
             raise UsageError("a camera or stream has no end: give it as the only input.")
@@ -82,6 +88,8 @@ def open_inputs(inputs: Sequence[str], *, every: Every | None = None, null: bool
     if not videos.isdisjoint(inputs):
         import_av()
     items = _pictures((item for part in parts for item in part), every)
+    if every is not None and not videos and LIST not in inputs:
+        raise UsageError("--every is about videos and cameras, and no input is one; leave it out.")
     if LIST not in inputs:
         total = None if videos else len(known)
         return Inputs(iter([items]), total, files=files, left_out=left_out)

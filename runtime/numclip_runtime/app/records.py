@@ -129,6 +129,10 @@ class RecordWriter:
         csv_safe: bool = False,
     ) -> None:
         self.file = file
+        # of the column "young adult 61%"
+        self._chosen = 34
+        if task is not None:
+            self._chosen = min(34, max(len(visible(phrase)) for phrase in task.phrases) + 5)
         self._number = "{:.2f}".format if task is None else partial(task.number, places=2)
         self._intervals, self._csv_safe = intervals, csv_safe
         self._count = 0  # of records, and of the head
@@ -190,7 +194,7 @@ class RecordWriter:
 
     def _row(self, value: str, interval: str, chosen: str, path: str) -> None:
         between = f"{interval:<18}  " if self._intervals else ""
-        self.file.write(f"{value:>14}  {between}{chosen:<34}  {path}\n")
+        self.file.write(f"{value:>14}  {between}{chosen:<{self._chosen}}  {path}\n")
 
     def __enter__(self) -> RecordWriter:
         return self

@@ -13,6 +13,7 @@ from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import refuse_overwriting, refuse_twice, require_writable
 from numclip_runtime.images.formats import IMAGE_SUFFIXES
+from numclip_runtime.model_files.given import kind_of
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,14 @@ class RunOptions:
         refuse_twice(
             {"--output": self.output, "--report": self.report, "--annotate": self.annotate}
         )
+        if (folder := self.annotate) is not None:
+            if folder.exists() and not folder.is_dir():
+                raise UsageError(f"{folder}: is a file; --annotate takes a folder for the copies.")
+            if not folder.exists() and kind_of(folder) is not None:
+                raise UsageError(
+                    f"{folder}: has the name of a file; --annotate takes a folder for the copies, "
+                    "also for the frames of a video."
+                )
 
     def check_overwriting(self, model: Path, files: Sequence[str], *, listed: bool) -> None:
         """Refuse outputs that are files which the run reads.

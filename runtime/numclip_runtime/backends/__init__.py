@@ -32,13 +32,14 @@ class OpenOptions:
     # CPU threads inside one inference, at least 1; None: as `optimize_for` chooses
     threads: int | None = None
     # "auto": a GPU if one can be used, else the CPU; a plan always runs on a GPU. If an ONNX file
-    # runs on the CPU although a GPU is present or was requested, `notes` of the backend explain why
+    # runs on the CPU although a GPU is present, `notes` of the backend explain why. "cuda": a GPU,
+    # or an error
     device: DeviceKind = "auto"
     backend: BackendName | None = None  # None: onnxruntime for ONNX files, tensorrt for plans
     # Expected SHA-256 of the file, hexadecimal. None: as `<model>.sha256` states, which
     # numclip-export writes; not checked if there is no such file
     sha256: str | None = None
-    require_gpu: bool = False  # refuse to run on the CPU
+    require_gpu: bool = False  # refuse to run on the CPU, as device "cuda" does
     # Use of the CPU's cores. "latency": all of them inside one inference, for single images.
     # "throughput": one core per inference and as many inferences at a time, for `Predictor.stream`
     # and for predictions from many threads. No effect on a GPU
@@ -86,6 +87,26 @@ class OpenOptions:
 
 
 DEFAULTS = OpenOptions()
+
+
+def device_of(name: str) -> DeviceKind:
+    """Return the device that a name means: "gpu", "cuda:0" and "0" are "cuda".
+
+    Raises:
+        UsageError: if it means none, or a GPU that has to be chosen otherwise.
+    """
+    word = name.strip().lower()
+    number = word.removeprefix("gpu").removeprefix("cuda").removeprefix(":")
+    if word in ("auto", "cpu"):
+        return "auto" if word == "auto" else "cpu"
+    if word in ("gpu", "cuda") or number == "0":
+        return "cuda"
+    if number.isdecimal():
+        raise UsageError(
+            f"device {name!r}: a GPU is chosen by CUDA_VISIBLE_DEVICES={number}, and then it is "
+            "'cuda'."
+        )
+    raise UsageError(f"unknown device {name!r}; choose from auto, cpu, cuda (or gpu, cuda:0).")
 
 
 class Backend(Protocol):

@@ -99,7 +99,12 @@ class OnnxRuntimeBackend:
         if problem is not None:
             if options.require_gpu:
                 raise GpuRequiredError(f"{model.path}: a GPU is required, and not used: {problem}.")
-            if device == "cuda" or (device == "auto" and driver.problem is None):
+            if options.device == "cuda":
+                raise GpuRequiredError(
+                    f"{model.path}: the device cuda was asked for, and cannot be used: {problem}; "
+                    "auto runs on the CPU then."
+                )
+            if device == "cuda" or driver.problem is None:
                 self.notes.append(f"{model.path}: runs on the CPU: {problem}.")
             throughput = options.optimize_for == "throughput"
             self.threads = _threads_per_run(options.threads, throughput=throughput)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import zlib
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -41,6 +42,7 @@ Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom; 
 MAX_CONTENT = 512 << 20  # bytes; of a file that is open already, or is mended
 LONGEST_PATH = 4096  # characters; a longer one is a picture as text, which no message may repeat
 LONGEST_REASON = 300  # characters
+SEVERAL = "; several images go to predict_batch, or to stream if they are many"
 _UPRIGHT = 1
 _TURNS = {  # EXIF's orientation -> what brings the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -122,6 +124,8 @@ def image_error(path: str | os.PathLike[str], error: Exception) -> ImageError:
         if os.sep == "/" and "\\" in (name := os.fspath(path)):
             other = name.replace("\\", "/")
             reason += f"; {other} is there" if os.path.exists(other) else ""  # noqa: PTH110
+        if os.fspath(path).startswith(("http://", "https://")):
+            reason = "is an address on the web; give the picture's bytes, or download it first"
     elif isinstance(error, ForeignFormatError):
         reason = str(error)
     elif isinstance(error, RefusedError):
@@ -136,6 +140,7 @@ def image_error(path: str | os.PathLike[str], error: Exception) -> ImageError:
         why = getattr(error, "strerror", None) or first_line(error)
         # the key of a KeyError may be the content: b'II*\\x00...
         why = "damaged" if why.startswith(("b'", 'b"')) or len(why) > LONGEST_REASON else why
+        why = why.replace(" (", ", ").replace(")", "")  # "truncated (1 bytes not processed)"
         reason = f"cannot be decoded ({why})"
     return ImageError(f"{path}: {reason}.")
 
@@ -157,9 +162,10 @@ def _named(source: object) -> tuple[str, str | bytes]:
             )
         return path, path
     if not hasattr(source, "read"):
+        several = isinstance(source, Iterable)
         raise TypeError(
             "expected a path, the bytes of a file, a binary file, a Pillow image or an array, got "
-            f"{type(source).__name__}."
+            f"{type(source).__name__}{SEVERAL if several else ''}."
         )
     given = getattr(source, "name", None)
     name = given if isinstance(given, str) and len(given) <= LONGEST_PATH else "file"

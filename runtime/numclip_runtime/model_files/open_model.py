@@ -12,6 +12,13 @@ from typing import TypeAlias
 
 from numclip_runtime.errors import ModelError
 from numclip_runtime.files import open_regular, sha256_of
+from numclip_runtime.model_files.given import (
+    MODEL_SUFFIXES,
+    PLAN_SUFFIXES,
+    is_model_name,
+    kind_of,
+    such_as,
+)
 from numclip_runtime.posix import place_of_open_file
 
 Buffer: TypeAlias = "mmap | bytes"
@@ -19,7 +26,6 @@ Buffer: TypeAlias = "mmap | bytes"
 # with the original's time differs.
 Stamp: TypeAlias = tuple[int, int, int, int, int]
 
-PLAN_SUFFIXES = (".plan", ".engine")
 HEAD = 512  # bytes that tell what a file is
 READ_BYTES = 1 << 20  # bytes read at a time
 LFS_POINTER = b"version https://git-lfs"
@@ -56,14 +62,19 @@ def check_model_path(model: Path) -> None:
     except OSError as error:  # no permission to look into the folder, a name that is too long
         raise ModelError(f"{model}: cannot read this model ({error.strerror}).") from None
     if folder:
-        raise ModelError(f"{model}: is a folder; give the model file inside it.")
-    if not exists:
+        inside = such_as(model, MODEL_SUFFIXES)
+        raise ModelError(f"{model}: is a folder; give the model file inside it{inside}.")
+    kind = kind_of(model)
+    if not exists and kind in (None, "an exported model", "a checkpoint"):
         raise ModelError(f"{model}: no such file; export one with `numclip-export --ckpt x.pt`.")
-    suffix = model.suffix.lower()
-    if suffix not in (".onnx", *PLAN_SUFFIXES):
-        trained = suffix in (".pt", ".ckpt", ".safetensors", ".pth")
-        hint = " Export it with `numclip-export --ckpt`." if trained else ""
-        raise ModelError(f"{model}: unknown kind of model, expected a .onnx or .plan file.{hint}")
+    if kind == "a checkpoint":
+        raise ModelError(
+            f"{model}: is a checkpoint, not an exported model; export it with "
+            f"`numclip-export --ckpt {model.name}`."
+        )
+    if not is_model_name(model):
+        what = "unknown kind of model" if kind is None else f"is {kind}, not a model"
+        raise ModelError(f"{model}: {what}, expected a .onnx or .plan file.")
 
 
 class OpenModel:

@@ -11,7 +11,8 @@ import click
 from numclip_runtime.app.doctor.model import ModelCheck, backend_command, check_model, is_x86
 from numclip_runtime.app.doctor.packages import installed_packages, libjpeg_turbo
 from numclip_runtime.app.doctor.providers import ProviderCheck, check_providers
-from numclip_runtime.console import FILE, SETTINGS, Command, columns, exit_on_error, json_text, show
+from numclip_runtime.commands import GroupedCommand
+from numclip_runtime.console import FILE, SETTINGS, columns, exit_on_error, json_text, show
 from numclip_runtime.cuda.probe import CudaDriver, probe_cuda
 from numclip_runtime.model_files.names import model_path, packaged_models
 from numclip_runtime.model_files.open_model import is_plan
@@ -131,7 +132,9 @@ def as_json(found: Diagnosis) -> str:
     return json_text(findings, encoding=getattr(sys.stdout, "encoding", None), indent=2)
 
 
-@click.command(cls=Command, context_settings=SETTINGS)
+@click.command(
+    cls=GroupedCommand, context_settings=SETTINGS, examples=("", "model.onnx", "model.onnx --json")
+)
 @click.argument("model", type=FILE, required=False)
 @click.option("--json", "json_", is_flag=True, help="The same as JSON.")
 def doctor(model: Path | None, json_: bool) -> None:
