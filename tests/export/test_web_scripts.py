@@ -62,6 +62,12 @@ def test_resize_and_normalisation_are_pillows(tmp_path: Path) -> None:
                 interpolation=choose.choice(("bilinear", "bicubic")),
                 std=(0.2, choose.uniform(0.1, 1), 0.3),
             )
+            if i % 5 == 0:  # of 1 to 12 pixels a piece, some larger than the picture
+                count = choose.randint(1, 4)
+                crop = count * choose.randint(1, 12)
+                spec = Preprocessing(
+                    crop=crop, resize=crop, resize_mode="fragments", fragments=count
+                )
             pixels = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
             if i % 2:  # the largest overshoot
                 pixels = np.where(pixels > 127, np.uint8(255), np.uint8(0))

@@ -7,6 +7,7 @@
 const PRECISION_BITS = 32 - 8 - 2;
 const HALF = 1 << (PRECISION_BITS - 1);
 const MAX_RESIZED_PIXELS = 50_000_000; // as in numclip_runtime.preprocess
+const SHARES = [0.125, 0.375, 0.625, 0.875]; // places along each side of a cell, as there
 
 const FILTERS = {
   bilinear: { support: 1, weight: (x) => (Math.abs(x) < 1 ? 1 - Math.abs(x) : 0) },
@@ -105,8 +106,66 @@ function halfEven(number) { // Python's round()
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
+function firstPixel(cell, length, count, side, share) {
+  const start = Math.floor(((cell + share) * length) / count - share * (side - 1));
+  return Math.min(Math.max(start, 0), length - side);
+}
+
+// Return the sum of squared differences between neighbouring pixels of the green channel.
+function detail({ width, data }, left, top, side) {
+  let sum = 0;
+  for (let y = 0; y < side; y++) {
+    for (let x = 0; x < side; x++) {
+      const at = ((top + y) * width + left + x) * 4 + 1;
+      if (x + 1 < side) sum += (data[at + 4] - data[at]) ** 2;
+      if (y + 1 < side) sum += (data[at + width * 4] - data[at]) ** 2;
+    }
+  }
+  return sum;
+}
+
+function mirrored(picture, side) { // an image smaller than a piece is continued
+  const width = Math.max(picture.width, side), height = Math.max(picture.height, side);
+  const data = new Uint8Array(width * height * 4);
+  const fold = (i, length) => (i % (2 * length) < length ? i % length : length - 1 - (i % length));
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const from = (fold(y, picture.height) * picture.width + fold(x, picture.width)) * 4;
+      data.set(picture.data.subarray(from, from + 4), (y * width + x) * 4);
+    }
+  }
+  return { width, height, data };
+}
+
+// Return pieces of the picture at full resolution side by side, each the most detailed of its cell.
+function mosaic(whole, spec) {
+  const count = spec.fragments ?? 1, side = Math.floor(spec.crop / count);
+  const picture = Math.min(whole.width, whole.height) < side ? mirrored(whole, side) : whole;
+  const data = new Uint8Array(spec.crop * spec.crop * 4);
+  for (let i = 0; i < count; i++) {
+    for (let j = 0; j < count; j++) {
+      let best = null;
+      for (const down of SHARES) {
+        for (const across of SHARES) {
+          const top = firstPixel(i, picture.height, count, side, down);
+          const left = firstPixel(j, picture.width, count, side, across);
+          const found = detail(picture, left, top, side);
+          if (best === null || found > best.found) best = { found, left, top };
+        }
+      }
+      for (let y = 0; y < side; y++) {
+        const from = ((best.top + y) * picture.width + best.left) * 4;
+        const to = ((i * side + y) * spec.crop + j * side) * 4;
+        data.set(picture.data.subarray(from, from + side * 4), to);
+      }
+    }
+  }
+  return { width: spec.crop, height: spec.crop, data };
+}
+
 // Return the network's square of pixels, from an upright picture and the model's preprocessing.
 export function resizeAndCrop(picture, spec) {
+  if (spec.resize_mode === "fragments") return mosaic(picture, spec);
   const { width: w, height: h } = picture;
   let width = spec.resize, height = spec.resize;
   if (spec.resize_mode === "shortest") {
