@@ -109,7 +109,7 @@ def test_extras_exist() -> None:
 
 
 def test_scripts_and_targets_exist() -> None:
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     for block in EVERY:
         for words in block.commands if block.language == "" else ():
             assert words[0] != "make" or words[1] in targets
@@ -146,7 +146,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, exporter_runs_once: None) -> 
     for name, count in (("train", 40), ("val", 10), ("test", 6)):
         write_photos(home, name, count)
     shutil.copytree(home / "test", home / "photos")
-    for name in ("a.jpg", "b.jpg"):
+    for name in ("a.jpg", "b.jpg", "photo.jpg"):
         shutil.copy(next((home / "photos").iterdir()), home / name)
     (home / "tiny.json").write_text(json.dumps(TOWERS["vit"]), "utf-8")
     torch.manual_seed(0)
