@@ -41,7 +41,7 @@ GPU = CudaDriver((CudaDevice("A GPU", 86),), (13, 0))
 @pytest.mark.parametrize(
     ("name", "choice", "error", "message"),
     [
-        ("a.onnx", {"device": "gpu"}, UsageError, "unknown device 'gpu'; choose from auto, cpu, c"),
+        ("a.onnx", {"device": "tpu"}, UsageError, "unknown device 'tpu'; choose from auto, cpu, c"),
         ("a.onnx", {"backend": "trt"}, UsageError, "unknown backend 'trt'; choose from onnxruntim"),
         ("a.onnx", {"backend": "tensorrt"}, UsageError, "build one with `numclip-export --onnx a"),
         ("a.onnx", {"device": "cpu", "require_gpu": True}, UsageError, "the CPU was chosen, and"),
