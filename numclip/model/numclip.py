@@ -69,10 +69,21 @@ class Adapter(nn.Module):
         return self.ratio * self.fc(features) + (1 - self.ratio) * features  # type: ignore[no-any-return]
 
 
+def _pieces_along(images: Tensor, side: int) -> int:
+    """Return n of mosaics of n x n pieces; 1 for pictures, which a tower may see at another size.
+
+    So it is for features (B, D), where the tower is an identity because it has been called before.
+    """
+    if images.dim() != 4:
+        return 1
+    count, rest = divmod(images.shape[-1], side)
+    return 1 if rest else max(count, 1)
+
+
 def pieces_of(images: Tensor, side: int) -> Tensor:
     """Cut mosaics into their pieces: (B, 3, n * side, n * side) to (B * n^2, 3, side, side)."""
-    count = images.shape[-1] // side
-    if count <= 1 or images.shape[-1] % side:  # one picture, which a tower may see at another size
+    count = _pieces_along(images, side)
+    if count == 1:
         return images
     pieces = images.reshape(-1, 3, count, side, count, side).permute(0, 2, 4, 1, 3, 5)
     return pieces.reshape(-1, 3, side, side)
@@ -89,8 +100,8 @@ def encode_pieces(tower: nn.Module, images: Tensor, side: int) -> Tensor:
         side: Pixels.
     """
     features: Tensor = tower(pieces_of(images, side))  # (B * n^2, D)
-    count = images.shape[-1] // side
-    if count <= 1 or images.shape[-1] % side:
+    count = _pieces_along(images, side)
+    if count == 1:
         return features
     return features.reshape(-1, count * count, features.shape[-1]).mean(1)
 

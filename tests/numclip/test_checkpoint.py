@@ -150,7 +150,8 @@ def test_paths(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         load_checkpoint(tmp_path)
     checkpoint = Checkpoint(tiny_model(), spec_of("vit"))
-    for path, message in ((tmp_path, "is a folder"), (tmp_path / "no" / "a.pt", "cannot write")):
+    (tmp_path / "file").touch()
+    for path, message in ((tmp_path, "is a folder"), (tmp_path / "file" / "a.pt", "cannot write")):
         with pytest.raises(UsageError, match=message):
             save_checkpoint(path, checkpoint)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
