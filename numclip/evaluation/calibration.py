@@ -92,7 +92,9 @@ def calibrate(
     if tuning:
         outputs = raw_outputs(checkpoint, tuning, batch_size=batch_size, workers=workers)
         chosen_on = (*outputs, labels_of(tuning))
-    calibration = fit_calibration(values, logits, labels, task, groups=groups, tuning=chosen_on)
+    calibration = fit_calibration(
+        values, logits, labels, task, groups=groups, tuning=chosen_on, chose_epoch=chose_epoch
+    )
     line = describe_calibration(calibration, values, logits, task)
     return replace(checkpoint, calibration=calibration), line
 

@@ -161,20 +161,21 @@ class ProbeFit:
     workers: int = 0  # processes that load images
     skip_broken: bool = False  # leave out images that cannot be read
 
-    @cached_property
+    @property
     def ridge(self) -> Ridge:
         """The fit on at most 5,000 of the training images, spread evenly over them.
 
         Raises:
             ImageError: if an image cannot be read.
         """
-        features, labels, groups = self._training
-        return ridge(features, labels, groups=groups)
+        return self._fitted[0]
 
     @cached_property
-    def _training(self) -> tuple[Tensor, Tensor, list[str]]:
+    def _fitted(self) -> tuple[Ridge, tuple[str, ...]]:
+        """The fit, and the group of each image that it was fitted to."""
         step = max(1, math.ceil(len(self.train) / MAX_IMAGES))
-        return self._features(self.train[::step])
+        features, labels, groups = self._features(self.train[::step])
+        return ridge(features, labels, groups=groups), tuple(groups)
 
     def mae(self) -> float:
         """Return the validation MAE, label units: what a fine-tuning of the tower has to beat."""
@@ -215,7 +216,7 @@ class ProbeFit:
             values.double().cpu().numpy(),
             out.logits.double().cpu().numpy(),
             fit.labels.numpy() + task.label_offset,
-            tuple(self._training[2]),
+            self._fitted[1],
         )
 
     def metrics(self) -> dict[str, float]:

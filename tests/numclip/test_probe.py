@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from numclip.checkpoint import load_checkpoint
 from numclip.cli.train import main
 from numclip.data.samples import Sample
 from numclip.evaluation.predictions import predictions_of_checkpoint
+from numclip.evaluation.quantiles import factor_of
 from numclip.model.backbone import build_clip, image_config
 from numclip.model.heads import Probe
 from numclip.training.probe import PENALTIES, ProbeFit, logistic_spread, ridge
@@ -139,7 +141,7 @@ def test_training_groups_are_seen_by_a_line_without_them(tmp_path: Path) -> None
     train = [replace(s, label=s.label + 5, group=f"g{i % 4}") for i, s in enumerate(drawn)]
     fit = ProbeFit(model, train, train[:3], spec_of("vit"))
     fit.start()
-    found, (features, labels, _) = fit.left_out(), fit._training
+    found, (features, labels, _) = fit.left_out(), fit._features(train)
     assert found is not None
     x, y = features.double().numpy(), labels.double().numpy()
     np.testing.assert_allclose(found.labels, y + 5, rtol=1e-6)
@@ -210,6 +212,24 @@ def test_training_images_fit_the_intervals_of_new_groups(command: list[str]) -> 
     kept = load_checkpoint(Path("checkpoint.pt")).calibration
     assert kept is not None
     assert kept.images < 12  # as asked for: validation images only
+
+
+@pytest.mark.parametrize(
+    ("flags", "chose"), [((), False), (("--tune", "lora", "--epochs", "2"), True)]
+)
+def test_images_that_chose_the_epoch_have_the_wider_quantile(
+    command: list[str], flags: tuple[str, ...], chose: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def spy(*args: Any, chose_epoch: bool, **more: Any) -> float:
+        asked.append(chose_epoch)
+        return factor_of(*args, chose_epoch=chose_epoch, **more)
+
+    monkeypatch.setattr("numclip.evaluation.calibration.factor_of", spy)
+    result = CliRunner().invoke(main, [*command, "--head", "probe", *flags])
+    assert result.exit_code == 0, result.output
+    assert set(asked) == {chose}
 
 
 def test_training_starts_from_the_line(command: list[str]) -> None:
