@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +15,7 @@ from typing import Any
 from benchmarks.bench.processes.worker import call_apart
 from numclip_runtime import __version__
 from numclip_runtime.errors import MissingDependencyError, UsageError
+from numclip_runtime.system import cache_folder
 
 # Trained transformers have a few channels much larger than the others, which INT8 resolves badly;
 # random ones do not. So one model gets them: the same function, stressed.
@@ -26,17 +25,9 @@ SIZES = ("ViT-B-32", "ViT-B-16", "RN50", f"ViT-B-32{STRESSED}")
 RANDOM = "random weights: its speed is that of a trained model, its values mean nothing"
 
 
-def cache_folder() -> Path:
-    """Return the folder where this user's programs keep files that they can make again."""
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        base = Path(given)
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home()))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path.home() / ".cache"
-    return base / "numclip" / "benchmarks"
+def model_cache() -> Path:
+    """Return the folder of this user's models for benchmarks."""
+    return cache_folder() / "benchmarks"
 
 
 def cached(name: str, make: Callable[[Path], None], *, cache: Path | None = None) -> Path:
@@ -49,7 +40,7 @@ def cached(name: str, make: Callable[[Path], None], *, cache: Path | None = None
     Raises:
         UsageError: if the cache cannot be written.
     """
-    parent = cache_folder() if cache is None else cache
+    parent = model_cache() if cache is None else cache
     folder = parent / name
     if folder.is_dir():
         return folder

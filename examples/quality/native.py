@@ -23,6 +23,7 @@ from PIL import Image
 from examples.quality.demo import ROOT, script, step
 from examples.quality.native_card import card
 from examples.quality.native_data import (
+    FRAGMENTS,
     PHOTOS,
     Photo,
     impaired,
@@ -46,7 +47,6 @@ TRAIN = (
     *("--task", "quality", "--backbone", "examples/quality/native.json", "--workers", "0"),
     *("--resize-mode", "fragments", "--normalize", "half", "--head", "probe"),
 )
-FRAGMENTS = 3  # along a side: of a photo, the mean of so many squared pieces is read
 Impaired = tuple[Image.Image, float]  # picture and severity
 
 

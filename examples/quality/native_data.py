@@ -40,7 +40,7 @@ PHOTOS = {
 # Pieces are learned from; mosaics of pieces are what the model reads in the end
 COUNTS = {"test": 400, "train": 6000, "val": 400, "calibration": 400}
 PIECES, MOSAICS = ("train", "val"), {"test": "test", "calibration": "val"}  # whose photos
-CELLS = 3  # a side of a picture for training: the model's fragments
+FRAGMENTS = 3  # pieces along a side of the mosaic, whose mean the model reads
 CELL = 88  # pixels of a cell's side: a fragment of 64 has room for a random place
 MARGIN = 16  # pixels that are cut off after degrading, where blur reaches the border of a piece
 TILE = (120, 240)  # pixels of a piece's side in a wall
@@ -127,11 +127,11 @@ def impaired(image: Image.Image, parts: dict[str, float], rng: np.random.Generat
 
 
 def mosaic_picture(split: str, parts: dict[str, float], rng: np.random.Generator) -> Image.Image:
-    """Return CELLS x CELLS pieces of a split's photos side by side, each degraded by itself."""
-    photos, out = load_photos(split), Image.new("RGB", (CELLS * CELL, CELLS * CELL))
+    """Return a mosaic of pieces of a split's photos, each degraded by itself."""
+    photos, out = load_photos(split), Image.new("RGB", (FRAGMENTS * CELL, FRAGMENTS * CELL))
     of_one = rng.random() < ONE_PHOTO
     photo = photos[int(rng.integers(len(photos)))]
-    for row, column in np.ndindex(CELLS, CELLS):
+    for row, column in np.ndindex(FRAGMENTS, FRAGMENTS):
         if not of_one:
             photo = photos[int(rng.integers(len(photos)))]
         tile = piece(photo, CELL + 2 * MARGIN, rng)

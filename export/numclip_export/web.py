@@ -10,10 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import os
 import shlex
 import shutil
-import sys
 import tarfile
 import urllib.request
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ from numclip_runtime.metadata import Precision
 from numclip_runtime.model_files.onnx_file import read_onnx_metadata
 from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.model_files.operators import check_graph
+from numclip_runtime.system import cache_folder
 
 ORT_WEB = "onnxruntime-web-1.30.0"
 # npm's own checksum of the package: `npm view onnxruntime-web@1.30.0 dist.integrity`
@@ -117,7 +116,7 @@ def ort_web(given: Path | None = None) -> bytes:
         with naming(given):
             package = read_limited(given, ORT_WEB_BYTES)
         return _checked(package, f"{given}: is not the file")
-    kept = _cache_folder() / f"{ORT_WEB}.tgz"
+    kept = cache_folder() / f"{ORT_WEB}.tgz"
     with suppress(OSError, UsageError):
         return _checked(read_limited(kept, ORT_WEB_BYTES), f"{kept}: is not the file")
     package = _checked(_fetched(), "the registry of npm sent another file than the one")
@@ -210,14 +209,3 @@ def _refuse_int8(precision: Precision) -> None:
             "a browser computes int8 differently from numclip-run, by up to 3 % of the range; "
             "--web takes fp32, or fp16 for half the download."
         )
-
-
-def _cache_folder() -> Path:
-    """Return the folder where this user's programs keep files that they can fetch again."""
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        base = Path(given)
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home()))
-    else:
-        base = Path.home() / (".cache" if sys.platform != "darwin" else "Library/Caches")
-    return base / "numclip"

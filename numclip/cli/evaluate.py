@@ -119,7 +119,7 @@ def files_by_option(files: Sequence[Path], given: Mapping[str, Any]) -> dict[str
         found["ckpt" if kind_of(first) == "a checkpoint" else "model"] = first
     if given["data"] is None:
         if not left:
-            context.fail("Missing option '--data', the labelled images: give them behind the file.")
+            context.fail("Missing option '--data', the labelled images: give them after the model.")
         found["data"] = left.pop(0)
     if left:
         context.fail(f"Got unexpected extra argument ({visible(left[0])}).")

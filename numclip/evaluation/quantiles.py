@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-TRIED_LEVELS = 101  # tried, from the coverage to 1
+TRIED_LEVELS = 101  # from the coverage to 1
 MOST_LEFT_OUT = 100  # groups; of more, the proven quantile is as good: within 1 % of the coverage
 
 

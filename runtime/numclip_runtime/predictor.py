@@ -204,9 +204,8 @@ class Predictor:
 
         refuse_one(images, "stream")
         plan = plan_stream(self.backend, batch_size, workers)
-        sources = deque[
-            PictureSource
-        ]()  # of the images in flight; not the images, which take memory
+        # of the images in flight; not the images themselves, which take memory
+        sources: deque[PictureSource] = deque()
 
         def noted(image: ImageLike | ImageError) -> ImageLike | ImageError:
             sources.append(picture_source(image))

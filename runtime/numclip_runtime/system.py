@@ -65,6 +65,17 @@ class Machine:
     jetson: Jetson | None
 
 
+def cache_folder() -> Path:
+    """Return the folder where this user's programs keep files that they can fetch or make again."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        base = Path(given)
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home()))
+    else:
+        base = Path.home() / (".cache" if sys.platform != "darwin" else "Library/Caches")
+    return base / "numclip"
+
+
 def read_machine(root: Path = ROOT) -> Machine:
     """Return the facts about the machine whose files are in `root`."""
     import platform  # 2 ms of every start, and only reports need it

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench.models import cache_folder, cached, full_size
+from benchmarks.bench.models import cached, full_size, model_cache
 from numclip_runtime import MissingDependencyError, UsageError
 
 
@@ -45,7 +45,7 @@ def test_the_first_of_two_makers_wins(tmp_path: Path) -> None:
 
 def test_place_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "numclip" / "benchmarks"
+    assert model_cache() == tmp_path / "numclip" / "benchmarks"
     (tmp_path / "numclip").write_text("in the way")
     with pytest.raises(UsageError, match="set XDG_CACHE_HOME"):
         cached("name", lambda _: None)

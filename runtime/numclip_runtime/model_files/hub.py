@@ -46,8 +46,8 @@ def hub_file(place: str) -> Path:
         )
     if revision is None:
         raise UsageError(
-            f"{shown}: says not which revision, so the model could change from one day to the "
-            f"next; give its commit (or a tag, or main): {shown}@COMMIT"
+            f"{shown}: does not say which revision, so the model could change from one day to "
+            f"the next; give its commit (or a tag, or main): {shown}@COMMIT"
         )
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     hub = import_extra("hub", "huggingface_hub")
