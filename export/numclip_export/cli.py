@@ -22,6 +22,7 @@ from numclip_export.options import (
     resolve_target,
     target_with_onnx,
 )
+from numclip_export.publish import Publication, PublishError
 from numclip_export.web import WebPage
 from numclip_runtime import UsageError, __version__
 from numclip_runtime.commands import GroupedCommand
@@ -79,6 +80,9 @@ def main(
         chosen = {name: value for name, value in flags.items() if value is not None}
         engine = EngineOptions(max_batch=max_batch, **chosen)
         page = WebPage.of(given.pop("web"), given.pop("ort_web"), precision)
+        publication = Publication.of(given.pop("push"), given.pop("license"), given.pop("public"))
+        if publication is not None and onnx_path is not None:
+            raise UsageError("--push needs --ckpt: an ONNX file does not contain its proof.")
         if onnx_path is not None and page is not None:
             refuse_beside_page()
             show(page.write(onnx_path))
@@ -97,15 +101,28 @@ def main(
             wanted = "onnx" if page is not None and target == "auto" else target
             resolved = resolve_target(wanted, precision, engine)
             path = output_path(ckpt, output, ".onnx")
+            if publication is not None:
+                publication.check()
             batch = max_batch or MAX_BATCH
             given |= {"precision": precision, "target": resolved, "max_batch": batch}
-            model = export(ExportOptions(ckpt, path, **given))
+            result = export(ExportOptions(ckpt, path, **given))
             if page is not None:
-                show(page.write(model))
+                show(page.write(result.files[-1].path))
+            if publication is not None:
+                push(publication, result)
 
 
-def export(options: ExportOptions) -> Path:
-    """Run an export, print its result and return the last ONNX file.
+def push(publication: Publication, result: ExportResult) -> None:
+    """Publish an export, or exit with 1."""
+    try:
+        show(publication.push(result))
+    except PublishError as error:
+        say(f"Error: {error}")
+        sys.exit(1)
+
+
+def export(options: ExportOptions) -> ExportResult:
+    """Run an export, print its result and return it.
 
     Exits with 1 if a file differs from the checkpoint.
     """
@@ -138,7 +155,7 @@ def export(options: ExportOptions) -> Path:
         name = result.files[-1].path.name
         show(f"on the target: numclip-export --onnx {name} --target tensorrt")
     show(f"see {result.report}{f' and {result.card.name}' if result.card else ''}")
-    return result.files[-1].path
+    return result
 
 
 def print_engine(built: BuiltEngine) -> None:

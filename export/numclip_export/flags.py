@@ -55,6 +55,16 @@ FLAGS = add(
         ),
     ),
     group(
+        "Publish on a hub (extra `hub`)",
+        click.option(
+            "--push",
+            metavar="OWNER/NAME",
+            help="Repository for the ONNX files, their report and card; made if there is none.",
+        ),
+        click.option("--license", help="Of the model, as the hub writes it: apache-2.0, other."),
+        click.option("--public", is_flag=True, help="Make a new repository public."),
+    ),
+    group(
         "Form",
         click.option(
             "--precision",

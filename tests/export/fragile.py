@@ -34,10 +34,12 @@ def fragile_model(gain: float) -> NumClip:
     return model.eval()
 
 
-def save_fragile(folder: Path, gain: float) -> Path:
+def save_fragile(folder: Path, gain: float, metrics: dict[str, float] | None = None) -> Path:
     """Write x.pt and 5 validation photos."""
     write_photos(folder, "val", 5)
     path = folder / "x.pt"
-    checkpoint = Checkpoint(fragile_model(gain), spec_of("vit"), {}, str(folder / "val.csv"))
+    checkpoint = Checkpoint(
+        fragile_model(gain), spec_of("vit"), metrics or {}, str(folder / "val.csv")
+    )
     save_checkpoint(path, checkpoint)
     return path

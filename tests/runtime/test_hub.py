@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from numclip_runtime import ModelError, read_metadata
 from numclip_runtime.model_files.names import model_path
+from tests.runtime.standin_hub import Hub, Repository, standin_hub
 
 pytest.importorskip("huggingface_hub")
 TINY = Path(__file__).parents[1] / "data" / "tiny.onnx"
@@ -19,76 +17,31 @@ COMMIT = "a" * 40
 FILES = {"model.onnx": TINY.read_bytes(), "more/small.onnx": TINY.read_bytes()}
 
 
-class Hub(BaseHTTPRequestHandler):
-    """One repository, owner/name, with one commit, which the tag v1 names."""
-
-    asked: list[str]
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def _answer(self, *, with_body: bool) -> None:
-        self.asked.append(self.path)
-        repository, _, rest = self.path[1:].partition("/resolve/")
-        revision, _, name = rest.partition("/")
-        if repository != "owner/name":
-            return self._missing("RepoNotFound")
-        if revision not in (COMMIT, "v1"):
-            return self._missing("RevisionNotFound")
-        if name not in FILES:
-            return self._missing("EntryNotFound")
-        content = FILES[name]
-        self.send_response(200)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if with_body:
-            self.wfile.write(content)
-
-    def _missing(self, code: str) -> None:
-        self.send_response(404)
-        self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
-
-
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Yield the paths that were asked for."""
-    asked: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OwnHub", (Hub,), {"asked": asked}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield asked
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Serve owner/name with one commit, which the tag v1 names."""
+    with standin_hub() as hub:
+        hub.repositories["owner/name"] = Repository(False, {COMMIT: FILES}, {"v1": COMMIT})
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield hub
 
 
 @pytest.mark.parametrize("place", ["hf://owner/name", "hf://owner/name/more/small.onnx"])
 @pytest.mark.parametrize("revision", [COMMIT, "v1"])
-def test_a_file_of_a_revision(hub: list[str], place: str, revision: str) -> None:
+def test_a_file_of_a_revision(hub: Hub, place: str, revision: str) -> None:
     found = model_path(f"{place}@{revision}")
     assert found.read_bytes() == TINY.read_bytes()
     assert COMMIT in found.parts
     assert read_metadata(f"{place}@{revision}") == read_metadata(TINY)
 
 
-def test_a_commit_in_the_cache_needs_no_network(hub: list[str]) -> None:
+def test_a_commit_in_the_cache_needs_no_network(hub: Hub) -> None:
     first = model_path(f"hf://owner/name@{COMMIT}")
-    before = len(hub)
+    before = len(hub.asked)
     assert before >= 1
     assert model_path(f"hf://owner/name@{COMMIT}") == first
-    assert len(hub) == before
+    assert len(hub.asked) == before
 
 
 @pytest.mark.parametrize(
@@ -99,7 +52,7 @@ def test_a_commit_in_the_cache_needs_no_network(hub: list[str]) -> None:
         ("hf://owner/name/x.onnx@v1", "the repository has no file x.onnx at this revision"),
     ],
 )
-def test_what_is_not_there(hub: list[str], place: str, message: str) -> None:
+def test_what_is_not_there(hub: Hub, place: str, message: str) -> None:
     with pytest.raises(ModelError, match=f"^{place}: .*{message}"):
         model_path(place)
 

@@ -6,11 +6,13 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from numclip_runtime.errors import ModelError, UsageError, first_line, import_extra
 
 DEFAULT_FILE = "model.onnx"
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_REPOSITORY = re.compile(f"{_PART}/{_PART}")
 _PLACE = re.compile(
     rf"hf:/{{1,2}}(?P<repository>{_PART}/{_PART})(?P<file>(?:/{_PART})+)?(?:@(?P<revision>[^@\s]+))?"
 )
@@ -49,12 +51,7 @@ def hub_file(place: str) -> Path:
             f"{shown}: does not say which revision, so the model could change from one day to "
             f"the next; give its commit (or a tag, or main): {shown}@COMMIT"
         )
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    hub = import_extra("hub", "huggingface_hub")
-    errors = import_extra("hub", "huggingface_hub.errors")
-    utils = import_extra("hub", "huggingface_hub.utils")
-    if sys.stderr is None or not sys.stderr.isatty():
-        utils.disable_progress_bars()
+    hub, errors = hub_library()
     try:
         return Path(
             hub.hf_hub_download(
@@ -62,7 +59,7 @@ def hub_file(place: str) -> Path:
                 file,
                 revision=revision,
                 # the library reads both when it is imported, which may have been before
-                endpoint=os.environ.get("HF_ENDPOINT"),
+                endpoint=hub_address(),
                 cache_dir=os.environ.get("HF_HUB_CACHE"),
             )
         )
@@ -79,3 +76,27 @@ def hub_file(place: str) -> Path:
     except Exception as error:  # of the HTTP client, the server or the disk
         reason = f"it cannot be fetched ({first_line(error)})"
     raise ModelError(f"{shown}: {reason}.")
+
+
+def is_repository(name: str) -> bool:
+    """Return whether a name is of the form OWNER/NAME."""
+    return _REPOSITORY.fullmatch(name) is not None
+
+
+def hub_address() -> str | None:
+    """Return the address of the hub that HF_ENDPOINT names; None: that of huggingface.co."""
+    return os.environ.get("HF_ENDPOINT")
+
+
+def hub_library() -> tuple[Any, Any]:
+    """Return `huggingface_hub` and its errors; it counts no use, and draws bars on terminals only.
+
+    Raises:
+        MissingDependencyError: if the extra `hub` is not installed.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    hub = import_extra("hub", "huggingface_hub")
+    utils = import_extra("hub", "huggingface_hub.utils")
+    if sys.stderr is None or not sys.stderr.isatty():
+        utils.disable_progress_bars()
+    return hub, import_extra("hub", "huggingface_hub.errors")
