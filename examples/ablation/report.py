@@ -106,7 +106,8 @@ def _everywhere(report: dict[str, Any], question: Question, measure: str) -> Col
 
 def _signs(differences: Column) -> str:
     below, count, p = sign_test(differences)
-    return f"{below} of {count} (p {p:.3f})" if count else "equal"
+    shown = f"p {p:.3f}" if p >= 0.0005 else "p < 0.001"
+    return f"{below} of {count} ({shown})" if count else "equal"
 
 
 def _rates(report: dict[str, Any]) -> list[str]:
