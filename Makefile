@@ -3,18 +3,26 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# What pip does is shown to people, and kept out of logs
+PIP := $(BIN)/pip install $(shell test -t 2 || echo --quiet) --constraint constraints.txt --editable
 FUZZ_SECONDS ?= 60
 FUZZ_CORPUS ?= build/fuzz
 
-.PHONY: demo test lint docs bare floors newest web-test fuzz faults clean
+.PHONY: demo test lint docs bare floors newest web-test fuzz faults release clean
 
 # Installed once; again when the requirements change.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.demo: pyproject.toml constraints.txt
+	@echo "Installing torch and what the demo needs into $(VENV), once: minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test,lint,rtx]'
+	$(PIP) '.[demo]'
 	touch $@
 
-demo: $(VENV)/.installed  ## make data, train, export, predict, measure: 6 to 11 minutes on 2 cores
+$(VENV)/.installed: $(VENV)/.demo
+	@echo "Installing what the tests need into $(VENV), once"
+	$(PIP) '.[demo,test,lint,rtx]'
+	touch $@
+
+demo: $(VENV)/.demo  ## make data, train, export, predict, measure: 6 to 11 minutes on 2 cores
 	$(BIN)/python -m examples.quality.demo
 
 test: $(VENV)/.installed  ## all tests, on the CPU
@@ -47,12 +55,16 @@ web-test: $(VENV)/.installed  ## the page of --web in a real Chromium, against n
 	NUMCLIP_WEB_TEST=1 $(BIN)/python -m pytest -q -s tests/export/test_web_browser.py
 
 fuzz: $(VENV)/.installed  ## each reader of foreign files, FUZZ_SECONDS each (atheris: Python >= 3.11)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(PIP) '.[fuzz]'
 	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) --corpus $(FUZZ_CORPUS)
 
 faults: $(VENV)/.installed  ## failing system calls, 200 kills, small limits, hostile files: half an hour
 	$(BIN)/python -m tests.faults.bombs
 	$(BIN)/python -m tests.faults.run --kills 200 --json build/faults.json
+
+release: $(VENV)/.installed  ## wheel and sdist in dist/, checked in clean environments; REHEARSE=1
+	$(PIP) '.[release]'
+	$(BIN)/python .ci/release.py $(if $(REHEARSE),--rehearse)
 
 clean:
 	rm -rf $(VENV) $(VENV)-docs $(VENV)-bare $(VENV)-floors $(VENV)-newest demo dist build

@@ -53,6 +53,7 @@ def main() -> int:
     chosen.add_argument("--floors", action="store_true", help="the oldest requirements")
     chosen.add_argument("--constraint", action="store_true", help="those of constraints.txt")
     parser.add_argument("--without-posix", action="store_true", help="hide what Windows lacks")
+    parser.add_argument("--wheel", type=Path, help="default: built from this tree")
     given = parser.parse_args()
     version, python = given.version, interpreter(given.version) if given.version else sys.executable
     if python is None:
@@ -69,8 +70,9 @@ def main() -> int:
         subprocess.run([str(word) for word in command], cwd=ROOT, check=True)
 
     run(python, "-m", "venv", folder)
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", dist)
-    (wheel,) = dist.glob("*.whl")
+    if given.wheel is None:
+        run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", dist)
+    (wheel,) = [given.wheel] if given.wheel else dist.glob("*.whl")
     python = folder / "bin/python"
     bounds = floors() if given.floors else ["--constraint", "constraints.txt"]
     bounds = bounds if given.floors or given.constraint else []

@@ -67,6 +67,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("int8", "report"),
         ("verified_engine",),
         ("export",),
+        ("publish",),
         ("cli",),
     ),
 }
