@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install $(shell test -t 2 || echo --quiet) --constraint constr
 FUZZ_SECONDS ?= 60
 FUZZ_CORPUS ?= build/fuzz
 
-.PHONY: demo test lint docs bare floors newest web-test fuzz faults release clean
+.PHONY: demo test lint docs bare floors newest web-test image fuzz faults release clean
 
 # Installed once; again when the requirements change.
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -28,10 +28,14 @@ demo: $(VENV)/.demo  ## make data, train, export, predict, measure: 6 to 11 minu
 test: $(VENV)/.installed  ## all tests, on the CPU
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-lint: $(VENV)/.installed  ## format, lint and types
+lint: $(VENV)/.installed  ## format, lint, types and Dockerfiles
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.jetson
+
+image: $(VENV)/.installed  ## build docker/Dockerfile and use it: needs docker or buildah; BASE=IMAGE
+	$(BIN)/python .ci/image.py $(if $(BASE),--base $(BASE))
 
 docs: $(VENV)-docs/.installed  ## the documentation, in build/site; a broken link or name fails
 	$(VENV)-docs/bin/zensical build --strict --clean

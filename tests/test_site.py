@@ -24,6 +24,7 @@ COMMANDS = (
 )
 # Options of pip, docker and torchrun
 OF_OTHERS = {"--system-site-packages", "--shm-size", "--nproc-per-node", "--help", "--version"}
+OF_OTHERS |= {"--rm", "--read-only", "--user", "--cpus", "--build-arg", "--gpus", "--runtime"}
 
 
 def test_figures_are_those_of_the_script() -> None:
