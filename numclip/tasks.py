@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
@@ -29,12 +30,13 @@ def preset_names() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name[-5:] == ".toml")
 
 
-def load_task(name_or_path: str) -> Task:
-    """Load a preset by name, or a task file by path.
+def load_task(name_or_path: str | os.PathLike[str]) -> Task:
+    """Load a preset by name, or a task file (.toml) by path.
 
     Raises:
         UsageError: if neither exists, or the file is not a valid task.
     """
+    name_or_path = os.fspath(name_or_path)
     if name_or_path in preset_names():
         text = (resources.files("numclip") / "presets" / f"{name_or_path}.toml").read_text("utf-8")
         data = tomllib.loads(text)

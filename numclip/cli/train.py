@@ -119,7 +119,9 @@ RECIPE_OPTIONS = add(
     ),
     options_of(
         TrainConfig,
+        flags={"flip": "--flip/--no-flip"},
         optional=True,
+        flip="Mirror half of the training images; not where that changes the number: dials, text.",
         loss_mode="Ranking losses: as in the released code; the same for any sign and batch, "
         "though they too pull uncertain images to the middle; or unweighted, which do not. rps: a "
         "proper ordinal score in their place, for any head.",
@@ -131,8 +133,7 @@ RECIPE_OPTIONS = add(
         regression_weight=(RATE, "Weight of the L1 loss (label units)."),
         regression_unit="Unit of the L1 loss: the labels', or their mean distance from their "
         "median.",
-        tune="What is trained of the image tower: all, its last layer, low-rank updates, or "
-        "nothing.",
+        tune="What is trained of the image tower: all, its last layer, low-rank updates, nothing.",
         lora_rank=(COUNT, "Of --tune lora, which it implies."),
         seed="",
         accumulate=(COUNT, "Batches per update."),

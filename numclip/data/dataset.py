@@ -38,14 +38,19 @@ def evaluation_transform(spec: Preprocessing) -> Transform:
     return _transform(spec, *_resize(spec), T.CenterCrop(spec.crop))
 
 
-def training_transform(spec: Preprocessing) -> Transform:
+def training_transform(spec: Preprocessing, *, flip: bool = True) -> Transform:
     """Return the same with a random crop and a horizontal flip, as in the paper's code.
 
     Fragments come from random places of their cells.
+
+    Args:
+        spec: Of the network's input.
+        flip: False leaves left and right as they are: a mirrored dial shows another number.
     """
+    mirror = [T.RandomHorizontalFlip()] if flip else []
     if spec.resize_mode == "fragments":
-        return _transform(spec, partial(_random_mosaic, spec=spec), T.RandomHorizontalFlip())
-    return _transform(spec, *_resize(spec), T.RandomCrop(spec.crop), T.RandomHorizontalFlip())
+        return _transform(spec, partial(_random_mosaic, spec=spec), *mirror)
+    return _transform(spec, *_resize(spec), T.RandomCrop(spec.crop), *mirror)
 
 
 def _resize(spec: Preprocessing) -> list[Step]:

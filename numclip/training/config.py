@@ -58,6 +58,7 @@ class TrainConfig:
     lora_rank: int = 8  # of the low-rank updates
     precision: TrainPrecision = "32-true"  # the paper used 16-mixed, which needs a GPU
     patience: int = 0  # epochs without a better validation MAE before stopping; 0: never
+    flip: bool = True  # mirror half of the images, left to right, each time they are seen
     workers: int = 2  # processes that load images; 0: this one
     seed: int = 0
 

@@ -101,7 +101,7 @@ def fit(
         ImageDataset(
             train,
             model.task,
-            training_transform(preprocessing),
+            training_transform(preprocessing, flip=config.flip),
             draw=True,
             broken="replace" if skip_broken else "raise",
         ),

@@ -132,6 +132,8 @@ def test_training_crops_and_flips_at_random() -> None:
         spots.add(divmod(int(out[0].argmax()), 8))
     # Crops start at 0, 1 or 2: rows 3 to 5, columns 2 to 4, and 3 to 5 when flipped.
     assert spots == {(y, x) for y in (3, 4, 5) for x in (2, 3, 4, 5)}
+    kept = [training_transform(SPEC, flip=False)(image)[0].argmax() for _ in range(200)]
+    assert {int(spot) % 8 for spot in kept} == {2, 3, 4}
 
 
 def test_draws_what_its_seed_says_and_nothing_else(
