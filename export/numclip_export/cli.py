@@ -29,6 +29,7 @@ from numclip_runtime.commands import GroupedCommand
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error, say, show
 from numclip_runtime.errors import require, require_installed
 from numclip_runtime.model_files.given import is_model_name, require_checkpoint, require_images
+from numclip_runtime.model_files.names import is_named_model, model_path
 
 if TYPE_CHECKING:
     from numclip_export.export import ExportResult
@@ -68,7 +69,8 @@ def main(
     with exit_on_error():
         fp16, int8 = given.pop("fp16"), given.pop("int8")
         precision = precision_of(given.pop("precision"), fp16=fp16, int8=int8)
-        if source is not None and is_model_name(source) and onnx_path is None:
+        exported = source is not None and (is_model_name(source) or is_named_model(source))
+        if exported and onnx_path is None:
             source, onnx_path = None, source
         elif source is not None and ckpt is None:
             source, ckpt = None, source
@@ -79,10 +81,13 @@ def main(
         flags = {name: given.pop(name) for name in ENGINE_ONLY}
         chosen = {name: value for name, value in flags.items() if value is not None}
         engine = EngineOptions(max_batch=max_batch, **chosen)
+        named = onnx_path is not None and is_named_model(onnx_path)
         page = WebPage.of(given.pop("web"), given.pop("ort_web"), precision)
         publication = Publication.of(given.pop("push"), given.pop("license"), given.pop("public"))
         if publication is not None and onnx_path is not None:
             raise UsageError("--push needs --ckpt: an ONNX file does not contain its proof.")
+        if onnx_path is not None:
+            onnx_path = model_path(onnx_path)
         if onnx_path is not None and page is not None:
             refuse_beside_page()
             show(page.write(onnx_path))
@@ -90,7 +95,7 @@ def main(
             if fp16 or int8 or data is not None:
                 raise refused_with_onnx("precision" if fp16 or int8 else "data")
             engine = replace(engine, target=target_with_onnx(target, card=given["card"]))
-            plan = output_path(onnx_path, output, ".plan")
+            plan = output_path(Path(onnx_path.name) if named else onnx_path, output, ".plan")
             print_engine(engine_from_onnx(onnx_path, plan, engine))
         elif ckpt is not None:
             if data is not None:

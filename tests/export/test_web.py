@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from numclip_export import export as export_module
 from numclip_export import web
 from numclip_export.cli import main
+from numclip_runtime import read_metadata
 from numclip_runtime.metadata import METADATA_KEY
 from tests.export.chain import Chain
 
@@ -51,6 +52,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(urllib.request, "urlopen", refused)
     return path
+
+
+def test_a_page_of_a_packaged_model(package: Path, tmp_path: Path) -> None:
+    arguments = ["quality", "--web", str(tmp_path / "site"), "--ort-web", str(package)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert read_metadata(tmp_path / "site" / "model.onnx") == read_metadata("quality")
 
 
 @pytest.fixture

@@ -22,6 +22,12 @@ def packaged_models() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_FOLDER.glob("*.onnx"))}
 
 
+def is_named_model(model: str | os.PathLike[str]) -> bool:
+    """Return whether a name is that of a packaged model, or of a place on a hub: of no file here."""
+    name = os.fsdecode(model)
+    return name.startswith(HUB) or name in packaged_models()
+
+
 def model_path(model: str | os.PathLike[str]) -> Path:
     """Return the file that a model's name stands for.
 
