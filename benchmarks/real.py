@@ -1,7 +1,6 @@
 """Compare numclip's heads and recipes, and rivals, on three real image sets.
 
-Run from the repository: `python benchmarks/real.py --data DIR`, an estimated 100 minutes on 2
-cores. DIR holds the folders tomato-freshness, pv-cells and blood-cells, each with an `all.csv`; a
+Run from the repository: `python benchmarks/real.py --data DIR`, about two hours on 2 cores. DIR holds the folders tomato-freshness, pv-cells and blood-cells, each with an `all.csv`; a
 set that is missing is skipped. Weights trained on pv-cells, which is for non-commercial use, are
 deleted.
 """
@@ -13,6 +12,7 @@ import multiprocessing
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_path, atomic_text
 
 QUICK_EPOCHS = 1
+TRAINED_WITH = (
+    *("numpy", "pillow", "torch", "torchvision", "open_clip_torch", "timm", "pytorch-lightning"),
+)
 _setting: Setting
 
 
@@ -169,7 +172,8 @@ def compare(
     todo = [run for run in runs if results.get(run.key, {}).get("command") != planned[run.key]]
     for number, (run, found) in enumerate(_all(todo, setting, jobs), start=1):
         results[run.key] = {**found, "command": planned[run.key]}
-        report["environment"] = asdict(describe_environment(argv=sys.argv, load_before=before))
+        found_here = describe_environment(argv=sys.argv, load_before=before)
+        report["environment"] = asdict(found_here) | {"versions": versions()}
         with atomic_text(json_path) as file:
             json.dump(report, file, indent=1)
             file.write("\n")
@@ -178,6 +182,11 @@ def compare(
             f"RMSE {found['rmse']:.3f}  {found['seconds']:.0f} s"
         )
     return report
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that train; other processes import them."""
+    return {name: metadata.version(name) for name in TRAINED_WITH}
 
 
 def _all(

@@ -13,11 +13,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks import real
+from benchmarks.bench.machine.environment import REPOSITORY
 from benchmarks.bench.realsets.image_sets import SETS, read_set, whole_numbers
-from benchmarks.bench.realsets.methods import DEMO, SCRATCH_CLIP, SCRATCH_SIDE
+from benchmarks.bench.realsets.methods import DEMO, METHODS, SCRATCH_CLIP, SCRATCH_SIDE
 from benchmarks.bench.realsets.ordinal_rivals import coral_loss, corn_loss, rank_probs
 from benchmarks.bench.realsets.real_measures import spearman
-from benchmarks.bench.realsets.real_report import best_reference
+from benchmarks.bench.realsets.real_report import best_reference, commands, table
 from examples.quality.demo import train_flags
 from numclip_runtime.errors import UsageError
 
@@ -136,3 +137,11 @@ def as_number(word: object) -> object:
         return float(str(word))
     except ValueError:
         return str(word)
+
+
+def test_the_published_table_is_that_of_the_published_runs() -> None:
+    folder = REPOSITORY / "benchmarks" / "results"
+    report = json.loads((folder / "real.json").read_text("utf-8"))
+    assert f"{table(report)}\n{commands(report)}" in (folder / "real.md").read_text("utf-8")
+    closed = sum(method.closed for method in METHODS)
+    assert len(report["results"]) == len(SETS) * (5 * (len(METHODS) - closed) + closed)
