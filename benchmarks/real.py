@@ -1,8 +1,8 @@
 """Compare numclip's heads and recipes, and rivals, on three real image sets.
 
-Run from the repository: `python benchmarks/real.py --data DIR`, about two hours on 2 cores. DIR holds the folders tomato-freshness, pv-cells and blood-cells, each with an `all.csv`; a
-set that is missing is skipped. Weights trained on pv-cells, which is for non-commercial use, are
-deleted.
+Run from the repository: `python benchmarks/real.py --data DIR`, about two hours on 2 cores. DIR
+holds the folders tomato-freshness, pv-cells and blood-cells, each with an `all.csv`; a set that is
+missing is skipped. Weights trained on pv-cells, which is for non-commercial use, are deleted.
 """
 
 from __future__ import annotations

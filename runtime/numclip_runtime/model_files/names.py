@@ -23,7 +23,7 @@ def packaged_models() -> dict[str, Path]:
 
 
 def is_named_model(model: str | os.PathLike[str]) -> bool:
-    """Return whether a name is that of a packaged model, or of a place on a hub: of no file here."""
+    """Return whether a name is that of a packaged model or of a place on a hub, not of a file."""
     name = os.fsdecode(model)
     return name.startswith(HUB) or name in packaged_models()
 
