@@ -57,7 +57,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("cli",),
     ),
     "numclip_export": (
-        ("cosine", "entry", "images", "vision", "web"),
+        ("cosine", "entry", "images", "vision"),
         ("fold",),
         ("graph",),
         ("engine",),
@@ -67,7 +67,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("int8", "report"),
         ("verified_engine",),
         ("export",),
-        ("publish",),
+        ("delivery",),
         ("cli",),
     ),
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from numclip.training.recipes import RECIPES, RecipeName, recipe_of
 from numclip_runtime import Calibration, ModelMetadata, Preprocessing, Task
-from numclip_runtime.app.records import CSV_COLUMNS
+from numclip_runtime.results.records import CSV_COLUMNS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

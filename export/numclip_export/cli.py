@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from numclip_export.delivery.hub import Publication, PublishError
+from numclip_export.delivery.web import WebPage
 from numclip_export.engine.build import BuiltEngine, engine_from_onnx
 from numclip_export.engine.build_options import MAX_BATCH, EngineOptions
 from numclip_export.flags import FLAGS, precision_of
@@ -22,8 +24,6 @@ from numclip_export.options import (
     resolve_target,
     target_with_onnx,
 )
-from numclip_export.publish import Publication, PublishError
-from numclip_export.web import WebPage
 from numclip_runtime import UsageError, __version__
 from numclip_runtime.commands import GroupedCommand
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error, say, show

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from numclip_export.web import ort_web, write_page
+from numclip_export.delivery.web import ort_web, write_page
 from numclip_runtime import load
 from numclip_runtime.preprocess import load_rgb
 from tests.export.chain import make_chain

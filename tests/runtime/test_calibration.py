@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from numclip_runtime import Calibration, ModelError, ModelMetadata, Predictor, Task, UsageError
-from numclip_runtime.app.records import RecordWriter, record_of
 from numclip_runtime.calibration import bin_centres, scales
+from numclip_runtime.results.records import RecordWriter, record_of
 
 CALIBRATION = Calibration(
     temperature=1.5,

@@ -12,7 +12,7 @@ import pytest
 from numclip_runtime import Prediction, Predictor, Task
 from numclip_runtime.app.annotate import lines_of
 from numclip_runtime.app.gallery import ReportEntry, write_report
-from numclip_runtime.app.records import RecordWriter, record_of
+from numclip_runtime.results.records import RecordWriter, record_of
 from numclip_runtime.task import as_written
 
 

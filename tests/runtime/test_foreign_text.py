@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import Prediction, Predictor, Task
-from numclip_runtime.app.records import FORMULA, ParquetWriter, RecordWriter, record_of
 from numclip_runtime.console import exit_on_error, json_text, visible
 from numclip_runtime.errors import UsageError
+from numclip_runtime.results.records import FORMULA, ParquetWriter, RecordWriter, record_of
 from tests.runtime.conftest import invoke, records
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "numclip-run"

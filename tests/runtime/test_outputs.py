@@ -22,7 +22,7 @@ from PIL import Image
 from numclip_runtime import Predictor
 from numclip_runtime.app.interrupt import Interrupt
 from numclip_runtime.app.progress import Progress, line
-from numclip_runtime.app.records import ParquetWriter
+from numclip_runtime.results.records import ParquetWriter
 from tests.runtime.conftest import invoke
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "numclip-run"

@@ -15,12 +15,6 @@ from typing import IO, TYPE_CHECKING
 from numclip_runtime.app.inputs import LIST, Inputs, Item, open_inputs
 from numclip_runtime.app.interrupt import Interrupt
 from numclip_runtime.app.progress import Progress, summary
-from numclip_runtime.app.records import (
-    Writer,
-    open_writer,
-    place_of,
-    record_of,
-)
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import is_live
 from numclip_runtime.console import say
@@ -30,6 +24,12 @@ from numclip_runtime.model_files.names import model_path
 from numclip_runtime.pipeline import StreamPlan, plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
 from numclip_runtime.preprocess import ImageLike
+from numclip_runtime.results.records import (
+    Writer,
+    open_writer,
+    place_of,
+    record_of,
+)
 from numclip_runtime.signals import Stopped
 
 # Imported where they are used: most runs need none of them, and they take 20 ms

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from numclip_runtime.app.records import Format, import_pyarrow
 from numclip_runtime.app.video import Every, is_video
 from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import refuse_overwriting, refuse_twice, require_writable
 from numclip_runtime.images.formats import IMAGE_SUFFIXES
 from numclip_runtime.model_files.given import kind_of
+from numclip_runtime.results.records import Format, import_pyarrow
 
 
 @dataclass(frozen=True)

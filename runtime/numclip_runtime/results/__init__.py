@@ -1,1 +1,1 @@
-"""What a prediction says, and how it is shown: in Python, in a notebook, as a table."""
+"""What a prediction says, and how it is shown and written, in Python, notebooks and files."""

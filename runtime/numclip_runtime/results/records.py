@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 
-from numclip_runtime.app.whole_writes import WholeWrites
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.console import is_utf8, visible
 from numclip_runtime.errors import ImageError, import_extra
 from numclip_runtime.files import atomic_path
-from numclip_runtime.predictor import Prediction
+from numclip_runtime.results.prediction import Prediction
+from numclip_runtime.results.whole_writes import WholeWrites
 from numclip_runtime.task import Task
 
 Record: TypeAlias = dict[str, Any]

@@ -1,0 +1,125 @@
+"""The options of `numclip-run`, under their headings."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import click
+
+from numclip_runtime.app.video import Every
+from numclip_runtime.backends import BackendName, DeviceKind, device_of
+from numclip_runtime.commands import Output, group
+from numclip_runtime.console import FILE
+from numclip_runtime.errors import UsageError
+from numclip_runtime.results.records import Format
+
+
+def _every(context: click.Context, parameter: click.Parameter, text: str | None) -> Every | None:
+    try:
+        return None if text is None else Every.parse(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _suffix_of(kind: object) -> str:
+    return str(kind) if kind in get_args(Format) else "jsonl"  # of click, if it was not given
+
+
+def _device(context: click.Context, parameter: click.Parameter, name: str) -> DeviceKind:
+    try:
+        return device_of(name)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+OUTPUTS = group(
+    "Output",
+    click.option(
+        "-o",
+        "--output",
+        type=Output(lambda context: f"records.{_suffix_of(context.params.get('kind'))}"),
+        help="Write records to this file, or into this folder.",
+    ),
+    click.option(
+        "--format",
+        "kind",
+        type=click.Choice(get_args(Format)),
+        is_eager=True,  # before --output
+        help="Default: by the suffix of --output, else table on a terminal and jsonl in a pipe.",
+    ),
+    click.option(
+        "--csv-safe",
+        is_flag=True,
+        help="Write ' before cells that a spreadsheet would run as a formula, such as =name.jpg.",
+    ),
+    click.option(
+        "--annotate", type=FILE, help="Write copies with the number drawn to this folder."
+    ),
+    click.option(
+        "--report",
+        type=Output("report.html"),
+        help="Write a gallery, one HTML page, to this file, or into this folder.",
+    ),
+    click.option(
+        "-v", "--verbose", is_flag=True, help="Print to stderr what runs the model and how fast."
+    ),
+)
+INPUTS = group(
+    "Input",
+    click.option("--model", "named_model", type=FILE, help="The model, in place of MODEL."),
+    click.option(
+        "--images",
+        "--data",
+        "named_inputs",
+        multiple=True,
+        type=click.Path(),
+        help="Images, as INPUTS; repeat.",
+    ),
+    click.option("--every", callback=_every, help="Frames of a video: 10 (each tenth) or 0.5s."),
+    click.option("-0", "--null", is_flag=True, help="Paths on standard input end with NUL."),
+)
+MACHINE = group(
+    "Machine",
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="[auto|cpu|cuda]",
+        callback=_device,
+        help="auto: a GPU where it can be used; cuda (or gpu): a GPU, or an error.",
+    ),
+    click.option(
+        "--backend",
+        type=click.Choice(get_args(BackendName)),
+        help="Default: onnxruntime for .onnx, tensorrt for .plan.",
+    ),
+    click.option("--require-gpu", is_flag=True, help="Refuse to run on the CPU."),
+    click.option("--sha256", help="Refuse a model file with another SHA-256."),
+)
+SPEED = group(
+    "Speed",
+    click.option(
+        "--batch-size",
+        type=click.IntRange(1),
+        show_default="automatic: 1 on a CPU, up to 16 on a GPU",
+        help="Images per inference.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(1),
+        show_default="automatic: 1, or all cores for a single image or a camera",
+        help="CPU threads inside one inference.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        show_default="automatic: the usable cores",
+        help="Threads that decode.",
+    ),
+    click.option(
+        "--fast-decode",
+        is_flag=True,
+        help="Decode large JPEGs at 1/2 to 1/8 size; the effect on the value is printed at the "
+        "end.",
+    ),
+)
