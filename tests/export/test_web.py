@@ -17,8 +17,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from numclip_export import export as export_module
-from numclip_export import web
 from numclip_export.cli import main
+from numclip_export.delivery import web
 from numclip_runtime import read_metadata
 from numclip_runtime.metadata import METADATA_KEY
 from tests.export.chain import Chain
