@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from numclip_export import web
+from numclip_export.delivery import web
 from numclip_runtime import read_metadata
 from numclip_runtime.calibration import Calibration
 from numclip_runtime.metadata import Preprocessing
