@@ -57,7 +57,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("cli",),
     ),
     "numclip_export": (
-        ("cosine", "entry", "images", "vision"),
+        ("cosine", "entry", "images", "timing", "vision"),
         ("fold",),
         ("graph",),
         ("engine",),

@@ -85,10 +85,12 @@ def features_of(
     if own is None:
         if system.features is None or system.file is None:
             return None
-        openers = {"onnxruntime": _onnxruntime, "openvino": _openvino}
-        if backend.name not in openers:
+        if backend.name == "onnxruntime":
+            own = _onnxruntime(system.file, system.features)
+        elif backend.name == "openvino":
+            own = _openvino(system.file, system.features, bf16=backend.precision == "bf16")
+        else:
             return None
-        own = openers[backend.name](system.file, system.features)
     count, parts = len(inputs), []
     for start in range(0, count, batch):
         rows = np.arange(start, start + batch) % count
@@ -119,7 +121,7 @@ def _onnxruntime(file: str, features: str) -> Callable[[InputArray], Any]:
     return lambda images: session.run([features], {INPUT_NAME: images})[0]
 
 
-def _openvino(file: str, features: str) -> Callable[[InputArray], Any]:
+def _openvino(file: str, features: str, *, bf16: bool) -> Callable[[InputArray], Any]:
     """Open the file in OpenVINO, as the runtime's backend does, with one output more."""
     import openvino
 
@@ -127,7 +129,8 @@ def _openvino(file: str, features: str) -> Callable[[InputArray], Any]:
     model = core.read_model(file)
     if features not in {name for output in model.outputs for name in output.get_names()}:
         model.add_outputs([features])
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    hint = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
+    compiled = core.compile_model(model, "CPU", hint)
     output = compiled.output(features)
     return lambda images: compiled({INPUT_NAME: images})[output]
 

@@ -14,6 +14,8 @@ from benchmarks.bench.baselines.registry import BASELINES, NNCF, REFERENCE
 from benchmarks.bench.processes.worker import call_apart
 from numclip_runtime import ModelMetadata, NumclipError, UsageError, read_metadata
 from numclip_runtime.backends import Backend, BackendName, DeviceKind, OpenOptions, open_backend
+from numclip_runtime.backends.bf16 import why_no_bf16
+from numclip_runtime.backends.openvino import OpenVinoBackend
 from numclip_runtime.files import sha256
 from numclip_runtime.model_files.open_model import is_plan
 
@@ -34,6 +36,7 @@ class SystemUnderTest:
     threads: int | None = None  # CPU threads inside one inference; None: the backend's choice
     family: str = ""  # those with the same weights: only they are compared with each other
     features: str | None = None  # tensor of the ONNX file that leaves the image encoder
+    bf16: bool = False  # an artefact computes in bfloat16 up to its features, proved or not
 
     @property
     def model(self) -> Path:
@@ -50,7 +53,11 @@ class SystemUnderTest:
             ModelError: if its file cannot be used.
         """
         if self.kind == ARTEFACT:
-            options = OpenOptions(threads=self.threads, device=self.device, backend=self.backend)
+            options = OpenOptions(
+                threads=self.threads, device=self.device, backend=self.backend, bf16=False
+            )
+            if self.bf16:
+                return OpenVinoBackend(self.model, options, proving=self.features)
             return with_copies_apart(open_backend(self.model, options))
         baseline = BASELINES[self.kind]
         opened: Backend
@@ -67,7 +74,9 @@ class SystemUnderTest:
 
     def precision(self, metadata: ModelMetadata) -> str:
         """Return the precision in which the network's matrices are multiplied."""
-        return metadata.precision if self.kind == ARTEFACT else BASELINES[self.kind].precision
+        if self.kind == ARTEFACT:
+            return "bf16" if self.bf16 else metadata.precision
+        return BASELINES[self.kind].precision
 
 
 @dataclass(frozen=True)
@@ -122,12 +131,9 @@ def choose_systems(
         (path, metadata, backend)
         for path, metadata in described.items()
         for backend in choice.backends
-        if choice.precisions is None or metadata.precision in choice.precisions
         if not is_plan(path) or backend in (None, "tensorrt")
     ]
     nothing = UsageError("nothing is left to measure; choose another --precision or --peers.")
-    if not chosen and not choice.baselines:
-        raise nothing
     facts = {path: _facts(path, found.notes) for path in family.models}
     found.macs = max((macs or 0 for macs, _ in facts.values()), default=0) or None
     # An INT8 file keeps the name of its float32 sibling's tensor
@@ -144,7 +150,12 @@ def choose_systems(
             family=metadata.checkpoint_sha256 or sha256(path),
             features=facts[path][1] or features.get(metadata.checkpoint_sha256),
         )
-        found.systems.append(system)
+        if choice.precisions is None or metadata.precision in choice.precisions:
+            found.systems.append(system)
+        if choice.precisions is None or "bf16" in choice.precisions:
+            found.systems += _in_bf16(system, metadata, found.notes)
+    if not found.systems and not choice.baselines:
+        raise nothing
     if family.checkpoint is not None and digest is not None:
         _add_baselines(found, family.checkpoint, digest, choice, images, cache)
     if not found.systems:
@@ -167,6 +178,25 @@ def _name(path: Path, metadata: ModelMetadata, backend: BackendName | None) -> s
     kind = "tensorrt" if is_plan(path) else backend or "onnxruntime"
     precision = metadata.precision.upper() if metadata.precision == "int8" else metadata.precision
     return f"numclip {precision}, {WORDS.get(kind, kind)}"
+
+
+def _in_bf16(
+    system: SystemUnderTest, metadata: ModelMetadata, notes: list[str]
+) -> list[SystemUnderTest]:
+    """Return the row of a float32 file in bfloat16; none where this machine cannot."""
+    wanted = system.backend == "openvino" or (system.backend is None and metadata.bf16 is not None)
+    if metadata.precision != "fp32" or not wanted or system.device == "cuda" or why_no_bf16():
+        return []
+    features = metadata.bf16.features if metadata.bf16 else system.features
+    if features is None:
+        return []
+    if metadata.bf16 is None:
+        notes.append(
+            f"{system.model.name}: bfloat16 is not proved of this file, so it runs in float32 "
+            "unless exported with --bf16; its row of bf16 shows what that would give."
+        )
+    name = "numclip bf16, OpenVINO"
+    return [replace(system, name=name, backend="openvino", features=features, bf16=True)]
 
 
 def _facts(path: Path, notes: list[str]) -> tuple[int | None, str | None]:

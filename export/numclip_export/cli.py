@@ -67,8 +67,8 @@ def main(
     129 stopped by Ctrl-C, SIGTERM or SIGHUP.
     """
     with exit_on_error():
-        fp16, int8 = given.pop("fp16"), given.pop("int8")
-        precision = precision_of(given.pop("precision"), fp16=fp16, int8=int8)
+        short = {name: given.pop(name) for name in ("fp16", "int8", "bf16")}
+        precision, bf16 = precision_of(given.pop("precision"), **short)
         exported = source is not None and (is_model_name(source) or is_named_model(source))
         if exported and onnx_path is None:
             source, onnx_path = None, source
@@ -92,8 +92,8 @@ def main(
             refuse_beside_page()
             show(page.write(onnx_path))
         elif onnx_path is not None:
-            if fp16 or int8 or data is not None:
-                raise refused_with_onnx("precision" if fp16 or int8 else "data")
+            if any(short.values()) or data is not None:
+                raise refused_with_onnx("precision" if any(short.values()) else "data")
             engine = replace(engine, target=target_with_onnx(target, card=given["card"]))
             plan = output_path(Path(onnx_path.name) if named else onnx_path, output, ".plan")
             print_engine(engine_from_onnx(onnx_path, plan, engine))
@@ -103,13 +103,15 @@ def main(
                 given["calib_data"] = given["calib_data"] or (data if precision == "int8" else None)
             if page is not None:
                 page.package  # noqa: B018 (fetched before the minutes of an export)
-            wanted = "onnx" if page is not None and target == "auto" else target
+            wanted = target
+            if target == "auto" and (page is not None or bf16):
+                wanted = "cpu" if bf16 and page is None else "onnx"
             resolved = resolve_target(wanted, precision, engine)
             path = output_path(ckpt, output, ".onnx")
             if publication is not None:
                 publication.check()
             batch = max_batch or MAX_BATCH
-            given |= {"precision": precision, "target": resolved, "max_batch": batch}
+            given |= {"precision": precision, "bf16": bf16, "target": resolved, "max_batch": batch}
             result = export(ExportOptions(ckpt, path, **given))
             if page is not None:
                 show(page.write(result.files[-1].path))

@@ -150,7 +150,9 @@ def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | Non
             checkpoint.preprocessing.crop,
             opset=opset,
         )
-        fp32 = write_fp32(Draft(path, temporary[path]), graph, metadata, reference)
+        fp32 = write_fp32(
+            Draft(path, temporary[path]), graph, metadata, reference, bf16=options.bf16
+        )
         written = [fp32]
         metadata = replace(
             metadata, precision=precision, source_sha256=fp32.sha256, input=options.second_input

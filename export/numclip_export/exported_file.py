@@ -21,6 +21,7 @@ from numclip_export.graph.onnx_model import (
 from numclip_export.graph.types import precision_counts
 from numclip_export.graph.uint8_input import with_uint8_input
 from numclip_export.parity import Parity, ParityError, Reference
+from numclip_export.precision.bf16 import prove_bf16
 from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes, nodes_beyond_fp16
 from numclip_export.precision.fp16_emulation import GraphRun, require_rounding
 from numclip_export.precision.mixed_precision_search import Attempt, Network, attempts, fp32_parts
@@ -62,7 +63,7 @@ class Draft:
     @contextmanager
     def open(self) -> Iterator[Predictor]:
         """Open the file as users will, on the CPU: a GPU rounds differently."""
-        with load(self.temporary, device="cpu") as predictor:
+        with load(self.temporary, device="cpu", bf16=False) as predictor:
             self.compared = run_grey(predictor)
             yield predictor
 
@@ -94,7 +95,7 @@ class Draft:
             file.seek(self.graph_bytes)
             file.write(metadata_entry(metadata))
         with OpenModel(self.temporary) as kept:  # the bytes that are hashed are those that run
-            with Predictor(open_backend(kept, OpenOptions(device="cpu"))) as predictor:
+            with Predictor(open_backend(kept, OpenOptions(device="cpu", bf16=False))) as predictor:
                 assert predictor.metadata == metadata
                 found = run_grey(predictor)
             digest, size = kept.sha256(), kept.size
@@ -131,7 +132,12 @@ def run_grey(predictor: Predictor) -> Outputs:
 
 
 def write_fp32(
-    draft: Draft, model: onnx.ModelProto, metadata: ModelMetadata, reference: Reference | None
+    draft: Draft,
+    model: onnx.ModelProto,
+    metadata: ModelMetadata,
+    reference: Reference | None,
+    *,
+    bf16: bool = False,
 ) -> ExportedFile:
     """Write a float32 graph, and run the file as users will.
 
@@ -140,12 +146,13 @@ def write_fp32(
         model: Graph of the folded model.
         metadata: Without parity.
         reference: None skips verification.
+        bf16: Prove as well that it may run in bfloat16; needs the reference.
 
     Raises:
-        ParityError: if it differs from the checkpoint.
+        ParityError: if it differs from the checkpoint, or bfloat16 does, or is no faster.
     """
     draft.write(model, metadata)
-    parity = None
+    parity, details = None, {}
     if reference is not None:
         features = GraphRun(model).features(reference.images.inputs)
         with draft.open() as predictor:
@@ -155,7 +162,10 @@ def write_fp32(
                 f"{draft.path}: not kept, {parity.difference}; another --opset may help, "
                 "--atol allows more."
             )
-    return draft.finish(metadata, parity, model)
+        if bf16:
+            proof, details["bf16"] = prove_bf16(draft.path, draft.temporary, model, reference)
+            metadata = replace(metadata, bf16=proof)
+    return draft.finish(metadata, parity, model, **details)
 
 
 def write_fp16(

@@ -11,7 +11,7 @@ from numclip_export.options import ExportOptions, Target
 from numclip_runtime import UsageError
 from numclip_runtime.commands import add, group
 from numclip_runtime.console import FILE
-from numclip_runtime.metadata import InputKind, Precision
+from numclip_runtime.metadata import Arithmetic, InputKind, Precision
 
 
 def compute_capabilities(text: str) -> tuple[int, ...]:
@@ -68,12 +68,13 @@ FLAGS = add(
         "Form",
         click.option(
             "--precision",
-            type=click.Choice(get_args(Precision)),
-            help="fp16 and int8 add x.fp16.onnx or x.int8.onnx.  [default: fp32]",
+            type=click.Choice(get_args(Arithmetic)),
+            help="fp16 and int8 add x.fp16.onnx or x.int8.onnx; bf16 proves that a CPU may run the "
+            "fp32 file in bfloat16.  [default: fp32]",
         ),
         *(
             click.option(f"--{name}", name, is_flag=True, help=f"Short for --precision {name}.")
-            for name in ("fp16", "int8")
+            for name in ("fp16", "int8", "bf16")
         ),
         click.option(
             "--target",
@@ -165,19 +166,22 @@ FLAGS = add(
 )
 
 
-def precision_of(precision: Precision | None, *, fp16: bool, int8: bool) -> Precision:
-    """Return the precision that --precision, --fp16 and --int8 name together.
+def precision_of(
+    precision: Arithmetic | None, *, fp16: bool, int8: bool, bf16: bool
+) -> tuple[Precision, bool]:
+    """Return the precision that --precision and its short forms name, and whether bf16 is proved.
 
     Raises:
         UsageError: if they name two.
     """
-    asked: tuple[tuple[Precision, bool], ...] = (("fp16", fp16), ("int8", int8))
+    asked: tuple[tuple[Arithmetic, bool], ...] = (("fp16", fp16), ("int8", int8), ("bf16", bf16))
     named = {name for name, given in asked if given}
     if precision is not None:
         named.add(precision)
     if len(named) > 1:
         raise UsageError(
             f"one export writes one precision beside fp32, and {' and '.join(sorted(named))} are "
-            "asked for; run it once for each."
+            "asked for; run it once for each, with another --output."
         )
-    return named.pop() if named else ExportOptions.precision
+    found = named.pop() if named else ExportOptions.precision
+    return ("fp32", True) if found == "bf16" else (found, False)

@@ -23,7 +23,7 @@ ENGINE_ONLY = tuple(f.name for f in fields(EngineOptions) if f.name not in ("tar
 PAGE_OF_A_FILE = ("source", "onnx_path", "web", "ort_web")  # parameters
 IRREGULAR_FLAGS = {
     "verify": "--no-verify",
-    "precision": "--precision (--fp16, --int8)",
+    "precision": "--precision (--fp16, --int8, --bf16)",
     "compute_capabilities": "--compute-capability",
 }
 
@@ -66,6 +66,7 @@ class ExportOptions:
     # and x.card.md.
     onnx_path: Path
     precision: Precision = "fp32"  # "fp16" and "int8" write a second file
+    bf16: bool = False  # prove that a CPU may run the float32 file in bfloat16, see `Bf16Proof`
     target: ResolvedTarget = ONNX_ONLY
     # Of the second file; the float32 file reads float32 planes. A CPU's INT8 file reads pixels only
     # where it begins with a patch embedding. auto: pixels for engines and a CPU's INT8.
@@ -86,6 +87,17 @@ class ExportOptions:
     skip_unlabelled: bool = False
 
     def __post_init__(self) -> None:
+        if self.bf16 and self.precision != "fp32":
+            raise UsageError(
+                f"bf16 is proved of the float32 file, and {self.precision} writes another one; run "
+                "the export once for each, with another --output."
+            )
+        if self.bf16 and not self.verify:
+            raise UsageError("--bf16 is a proof, which --no-verify skips; leave one of them out.")
+        if self.bf16 and not self.for_cpu:
+            raise UsageError(
+                "--bf16 is for a CPU; choose --target cpu, or leave --bf16 (and --web) out."
+            )
         if self.verify_data is not None and not self.verify:
             raise UsageError("--verify-data has no use with --no-verify; leave one of them out.")
         of_tables = self.path_column or self.label_column or self.skip_unlabelled

@@ -16,7 +16,7 @@ from numclip_export.cosine import centred_cosines
 from numclip_export.engine.build_options import MAX_BATCH, OPT_BATCH
 from numclip_export.images import VerifyImages
 from numclip_runtime import NumclipError
-from numclip_runtime.metadata import InputKind, Precision
+from numclip_runtime.metadata import Arithmetic, InputKind
 from numclip_runtime.preprocess import FloatArray, InputArray
 
 
@@ -31,10 +31,12 @@ class Budget(NamedTuple):
 # float32: rounding stays an order below. float16: a fifth of a percent of the range is hidden by a
 # model's own error; of the probabilities, a whole percent, so that the values decide. int8:
 # rounding is felt, and predictions must not get worse: half a percent of the range in the mean
-# (fp32 and fp16: largest), whatever the probabilities; see `int8.acceptance`.
-BUDGETS: Mapping[Precision, Budget] = {
+# (fp32 and fp16: largest), whatever the probabilities; see `int8.acceptance`. bf16
+# keeps 8 bits where fp16 keeps 11: judged by the mean as well, within the share of fp16.
+BUDGETS: Mapping[Arithmetic, Budget] = {
     "fp32": Budget(1e-5, 1e-3),
     "fp16": Budget(2e-3, 1e-2),
+    "bf16": Budget(2e-3, 5e-2, judged_by="mean"),
     "int8": Budget(5e-3, 1.0, judged_by="mean"),
 }
 
@@ -133,7 +135,7 @@ class Reference:
     def judge(
         self,
         run: Run,
-        precision: Precision,
+        precision: Arithmetic,
         features: FloatArray | None = None,
         *,
         kind: InputKind = "float32",

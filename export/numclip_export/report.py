@@ -112,6 +112,15 @@ def _notes(item: dict[str, Any]) -> Iterator[str]:
                 f"compared on {photos}{synthetic} synthetic images, batch sizes {sizes}; "
                 "errors in label units, lowest mean-centred cosine of the features"
             )
+    if bf16 := item.get("bf16"):
+        found, speed = bf16["parity"], bf16["speed"]
+        line = f"{item['file']}: in bfloat16 max error {found['max_value_error']:.2g}, "
+        line += f"mean {found['mean_value_error']:.2g} (allowed {found['value_tolerance']:.2g}); "
+        yield line + (
+            f"{speed['bf16_ms']:.2f} ms in place of {speed['fp32_ms']:.2f} (one image, one thread)"
+            if speed
+            else f"by {bf16['by']}"
+        )
     if parts := item.get("fp32_nodes"):
         yield f"{item['file']}: in float32 {', '.join(parts)}"
     for step in item.get("widening", [])[:-1]:

@@ -24,6 +24,7 @@ VALUES_NAME = "values"  # (B,) float32, label units
 BIN_PROBS_NAME = "bin_probs"  # (B, K) float32, rows sum to 1
 
 Precision = Literal["fp32", "fp16", "int8"]
+Arithmetic = Literal["fp32", "fp16", "int8", "bf16"]  # of products: a float32 file may run in bf16
 Interpolation = Literal["bilinear", "bicubic"]
 ResizeMode = Literal["squash", "shortest", "fragments"]
 InputKind = Literal["float32", "uint8"]
@@ -111,6 +112,19 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Bf16Proof:
+    """How far bfloat16 takes a float32 file from its checkpoint; the export found it in budget."""
+
+    # Tensor that leaves the image encoder. Up to it a CPU may compute in bfloat16; the head stays
+    # float32: it multiplies rounding by about 100.
+    features: str
+    max_value_error: float  # label units
+    mean_value_error: float  # label units; the budget is for it
+    max_prob_error: float  # absolute, of a probability
+    by: Literal["openvino", "emulation"]  # emulation: each tensor rounded, on a CPU without bf16
+
+
+@dataclass(frozen=True)
 class ModelMetadata:
     """The facts about a model that its users need."""
 
@@ -130,6 +144,7 @@ class ModelMetadata:
     fp32_nodes: tuple[str, ...] = ()  # parts of the network that stayed fp32: modules or nodes
     # "onnxruntime 1.32.0": the graph was optimised by it beforehand, and has operators of its own
     optimized_by: str | None = None
+    bf16: Bf16Proof | None = None  # of a float32 file; None: not proved, so it runs in float32
 
     def to_json(self) -> str:
         """Return the metadata as compact JSON text, schema version included."""
@@ -139,7 +154,15 @@ class ModelMetadata:
             del plain["input"]
         if self.calibration is not None:
             plain["calibration"] = self.calibration.to_dict()
-        for name in ("calibration", "verified", "source_sha256", "fp32_nodes", "optimized_by"):
+        optional = (
+            "calibration",
+            "verified",
+            "source_sha256",
+            "fp32_nodes",
+            "optimized_by",
+            "bf16",
+        )
+        for name in optional:
             if plain[name] in (None, ()):
                 del plain[name]
         return json.dumps(plain, separators=(",", ":"), ensure_ascii=False)

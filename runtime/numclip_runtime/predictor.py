@@ -270,6 +270,7 @@ def load(
     require_gpu: bool = False,
     fast_decode: bool = False,
     optimize_for: OptimizeFor = "latency",
+    bf16: bool | None = None,
 ) -> Predictor:
     """Load an exported model.
 
@@ -278,8 +279,7 @@ def load(
     Args:
         model: Path of a `.onnx` or `.plan` file made by `numclip-export`; the name of a model that
             comes with the package ("quality"); or "hf://OWNER/NAME@REVISION", a model on the
-            Hugging Face hub. A plan is executable code: load only plans that you trust, see
-            `sha256`.
+            Hugging Face hub. A plan is executable code: load only those you trust, see `sha256`.
 
     Raises:
         ModelError: if the file is missing, broken, not made by numclip, or not the pinned one.
@@ -295,5 +295,6 @@ def load(
         require_gpu=require_gpu,
         optimize_for=optimize_for,
         fast_decode=fast_decode,
+        bf16=bf16,
     )
     return Predictor.open(model, options)

@@ -150,6 +150,11 @@ def cpu_flags(root: Path = ROOT) -> tuple[str, ...]:
     return tuple(flag for flag in CPU_FLAGS if flag in present)
 
 
+def has_bf16(root: Path = ROOT) -> bool:
+    """Return whether the processor is known to multiply in bfloat16 (x86: AVX512_BF16 or AMX)."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_flags(root))
+
+
 def memory_gib(root: Path = ROOT) -> tuple[float | None, float | None]:
     """Return total and available memory in GiB; a container's limit counts as the total."""
     found = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE))

@@ -14,6 +14,7 @@ from PIL import Image
 from benchmarks.bench import stages
 from numclip_runtime import ModelMetadata, Predictor, Preprocessing, Task
 from numclip_runtime.backends import Backend
+from numclip_runtime.metadata import Arithmetic
 from numclip_runtime.preprocess import FloatArray
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,7 @@ class DelayedBackend:
     lanes = 1
     threads: int | None = None
     max_batch: int | None = None
+    precision: Arithmetic = METADATA.precision
     metadata = METADATA
 
     def __init__(self, delays_ms: list[float], wait: Wait) -> None:

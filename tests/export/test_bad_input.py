@@ -81,7 +81,10 @@ def run(*args: str) -> Result:
         ((*FP16, "--min-batch", "9", "--max-batch", "4"), "batches must be 1 <= --min-batch <= "),
         (("--ckpt", "x.pt", "--onnx", "x.onnx"), "give one checkpoint (.pt), or one ONNX file ("),
         ((), "give one checkpoint (.pt), or one ONNX file (.onnx) to build an engine"),
-        ((*TINY, "--fp16"), "--precision (--fp16, --int8) is for --ckpt; with --onnx the file"),
+        (
+            (*TINY, "--fp16"),
+            "--precision (--fp16, --int8, --bf16) is for --ckpt; with --onnx the file",
+        ),
         ((*TINY, "--no-verify"), "--no-verify is for --ckpt; with --onnx the file itself decides"),
         ((*TINY, "--calib-data", "val"), "--calib-data is for --ckpt; with --onnx the file itself"),
         (("--onnx", "x.pt"), "x.pt: is a checkpoint, not an exported model; export it with"),

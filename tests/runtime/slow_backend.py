@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from numclip_runtime.metadata import Arithmetic
 from numclip_runtime.model_files.onnx_file import read_onnx_metadata
 from numclip_runtime.preprocess import FloatArray, InputArray
 
@@ -25,6 +26,7 @@ class SlowBackend:
         self.lanes, self.device = lanes, device
         self.threads: int | None = 1
         self.max_batch: int | None = None
+        self.precision: Arithmetic = self.metadata.precision
         self.work: Callable[[InputArray], Any] = lambda images: None
         self.runs = self.most = self._now = 0  # runs so far, at a time, at this moment
         self.closed = False

@@ -5,12 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.bench.baselines.device_copies import OnnxCopies
+from numclip_runtime import UsageError, read_metadata
 from numclip_runtime.backends import OpenOptions
 from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from numclip_runtime.backends.openvino import OpenVinoBackend
 from numclip_runtime.errors import require
-from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME, ModelMetadata
+from numclip_runtime.metadata import (
+    BIN_PROBS_NAME,
+    INPUT_NAME,
+    VALUES_NAME,
+    Arithmetic,
+    ModelMetadata,
+)
 from numclip_runtime.preprocess import FloatArray
+from numclip_runtime.system import has_bf16
 
 
 class PlainOnnx(OnnxRuntimeBackend):
@@ -35,9 +43,10 @@ class PlainOpenVino(OpenVinoBackend):
         super().__init__(file, OpenOptions(threads=threads))
 
 
-class NncfInt8:
-    """The plain file as OpenVINO's own compressor writes it: see `baseline_files.quantise`."""
+class _Compiled:
+    """A file as OpenVINO computes it when asked for a precision."""
 
+    precision: Arithmetic = "fp32"
     name = "openvino"
     provider = "CPU"
     device = "cpu"
@@ -45,14 +54,12 @@ class NncfInt8:
     lanes = 1
     max_batch: int | None = None
 
-    def __init__(self, file: Path, threads: int | None) -> None:
+    def __init__(self, file: Path, threads: int | None, metadata: ModelMetadata, hint: str) -> None:
         require("openvino", "openvino")
         import openvino
 
-        self.threads = threads
-        beside = file.with_suffix(".json")  # an .xml carries no metadata
-        self.metadata = ModelMetadata.from_json(beside.read_text("utf-8"), source=str(beside))
-        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        self.threads, self.metadata = threads, metadata
+        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(threads)
         compiled = openvino.Core().compile_model(str(file), "CPU", config)
@@ -68,3 +75,25 @@ class NncfInt8:
     def close(self) -> None:
         """Free the model."""
         self._request = None
+
+
+class PlainOpenVinoBf16(_Compiled):
+    """OpenVINO's own choice on CPUs with bfloat16: the head as well."""
+
+    precision: Arithmetic = "bf16"
+
+    def __init__(self, file: Path, threads: int | None) -> None:
+        if not has_bf16():  # OpenVINO would emulate it
+            raise UsageError("this CPU has no instructions for bfloat16.")
+        super().__init__(file, threads, read_metadata(file), "bf16")
+
+
+class NncfInt8(_Compiled):
+    """The plain file as OpenVINO's own compressor writes it: see `baseline_files.quantise`."""
+
+    precision: Arithmetic = "int8"
+
+    def __init__(self, file: Path, threads: int | None) -> None:
+        beside = file.with_suffix(".json")  # an .xml carries no metadata
+        metadata = ModelMetadata.from_json(beside.read_text("utf-8"), source=str(beside))
+        super().__init__(file, threads, metadata, "f32")

@@ -41,9 +41,13 @@ BASELINES: dict[str, Baseline] = {
     REFERENCE: Baseline("torch eager", "fp32", _EAGER),
     "torch-compile": Baseline("torch.compile", "fp32", _COMPILED),
     "torch-bf16": Baseline("torch bf16", "bf16", TorchForm("bfloat16")),
+    "torch-compile-bf16": Baseline(
+        "torch.compile bf16", "bf16", TorchForm("bfloat16", compiled=True)
+    ),
     "zero-shot": Baseline("open_clip, text each time", "fp32", TorchForm(text_each_time=True)),
     "plain-onnx": Baseline("plain ONNX, onnxruntime", "fp32", onnx="PlainOnnx"),
     "plain-openvino": Baseline("plain ONNX, OpenVINO", "fp32", onnx="PlainOpenVino"),
+    "plain-openvino-bf16": Baseline("plain ONNX, OpenVINO bf16", "bf16", onnx="PlainOpenVinoBf16"),
     NNCF: Baseline("NNCF INT8, OpenVINO", "int8", onnx="NncfInt8"),
     "cuda-eager": Baseline("torch eager, CUDA", "fp32", _EAGER, gpu=True),
     "cuda-fp16": Baseline("torch fp16, CUDA", "fp16", _HALF, gpu=True),

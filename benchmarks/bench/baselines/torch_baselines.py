@@ -11,7 +11,10 @@ import numpy as np
 
 from benchmarks.bench.baselines.registry import TorchForm
 from numclip_runtime.errors import GpuRequiredError, MissingDependencyError
+from numclip_runtime.metadata import Arithmetic
 from numclip_runtime.preprocess import FloatArray
+
+TORCH_PRECISIONS: dict[str, Arithmetic] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 class TorchBackend:
@@ -53,6 +56,7 @@ class TorchBackend:
         self.provider = "torch.compile" if form.compiled else "eager"
         self.device = "cpu" if device == "cpu" else torch.cuda.get_device_name()
         self.threads = threads
+        self.precision: Arithmetic = TORCH_PRECISIONS[form.dtype]
         self._device, self._dtype = device, getattr(torch, form.dtype)
         self._threads_before = torch.get_num_threads()
         if threads is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from numclip_export.parity import BUDGETS, ParityError, Run
-from numclip_runtime import Predictor, Task, load
+from numclip_export.timing import lower_quartiles_ms
+from numclip_runtime import Task, load
 from numclip_runtime.metadata import InputKind
 from numclip_runtime.preprocess import FloatArray, InputArray
-
-ROUNDS = 40  # of one run each, interleaved
-WARMUP = 5
-SECONDS = 10.0  # at most, for large models
 
 
 class NotWorthItError(ParityError):
@@ -90,28 +86,17 @@ def measure_accuracy(
 def measure_speed(baseline: Path, int8: Path, images: Callable[[InputKind], InputArray]) -> Speed:
     """Time both files interleaved (A B A B), one image per run, inputs rotated.
 
-    One thread each, and the lower quartile: with more threads, other load on the machine slows
-    INT8, whose steps are shorter, more than float32.
+    One thread each: with more, other load on the machine slows INT8, whose steps are shorter, more
+    than float32.
 
     Args:
         baseline: File to beat.
         int8: File to accept or refuse.
         images: Returns the images, (N, ...), in the form of a kind of input.
     """
-    with load(baseline, threads=1) as slow, load(int8, threads=1) as fast:
-        times: dict[Predictor, list[float]] = {slow: [], fast: []}
-        inputs = {predictor: images(predictor.metadata.input) for predictor in times}
-        started = time.perf_counter()
-        for count in range(WARMUP + ROUNDS):
-            for predictor, seconds in times.items():
-                image = inputs[predictor][count % len(inputs[predictor])][None]
-                before = time.perf_counter()
-                predictor.backend.run(image)
-                seconds.append(time.perf_counter() - before)
-            if count > 2 * WARMUP and time.perf_counter() - started > SECONDS:
-                break
-        before_ms, after_ms = (
-            1e3 * float(np.quantile(seconds[WARMUP:], 0.25)) for seconds in times.values()
+    with load(baseline, threads=1, bf16=False) as slow, load(int8, threads=1) as fast:
+        before_ms, after_ms = lower_quartiles_ms(
+            [(each.backend.run, images(each.metadata.input)) for each in (slow, fast)]
         )
         name = f"{fast.backend.name} {fast.backend.provider}"
-        return Speed(name, slow.metadata.precision, round(before_ms, 3), round(after_ms, 3))
+        return Speed(name, slow.metadata.precision, before_ms, after_ms)

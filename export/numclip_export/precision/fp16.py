@@ -69,7 +69,7 @@ def fp16_from_fp32(model: onnx.ModelProto, keep_fp32: Collection[str]) -> onnx.M
     """
     result = copy_of(model)
     graph = result.graph
-    _lift_constants(graph)
+    lift_constants(graph)
     types = tensor_types(result)
     _Converter(graph, types, set(keep_fp32) | nodes_beyond_fp16(result)).convert()
     del graph.value_info[:]  # float32 types, now wrong
@@ -77,7 +77,7 @@ def fp16_from_fp32(model: onnx.ModelProto, keep_fp32: Collection[str]) -> onnx.M
     return result
 
 
-def _lift_constants(graph: onnx.GraphProto) -> None:
+def lift_constants(graph: onnx.GraphProto) -> None:
     """Turn Constant nodes into initializers, so that constants have one form."""
     constants = [node for node in graph.node if node.op_type == "Constant"]
     for node in constants:

@@ -49,16 +49,17 @@ def rounded_twin(model: onnx.ModelProto) -> onnx.ModelProto:
         for i, name in enumerate(node.output):
             if name in half:
                 node.output[i] = f"{name}_unrounded"
-                nodes += _round(node.output[i], name)
+                nodes += rounded(node.output[i], name)
     del graph.value_info[:]
     set_nodes(graph, nodes)
     return twin
 
 
-def _round(name: str, result: str) -> list[onnx.NodeProto]:
+def rounded(name: str, result: str, kind: int = TensorProto.FLOAT16) -> list[onnx.NodeProto]:
+    """Return the nodes that give a float32 tensor rounded to a type, as float32."""
     make = onnx.helper.make_node
     return [
-        make("Cast", [name], [f"{result}_rounded"], f"{result}/round", to=TensorProto.FLOAT16),
+        make("Cast", [name], [f"{result}_rounded"], f"{result}/round", to=kind),
         make("Cast", [f"{result}_rounded"], [result], f"{result}/widen", to=TensorProto.FLOAT),
     ]
 
@@ -97,7 +98,7 @@ def require_rounding() -> None:
 
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
-        _round("x", "y"),
+        rounded("x", "y"),
         "rounding",
         [value("x", TensorProto.FLOAT, [2])],
         [value("y", TensorProto.FLOAT, [2])],

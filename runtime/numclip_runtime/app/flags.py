@@ -91,7 +91,13 @@ MACHINE = group(
     click.option(
         "--backend",
         type=click.Choice(get_args(BackendName)),
-        help="Default: onnxruntime for .onnx, tensorrt for .plan.",
+        help="Default: onnxruntime for .onnx (openvino for bfloat16), tensorrt for .plan.",
+    ),
+    click.option(
+        "--bf16/--no-bf16",
+        default=None,
+        help="Compute in bfloat16 with OpenVINO.  [default: where the file's export proved it, and "
+        "this CPU can]",
     ),
     click.option("--require-gpu", is_flag=True, help="Refuse to run on the CPU."),
     click.option("--sha256", help="Refuse a model file with another SHA-256."),

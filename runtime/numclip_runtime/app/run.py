@@ -81,7 +81,7 @@ def chosen(predictor: Predictor, plan: StreamPlan) -> str:
     if backend.device == "cpu":
         runs += f" of {_count(backend.threads, 'thread') if backend.threads else 'all cores'}"
     return (
-        f"{backend.name}: {backend.provider} on {backend.device}, {predictor.metadata.precision}, "
+        f"{backend.name}: {backend.provider} on {backend.device}, {backend.precision}, "
         f"batch {plan.batch_size}, {runs}, {_count(plan.workers, 'worker')}"
     )
 
@@ -127,7 +127,7 @@ class _Run:
             self._write_records()
             if not isinstance(self.failure, (OSError, MemoryError)):  # no room for a report either
                 with self.interrupt.ends_block(f"{path}: interrupted, no report was written."):
-                    precision = self.predictor.metadata.precision
+                    precision = self.predictor.backend.precision
                     rows = (("Model", title), ("Precision", precision), ("Images", str(self.done)))
                     self.report.write(rows)
         return self._conclude()

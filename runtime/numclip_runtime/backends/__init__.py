@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 from numclip_runtime.errors import ModelError, UsageError
-from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME, ModelMetadata
+from numclip_runtime.metadata import (
+    BIN_PROBS_NAME,
+    INPUT_NAME,
+    VALUES_NAME,
+    Arithmetic,
+    ModelMetadata,
+)
 from numclip_runtime.model_files.open_model import OpenModel, check_model_path, is_plan, opened
 from numclip_runtime.model_files.pin import check_pin, compared
 from numclip_runtime.preprocess import FloatArray, InputArray
@@ -47,6 +53,10 @@ class OpenOptions:
     # Decode large JPEG files at 1/2, 1/4 or 1/8 size, at least twice as large as the network needs;
     # `numclip-run --fast-decode` measures the change of the values. Other images: exactly
     fast_decode: bool = False
+    # Compute in bfloat16 on the CPU, with OpenVINO. None: where the export proved it of the file
+    # (`--bf16`), the CPU has it, OpenVINO is installed, and no GPU or other backend is chosen.
+    # True: so, or an error. False: never
+    bf16: bool | None = None
 
     def __post_init__(self) -> None:
         if self.sha256 is not None:
@@ -82,6 +92,15 @@ class OpenOptions:
         needs_gpu = self.require_gpu or plan or (self.backend or "").startswith("onnxruntime-")
         if self.device == "cpu" and needs_gpu:
             raise UsageError(f"{model}: the CPU was chosen, and the other options need a GPU.")
+        if self.bf16 and (plan or self.device == "cuda" or self.require_gpu):
+            raise UsageError(
+                f"{model}: bf16 is for ONNX files on the CPU; leave it or the GPU out."
+            )
+        if self.bf16 and self.backend not in (None, "openvino"):
+            raise UsageError(
+                f"{model}: {self.backend} does not compute in bfloat16, openvino does; leave "
+                "backend or bf16 out."
+            )
         if self.backend == "openvino" and (self.device == "cuda" or self.require_gpu):
             raise UsageError("openvino runs on the CPU here; leave it out to run on a GPU.")
 
@@ -119,6 +138,7 @@ class Backend(Protocol):
     lanes: int  # concurrent calls of `run` that gain speed; more are allowed, and wait
     threads: int | None  # CPU threads inside one run; None: the backend's choice, or a GPU runs it
     max_batch: int | None  # images in one run, larger batches are split; None: no limit
+    precision: Arithmetic  # of the network's products: the file's, or bf16
 
     @property
     def notes(self) -> Sequence[str]:
@@ -171,7 +191,9 @@ def open_backend(model: Path | OpenModel, options: OpenOptions = DEFAULTS) -> Ba
 
 
 def _open_onnx(model: OpenModel, options: OpenOptions) -> Backend:
-    if options.backend == "openvino":
+    from numclip_runtime.backends.bf16 import is_for_bf16
+
+    if options.backend == "openvino" or (options.backend is None and is_for_bf16(model, options)):
         from numclip_runtime.backends.openvino import OpenVinoBackend
 
         return OpenVinoBackend(model, options)

@@ -23,7 +23,7 @@ from numclip_runtime.errors import (
     first_line,
     import_extra,
 )
-from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
+from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME, Arithmetic
 from numclip_runtime.model_files.onnx_file import MappedModel, read_onnx_metadata
 from numclip_runtime.model_files.open_model import OpenModel, opened
 from numclip_runtime.model_files.operators import check_graph
@@ -81,6 +81,7 @@ class OnnxRuntimeBackend:
         self.threads = options.threads
         self.notes: list[str] = []
         self.metadata = metadata = read_onnx_metadata(model)
+        self.precision: Arithmetic = metadata.precision
         check_graph(model)
         # With it, a float16 ViT of 2 blocks or more crashes the process (1.23 to 1.32, x86).
         self._disabled = ["NchwcTransformer"] if metadata.precision == "fp16" else None

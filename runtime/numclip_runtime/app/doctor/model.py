@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from numclip_runtime.backends.bf16 import why_no_bf16
 from numclip_runtime.backends.tensorrt.checks import (
     NAMES,
     built_by,
@@ -20,7 +21,7 @@ from numclip_runtime.backends.tensorrt.checks import (
 )
 from numclip_runtime.cuda.probe import CudaDriver
 from numclip_runtime.errors import MissingDependencyError, NumclipError, first_line
-from numclip_runtime.metadata import ModelMetadata
+from numclip_runtime.metadata import Bf16Proof, ModelMetadata
 from numclip_runtime.model_files.open_model import check_model_path, is_plan
 from numclip_runtime.model_files.plan import PlanInfo, read_plan_metadata
 from numclip_runtime.predictor import load
@@ -63,7 +64,11 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
                 value = predictor.predict(grey).value
                 check.facts |= _facts(predictor.metadata)
                 backend = predictor.backend
-                check.facts["runs with"] = f"{backend.name}, {backend.provider}"
+                check.facts["runs with"] = (
+                    f"{backend.name}, {backend.provider}, {backend.precision}"
+                )
+                if (proof := predictor.metadata.bf16) is not None:
+                    check.facts["bfloat16"] = _bf16(proof, used=backend.precision == "bf16")
                 task = predictor.metadata.task
                 check.facts["a grey image"] = f"reads {_six_digits(value)} {task.unit}".rstrip()
                 check.notes += backend.notes
@@ -140,6 +145,14 @@ def _install(path: Path, *, rtx: bool) -> str:
 
 def _six_digits(value: float) -> str:
     return as_written(float(f"{value:.6g}"))
+
+
+def _bf16(proof: Bf16Proof, *, used: bool) -> str:
+    why = "a GPU runs the model" if (problem := why_no_bf16()) is None else problem
+    return (
+        f"proved, values differ by up to {proof.max_value_error:.2g}; "
+        f"{'used' if used else f'not used: {why}'}"
+    )
 
 
 def _facts(metadata: ModelMetadata) -> dict[str, str]:

@@ -24,6 +24,7 @@ from numclip_runtime.backends.tensorrt.module import load_module
 from numclip_runtime.cuda.context import CudaContext
 from numclip_runtime.cuda.probe import LIBRARY, probe_cuda
 from numclip_runtime.errors import GpuError, UsageError
+from numclip_runtime.metadata import Arithmetic
 from numclip_runtime.model_files.open_model import OpenModel, opened
 from numclip_runtime.model_files.pin import check_pinned
 from numclip_runtime.model_files.plan import read_plan_metadata
@@ -89,6 +90,7 @@ class TensorRTBackend:
             plan = file.content[:]
             file.check_unchanged()
         self.metadata = info.metadata
+        self.precision: Arithmetic = info.metadata.precision
         self.provider = f"{trt.__name__} {trt.__version__}"
         self.device = device.name
         self.max_batch: int | None = info.engine.max_batch
