@@ -80,6 +80,6 @@ def test_plain_session_hides_an_overflow() -> None:
 def test_require_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     require_rounding()
     identity = [helper.make_node("Identity", ["x"], ["y"])]
-    monkeypatch.setattr(rounding, "_round", lambda name, result: identity)
+    monkeypatch.setattr(rounding, "rounded", lambda name, result: identity)
     with pytest.raises(UsageError, match="does not round to float16, so it cannot verify"):
         require_rounding()

@@ -64,11 +64,10 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
                 value = predictor.predict(grey).value
                 check.facts |= _facts(predictor.metadata)
                 backend = predictor.backend
-                check.facts["runs with"] = (
-                    f"{backend.name}, {backend.provider}, {backend.precision}"
-                )
+                used = backend.precision == "bf16"
+                check.facts["runs with"] = f"{backend.name}, {backend.provider}" + ", bf16" * used
                 if (proof := predictor.metadata.bf16) is not None:
-                    check.facts["bfloat16"] = _bf16(proof, used=backend.precision == "bf16")
+                    check.facts["bfloat16"] = _bf16(proof, used=used)
                 task = predictor.metadata.task
                 check.facts["a grey image"] = f"reads {_six_digits(value)} {task.unit}".rstrip()
                 check.notes += backend.notes
