@@ -33,7 +33,7 @@ def export(chain: Chain, folder: Path) -> ExportResult:
 @pytest.fixture
 def generous(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow any difference: random networks are not what the budget is for."""
-    monkeypatch.setitem(BUDGETS, "bf16", Budget(1e3, 1.0, "mean"))  # type: ignore[misc]
+    monkeypatch.setitem(BUDGETS, "bf16", Budget(1e3, 1.0, "mean"))
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_proof_on_this_machine(
 
 @pytest.mark.usefixtures("emulated")
 def test_beyond_the_budget(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BUDGETS, "bf16", Budget(1e-9, 1.0, "mean"))  # type: ignore[misc]
+    monkeypatch.setitem(BUDGETS, "bf16", Budget(1e-9, 1.0, "mean"))
     with pytest.raises(ParityError, match=r"in bfloat16 its values differ .* in the mean by"):
         export(chain, tmp_path)
     assert list(tmp_path.iterdir()) == []
