@@ -67,6 +67,16 @@ class Manifest:
                 f"{path}: cannot read this manifest ({reason}); give another folder."
             ) from None
 
+    @staticmethod
+    def format_in(folder: Path, default: PartFormat) -> PartFormat:
+        """Return the format of a folder's parts, or that of a new folder.
+
+        Raises:
+            UsageError: if the folder's manifest cannot be read.
+        """
+        begun = Manifest.read(folder)
+        return default if begun is None else begun.format
+
     def write(self, folder: Path) -> None:
         """Write it into a folder, which is made if it is missing.
 

@@ -127,13 +127,17 @@ class Parts:
         self._known.add(key)
         return True
 
+    def has(self, path: str) -> bool:
+        """Return whether a picture, or the beginning of a video, has a record or was taken."""
+        return not self._known.isdisjoint((self._key(path, None), self._key(path, 0)))
+
     def write(self, record: Record) -> None:
         """Write one record of a picture that was taken; now and then this completes a part.
 
         Raises:
             OSError: if the disk is full or fails.
         """
-        now_s, begun = time.monotonic(), self.begun
+        begun = self.begun
         if self._writer is None:
             self._last += 1
             self._part = part_path(self._folder, self._last, begun.format)
@@ -141,11 +145,21 @@ class Parts:
                 self._part, begun.format, self._task, csv_safe=begun.csv_safe, sync=True
             )
             self._writer = self._file.enter_context(opening)
-            self._records, self._part_start_s = 0, now_s
+            self._records, self._part_start_s = 0, time.monotonic()
         self._writer.write(record)
         self._count(record)
+        self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        """Complete the part that is being written if it has its time or size.
+
+        Raises:
+            OSError: if the disk is full or fails.
+        """
+        now_s = time.monotonic()
         longest_s = min(max(SHORTEST_PART_S, PART_SHARE * (now_s - self._start_s)), LONGEST_PART_S)
-        if self._records >= MOST_RECORDS or now_s - self._part_start_s >= longest_s:
+        due = now_s - self._part_start_s >= longest_s
+        if self._writer is not None and (due or self._records >= MOST_RECORDS):
             self.flush()
 
     def flush(self) -> None:

@@ -14,8 +14,9 @@ from typing import IO, Any, Literal, TypeAlias
 
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.console import is_utf8, visible
-from numclip_runtime.errors import ImageError, import_extra
+from numclip_runtime.errors import ImageError
 from numclip_runtime.files import atomic_path
+from numclip_runtime.results.columns import RecordColumns, import_pyarrow
 from numclip_runtime.results.prediction import Prediction
 from numclip_runtime.results.whole_writes import WholeWrites
 from numclip_runtime.task import Task
@@ -218,21 +219,8 @@ def csv_cell(text: str) -> str:
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
-def import_pyarrow() -> Any:
-    """Import pyarrow with its Parquet module.
-
-    Raises:
-        MissingDependencyError: if it is not installed.
-    """
-    import_extra("parquet", "pyarrow.parquet")
-    return import_extra("parquet", "pyarrow")
-
-
 class ParquetWriter:
-    """Write records in row groups; the file can be read once this is closed.
-
-    The columns are the fields of the records. `interval` is a struct of low and high, `bin_probs` a
-    struct with one field per phrase, lowest bin first.
+    """Write records in row groups, see `RecordColumns`; the file can be read once this is closed.
 
     Args:
         file: Binary file open for writing; stays open.
@@ -243,41 +231,19 @@ class ParquetWriter:
     """
 
     def __init__(self, file: IO[bytes], task: Task) -> None:
-        self._arrow = arrow = import_pyarrow()
-        number, text = arrow.float64(), arrow.string()
-        self._phrases = {phrase: utf8(phrase) for phrase in task.phrases}
-        self._schema = arrow.schema(
-            [
-                ("path", text),
-                ("frame", arrow.int64()),
-                ("time_s", number),
-                ("value", number),
-                ("unit", text),
-                ("interval", arrow.struct([("low", number), ("high", number)])),
-                ("bin", text),
-                ("bin_probs", arrow.struct([(name, number) for name in self._phrases.values()])),
-                ("error", text),
-            ]
-        )
+        self._columns = RecordColumns(task)
         self._rows: list[Record] = []
-        self._writer = arrow.parquet.ParquetWriter(file, self._schema)
+        self._writer = import_pyarrow().parquet.ParquetWriter(file, self._columns.schema)
 
     def write(self, record: Record) -> None:
         """Collect one record; every `ROW_GROUP`-th call writes."""
-        row = {"interval": None, **record}
-        if row["interval"] is not None:
-            row["interval"] = dict(zip(("low", "high"), row["interval"], strict=True))
-        row |= {name: utf8(cell) for name, cell in row.items() if isinstance(cell, str)}
-        if "bin_probs" in row:
-            row["bin_probs"] = {self._phrases[k]: p for k, p in row["bin_probs"].items()}
-        self._rows.append(row)
+        self._rows.append(self._columns.row(record))
         if len(self._rows) >= ROW_GROUP:
             self._flush()
 
     def _flush(self) -> None:
         if self._rows:
-            table = self._arrow.Table.from_pylist(self._rows, schema=self._schema)
-            self._writer.write_table(table)
+            self._writer.write_table(self._columns.table(self._rows))
             self._rows = []
 
     def __enter__(self) -> ParquetWriter:
@@ -288,11 +254,6 @@ class ParquetWriter:
             self._flush()
         finally:
             self._writer.close()
-
-
-def utf8(text: str) -> str:
-    """Return a text without the surrogates of a name that is not UTF-8: as in the text formats."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 Writer: TypeAlias = RecordWriter | ParquetWriter
