@@ -11,8 +11,8 @@ from numclip_runtime.app.inputs import Item
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import Every
 from numclip_runtime.console import say
-from numclip_runtime.jobs.manifest import Manifest
 from numclip_runtime.jobs.job_model import JobModel
+from numclip_runtime.jobs.manifest import Manifest
 from numclip_runtime.jobs.parts import Parts, check_folder, open_parts
 
 
