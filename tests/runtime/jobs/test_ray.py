@@ -184,7 +184,7 @@ def test_no_cluster_at_an_address(model: Path, pictures: Path, tmp_path: Path) -
 
 
 def test_a_pipeline_of_ones_own(model: Path, pictures: Path, expected: dict[str, Any]) -> None:
-    from numclip_runtime.ray import Predict, predict_paths
+    from numclip_runtime.ray import PredictBatches, predict_paths
 
     paths = sorted(map(str, pictures.iterdir()))[-30:]
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -194,7 +194,7 @@ def test_a_pipeline_of_ones_own(model: Path, pictures: Path, expected: dict[str,
             {"path": p, "bytes": Path(p).read_bytes(), "label": n} for n, p in enumerate(paths)
         ]
         also = ray.data.from_items(given).map_batches(
-            Predict,
+            PredictBatches,
             fn_constructor_args=(str(model),),
             batch_size=8,
             num_cpus=1,
