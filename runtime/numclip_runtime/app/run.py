@@ -66,6 +66,8 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
         backend = predictor.backend
         if options.talkative:
             plan = plan_stream(backend, options.batch_size, options.workers)
+            if predictor.choice is not None:
+                say(predictor.choice)
             say(chosen(predictor, plan))
         printed = list(backend.notes)
         _print_notes(printed)

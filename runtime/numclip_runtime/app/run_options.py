@@ -12,6 +12,7 @@ from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import refuse_overwriting, refuse_twice, require_writable
 from numclip_runtime.images.formats import IMAGE_SUFFIXES
+from numclip_runtime.model_files.bundle import files_of_model
 from numclip_runtime.model_files.given import kind_of
 from numclip_runtime.results.records import Format, import_pyarrow
 
@@ -74,7 +75,7 @@ class RunOptions:
         """Refuse outputs that are files which the run reads.
 
         Args:
-            model: Model file; its `.sha256` is kept as well.
+            model: Model file, whose `.sha256` is kept as well, or bundle.
             files: Images and videos that are known beforehand.
             listed: Whether standard input is a list of more.
 
@@ -82,7 +83,7 @@ class RunOptions:
             UsageError: naming the file.
         """
         for output in filter(None, (self.output, self.report)):
-            refuse_overwriting(output, (model, f"{model}.sha256"), "the model")
+            refuse_overwriting(output, files_of_model(model), "the model")
             refuse_overwriting(output, files, "an input")
             if listed:
                 refuse_overwriting(output, [0], "the list")

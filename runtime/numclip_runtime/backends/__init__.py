@@ -79,6 +79,18 @@ class OpenOptions:
                 f"{model}: TensorRT runs plans; build one with "
                 f"`numclip-export --onnx {model.name} --target tensorrt`."
             )
+        self.check_device(model, plan=plan)
+
+    def check_device(self, model: Path, *, plan: bool) -> None:
+        """Refuse options that contradict each other about the device.
+
+        Args:
+            model: Named in errors.
+            plan: Whether a plan will run.
+
+        Raises:
+            UsageError: if they do.
+        """
         needs_gpu = self.require_gpu or plan or (self.backend or "").startswith("onnxruntime-")
         if self.device == "cpu" and needs_gpu:
             raise UsageError(f"{model}: the CPU was chosen, and the other options need a GPU.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from numclip_runtime.errors import ModelError
 from numclip_runtime.files import sha256
 from numclip_runtime.metadata import ModelMetadata
+from numclip_runtime.model_files.bundle import is_bundle, read_bundle
 from numclip_runtime.model_files.names import model_path
 from numclip_runtime.model_files.open_model import OpenModel, Stamp, is_plan, stamp_of
 
@@ -19,12 +20,15 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
 
     Args:
         path: A `.onnx`, `.plan` or `.engine` file made by `numclip-export`, or another name of a
-            model, see `load`.
+            model, see `load`. Of a bundle: those that its artefacts share, as float32.
 
     Raises:
         ModelError: if the file is missing, of another kind, damaged, or not made by numclip.
     """
-    with OpenModel(model_path(path)) as model:
+    place = model_path(path)
+    if is_bundle(place):
+        return read_bundle(place).model
+    with OpenModel(place) as model:
         if is_plan(model.path):
             from numclip_runtime.model_files.plan import read_plan_metadata
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from numclip_runtime.app.doctor.bundle_check import ArtefactCheck, check_artefacts
 from numclip_runtime.backends.tensorrt.checks import (
     NAMES,
     built_by,
@@ -21,6 +22,7 @@ from numclip_runtime.backends.tensorrt.checks import (
 from numclip_runtime.cuda.probe import CudaDriver
 from numclip_runtime.errors import MissingDependencyError, NumclipError, first_line
 from numclip_runtime.metadata import ModelMetadata
+from numclip_runtime.model_files.bundle import is_bundle, read_bundle
 from numclip_runtime.model_files.open_model import check_model_path, is_plan
 from numclip_runtime.model_files.plan import PlanInfo, read_plan_metadata
 from numclip_runtime.predictor import load
@@ -36,23 +38,29 @@ class ModelCheck:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # warnings, if it runs
     advice: list[str] = field(default_factory=list)  # commands and sentences that help
+    artefacts: list[ArtefactCheck] = field(default_factory=list)  # of a bundle
 
 
 def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriver) -> ModelCheck:
     """Open a model and read a grey image with it, as far as this machine can.
 
     Args:
-        path: `.onnx` or `.plan` file.
+        path: `.onnx` or `.plan` file, or a bundle.
         packages: See `installed_packages`.
         driver: See `probe_cuda`.
 
     Raises:
         ModelError: if there is no such file, or it is of another kind.
     """
-    check_model_path(path)
+    bundle = is_bundle(path)
+    if not bundle:
+        check_model_path(path)
     check = ModelCheck(str(path))
     try:
-        if is_plan(path):
+        if bundle:
+            check.artefacts, faults = check_artefacts(read_bundle(path))
+            check.notes += faults
+        elif is_plan(path):
             info = read_plan_metadata(path)
             check.facts |= _facts(info.metadata)
             check_plan(check, info, packages, driver)
@@ -64,6 +72,8 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
                 check.facts |= _facts(predictor.metadata)
                 backend = predictor.backend
                 check.facts["runs with"] = f"{backend.name}, {backend.provider}"
+                if predictor.choice is not None:
+                    check.facts["chosen"] = predictor.choice
                 task = predictor.metadata.task
                 check.facts["a grey image"] = f"reads {_six_digits(value)} {task.unit}".rstrip()
                 check.notes += backend.notes
