@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from numclip_export.delivery.bundle import FleetBundle
+from numclip_export.delivery.bundle_artefacts import bundle_summary
 from numclip_export.delivery.hub import Publication, PublishError
 from numclip_export.delivery.web import WebPage
 from numclip_export.engine.build import BuiltEngine, engine_from_onnx
@@ -16,10 +21,13 @@ from numclip_export.engine.build_options import MAX_BATCH, EngineOptions
 from numclip_export.flags import FLAGS, precision_of
 from numclip_export.options import (
     ENGINE_ONLY,
+    ONNX_ONLY,
     ExportOptions,
     Target,
     output_path,
+    refuse_beside_bundle,
     refuse_beside_page,
+    refuse_of_export,
     refused_with_onnx,
     resolve_target,
     target_with_onnx,
@@ -33,6 +41,8 @@ from numclip_runtime.model_files.names import is_named_model, model_path
 
 if TYPE_CHECKING:
     from numclip_export.export import ExportResult
+    from numclip_runtime.metadata import Precision
+    from numclip_runtime.model_files.bundle import Bundle
 
 
 @click.command(
@@ -43,6 +53,7 @@ if TYPE_CHECKING:
         "checkpoint.pt --int8 --target cpu -o models/",
         "checkpoint.pt --fp16 --card",
         "checkpoint.fp16.onnx --target tensorrt",
+        "checkpoint.pt --bundle fleet/ --targets cpu,onnx-fp16",
     ),
 )
 @click.argument("source", type=FILE, required=False)
@@ -84,6 +95,24 @@ def main(
         named = onnx_path is not None and is_named_model(onnx_path)
         page = WebPage.of(given.pop("web"), given.pop("ort_web"), precision)
         publication = Publication.of(given.pop("push"), given.pop("license"), given.pop("public"))
+        names = ("bundle", "targets", "allow_missing")
+        bundle = FleetBundle.of(*(given.pop(name) for name in names))
+        if bundle is not None:
+            refuse_beside_bundle()
+            if onnx_path is not None:
+                refuse_of_export()
+                print_bundle(partial(bundle.of_onnx, model_path(onnx_path), engine))
+            elif ckpt is not None:
+                given |= images_of(given, data, bundle.precision) | {
+                    "precision": bundle.precision,
+                    "target": ONNX_ONLY,
+                }
+                batch = max_batch or MAX_BATCH
+                options = ExportOptions(ckpt, bundle.folder / "x.onnx", **given, max_batch=batch)
+                builders = bundle.resolve(engine)
+                require_sources(options)
+                print_bundle(partial(bundle.of_checkpoint, options, builders))
+            return
         if publication is not None and onnx_path is not None:
             raise UsageError("--push needs --ckpt: an ONNX file does not contain its proof.")
         if onnx_path is not None:
@@ -98,9 +127,7 @@ def main(
             plan = output_path(Path(onnx_path.name) if named else onnx_path, output, ".plan")
             print_engine(engine_from_onnx(onnx_path, plan, engine))
         elif ckpt is not None:
-            if data is not None:
-                given["verify_data"] = given["verify_data"] or (data if given["verify"] else None)
-                given["calib_data"] = given["calib_data"] or (data if precision == "int8" else None)
+            given |= images_of(given, data, precision)
             if page is not None:
                 page.package  # noqa: B018 (fetched before the minutes of an export)
             wanted = "onnx" if page is not None and target == "auto" else target
@@ -117,6 +144,25 @@ def main(
                 push(publication, result)
 
 
+def images_of(given: dict[str, Any], data: Path | None, precision: Precision) -> dict[str, Any]:
+    """Return the options of the images: --data is for those that are not given."""
+    return {
+        "verify_data": given["verify_data"] or (data if given["verify"] else None),
+        "calib_data": given["calib_data"] or (data if precision == "int8" else None),
+    }
+
+
+def print_bundle(write: Callable[[], Bundle]) -> None:
+    """Write a bundle and print what is in it; exit with 1 if a file differs from the checkpoint."""
+    started = time.perf_counter()
+    try:
+        written = write()
+    except ArithmeticError as error:  # ParityError, whose module imports torch
+        say(f"Error: {error}")
+        sys.exit(1)
+    show("\n".join(bundle_summary(written, time.perf_counter() - started)))
+
+
 def push(publication: Publication, result: ExportResult) -> None:
     """Publish an export, or exit with 1."""
     try:
@@ -126,10 +172,11 @@ def push(publication: Publication, result: ExportResult) -> None:
         sys.exit(1)
 
 
-def export(options: ExportOptions) -> ExportResult:
-    """Run an export, print its result and return it.
+def require_sources(options: ExportOptions) -> None:
+    """Refuse what is evidently no checkpoint or no images, and missing packages.
 
-    Exits with 1 if a file differs from the checkpoint.
+    Raises:
+        NumclipError: naming it.
     """
     require_installed("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
     require_checkpoint(
@@ -138,6 +185,14 @@ def export(options: ExportOptions) -> ExportResult:
     require_images(options.verify_data)
     require_images(options.calib_data)
     require("export,cpu", "torch", "onnx", "onnxscript", "onnxruntime")
+
+
+def export(options: ExportOptions) -> ExportResult:
+    """Run an export, print its result and return it.
+
+    Exits with 1 if a file differs from the checkpoint.
+    """
+    require_sources(options)
 
     from numclip_export.export import run_export
     from numclip_export.parity import ParityError

@@ -55,6 +55,27 @@ FLAGS = add(
         ),
     ),
     group(
+        "Fleet bundle",
+        click.option(
+            "--bundle",
+            type=FILE,
+            metavar="DIR",
+            help="Write the files of several targets into one folder, of which each machine runs "
+            "the best.",
+        ),
+        click.option(
+            "--targets",
+            metavar="LIST",
+            help="Of --bundle: cpu, onnx, tensorrt, tensorrt-rtx, also with a precision or with "
+            "compute capabilities: cpu,onnx-fp16,tensorrt-rtx:86+120.",
+        ),
+        click.option(
+            "--allow-missing",
+            is_flag=True,
+            help="Leave out of --bundle what cannot be built here, instead of refusing.",
+        ),
+    ),
+    group(
         "Publish on a hub (extra `hub`)",
         click.option(
             "--push",

@@ -21,6 +21,10 @@ Target = Literal["auto", "onnx", "cpu", "tensorrt", "tensorrt-rtx"]
 # Parameters that are for engines only
 ENGINE_ONLY = tuple(f.name for f in fields(EngineOptions) if f.name not in ("target", "max_batch"))
 PAGE_OF_A_FILE = ("source", "onnx_path", "web", "ort_web")  # parameters
+NOT_OF_A_BUNDLE = (
+    *("output", "target", "precision", "fp16", "int8", "compute_capabilities", "card", "push"),
+    *("web", "opset"),
+)
 IRREGULAR_FLAGS = {
     "verify": "--no-verify",
     "precision": "--precision (--fp16, --int8)",
@@ -185,13 +189,37 @@ def target_with_onnx(target: Target, *, card: bool) -> EngineTarget:
     """
     if card:
         raise UsageError("--card needs --ckpt: an ONNX file does not contain its proof.")
-    source, typed = click.get_current_context().get_parameter_source, click.core.ParameterSource
-    for name in (field.name for field in fields(ExportOptions)):
-        if source(name) == typed.COMMANDLINE and name not in ("onnx_path", "target", "max_batch"):
-            raise refused_with_onnx(name)
+    refuse_of_export()
     if target == "onnx" or target == "cpu":
         raise UsageError(f"--target {target} builds no engine; choose tensorrt or tensorrt-rtx.")
     return target
+
+
+def refuse_of_export() -> None:
+    """Refuse the options of an export, where the running command has an ONNX file.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    source, typed = click.get_current_context().get_parameter_source, click.core.ParameterSource
+    for name in ("data", *(field.name for field in fields(ExportOptions))):
+        if source(name) == typed.COMMANDLINE and name not in ("onnx_path", "target", "max_batch"):
+            raise refused_with_onnx(name)
+
+
+def refuse_beside_bundle() -> None:
+    """Refuse options that choose one form or place, where the running command writes a bundle.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    context, typed = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
+    for name in NOT_OF_A_BUNDLE:
+        if context.get_parameter_source(name) == typed:
+            raise UsageError(
+                f"{flag_of(name)} has no use with --bundle, whose --targets say what is written; "
+                "leave it out."
+            )
 
 
 def refuse_beside_page() -> None:
