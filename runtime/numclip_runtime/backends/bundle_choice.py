@@ -77,6 +77,12 @@ class Candidate:
     why: str  # of that place, in a few words
     problem: str | None = None  # why it cannot run here, or is not wanted; None: it can
 
+    @property
+    def name(self) -> str:
+        """The file; of an ONNX file also that it is the GPU's turn."""
+        both = self.device == "cuda" and self.artefact.engine is None
+        return f"{self.artefact.file} on the GPU" if both else self.artefact.file
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -218,26 +224,22 @@ def open_bundle(bundle: Bundle, options: OpenOptions, here: Surroundings | None 
         try:
             chosen = _opened(bundle, way, options)
         except _NotOpenedError as error:
-            failures[way.artefact.file] = str(error)
+            failures[way.name] = str(error)
             continue
         notes = chosen.backend.notes
         assert isinstance(notes, list)
         notes.extend(
-            f"{bundle.folder}: {file} was passed over ({reason}); {way.artefact.file} runs."
-            for file, reason in failures.items()
+            f"{bundle.folder}: {name} was passed over ({reason}); {way.name} runs."
+            for name, reason in failures.items()
         )
         if way.device == "cpu" and here.driver.devices and options.device == "auto":
             reason = next(
-                (f"{c.artefact.file}: {c.problem}" for c in ways if c.problem and _for_gpu(c)),
+                (f"{c.name}: {c.problem}" for c in ways if c.problem and c.device == "cuda"),
                 "nothing in the bundle is for a GPU",
             )
             notes.append(f"{bundle.folder}: runs on the CPU: {reason}.")
         return chosen
     raise _none(bundle, ways, failures, here, options)
-
-
-def _for_gpu(way: Candidate) -> bool:
-    return way.device == "cuda"
 
 
 def _opened(bundle: Bundle, way: Candidate, options: OpenOptions) -> Chosen:
@@ -283,13 +285,13 @@ def _none(
     options: OpenOptions,
 ) -> NumclipError:
     """Return the error that lists why each artefact cannot run."""
-    problems = {way.artefact.file: way.problem for way in ways if way.problem} | failures
+    problems = {way.name: way.problem for way in ways if way.problem} | failures
     kind: type[NumclipError] = ModelError
     if here.onnxruntime is not None and here.onnxruntime in problems.values():
         kind = MissingDependencyError
     if options.require_gpu or options.device == "cuda" or options.backend in ON_A_GPU:
         kind = GpuRequiredError
-    lines = ("", *(f"  {file}: {problem}" for file, problem in problems.items()))
+    lines = ("", *(f"  {name}: {problem}" for name, problem in problems.items()))
     text = "\n".join(lines)
     error = kind(f"{bundle.folder}: nothing in this bundle can run here:{text}")
     error.lines = lines
