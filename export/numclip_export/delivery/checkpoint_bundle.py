@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -98,7 +99,7 @@ class CheckpointBundle:
             except (NotWorthItError, NothingToQuantiseError) as error:
                 if "int8" in asked and not self._allow_missing:
                     raise
-                self.missing.append(Missing("cpu-int8", str(error)))
+                self.missing.append(self._missing("cpu-int8", error))
             else:
                 return
         if asked != {"int8"}:
@@ -110,7 +111,7 @@ class CheckpointBundle:
         except (NotWorthItError, NothingToQuantiseError) as error:
             if not self._allow_missing:
                 raise
-            self.missing += [Missing(str(target), str(error)) for target in targets]
+            self.missing += [self._missing(target, error) for target in targets]
 
     def _export(self, path: Path, precision: Precision, target: ResolvedTarget) -> None:
         base, kind = self._options, self._options.input
@@ -126,6 +127,10 @@ class CheckpointBundle:
         self._reports.append(result.details)
         self._files |= {file.path.name: file for file in result.files}
 
+    def _missing(self, target: object, error: NumclipError) -> Missing:
+        # the manifest is handed out, so it names no folder of this machine
+        return Missing(str(target), str(error).replace(f"{self._folder}{os.sep}", ""))
+
     def _build(
         self, target: BundleTarget, builder: ResolvedTarget, source: ExportedFile, fp32: Path
     ) -> None:
@@ -137,7 +142,7 @@ class CheckpointBundle:
             differs = isinstance(error, ParityError) and not isinstance(error, NotWorthItError)
             if differs or not self._allow_missing:
                 raise
-            self.missing.append(Missing(str(target), str(error)))
+            self.missing.append(self._missing(target, error))
             return
         note_all(engine.built)
         self._engines.append(engine.to_dict())
