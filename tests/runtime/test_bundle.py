@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -23,16 +24,19 @@ from numclip_runtime import (
     load,
     read_metadata,
 )
+from numclip_runtime.app.doctor import bundle_check
 from numclip_runtime.app.doctor.bundle_check import ArtefactCheck, table_of
-from numclip_runtime.backends import DEFAULTS, OpenOptions, bundle_choice
+from numclip_runtime.backends import DEFAULTS, OpenOptions, bundle_choice, open_backend
 from numclip_runtime.backends.bundle_choice import Surroundings, candidates
 from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
+from numclip_runtime.backends.tensorrt.module import installed_version
 from numclip_runtime.cuda.probe import CudaDevice, CudaDriver, probe_cuda
 from numclip_runtime.model_files.bundle import MANIFEST, Bundle, is_bundle, read_bundle
 from tests.runtime.bundles import FILES, change_manifest, make_bundle
 from tests.runtime.conftest import invoke, records
 from tests.runtime.opener import Opener
+from tests.runtime.standin import StandinDriver
 from tests.runtime.test_backend_choice import Session, gpu_build  # noqa: F401  a fixture
 
 NO_DRIVER = CudaDriver(problem="no NVIDIA driver")
@@ -78,7 +82,7 @@ def problems(folder: Path, here: Surroundings, options: OpenOptions = DEFAULTS) 
 
 @pytest.fixture
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle_choice, "read_surroundings", lambda: VNNI)
+    monkeypatch.setattr(bundle_choice, "read_surroundings", lambda options: VNNI)
 
 
 @pytest.mark.parametrize(
@@ -229,12 +233,10 @@ def test_a_file_that_does_not_open_is_passed_over(tmp_path: Path, tiny: Path) ->
 
 @pytest.mark.usefixtures("without_gpu")
 def test_no_memory_passes_over(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = bundle_choice.open_backend
-
     def tight(file: Any, options: OpenOptions) -> Any:
         if file.path.name == "m.cpu.int8.onnx":
             raise MemoryError
-        return real(file, options)
+        return open_backend(file, options)
 
     monkeypatch.setattr(bundle_choice, "open_backend", tight)
     with load(bundle) as predictor:
@@ -270,7 +272,7 @@ def test_a_gpu_that_is_required_and_missing(bundle: Path, options: dict[str, Any
 def test_onnxruntime_is_missing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "onnxruntime is not installed; install with: pip install 'numclip[cpu]'"
     here = replace(VNNI, onnxruntime=text)
-    monkeypatch.setattr(bundle_choice, "read_surroundings", lambda: here)
+    monkeypatch.setattr(bundle_choice, "read_surroundings", lambda options: here)
     with pytest.raises(MissingDependencyError, match=r"numclip\[cpu\]"):
         load(bundle)
 
@@ -292,6 +294,23 @@ def test_links_may_not_leave_the_folder(bundle: Path, tmp_path: Path) -> None:
     whole.symlink_to(bundle)
     with load(whole) as predictor:
         assert str(predictor.choice).startswith(inside.name)
+
+
+@pytest.mark.posix("a pipe")
+@pytest.mark.usefixtures("without_gpu")
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(bundle: Path) -> None:
+    (bundle / "m.cpu.int8.onnx").unlink()
+    os.mkfifo(bundle / "m.cpu.int8.onnx")
+    with load(bundle) as predictor:
+        (note,) = predictor.backend.notes
+        assert "m.cpu.int8.onnx was passed over" in note
+    lines, _ = bundle_check.check_artefacts(read_bundle(bundle))
+    assert [line.why for line in lines if "is a pipe" in line.why]
+
+
+def test_the_driver_is_not_asked_for_a_cpu(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_choice, "probe_cuda", lambda: pytest.fail("asked"))
+    load(bundle, device="cpu").close()
 
 
 @pytest.mark.parametrize(
@@ -497,7 +516,9 @@ def test_the_doctor_prints_the_choice(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, tiny: Path
 ) -> None:
     for module in ("backends.bundle_choice", "app.doctor.bundle_check"):
-        monkeypatch.setattr(f"numclip_runtime.{module}.read_surroundings", lambda: VNNI)
+        monkeypatch.setattr(
+            f"numclip_runtime.{module}.read_surroundings", lambda options=DEFAULTS: VNNI
+        )
     (bundle / "m.cpu.onnx").unlink()
     (bundle / "m.onnx").write_bytes(b"changed")
     result = doctor(bundle)
@@ -545,3 +566,47 @@ def test_all_files_of_a_bundle(bundle: Path) -> None:
     found: Bundle = read_bundle(bundle)
     names = {os.path.relpath(path, bundle) for path in found.files}
     assert {MANIFEST, "report.json", "m.onnx", "m.rtx-86.plan.sha256"} <= names
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [
+        (86, {"m.rtx-86.plan": "yes", "m.rtx-120.plan": "no"}),
+        (120, {"m.rtx-86.plan": "no", "m.rtx-120.plan": "yes"}),
+        (90, {"m.rtx-86.plan": "no", "m.rtx-120.plan": "no"}),
+    ],
+)
+def test_the_doctor_on_machines_with_a_gpu(
+    bundle: Path, standin: StandinDriver, capability: int, expected: dict[str, str]
+) -> None:
+    """A stand-in driver states the compute capability; not verified on hardware."""
+    pytest.importorskip("tensorrt_rtx")
+    here = {
+        "LD_LIBRARY_PATH": str(Path(standin.path).parent),
+        "STANDIN_CAPABILITY": f"{capability}",
+    }
+    script = (
+        "import json, pathlib\n"
+        "from dataclasses import asdict\n"
+        "from numclip_runtime.app.doctor.bundle_check import check_artefacts\n"
+        "from numclip_runtime.model_files.bundle import read_bundle\n"
+        f"lines, _ = check_artefacts(read_bundle(pathlib.Path({str(bundle)!r})))\n"
+        "print(json.dumps([asdict(line) for line in lines]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **here},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = json.loads(done.stdout)
+    plans = {line["file"]: line for line in lines if line["file"].endswith(".plan")}
+    version = installed_version("tensorrt_rtx")
+    if version == "1.7.1.116":
+        found = {name: "yes" if line["runs"] else "no" for name, line in plans.items()}
+        assert found == expected
+    point = f"{capability / 10:.1f}"
+    for name, runs in expected.items():
+        if runs == "no":
+            assert plans[name]["why"].endswith(f", and Stand-in GPU 0 has {point}")

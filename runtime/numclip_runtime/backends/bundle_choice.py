@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from numclip_runtime.backends import Backend, OpenOptions, open_backend
+from numclip_runtime.backends import DEFAULTS, Backend, OpenOptions, open_backend
 from numclip_runtime.backends.onnxruntime import CUDA_PROVIDER, GPU_PROVIDERS, why_not
 from numclip_runtime.backends.tensorrt.checks import (
     NAMES,
@@ -99,9 +99,14 @@ class Chosen:
         return f"{self.candidate.artefact.file} of this bundle: {self.candidate.why}"
 
 
-def read_surroundings() -> Surroundings:
-    """Return what this machine has; onnxruntime is imported only where a GPU is."""
-    driver, missing, providers = probe_cuda(), None, ()
+def read_surroundings(options: OpenOptions = DEFAULTS) -> Surroundings:
+    """Return what this machine has; the driver is not asked if the CPU was chosen.
+
+    onnxruntime is imported only where a GPU is.
+    """
+    cpu = options.device == "cpu"
+    driver = CudaDriver(problem="the CPU was chosen") if cpu else probe_cuda()
+    missing, providers = None, ()
     try:
         require_installed("cpu", "onnxruntime")
         if driver.problem is None:
@@ -216,7 +221,7 @@ def open_bundle(bundle: Bundle, options: OpenOptions, here: Surroundings | None 
         MissingDependencyError: if none can be opened without onnxruntime.
     """
     options.check_device(bundle.folder, plan=options.backend == "tensorrt")
-    here = here or read_surroundings()
+    here = here or read_surroundings(options)
     ways, failures = candidates(bundle, options, here), dict[str, str]()
     for way in ways:
         if way.problem is not None:

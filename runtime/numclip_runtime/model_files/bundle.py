@@ -100,8 +100,8 @@ class Bundle:
         Raises:
             ModelError: if it is a link that leads out of the folder.
         """
-        path, inside = self.folder / artefact.file, os.path.realpath(self.folder)
-        if os.path.commonpath([os.path.realpath(path), inside]) != inside:
+        path = self.folder / artefact.file
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.folder)):
             raise ModelError(
                 f"{path}: is a link that leads out of the bundle; copy the file itself there."
             )
