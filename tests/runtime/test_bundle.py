@@ -26,7 +26,13 @@ from numclip_runtime import (
 )
 from numclip_runtime.app.doctor import bundle_check
 from numclip_runtime.app.doctor.bundle_check import ArtefactCheck, table_of
-from numclip_runtime.backends import DEFAULTS, OpenOptions, bundle_choice, open_backend
+from numclip_runtime.backends import (
+    DEFAULTS,
+    OpenOptions,
+    bundle_choice,
+    bundle_opening,
+    open_backend,
+)
 from numclip_runtime.backends.bundle_choice import Surroundings, candidates
 from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
@@ -82,7 +88,7 @@ def problems(folder: Path, here: Surroundings, options: OpenOptions = DEFAULTS) 
 
 @pytest.fixture
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle_choice, "read_surroundings", lambda options: VNNI)
+    monkeypatch.setattr(bundle_opening, "read_surroundings", lambda options: VNNI)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +244,7 @@ def test_no_memory_passes_over(bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
             raise MemoryError
         return open_backend(file, options)
 
-    monkeypatch.setattr(bundle_choice, "open_backend", tight)
+    monkeypatch.setattr(bundle_opening, "open_backend", tight)
     with load(bundle) as predictor:
         assert predictor.backend.notes == [
             f"{bundle}: m.cpu.int8.onnx was passed over (not enough memory); m.cpu.onnx runs."
@@ -272,7 +278,7 @@ def test_a_gpu_that_is_required_and_missing(bundle: Path, options: dict[str, Any
 def test_onnxruntime_is_missing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "onnxruntime is not installed; install with: pip install 'numclip[cpu]'"
     here = replace(VNNI, onnxruntime=text)
-    monkeypatch.setattr(bundle_choice, "read_surroundings", lambda options: here)
+    monkeypatch.setattr(bundle_opening, "read_surroundings", lambda options: here)
     with pytest.raises(MissingDependencyError, match=r"numclip\[cpu\]"):
         load(bundle)
 

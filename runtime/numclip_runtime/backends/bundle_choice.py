@@ -7,12 +7,10 @@ instructions for it, where it is fastest at equal fidelity (docs/benchmarks.md);
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
-from numclip_runtime.backends import DEFAULTS, Backend, OpenOptions, open_backend
+from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.backends.onnxruntime import CUDA_PROVIDER, GPU_PROVIDERS, why_not
 from numclip_runtime.backends.tensorrt.checks import (
     NAMES,
@@ -25,19 +23,13 @@ from numclip_runtime.backends.tensorrt.checks import (
 from numclip_runtime.backends.tensorrt.module import installed, installed_version
 from numclip_runtime.cuda.probe import CudaDriver, probe_cuda
 from numclip_runtime.errors import (
-    GpuRequiredError,
     MissingDependencyError,
     ModelError,
-    NumclipError,
     import_extra,
-    lacks_memory,
     require_installed,
 )
-from numclip_runtime.files import sha256
 from numclip_runtime.metadata import Precision
-from numclip_runtime.model_files.bundle import MANIFEST, Artefact, Bundle
-from numclip_runtime.model_files.model_file import ModelFile
-from numclip_runtime.model_files.open_model import OpenModel
+from numclip_runtime.model_files.bundle import Artefact, Bundle
 from numclip_runtime.model_files.plan import PlanInfo
 from numclip_runtime.system import cpu_flags
 
@@ -47,14 +39,6 @@ INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp")
 ON_A_GPU = ("tensorrt", *filter(None, GPU_PROVIDERS))  # backends
 PLAN_ORDER: tuple[Precision, ...] = ("int8", "fp16", "fp32")  # an INT8 plan was asked for by name
 CUDA_ORDER: tuple[Precision, ...] = ("fp16", "fp32", "int8")
-
-
-class _NotOpenedError(Exception):
-    """An artefact cannot be opened here: the next one is tried."""
-
-
-class _DifferentError(ModelError):
-    """An artefact is not the file that the manifest states."""
 
 
 @dataclass(frozen=True)
@@ -82,21 +66,6 @@ class Candidate:
         """The file; of an ONNX file also that it is the GPU's turn."""
         both = self.device == "cuda" and self.artefact.engine is None
         return f"{self.artefact.file} on the GPU" if both else self.artefact.file
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The artefact that was opened."""
-
-    candidate: Candidate
-    backend: Backend
-    file: ModelFile
-    options: OpenOptions  # that open this file again
-
-    @property
-    def sentence(self) -> str:
-        """What runs, and why."""
-        return f"{self.candidate.artefact.file} of this bundle: {self.candidate.why}"
 
 
 def read_surroundings(options: OpenOptions = DEFAULTS) -> Surroundings:
@@ -203,101 +172,3 @@ def _refused(way: Candidate, options: OpenOptions) -> str | None:
     if backend == "openvino" and way.artefact.made_for is not None:
         return f"made for {way.artefact.made_for}"
     return None
-
-
-def open_bundle(bundle: Bundle, options: OpenOptions, here: Surroundings | None = None) -> Chosen:
-    """Open the first artefact in the order that can be opened; `notes` say which could not.
-
-    Args:
-        bundle: See `read_bundle`.
-        options: `sha256` may be that of bundle.json or of one artefact.
-        here: None: this machine.
-
-    Raises:
-        UsageError: if the options contradict each other.
-        ModelError: if a file is not the one that the manifest states; the next one is not tried
-            then. Or if none can be opened.
-        GpuRequiredError: if none can be opened on a GPU, and one is required.
-        MissingDependencyError: if none can be opened without onnxruntime.
-    """
-    options.check_device(bundle.folder, plan=options.backend == "tensorrt")
-    here = here or read_surroundings(options)
-    ways, failures = candidates(bundle, options, here), dict[str, str]()
-    for way in ways:
-        if way.problem is not None:
-            break
-        try:
-            chosen = _opened(bundle, way, options)
-        except _NotOpenedError as error:
-            failures[way.name] = str(error)
-            continue
-        notes = chosen.backend.notes
-        assert isinstance(notes, list)
-        notes.extend(
-            f"{bundle.folder}: {name} was passed over ({reason}); {way.name} runs."
-            for name, reason in failures.items()
-        )
-        if way.device == "cpu" and here.driver.devices and options.device == "auto":
-            reason = next(
-                (f"{c.name}: {c.problem}" for c in ways if c.problem and c.device == "cuda"),
-                "nothing in the bundle is for a GPU",
-            )
-            notes.append(f"{bundle.folder}: runs on the CPU: {reason}.")
-        return chosen
-    raise _none(bundle, ways, failures, here, options)
-
-
-def _opened(bundle: Bundle, way: Candidate, options: OpenOptions) -> Chosen:
-    artefact = way.artefact
-    path = bundle.path(artefact)
-    if not path.exists():
-        raise _NotOpenedError("it is missing")
-    own = replace(options, sha256=artefact.sha256)
-    if artefact.engine is None:
-        own = replace(own, device=way.device)
-    try:
-        with OpenModel(path) as file:
-            _require_same(path, artefact, file.sha256())
-            return Chosen(way, open_backend(file, own), ModelFile(file), own)
-    except _DifferentError:
-        raise
-    except NumclipError as error:
-        with suppress(OSError):  # a folder, or no permission: nobody knows its content
-            _require_same(path, artefact, sha256(path))
-        reason = str(error).removeprefix(f"{path}: ").rstrip(".")
-        if artefact.built_from is not None:  # the ONNX file has another name than the plan
-            reason = reason.replace(path.with_suffix(".onnx").name, artefact.built_from)
-        raise _NotOpenedError(reason) from None
-    except Exception as error:
-        if not lacks_memory(error):
-            raise
-        raise _NotOpenedError("not enough memory") from None
-
-
-def _require_same(path: Path, artefact: Artefact, digest: str) -> None:
-    if digest != artefact.sha256.lower():
-        raise _DifferentError(
-            f"{path}: its SHA-256 is {digest}, and {MANIFEST} states {artefact.sha256}; nothing "
-            "was loaded. Copy the bundle again from a trusted place, or write it again."
-        )
-
-
-def _none(
-    bundle: Bundle,
-    ways: Sequence[Candidate],
-    failures: dict[str, str],
-    here: Surroundings,
-    options: OpenOptions,
-) -> NumclipError:
-    """Return the error that lists why each artefact cannot run."""
-    problems = {way.name: way.problem for way in ways if way.problem} | failures
-    kind: type[NumclipError] = ModelError
-    if here.onnxruntime is not None and here.onnxruntime in problems.values():
-        kind = MissingDependencyError
-    if options.require_gpu or options.device == "cuda" or options.backend in ON_A_GPU:
-        kind = GpuRequiredError
-    lines = ("", *(f"  {name}: {problem}" for name, problem in problems.items()))
-    text = "\n".join(lines)
-    error = kind(f"{bundle.folder}: nothing in this bundle can run here:{text}")
-    error.lines = lines
-    return error

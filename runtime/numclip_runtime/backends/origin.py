@@ -36,7 +36,7 @@ def open_with_origin(path: Path, options: OpenOptions) -> tuple[Backend, Origin]
         NumclipError: see `open_backend` and `open_bundle`.
     """
     if is_bundle(path):
-        from numclip_runtime.backends.bundle_choice import open_bundle  # onnxruntime's backend
+        from numclip_runtime.backends.bundle_opening import open_bundle  # onnxruntime's backend
 
         chosen = open_bundle(read_bundle(path), options)
         return chosen.backend, Origin(chosen.file, chosen.options, chosen.sentence)
