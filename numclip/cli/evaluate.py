@@ -17,8 +17,8 @@ from numclip_runtime.commands import GroupedCommand, add, group
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error, show, visible
 from numclip_runtime.errors import require
 from numclip_runtime.files import refuse_overwriting, require_writable
-from numclip_runtime.model_files.bundle import files_of_model
 from numclip_runtime.model_files.given import kind_of, require_checkpoint
+from numclip_runtime.model_files.model_file import files_of_model
 
 OPTIONS = add(
     group(

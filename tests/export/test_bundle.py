@@ -21,7 +21,8 @@ from numclip_export.delivery.bundle_targets import BundleTarget, parse_targets
 from numclip_export.int8 import write as int8_write
 from numclip_export.int8.acceptance import Speed
 from numclip_runtime import UsageError, load
-from numclip_runtime.model_files.bundle import MANIFEST, read_bundle
+from numclip_runtime.model_files.bundle import read_bundle
+from numclip_runtime.model_files.given import MANIFEST
 from tests.export.chain import Chain, make_chain
 
 TINY = Path(__file__).parents[1] / "data/tiny.onnx"

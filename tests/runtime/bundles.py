@@ -11,7 +11,8 @@ from typing import Any
 
 from numclip_runtime import ModelMetadata, read_metadata
 from numclip_runtime.metadata import Precision
-from numclip_runtime.model_files.bundle import MANIFEST, Artefact, ArtefactDevice, Bundle, Missing
+from numclip_runtime.model_files.bundle import Artefact, ArtefactDevice, Bundle, Missing
+from numclip_runtime.model_files.given import MANIFEST
 from numclip_runtime.model_files.onnx_file import message
 from numclip_runtime.model_files.plan import EngineFacts, encode_metadata
 from tests.runtime.plans import plan_bytes

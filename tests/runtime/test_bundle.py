@@ -38,7 +38,8 @@ from numclip_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
 from numclip_runtime.backends.tensorrt.module import installed_version
 from numclip_runtime.cuda.probe import CudaDevice, CudaDriver, probe_cuda
-from numclip_runtime.model_files.bundle import MANIFEST, Bundle, is_bundle, read_bundle
+from numclip_runtime.model_files.bundle import Bundle, read_bundle
+from numclip_runtime.model_files.given import MANIFEST, is_bundle
 from tests.runtime.bundles import FILES, change_manifest, make_bundle
 from tests.runtime.conftest import invoke, records
 from tests.runtime.opener import Opener

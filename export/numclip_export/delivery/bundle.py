@@ -31,13 +31,13 @@ from numclip_runtime import ModelMetadata, NumclipError, UsageError, __version__
 from numclip_runtime.files import atomic_text, sha256
 from numclip_runtime.metadata import Precision
 from numclip_runtime.model_files.bundle import (
-    MANIFEST,
     Artefact,
     ArtefactDevice,
     Bundle,
     Missing,
     read_bundle,
 )
+from numclip_runtime.model_files.given import MANIFEST
 from numclip_runtime.model_files.onnx_file import read_onnx_metadata
 from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.model_files.operators import check_graph

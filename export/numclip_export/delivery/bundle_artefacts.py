@@ -10,7 +10,8 @@ from numclip_export.engine.build import BuiltEngine
 from numclip_export.options import ResolvedTarget
 from numclip_runtime import ModelMetadata
 from numclip_runtime.console import columns, say
-from numclip_runtime.model_files.bundle import MANIFEST, Artefact, ArtefactDevice, Bundle
+from numclip_runtime.model_files.bundle import Artefact, ArtefactDevice, Bundle
+from numclip_runtime.model_files.given import MANIFEST
 
 
 def device_of_onnx(metadata: ModelMetadata) -> ArtefactDevice:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from numclip_runtime import ModelError, UsageError
-from numclip_runtime.model_files.bundle import is_bundle, read_bundle
+from numclip_runtime.model_files.bundle import read_bundle
+from numclip_runtime.model_files.given import is_bundle
 from numclip_runtime.posix import is_mount_point, sync_folder
 from numclip_runtime.replacing import make_folder, remove_empty, take_permissions
 from numclip_runtime.signals import signals_held

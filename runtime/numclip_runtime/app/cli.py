@@ -17,8 +17,7 @@ from numclip_runtime.backends import BackendName, DeviceKind, OpenOptions
 from numclip_runtime.commands import GroupedCommand
 from numclip_runtime.console import SETTINGS, exit_on_error, visible
 from numclip_runtime.errors import UsageError
-from numclip_runtime.model_files.bundle import is_bundle
-from numclip_runtime.model_files.given import is_model_name, kind_of
+from numclip_runtime.model_files.given import is_bundle, is_model_name, kind_of
 from numclip_runtime.results.records import Format
 
 _BY_SUFFIX: dict[str, Format] = {f".{kind}": kind for kind in get_args(Format) if kind != "table"}

@@ -12,8 +12,8 @@ from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import refuse_overwriting, refuse_twice, require_writable
 from numclip_runtime.images.formats import IMAGE_SUFFIXES
-from numclip_runtime.model_files.bundle import files_of_model
 from numclip_runtime.model_files.given import kind_of
+from numclip_runtime.model_files.model_file import files_of_model
 from numclip_runtime.results.records import Format, import_pyarrow
 
 

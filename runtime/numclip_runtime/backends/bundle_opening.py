@@ -23,7 +23,8 @@ from numclip_runtime.errors import (
     lacks_memory,
 )
 from numclip_runtime.files import sha256
-from numclip_runtime.model_files.bundle import MANIFEST, Artefact, Bundle
+from numclip_runtime.model_files.bundle import Artefact, Bundle
+from numclip_runtime.model_files.given import MANIFEST
 from numclip_runtime.model_files.model_file import ModelFile
 from numclip_runtime.model_files.open_model import OpenModel
 

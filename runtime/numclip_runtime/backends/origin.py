@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from numclip_runtime.backends import Backend, OpenOptions, open_backend
-from numclip_runtime.model_files.bundle import is_bundle, read_bundle
+from numclip_runtime.model_files.given import is_bundle
 from numclip_runtime.model_files.model_file import ModelFile
 from numclip_runtime.model_files.open_model import OpenModel
 
@@ -36,7 +36,8 @@ def open_with_origin(path: Path, options: OpenOptions) -> tuple[Backend, Origin]
         NumclipError: see `open_backend` and `open_bundle`.
     """
     if is_bundle(path):
-        from numclip_runtime.backends.bundle_opening import open_bundle  # onnxruntime's backend
+        from numclip_runtime.backends.bundle_opening import open_bundle  # 30 ms of every start
+        from numclip_runtime.model_files.bundle import read_bundle
 
         chosen = open_bundle(read_bundle(path), options)
         return chosen.backend, Origin(chosen.file, chosen.options, chosen.sentence)

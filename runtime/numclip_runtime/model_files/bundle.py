@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, TypeVar
@@ -19,14 +18,13 @@ from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.fields import JSON_LIMIT, parse_json, read_fields, shown
 from numclip_runtime.files import read_limited
 from numclip_runtime.metadata import InputKind, ModelMetadata, Precision
-from numclip_runtime.model_files.given import is_model_name
+from numclip_runtime.model_files.given import MANIFEST, is_model_name
 from numclip_runtime.model_files.open_model import is_plan
 from numclip_runtime.model_files.pin import check_pin, path_beside
 from numclip_runtime.model_files.plan import EngineFacts, PlanInfo
 
 _T = TypeVar("_T")
 
-MANIFEST = "bundle.json"
 BUNDLE_FORMAT = "numclip bundle"  # the field "format", by which a manifest is told from other JSON
 BUNDLE_SCHEMA_VERSION = 1
 BUNDLE_REPORT = "report.json"  # of the exports, for people
@@ -130,13 +128,6 @@ class Bundle:
         return json_text(plain, indent=2) + "\n"
 
 
-def is_bundle(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path is that of a folder with a manifest."""
-    with suppress(OSError, ValueError):
-        return (Path(path) / MANIFEST).is_file()
-    return False
-
-
 def read_bundle(folder: Path) -> Bundle:
     """Read the manifest of a folder.
 
@@ -178,17 +169,6 @@ def read_bundle(folder: Path) -> Bundle:
     if len({one.file for one in found.artefacts}) < len(found.artefacts):
         raise _unreadable(path, "a file stands twice in it")
     return found
-
-
-def files_of_model(model: Path) -> list[Path]:
-    """Return the files that a model consists of: a file and its checksum, or those of a bundle.
-
-    Raises:
-        ModelError: if it is a bundle whose manifest cannot be read.
-    """
-    if is_bundle(model):
-        return read_bundle(model).files
-    return [model, path_beside(model)]
 
 
 def _list(kind: type[_T], data: Mapping[str, Any], name: str) -> tuple[_T, ...]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from numclip_runtime.errors import ModelError
 from numclip_runtime.files import sha256
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.model_files.bundle import is_bundle, read_bundle
+from numclip_runtime.model_files.given import is_bundle
 from numclip_runtime.model_files.names import model_path
 from numclip_runtime.model_files.open_model import OpenModel, Stamp, is_plan, stamp_of
+from numclip_runtime.model_files.pin import path_beside
 
 
 def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
@@ -27,6 +28,8 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
     """
     place = model_path(path)
     if is_bundle(place):
+        from numclip_runtime.model_files.bundle import read_bundle
+
         return read_bundle(place).model
     with OpenModel(place) as model:
         if is_plan(model.path):
@@ -36,6 +39,19 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
         from numclip_runtime.model_files.onnx_file import read_onnx_metadata
 
         return read_onnx_metadata(model)
+
+
+def files_of_model(model: Path) -> list[Path]:
+    """Return the files that a model consists of: a file and its checksum, or those of a bundle.
+
+    Raises:
+        ModelError: if it is a bundle whose manifest cannot be read.
+    """
+    if is_bundle(model):
+        from numclip_runtime.model_files.bundle import read_bundle
+
+        return read_bundle(model).files
+    return [model, path_beside(model)]
 
 
 class ModelFile:

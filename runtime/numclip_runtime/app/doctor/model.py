@@ -22,7 +22,8 @@ from numclip_runtime.backends.tensorrt.checks import (
 from numclip_runtime.cuda.probe import CudaDriver
 from numclip_runtime.errors import MissingDependencyError, NumclipError, first_line
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.model_files.bundle import is_bundle, read_bundle
+from numclip_runtime.model_files.bundle import read_bundle
+from numclip_runtime.model_files.given import is_bundle
 from numclip_runtime.model_files.open_model import check_model_path, is_plan
 from numclip_runtime.model_files.plan import PlanInfo, read_plan_metadata
 from numclip_runtime.predictor import load
