@@ -33,10 +33,6 @@ class _NotOpenedError(Exception):
     """An artefact cannot be opened here: the next one is tried."""
 
 
-class _DifferentError(ModelError):
-    """An artefact is not the file that the manifest states."""
-
-
 @dataclass(frozen=True)
 class Chosen:
     """The artefact that was opened."""
@@ -102,31 +98,35 @@ def _opened(bundle: Bundle, way: Candidate, options: OpenOptions) -> Chosen:
     own = replace(options, sha256=artefact.sha256)
     if artefact.engine is None:
         own = replace(own, device=way.device)
+    fault = None
     try:
         with OpenModel(path) as file:
-            _require_same(path, artefact, file.sha256())
-            return Chosen(way, open_backend(file, own), ModelFile(file), own)
-    except _DifferentError:
-        raise
+            fault = _difference(path, artefact, file.sha256())
+            if fault is None:
+                return Chosen(way, open_backend(file, own), ModelFile(file), own)
     except NumclipError as error:
         with suppress(OSError):  # a folder, or no permission: nobody knows its content
-            _require_same(path, artefact, sha256(path))
-        reason = str(error).removeprefix(f"{path}: ").rstrip(".")
-        if artefact.built_from is not None:  # the ONNX file has another name than the plan
-            reason = reason.replace(path.with_suffix(".onnx").name, artefact.built_from)
-        raise _NotOpenedError(reason) from None
+            fault = _difference(path, artefact, sha256(path))
+        if fault is None:
+            reason = str(error).removeprefix(f"{path}: ").rstrip(".")
+            if artefact.built_from is not None:  # the ONNX file has another name than the plan
+                reason = reason.replace(path.with_suffix(".onnx").name, artefact.built_from)
+            raise _NotOpenedError(reason) from None
     except Exception as error:
         if not lacks_memory(error):
             raise
         raise _NotOpenedError("not enough memory") from None
+    raise ModelError(fault)
 
 
-def _require_same(path: Path, artefact: Artefact, digest: str) -> None:
-    if digest != artefact.sha256.lower():
-        raise _DifferentError(
-            f"{path}: its SHA-256 is {digest}, and {MANIFEST} states {artefact.sha256}; nothing "
-            "was loaded. Copy the bundle again from a trusted place, or write it again."
-        )
+def _difference(path: Path, artefact: Artefact, digest: str) -> str | None:
+    """Return the sentence if a file is not the one that the manifest states."""
+    if digest == artefact.sha256.lower():
+        return None
+    return (
+        f"{path}: its SHA-256 is {digest}, and {MANIFEST} states {artefact.sha256}; nothing was "
+        "loaded. Copy the bundle again from a trusted place, or write it again."
+    )
 
 
 def _none(
