@@ -22,7 +22,7 @@ from numclip_export.int8 import write as int8_write
 from numclip_export.int8.acceptance import Speed
 from numclip_runtime import UsageError, load
 from numclip_runtime.model_files.bundle import read_bundle
-from numclip_runtime.model_files.given import MANIFEST
+from numclip_runtime.model_files.given import BUNDLE_MANIFEST
 from tests.export.chain import Chain, make_chain
 
 TINY = Path(__file__).parents[1] / "data/tiny.onnx"
@@ -33,7 +33,7 @@ def run(*args: object) -> Result:
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
+    data: dict[str, Any] = json.loads((folder / BUNDLE_MANIFEST).read_text("utf-8"))
     return data
 
 
@@ -113,7 +113,7 @@ def fleet(vit: Chain, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, R
 def test_a_bundle_of_a_checkpoint(fleet: tuple[Path, Result], vit: Chain) -> None:
     folder, result = fleet
     models = {f"checkpoint.{kind}.onnx" for kind in ("cpu", "cpu.int8", "fp16")}
-    assert names(folder) == {*models, MANIFEST, "report.json"}
+    assert names(folder) == {*models, BUNDLE_MANIFEST, "report.json"}
     assert [path.name for path in folder.parent.iterdir()] == ["b"]
     artefacts = {item["file"]: item for item in manifest(folder)["artefacts"]}
     assert artefacts.keys() == models
@@ -138,7 +138,7 @@ def test_a_bundle_of_a_checkpoint(fleet: tuple[Path, Result], vit: Chain) -> Non
     assert {item["file"]: item["sha256"] for item in report["artefacts"]} == {
         name: item["sha256"] for name, item in artefacts.items()
     }
-    digest = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    digest = hashlib.sha256((folder / BUNDLE_MANIFEST).read_bytes()).hexdigest()
     assert f"sha256 {digest} of bundle.json" in result.output
     assert re.match(rf"{folder}: a bundle of 3 files, \d+\.\d MB, in \d+ s\n", result.output)
 
@@ -174,7 +174,7 @@ def test_plans_are_built_without_a_gpu(vit: Chain, tmp_path: Path) -> None:
     result = run(vit.ckpt, "--bundle", folder, "--targets", targets, "--max-batch", 2)
     assert result.exit_code == 0, result.output
     plans = {"checkpoint.fp16.rtx-86-120.plan": [86, 120], "checkpoint.fp16.rtx-89.plan": [89]}
-    assert names(folder) == {*plans, "checkpoint.fp16.onnx", MANIFEST, "report.json"}
+    assert names(folder) == {*plans, "checkpoint.fp16.onnx", BUNDLE_MANIFEST, "report.json"}
     items = {item["file"]: item for item in manifest(folder)["artefacts"]}
     for name, capabilities in plans.items():
         assert items[name]["engine"]["compute_capabilities"] == capabilities
@@ -227,7 +227,7 @@ def test_int8_that_is_not_worth_it_is_left_out_unless_asked_for(
     data = ("--data", vit.ckpt.parent / "val", "--max-batch", 2)
     result = run(vit.ckpt, "--bundle", tmp_path / "b", "--targets", "cpu", *data)
     assert result.exit_code == 0, result.output
-    assert names(tmp_path / "b") == {"checkpoint.cpu.onnx", MANIFEST, "report.json"}
+    assert names(tmp_path / "b") == {"checkpoint.cpu.onnx", BUNDLE_MANIFEST, "report.json"}
     (item,) = manifest(tmp_path / "b")["missing"]
     assert item["target"] == "cpu-int8"
     assert item["reason"].startswith("checkpoint.cpu.int8.onnx: not kept, it is no faster here")
@@ -253,7 +253,7 @@ def test_a_bundle_of_a_packaged_model(tmp_path: Path) -> None:
     folder = tmp_path / "b"
     result = run("quality", "--bundle", folder, "--targets", "cpu,onnx")
     assert result.exit_code == 0, result.output
-    assert names(folder) == {"quality.onnx", MANIFEST}
+    assert names(folder) == {"quality.onnx", BUNDLE_MANIFEST}
     (item,) = manifest(folder)["artefacts"]
     assert item["target"] == "cpu, onnx"
     assert item["parity"].keys() == {"max_value_error", "max_prob_error"}
@@ -325,7 +325,7 @@ def test_nothing_but_an_older_bundle_is_replaced(tmp_path: Path, what: str) -> N
         (folder / "notes.txt").write_text("mine")
     else:
         folder.mkdir()
-        name = "a.jpg" if what == "photos" else MANIFEST
+        name = "a.jpg" if what == "photos" else BUNDLE_MANIFEST
         (folder / name).write_text("{}")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     result = run(*args)
@@ -342,7 +342,7 @@ def test_an_older_bundle_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert run("quality", "--bundle", link, "--targets", "onnx").exit_code == 0
     assert run(TINY, "--bundle", link, "--targets", "onnx").exit_code == 0
     assert link.is_symlink()
-    assert names(real) == {"tiny.onnx", MANIFEST}
+    assert names(real) == {"tiny.onnx", BUNDLE_MANIFEST}
     assert real.stat().st_mode & 0o777 == 0o750
     assert {path.name for path in tmp_path.iterdir()} == {"real", "link"}
 
@@ -362,7 +362,7 @@ def test_the_older_bundle_is_put_back_if_the_new_one_cannot_take_its_place(
     monkeypatch.setattr(Path, "rename", rename)
     result = run("quality", "--bundle", folder, "--targets", "onnx")
     assert (result.exit_code, result.output) == (2, f"Error: {folder}: No space left on device.\n")
-    assert names(folder) == {"tiny.onnx", MANIFEST}
+    assert names(folder) == {"tiny.onnx", BUNDLE_MANIFEST}
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 

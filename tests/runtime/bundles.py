@@ -12,7 +12,7 @@ from typing import Any
 from numclip_runtime import ModelMetadata, read_metadata
 from numclip_runtime.metadata import Precision
 from numclip_runtime.model_files.bundle import Artefact, ArtefactDevice, Bundle, Missing
-from numclip_runtime.model_files.given import MANIFEST
+from numclip_runtime.model_files.given import BUNDLE_MANIFEST
 from numclip_runtime.model_files.onnx_file import message
 from numclip_runtime.model_files.plan import EngineFacts, encode_metadata
 from tests.runtime.plans import plan_bytes
@@ -64,7 +64,7 @@ def make_bundle(
         (Missing("tensorrt", "no GPU here"),),
         folder,
     )
-    (folder / MANIFEST).write_text(bundle.to_json(), "utf-8")
+    (folder / BUNDLE_MANIFEST).write_text(bundle.to_json(), "utf-8")
     return bundle
 
 
@@ -76,9 +76,9 @@ def plan_of(metadata: ModelMetadata, facts: EngineFacts) -> bytes:
 
 def change_manifest(folder: Path, **changes: Any) -> None:
     """Change fields of the first artefact in the manifest."""
-    data = json.loads((folder / MANIFEST).read_text("utf-8"))
+    data = json.loads((folder / BUNDLE_MANIFEST).read_text("utf-8"))
     data["artefacts"][0] |= changes
-    (folder / MANIFEST).write_text(json.dumps(data), "utf-8")
+    (folder / BUNDLE_MANIFEST).write_text(json.dumps(data), "utf-8")
 
 
 def _sha256(content: bytes) -> str:

@@ -39,7 +39,7 @@ from numclip_runtime.backends.tensorrt.backend import TensorRTBackend
 from numclip_runtime.backends.tensorrt.module import installed_version
 from numclip_runtime.cuda.probe import CudaDevice, CudaDriver, probe_cuda
 from numclip_runtime.model_files.bundle import Bundle, read_bundle
-from numclip_runtime.model_files.given import MANIFEST, is_bundle
+from numclip_runtime.model_files.given import BUNDLE_MANIFEST, is_bundle
 from tests.runtime.bundles import FILES, change_manifest, make_bundle
 from tests.runtime.conftest import invoke, records
 from tests.runtime.opener import Opener
@@ -232,7 +232,7 @@ def test_a_file_that_does_not_open_is_passed_over(tmp_path: Path, tiny: Path) ->
         replace(one, sha256=digest) if one.file == broken.name else one for one in bundle.artefacts
     ]
     manifest = replace(bundle, artefacts=tuple(artefacts)).to_json()
-    (folder / MANIFEST).write_text(manifest, "utf-8")
+    (folder / BUNDLE_MANIFEST).write_text(manifest, "utf-8")
     with load(folder) as predictor:
         (note,) = predictor.backend.notes
         assert note.startswith(f"{folder}: m.cpu.int8.onnx was passed over (")
@@ -256,7 +256,7 @@ def test_no_memory_passes_over(bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("without_gpu")
 def test_sha256_pins_the_bundle_or_one_file(bundle: Path) -> None:
     found = read_bundle(bundle)
-    of_manifest = hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
+    of_manifest = hashlib.sha256((bundle / BUNDLE_MANIFEST).read_bytes()).hexdigest()
     assert found.sha256 == of_manifest
     with load(bundle, sha256=of_manifest.upper()) as predictor:
         assert str(predictor.choice).startswith("m.cpu.int8.onnx")
@@ -343,7 +343,7 @@ def test_names_are_those_of_files_in_the_folder(bundle: Path, name: str) -> None
     ],
 )
 def test_damaged_manifests(tmp_path: Path, text: bytes, message: str) -> None:
-    (tmp_path / MANIFEST).write_bytes(text)
+    (tmp_path / BUNDLE_MANIFEST).write_bytes(text)
     assert is_bundle(tmp_path)
     for call in (load, read_metadata):
         with pytest.raises(ModelError, match=message):
@@ -496,7 +496,7 @@ class TestCommand:
         result = invoke(photos, photos)
         assert "is a folder; give the model file inside it" in result.stderr
 
-    @pytest.mark.parametrize("name", [MANIFEST, "m.onnx", "m.rtx-86.plan", "m.onnx.sha256"])
+    @pytest.mark.parametrize("name", [BUNDLE_MANIFEST, "m.onnx", "m.rtx-86.plan", "m.onnx.sha256"])
     def test_no_output_replaces_a_part_of_it(self, bundle: Path, photos: Path, name: str) -> None:
         (bundle / "m.onnx.sha256").touch()
         result = invoke(bundle, photos, "-o", bundle / name, "--format", "json")
@@ -564,7 +564,7 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
     assert not is_bundle(tmp_path / "gone")
     assert not is_bundle("x" * 5000)
     assert not is_bundle("nul\0")
-    (tmp_path / MANIFEST).mkdir()
+    (tmp_path / BUNDLE_MANIFEST).mkdir()
     assert not is_bundle(tmp_path)
     with pytest.raises(ModelError, match="is a folder; give the model file inside it"):
         load(tmp_path)
@@ -573,7 +573,7 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
 def test_all_files_of_a_bundle(bundle: Path) -> None:
     found: Bundle = read_bundle(bundle)
     names = {os.path.relpath(path, bundle) for path in found.files}
-    assert {MANIFEST, "report.json", "m.onnx", "m.rtx-86.plan.sha256"} <= names
+    assert {BUNDLE_MANIFEST, "report.json", "m.onnx", "m.rtx-86.plan.sha256"} <= names
 
 
 @pytest.mark.parametrize(

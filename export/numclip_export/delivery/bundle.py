@@ -37,7 +37,7 @@ from numclip_runtime.model_files.bundle import (
     Missing,
     read_bundle,
 )
-from numclip_runtime.model_files.given import MANIFEST
+from numclip_runtime.model_files.given import BUNDLE_MANIFEST
 from numclip_runtime.model_files.onnx_file import read_onnx_metadata
 from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.model_files.operators import check_graph
@@ -202,7 +202,7 @@ def write_manifest(
     """Write bundle.json."""
     model = replace(model, parity=None, verified=None)
     bundle = Bundle(__version__, model, tuple(artefacts), tuple(missing), folder)
-    with atomic_text(folder / MANIFEST, sync=True) as file:
+    with atomic_text(folder / BUNDLE_MANIFEST, sync=True) as file:
         file.write(bundle.to_json())
 
 

@@ -11,7 +11,7 @@ from numclip_export.options import ResolvedTarget
 from numclip_runtime import ModelMetadata
 from numclip_runtime.console import columns, say
 from numclip_runtime.model_files.bundle import Artefact, ArtefactDevice, Bundle
-from numclip_runtime.model_files.given import MANIFEST
+from numclip_runtime.model_files.given import BUNDLE_MANIFEST
 
 
 def device_of_onnx(metadata: ModelMetadata) -> ArtefactDevice:
@@ -93,5 +93,5 @@ def bundle_summary(bundle: Bundle, seconds: float) -> Iterator[str]:
     yield from columns(rows, "<><<")
     for item in bundle.missing:
         yield f"left out: {item.target}: {item.reason}"
-    yield f"sha256 {bundle.sha256} of {MANIFEST} pins them all"
+    yield f"sha256 {bundle.sha256} of {BUNDLE_MANIFEST} pins them all"
     yield f"to see what this machine would run: numclip doctor {bundle.folder}"

@@ -24,7 +24,7 @@ from numclip_runtime.errors import (
 )
 from numclip_runtime.files import sha256
 from numclip_runtime.model_files.bundle import Artefact, Bundle
-from numclip_runtime.model_files.given import MANIFEST
+from numclip_runtime.model_files.given import BUNDLE_MANIFEST
 from numclip_runtime.model_files.model_file import ModelFile
 from numclip_runtime.model_files.open_model import OpenModel
 
@@ -124,8 +124,8 @@ def _difference(path: Path, artefact: Artefact, digest: str) -> str | None:
     if digest == artefact.sha256.lower():
         return None
     return (
-        f"{path}: its SHA-256 is {digest}, and {MANIFEST} states {artefact.sha256}; nothing was "
-        "loaded. Copy the bundle again from a trusted place, or write it again."
+        f"{path}: its SHA-256 is {digest}, and {BUNDLE_MANIFEST} states {artefact.sha256}; "
+        "nothing was loaded. Copy the bundle again from a trusted place, or write it again."
     )
 
 

@@ -18,7 +18,7 @@ from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.fields import JSON_LIMIT, parse_json, read_fields, shown
 from numclip_runtime.files import read_limited
 from numclip_runtime.metadata import InputKind, ModelMetadata, Precision
-from numclip_runtime.model_files.given import MANIFEST, is_model_name
+from numclip_runtime.model_files.given import BUNDLE_MANIFEST, is_model_name
 from numclip_runtime.model_files.open_model import is_plan
 from numclip_runtime.model_files.pin import check_pin, path_beside
 from numclip_runtime.model_files.plan import EngineFacts, PlanInfo
@@ -110,7 +110,7 @@ class Bundle:
         """All files that numclip wrote there."""
         models = [self.folder / artefact.file for artefact in self.artefacts]
         checksums = map(path_beside, models)
-        return [self.folder / MANIFEST, self.folder / BUNDLE_REPORT, *models, *checksums]
+        return [self.folder / BUNDLE_MANIFEST, self.folder / BUNDLE_REPORT, *models, *checksums]
 
     def to_json(self) -> str:
         """Return the manifest's text."""
@@ -134,7 +134,7 @@ def read_bundle(folder: Path) -> Bundle:
     Raises:
         ModelError: if it is none of numclip's, damaged, or of a newer numclip.
     """
-    path = folder / MANIFEST
+    path = folder / BUNDLE_MANIFEST
     try:
         content = read_limited(path, JSON_LIMIT)
         data = parse_json(content.decode())

@@ -15,7 +15,7 @@ from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.images.folder import LEFT_OUT_SUFFIXES
 from numclip_runtime.images.formats import HEIF_SUFFIXES, IMAGE_SUFFIXES
 
-MANIFEST = "bundle.json"  # which makes a folder a bundle
+BUNDLE_MANIFEST = "bundle.json"  # which makes a folder a bundle
 PLAN_SUFFIXES = (".plan", ".engine")
 MODEL_SUFFIXES = (".onnx", *PLAN_SUFFIXES)
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
@@ -44,7 +44,7 @@ def is_model_name(path: str | os.PathLike[str]) -> bool:
 def is_bundle(path: str | os.PathLike[str]) -> bool:
     """Return whether a path is that of a folder with a manifest."""
     with suppress(OSError, ValueError):
-        return (Path(path) / MANIFEST).is_file()
+        return (Path(path) / BUNDLE_MANIFEST).is_file()
     return False
 
 
