@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from numclip_export.delivery.hub import Publication, PublishError
+from numclip_export.delivery.triton import TritonRepository
 from numclip_export.delivery.web import WebPage
 from numclip_export.engine.build import BuiltEngine, engine_from_onnx
 from numclip_export.engine.build_options import MAX_BATCH, EngineOptions
@@ -19,7 +20,7 @@ from numclip_export.options import (
     ExportOptions,
     Target,
     output_path,
-    refuse_beside_page,
+    refuse_beside_copies,
     refused_with_onnx,
     resolve_target,
     target_with_onnx,
@@ -83,14 +84,20 @@ def main(
         engine = EngineOptions(max_batch=max_batch, **chosen)
         named = onnx_path is not None and is_named_model(onnx_path)
         page = WebPage.of(given.pop("web"), given.pop("ort_web"), precision)
+        triton = TritonRepository.of(given.pop("triton"), target, max_batch)
+        copies = page is not None or triton is not None
         publication = Publication.of(given.pop("push"), given.pop("license"), given.pop("public"))
         if publication is not None and onnx_path is not None:
             raise UsageError("--push needs --ckpt: an ONNX file does not contain its proof.")
         if onnx_path is not None:
             onnx_path = model_path(onnx_path)
-        if onnx_path is not None and page is not None:
-            refuse_beside_page()
-            show(page.write(onnx_path))
+        if onnx_path is not None and copies:
+            refuse_beside_copies(page=page is not None)
+            if triton is not None:
+                triton.refuse_building()
+                show(triton.write(onnx_path))
+            if page is not None:
+                show(page.write(onnx_path))
         elif onnx_path is not None:
             if fp16 or int8 or data is not None:
                 raise refused_with_onnx("precision" if fp16 or int8 else "data")
@@ -103,7 +110,7 @@ def main(
                 given["calib_data"] = given["calib_data"] or (data if precision == "int8" else None)
             if page is not None:
                 page.package  # noqa: B018 (fetched before the minutes of an export)
-            wanted = "onnx" if page is not None and target == "auto" else target
+            wanted = "onnx" if copies and target == "auto" else target
             resolved = resolve_target(wanted, precision, engine)
             path = output_path(ckpt, output, ".onnx")
             if publication is not None:
@@ -113,6 +120,8 @@ def main(
             result = export(ExportOptions(ckpt, path, **given))
             if page is not None:
                 show(page.write(result.files[-1].path))
+            if triton is not None:
+                show(triton.write_export(result))
             if publication is not None:
                 push(publication, result)
 

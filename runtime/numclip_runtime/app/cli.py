@@ -91,8 +91,8 @@ def main(
 ) -> None:
     """Read a number off each of INPUTS with MODEL.
 
-    MODEL is a .onnx or .plan file, the name of a model that comes with the package (quality), or
-    hf://OWNER/NAME@REVISION.
+    MODEL is a .onnx or .plan file, the name of a model that comes with the package (quality),
+    hf://OWNER/NAME@REVISION, or triton://HOST:PORT/MODEL on a Triton server.
 
     INPUTS are image files, folders (searched for images), glob patterns, video files, - (a list of
     paths on standard input), or one camera (camera:0) or stream (rtsp://...).

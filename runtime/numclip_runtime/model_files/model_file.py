@@ -10,7 +10,7 @@ from pathlib import Path
 from numclip_runtime.errors import ModelError
 from numclip_runtime.files import sha256
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.model_files.names import model_path
+from numclip_runtime.model_files.names import is_served, model_path
 from numclip_runtime.model_files.open_model import OpenModel, Stamp, is_plan, stamp_of
 
 
@@ -24,6 +24,10 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
     Raises:
         ModelError: if the file is missing, of another kind, damaged, or not made by numclip.
     """
+    if is_served(path):
+        from numclip_runtime.model_files.served import served_metadata
+
+        return served_metadata(path)
     with OpenModel(model_path(path)) as model:
         if is_plan(model.path):
             from numclip_runtime.model_files.plan import read_plan_metadata

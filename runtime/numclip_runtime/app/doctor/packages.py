@@ -16,6 +16,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+    "tritonclient": ("tritonclient",),
     "av": ("av",),
     "pyarrow": ("pyarrow",),
     "torch": ("torch",),
