@@ -30,7 +30,7 @@ def config_of_file(model: Path, max_batch: int = 4) -> Any:
     config.input.add(name="images", data_type=pb.TYPE_FP32, dims=[3, side, side])
     config.output.add(name="values", data_type=pb.TYPE_FP32, dims=[1])
     config.output.add(name="bin_probs", data_type=pb.TYPE_FP32, dims=[bins])
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=2)
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=2)
     config.parameters["numclip"].string_value = metadata.to_json()
     config.parameters["numclip_sha256"].string_value = "5" * 64
     return config

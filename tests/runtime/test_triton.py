@@ -88,6 +88,12 @@ def test_the_server_gives_the_numbers_of_the_file(
         assert max(served.batches) == 4
         assert (remote.backend.name, remote.backend.provider) == ("triton", "onnxruntime")
         assert remote.backend.lanes == 3  # one more than instances
+    group = served.config.instance_group[0]
+    group.kind = group.KIND_CPU
+    served.batches.clear()
+    with load(served.address) as remote:
+        assert len(remote.predict_batch(pictures)) == 10
+    assert served.batches == [1] * 10
 
 
 def test_a_run_of_the_command(served: StandinTriton, tiny: Path, photos: Path) -> None:

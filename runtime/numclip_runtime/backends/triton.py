@@ -27,10 +27,11 @@ from numclip_runtime.model_files.served import (
     identity_of,
 )
 from numclip_runtime.preprocess import FloatArray, InputArray
+from numclip_runtime.signals import stop_requests
 
 TRITON_TYPES = {"TYPE_FP32": "float32", "TYPE_UINT8": "uint8"}
 WIRE_TYPES = {"float32": "FP32", "uint8": "UINT8"}
-MOST_LANES = 8  # requests at a time: a server's queue is for all of its clients
+MOST_LANES = 16  # requests at a time: a server's queue is for all of its clients
 GONE_S = 5.0  # how long a server that answered before is asked again; it may be restarting
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 1.0  # before a request is repeated; doubled each time
 
@@ -74,10 +75,12 @@ class TritonBackend:
         self.provider = config.backend or config.platform or "a server"
         self.device = address.server
         self.notes: list[str] = []
-        self.max_batch: int | None = config.max_batch_size
-        instances = sum(max(1, group.count) for group in config.instance_group)
+        groups = config.instance_group
+        on_cpu = bool(groups) and all(group.kind == group.KIND_CPU for group in groups)
+        # Alone on a CPU, where more gain nothing: the numbers are those of a local run, bit for bit
+        self.max_batch: int | None = 1 if on_cpu else config.max_batch_size
         # One more than run, so that the server need not wait for the next
-        self.lanes = min(MOST_LANES, 1 + max(1, instances))
+        self.lanes = min(MOST_LANES, 1 + (sum(group.count for group in groups) or 1))
         self.address = replace(address, identity=identity)
         self._library = library
         self._client: Any = client
@@ -135,7 +138,8 @@ class TritonBackend:
             except BusyError:
                 given_up, reason = last, self._busy()
             pause = wait * random.uniform(0.5, 1)  # else all clients come again together
-            if time.monotonic() + pause >= given_up:
+            # After Ctrl-C the run waits for its threads
+            if time.monotonic() + pause >= given_up or stop_requests()[0] is not None:
                 raise reason
             time.sleep(pause)
             wait = min(2 * wait, _LONGEST_WAIT_S)
