@@ -113,6 +113,9 @@ def main(
             wanted = "onnx" if copies and target == "auto" else target
             resolved = resolve_target(wanted, precision, engine)
             path = output_path(ckpt, output, ".onnx")
+            if triton is not None:
+                kind = "" if precision == "fp32" else f".{precision}"
+                triton.check(path.with_suffix(f"{kind}.onnx"))
             if publication is not None:
                 publication.check()
             batch = max_batch or MAX_BATCH

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from numclip_export import export as export_module
 from numclip_export.cli import main
 from numclip_export.delivery import triton_serving
-from numclip_export.delivery.pbtxt import Word, parsed, written
+from numclip_export.delivery.pbtxt import Message, Word, parsed, written
 from numclip_export.delivery.triton_config import check_config
 from numclip_export.graph.signature import read_signature
 from numclip_runtime import ModelError, read_metadata
@@ -322,6 +322,29 @@ def test_refusals(model: Path, repository: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_a_model_of_another_task_is_not_replaced(model: Path, repository: Path) -> None:
+    assert run(model, "--triton", repository).exit_code == 0
+    before = (repository / "a_b/config.pbtxt").read_bytes()
+    with_metadata(model, task=replace(read_metadata(model).task, name="another"))
+    result = run(model, "--triton", repository)
+    assert result.exit_code == 2
+    assert "config.pbtxt: is of a model that reads " in result.output
+    assert (repository / "a_b/config.pbtxt").read_bytes() == before
+
+
+def test_what_is_in_the_way_is_found_before_the_export(
+    chain: Chain, repository: Path, tmp_path: Path
+) -> None:
+    foreign = repository / "a_fp16"
+    foreign.mkdir(parents=True)
+    (foreign / "config.pbtxt").write_text('name: "a_fp16"')
+    ckpt = shutil.copy(chain.ckpt, tmp_path / "a.pt")
+    result = run("--ckpt", ckpt, "--fp16", "--triton", repository)
+    assert result.exit_code == 2
+    assert "was not written by numclip-export" in result.output
+    assert not list(tmp_path.glob("*.onnx"))
+
+
 def test_a_failing_disk_leaves_the_former_folder(
     model: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,7 +370,13 @@ def test_a_failing_disk_leaves_the_former_folder(
 
 def test_texts_of_every_kind_come_back() -> None:
     hard = 'quote " backslash \\ line\nend\ttab \x00 # no comment é 漢 {"a": [1]}'
-    message = {"a": [hard], "b": [1, -2], "c": [Word("true")], "d": [{"e": [hard]}, {}], "f": []}
+    message: Message = {
+        "a": [hard],
+        "b": [1, -2],
+        "c": [Word("true")],
+        "d": [{"e": [hard]}, {}],
+        "f": [],
+    }
     assert parsed(written(message)) == {k: v for k, v in message.items() if v}
     text_format = pytest.importorskip("google.protobuf.text_format")
     pb = pytest.importorskip("tritonclient.grpc.model_config_pb2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pytest
 pytest.importorskip("tritonclient.grpc")
 pytest.importorskip("onnxruntime")
 
-from numclip_runtime import ModelError, UsageError, load, read_metadata
+from numclip_runtime import MissingDependencyError, ModelError, UsageError, load, read_metadata
 from numclip_runtime.app.doctor.command import diagnose
 from numclip_runtime.backends import triton
 from numclip_runtime.model_files.names import short_name
@@ -44,6 +45,7 @@ def pictures() -> list[np.ndarray[Any, Any]]:
     [
         ("triton://h:1/m", Address("h", 1, "m")),
         ("triton:/h:1/m", Address("h", 1, "m")),  # as pathlib writes it
+        ("triton:\\h:1\\m\\2", Address("h", 1, "m", "2")),  # and on Windows
         ("triton://h.b-c/m.x", Address("h.b-c", 8001, "m.x")),
         ("triton://[::1]:9/m/3", Address("[::1]", 9, "m", "3")),
         ("triton://h/m?timeout=2.5", Address("h", 8001, "m", timeout_s=2.5)),
@@ -282,8 +284,20 @@ def test_doctor_prints_what_is_there(served: StandinTriton) -> None:
     assert alone.advice[0] == f"numclip-run doctor triton://127.0.0.1:{served.port}/MODEL"
 
 
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tritonclient"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tritonclient", None)
+    sentence = r"tritonclient is not installed; install with: pip install 'numclip\[triton\]'"
+    with pytest.raises(MissingDependencyError, match=sentence):
+        load("triton://h:1/m")
+    found = diagnose(Path("triton://h:1/m"))
+    assert not found.can_run
+    assert any("pip install 'numclip[triton]'" in problem for problem in found.problems)
+
+
 def test_a_served_model_is_no_file(served: StandinTriton) -> None:
     from numclip_runtime.model_files.open_model import OpenModel
 
-    with pytest.raises(ModelError, match="a model on a server can only be run"):
+    with pytest.raises(ModelError, match=f"^{served.address}: a model on a server can only be run"):
         OpenModel(served.address)

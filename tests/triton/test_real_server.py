@@ -151,7 +151,7 @@ def test_warm_up_ran(server: RealServer, repository: Path) -> None:
 def test_the_command_and_batches_beyond_the_largest(
     server: RealServer, pictures: list[Path], tmp_path: Path
 ) -> None:
-    outputs = []
+    outputs: list[list[dict[str, Any]]] = []
     for model in (f"triton://{server.grpc}/tiny", str(DATA / "tiny.onnx")):
         out = tmp_path / f"{len(outputs)}.jsonl"
         command = [sys.executable, "-m", "numclip_runtime", model, str(pictures[0].parent)]

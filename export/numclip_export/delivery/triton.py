@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from numclip_export.delivery.hub import README
-from numclip_export.delivery.pbtxt import written
+from numclip_export.delivery.pbtxt import parsed, written
 from numclip_export.delivery.triton_config import (
     LABELS,
     MARK,
@@ -27,7 +27,13 @@ from numclip_export.options import Target
 from numclip_runtime import UsageError
 from numclip_runtime.console import say, visible
 from numclip_runtime.files import atomic_path, naming
-from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
+from numclip_runtime.metadata import (
+    BIN_PROBS_NAME,
+    INPUT_NAME,
+    METADATA_KEY,
+    VALUES_NAME,
+    ModelMetadata,
+)
 from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.model_files.served import GRPC_PORT
 
@@ -135,6 +141,7 @@ class TritonRepository:
         with OpenModel(model) as file:
             facts = served_file(file, self.target, self.max_batch)
             options = facts.options
+            _refuse_other_task(folder / CONFIG, facts)
             config = "\n".join(
                 (
                     f"{MARK} for {visible(model.name)}: write it again rather than change it.",
@@ -167,6 +174,21 @@ class TritonRepository:
             f"{options.max_batch}, {_PLACES[options.kind]}\n"
             f"to serve it: tritonserver --model-repository={shlex.quote(str(self.folder))}, then "
             f"numclip-run triton://localhost:{GRPC_PORT}/{name} photo.jpg"
+        )
+
+
+def _refuse_other_task(config: Path, facts: ServedFile) -> None:
+    """Refuse to replace a model of another task: two files of one name, such as model.onnx."""
+    try:
+        entries = parsed(config.read_text("utf-8"))["parameters"]
+        texts = {one["key"][0]: one["value"][0]["string_value"][0] for one in entries}
+        before = ModelMetadata.from_json(texts[METADATA_KEY]).task.name
+    except (OSError, ValueError, LookupError, TypeError):  # none there, or changed by hand
+        return
+    if before != facts.metadata.task.name:
+        raise UsageError(
+            f"{config}: is of a model that reads {before}, and this one reads "
+            f"{facts.metadata.task.name}; rename the file, or choose another folder."
         )
 
 

@@ -31,13 +31,22 @@ def is_named_model(model: str | os.PathLike[str]) -> bool:
 
 def is_served(model: str | os.PathLike[str]) -> bool:
     """Return whether a name is the address of a model on a Triton server."""
-    return f"{os.fsdecode(model)}/".startswith(TRITON)
+    return f"{address_text(model)}/".startswith(TRITON)
+
+
+def address_text(model: str | os.PathLike[str]) -> str:
+    """Return an address with two slashes, of which pathlib leaves one, or a backslash."""
+    return re.sub(r"^triton:[/\\]+(.*)", _slashed, os.fsdecode(model), flags=re.DOTALL)
+
+
+def _slashed(found: re.Match[str]) -> str:
+    return "triton://" + found[1].replace("\\", "/")
 
 
 def short_name(model: Path) -> str:
     """Return a model's name without its folder or server."""
     if is_served(model):
-        return (model.parts[2:3] or model.parts[1:2] or (model.name,))[0].partition("?")[0]
+        return address_text(model).partition("?")[0].split("/", 4)[3]
     return model.name
 
 

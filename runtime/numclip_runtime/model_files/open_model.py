@@ -19,7 +19,7 @@ from numclip_runtime.model_files.given import (
     kind_of,
     such_as,
 )
-from numclip_runtime.model_files.names import is_served
+from numclip_runtime.model_files.names import address_text, is_served
 from numclip_runtime.posix import place_of_open_file
 
 Buffer: TypeAlias = "mmap | bytes"
@@ -60,7 +60,8 @@ def check_model_path(model: Path) -> None:
     """
     if is_served(model):
         raise ModelError(
-            f"{model}: a model on a server can only be run; give the file that it was made from."
+            f"{address_text(model)}: a model on a server can only be run; give the file that it "
+            "was made from."
         )
     try:
         exists, folder = model.exists(), model.is_dir()

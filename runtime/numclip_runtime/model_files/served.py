@@ -17,6 +17,7 @@ from typing import Any
 
 from numclip_runtime.errors import ModelError, UsageError, import_extra
 from numclip_runtime.metadata import METADATA_KEY, ModelMetadata
+from numclip_runtime.model_files.names import address_text
 
 SHA256_KEY = f"{METADATA_KEY}_sha256"  # of the model file, in a config's parameters
 ADDRESS_FORM = "triton://HOST:PORT/MODEL or triton://HOST:PORT/MODEL/VERSION"
@@ -52,7 +53,7 @@ class Address:
         Raises:
             UsageError: if it is of another form.
         """
-        text = re.sub("^triton:/+", "triton://", os.fsdecode(name))
+        text = address_text(name)
         found = _ADDRESS.fullmatch(text)
         if found is None:
             raise UsageError(f"{text}: not the address of a model, which is {ADDRESS_FORM}.")
