@@ -45,8 +45,10 @@ class StandinTriton:
     port: int = 0
     server: Any = None
     batches: list[int] = field(default_factory=list)  # images of each request that was run
+    entered: int = 0  # requests that came so far
     refuse: int = 0  # how many requests more find the queue full
     loaded: bool = True
+    unload_after: int | None = None  # requests
     delay_s: float = 0.0
     narrow: bool = False  # whether bin_probs lack a column
 
@@ -99,8 +101,13 @@ def standin_triton(model: Path, port: int = 0) -> Iterator[StandinTriton]:
             (given,) = request.inputs
             if given.shape[0] > state.config.max_batch_size:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, "batch-size must be <= 4")
-            time.sleep(state.delay_s)
+            state.entered += 1
+            end = time.monotonic() + state.delay_s
+            while time.monotonic() < end and context.is_active():
+                time.sleep(min(state.delay_s, 0.05))
             state.batches.append(given.shape[0])
+            if len(state.batches) == state.unload_after:
+                state.loaded = False
             images = np.frombuffer(request.raw_input_contents[0], NUMPY[given.datatype])
             values, probs = session.run(
                 ["values", "bin_probs"], {"images": images.reshape(given.shape)}

@@ -149,13 +149,13 @@ def test_warm_up_ran(server: RealServer, repository: Path) -> None:
 
 
 def test_the_command_and_batches_beyond_the_largest(
-    server: RealServer, pictures: list[Path], tmp_path: Path
+    server: RealServer, repository: Path, pictures: list[Path], tmp_path: Path
 ) -> None:
     outputs: list[list[dict[str, Any]]] = []
     for model in (f"triton://{server.grpc}/tiny", str(DATA / "tiny.onnx")):
         out = tmp_path / f"{len(outputs)}.jsonl"
         command = [sys.executable, "-m", "numclip_runtime", model, str(pictures[0].parent)]
-        more = ["--batch-size", "16", "-o", str(out)]  # the config allows 8
+        more = ["--batch-size", "16", "-o", str(out)]
         done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         outputs.append([json.loads(line) for line in out.read_text().splitlines()])
@@ -169,6 +169,9 @@ def test_the_command_and_batches_beyond_the_largest(
         given.set_data_from_numpy(image)
         with pytest.raises(Exception, match="batch-size must be <= 8"):
             client.infer("tiny", [given])  # so it is the backend that splits
+        remote.backend.max_batch = 8
+        assert [one.bin for one in remote.predict_batch(pictures)] == [one["bin"] for one in here]
+    assert "8" in (repository / "tiny" / "1" / "batches.txt").read_text().split()[2:]
 
 
 def test_a_full_queue_under_24_clients(server: RealServer, pictures: list[Path]) -> None:

@@ -6,6 +6,7 @@ import math
 import random
 import time
 from dataclasses import replace
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ TRITON_TYPES = {"TYPE_FP32": "float32", "TYPE_UINT8": "uint8"}
 WIRE_TYPES = {"float32": "FP32", "uint8": "UINT8"}
 MOST_LANES = 16  # requests at a time: a server's queue is for all of its clients
 GONE_S = 5.0  # how long a server that answered before is asked again; it may be restarting
+_LOOK_S = 0.2  # how often a signal to stop is looked for: after it the run waits for its threads
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 1.0  # before a request is repeated; doubled each time
 
 
@@ -117,28 +119,22 @@ class TritonBackend:
             raise UsageError(f"{address}: {self._gone}")
         one = self._library.InferInput(INPUT_NAME, images.shape, WIRE_TYPES[self.metadata.input])
         one.set_data_from_numpy(images)
-        reason: ModelError
         begun = time.monotonic()
         last, wait = begun + address.timeout_s, _FIRST_WAIT_S
+        gone_since: float | None = None
         while True:
             now = time.monotonic()
-            left = max(last - now, 0.001)
+            reason: ModelError
             try:
-                with explained(address, address.timeout_s):
-                    answer = client.infer(
-                        address.model,
-                        [one],
-                        address.version,
-                        client_timeout=left,
-                        timeout=math.ceil(left * 1e6),  # microseconds in the server's queue
-                    )
+                answer = self._asked(client, one, max(last - now, 0.001))
                 break
             except UnreachableError as error:
-                given_up, reason = min(last, begun + GONE_S), error
+                gone_since = now if gone_since is None else gone_since
+                given_up, reason = min(last, gone_since + GONE_S), error
             except BusyError:
+                gone_since = None
                 given_up, reason = last, self._busy()
             pause = wait * random.uniform(0.5, 1)  # else all clients come again together
-            # After Ctrl-C the run waits for its threads
             if time.monotonic() + pause >= given_up or stop_requests()[0] is not None:
                 raise reason
             time.sleep(pause)
@@ -150,6 +146,31 @@ class TritonBackend:
             values = values[:, 0]
         check_results(address, self.metadata, len(images), values, bin_probs)
         return values, bin_probs
+
+    def _asked(self, client: Any, one: Any, seconds: float) -> Any:
+        """Send a request and wait for its answer; a signal to stop ends the wait."""
+        address = self.address
+        answers: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
+        with explained(address, address.timeout_s):
+            call = client.async_infer(
+                address.model,
+                [one],
+                lambda result, error: answers.put((result, error)),
+                address.version,
+                client_timeout=seconds,
+                timeout=math.ceil(seconds * 1e6),  # microseconds in the server's queue
+            )
+            while True:
+                try:
+                    answer, error = answers.get(timeout=_LOOK_S)
+                except Empty:
+                    if stop_requests()[0] is None:
+                        continue
+                    call.cancel()
+                    raise ModelError(f"{address}: stopped before the server answered.") from None
+                if error is not None:
+                    raise error
+                return answer
 
     def _busy(self) -> ModelError:
         address = self.address
