@@ -161,8 +161,8 @@ def test_records_are_kept_when_the_model_is_unloaded(
 ) -> None:
     out = tmp_path / "out.jsonl"
     paths = [str(photos / "dark.png")] * 40
-    served.unload_after = 3
-    done = invoke(served.address, *paths, "--batch-size", "1", "-o", out)
+    served.unload_after = 10  # more than are in flight, 7, so the first one is done
+    done = invoke(served.address, *paths, "--batch-size", "1", "--workers", "1", "-o", out)
     assert done.exit_code == 2
     assert "the server does not have this model ready" in done.stderr
     kept = [json.loads(line) for line in out.read_text().splitlines()]
