@@ -15,6 +15,7 @@ import click
 from numclip_export.delivery.bundle import FleetBundle
 from numclip_export.delivery.bundle_artefacts import bundle_summary
 from numclip_export.delivery.hub import Publication, PublishError
+from numclip_export.delivery.triton import TritonRepository
 from numclip_export.delivery.web import WebPage
 from numclip_export.engine.build import BuiltEngine, engine_from_onnx
 from numclip_export.engine.build_options import MAX_BATCH, EngineOptions
@@ -26,7 +27,7 @@ from numclip_export.options import (
     Target,
     output_path,
     refuse_beside_bundle,
-    refuse_beside_page,
+    refuse_beside_copies,
     refuse_of_export,
     refused_with_onnx,
     resolve_target,
@@ -94,6 +95,8 @@ def main(
         engine = EngineOptions(max_batch=max_batch, **chosen)
         named = onnx_path is not None and is_named_model(onnx_path)
         page = WebPage.of(given.pop("web"), given.pop("ort_web"), precision)
+        triton = TritonRepository.of(given.pop("triton"), target, max_batch)
+        copies = page is not None or triton is not None
         publication = Publication.of(given.pop("push"), given.pop("license"), given.pop("public"))
         names = ("bundle", "targets", "allow_missing")
         bundle = FleetBundle.of(*(given.pop(name) for name in names))
@@ -117,9 +120,13 @@ def main(
             raise UsageError("--push needs --ckpt: an ONNX file does not contain its proof.")
         if onnx_path is not None:
             onnx_path = model_path(onnx_path)
-        if onnx_path is not None and page is not None:
-            refuse_beside_page()
-            show(page.write(onnx_path))
+        if onnx_path is not None and copies:
+            refuse_beside_copies(page=page is not None)
+            if triton is not None:
+                triton.refuse_building()
+                show(triton.write(onnx_path))
+            if page is not None:
+                show(page.write(onnx_path))
         elif onnx_path is not None:
             if fp16 or int8 or data is not None:
                 raise refused_with_onnx("precision" if fp16 or int8 else "data")
@@ -130,9 +137,12 @@ def main(
             given |= images_of(given, data, precision)
             if page is not None:
                 page.package  # noqa: B018 (fetched before the minutes of an export)
-            wanted = "onnx" if page is not None and target == "auto" else target
+            wanted = "onnx" if copies and target == "auto" else target
             resolved = resolve_target(wanted, precision, engine)
             path = output_path(ckpt, output, ".onnx")
+            if triton is not None:
+                kind = "" if precision == "fp32" else f".{precision}"
+                triton.check(path.with_suffix(f"{kind}.onnx"))
             if publication is not None:
                 publication.check()
             batch = max_batch or MAX_BATCH
@@ -140,6 +150,8 @@ def main(
             result = export(ExportOptions(ckpt, path, **given))
             if page is not None:
                 show(page.write(result.files[-1].path))
+            if triton is not None:
+                show(triton.write_export(result))
             if publication is not None:
                 push(publication, result)
 

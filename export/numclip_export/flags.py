@@ -49,6 +49,12 @@ FLAGS = add(
             help="Add a static page that computes the numbers of photos in the browser.",
         ),
         click.option(
+            "--triton",
+            type=FILE,
+            metavar="DIR",
+            help="Add a folder for the model to this repository of a Triton server.",
+        ),
+        click.option(
             "--ort-web",
             type=FILE,
             help="onnxruntime-web as `npm pack` writes it.  [default: fetched from npm once]",

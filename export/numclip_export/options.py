@@ -20,10 +20,12 @@ if TYPE_CHECKING:  # engines are built on devices without the training package's
 Target = Literal["auto", "onnx", "cpu", "tensorrt", "tensorrt-rtx"]
 # Parameters that are for engines only
 ENGINE_ONLY = tuple(f.name for f in fields(EngineOptions) if f.name not in ("target", "max_batch"))
-PAGE_OF_A_FILE = ("source", "onnx_path", "web", "ort_web")  # parameters
+# Parameters that may stand beside a finished file, of --web, and of --triton alone
+COPIED_FILE = ("source", "onnx_path", "web", "ort_web", "triton")
+TRITON_ONLY = ("target", "max_batch")
 NOT_OF_A_BUNDLE = (
     *("output", "target", "precision", "fp16", "int8", "compute_capabilities", "card", "push"),
-    *("web", "opset"),
+    *("web", "triton", "opset"),
 )
 IRREGULAR_FLAGS = {
     "verify": "--no-verify",
@@ -222,17 +224,22 @@ def refuse_beside_bundle() -> None:
             )
 
 
-def refuse_beside_page() -> None:
-    """Refuse other options where the running command writes the page of an ONNX file.
+def refuse_beside_copies(*, page: bool) -> None:
+    """Refuse other options where the running command copies an ONNX file or a plan.
+
+    Args:
+        page: Whether it writes a page; else only a repository for Triton.
 
     Raises:
         UsageError: naming the first of them.
     """
     context, typed = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
+    fitting = COPIED_FILE if page else (*COPIED_FILE, *TRITON_ONLY)
     for name in context.params:
-        if context.get_parameter_source(name) == typed and name not in PAGE_OF_A_FILE:
+        if context.get_parameter_source(name) == typed and name not in fitting:
             raise UsageError(
-                f"{flag_of(name)} has no use with --onnx and --web, which copies the file as it is."
+                f"{flag_of(name)} has no use with --onnx and {'--web' if page else '--triton'}, "
+                "which copies the file as it is."
             )
 
 

@@ -260,8 +260,9 @@ def load(
     Args:
         model: Path of a `.onnx` or `.plan` file made by `numclip-export`; of a bundle, a folder of
             which the best artefact for this machine is opened; the name of a model that comes with
-            the package ("quality"); or "hf://OWNER/NAME@REVISION", a model on the Hugging Face hub.
-            A plan is executable code: load only plans that you trust, see `sha256`.
+            the package ("quality"); "hf://OWNER/NAME@REVISION", a model on the Hugging Face hub; or
+            "triton://HOST:PORT/MODEL", one on a Triton server. A plan is executable code: load only
+            plans that you trust, see `sha256`.
 
     Raises:
         ModelError: if the file is missing, broken, not made by numclip, or not the pinned one.

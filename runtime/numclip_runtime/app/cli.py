@@ -97,7 +97,8 @@ def main(
     """Read a number off each of INPUTS with MODEL.
 
     MODEL is a .onnx or .plan file, a bundle (a folder of which the best file for this machine
-    runs), the name of a model that comes with the package (quality), or hf://OWNER/NAME@REVISION.
+    runs), the name of a model that comes with the package (quality), hf://OWNER/NAME@REVISION, or
+    triton://HOST:PORT/MODEL on a Triton server.
 
     INPUTS are image files, folders (searched for images), glob patterns, video files, - (a list of
     paths on standard input), or one camera (camera:0) or stream (rtsp://...).

@@ -11,7 +11,7 @@ from numclip_runtime.errors import ModelError
 from numclip_runtime.files import sha256
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_files.given import is_bundle
-from numclip_runtime.model_files.names import model_path
+from numclip_runtime.model_files.names import is_served, model_path
 from numclip_runtime.model_files.open_model import OpenModel, Stamp, is_plan, stamp_of
 from numclip_runtime.model_files.pin import path_beside
 
@@ -26,6 +26,10 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
     Raises:
         ModelError: if the file is missing, of another kind, damaged, or not made by numclip.
     """
+    if is_served(path):
+        from numclip_runtime.model_files.served import served_metadata
+
+        return served_metadata(path)
     place = model_path(path)
     if is_bundle(place):
         from numclip_runtime.model_files.bundle import read_bundle

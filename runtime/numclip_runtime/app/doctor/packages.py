@@ -18,6 +18,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino",),
     "tensorrt": DISTRIBUTIONS["tensorrt"],
     "tensorrt_rtx": DISTRIBUTIONS["tensorrt_rtx"],
+    "tritonclient": ("tritonclient",),
     "av": ("av",),
     "pyarrow": ("pyarrow",),
     "torch": ("torch",),
