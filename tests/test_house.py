@@ -42,7 +42,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("calibration",),
         ("metadata", "results"),
         ("model_files", "preprocess"),
-        ("backends",),
+        ("backends", "remote"),
         ("pipeline",),
         ("predictor",),
         ("app",),

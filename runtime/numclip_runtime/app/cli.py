@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -18,7 +18,11 @@ from numclip_runtime.commands import GroupedCommand
 from numclip_runtime.console import SETTINGS, exit_on_error, visible
 from numclip_runtime.errors import UsageError
 from numclip_runtime.model_files.given import is_model_name, kind_of
+from numclip_runtime.remote.addresses import SCHEMES, refuse_address, scheme_of
 from numclip_runtime.results.records import Format
+
+if TYPE_CHECKING:
+    from numclip_runtime.remote.upload import RemoteOutput
 
 _BY_SUFFIX: dict[str, Format] = {f".{kind}": kind for kind in get_args(Format) if kind != "table"}
 
@@ -50,6 +54,7 @@ class _RunOrDoctor(GroupedCommand):
         "model.onnx photo.jpg",
         "model.onnx photos/ -o numbers.csv",
         "model.onnx 'photos/**/*.png' --report page.html",
+        "model.onnx s3://bucket/photos/ -o s3://bucket/numbers.parquet",
         "model.onnx camera:0 --every 0.5s",
         "doctor model.onnx",
     ),
@@ -72,7 +77,7 @@ def main(
     words: tuple[str, ...],
     named_model: Path | None,
     named_inputs: tuple[str, ...],
-    output: Path | None,
+    output: Path | RemoteOutput | None,
     kind: Format | None,
     csv_safe: bool,
     annotate: Path | None,
@@ -94,8 +99,9 @@ def main(
     MODEL is a .onnx or .plan file, the name of a model that comes with the package (quality), or
     hf://OWNER/NAME@REVISION.
 
-    INPUTS are image files, folders (searched for images), glob patterns, video files, - (a list of
-    paths on standard input), or one camera (camera:0) or stream (rtsp://...).
+    INPUTS are image files, folders (searched for images), glob patterns, the same in a store
+    (s3://BUCKET/FOLDER/, gs://, az://), pictures on the web (https://...jpg), video files, - (a
+    list of paths on standard input), or one camera (camera:0) or stream (rtsp://...).
 
     Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model,
     130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP: finished records are kept.
@@ -112,7 +118,8 @@ def main(
                 fast_decode=fast_decode,
             ),
             kind=kind or default_format(output),
-            output=output,
+            output=output if isinstance(output, Path) else None,
+            remote=None if isinstance(output, Path) else output,
             csv_safe=csv_safe,
             annotate=annotate,
             report=report,
@@ -137,6 +144,8 @@ def in_order(
     if model is None:
         if not words:
             context.fail("Missing argument 'MODEL'.")
+        if scheme_of(words[0]) in SCHEMES:
+            refuse_address(words[0], "a model is a file of this machine, or on a hub (hf://)")
         model = Path(words.pop(0))
     command, kind = context.command_path, kind_of(model)
     if not is_model_name(model):
@@ -155,7 +164,7 @@ def in_order(
     return model, words
 
 
-def default_format(output: Path | None) -> Format:
+def default_format(output: Path | RemoteOutput | None) -> Format:
     """Choose a format by the output's suffix; without one, a table for a terminal, else JSONL."""
     if output is not None:
         if (suffix := output.suffix.lower()) not in _BY_SUFFIX:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from numclip_runtime.app.video import Every, is_video
 from numclip_runtime.backends import DEFAULTS, OpenOptions
@@ -13,7 +14,11 @@ from numclip_runtime.errors import UsageError
 from numclip_runtime.files import refuse_overwriting, refuse_twice, require_writable
 from numclip_runtime.images.formats import IMAGE_SUFFIXES
 from numclip_runtime.model_files.given import kind_of
+from numclip_runtime.remote.addresses import refuse_address
 from numclip_runtime.results.records import Format, import_pyarrow
+
+if TYPE_CHECKING:
+    from numclip_runtime.remote.upload import RemoteOutput
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class RunOptions:
     opening: OpenOptions = DEFAULTS  # of the model; `run` sets `optimize_for` by the inputs
     kind: Format = "jsonl"
     output: Path | None = None  # None: stdout
+    remote: RemoteOutput | None = None  # the object that the output becomes, in place of a file
     csv_safe: bool = False  # see `RecordWriter`
     annotate: Path | None = None  # folder of annotated copies
     report: Path | None = None  # HTML page
@@ -53,6 +59,7 @@ class RunOptions:
         if self.output is None and sys.stdout is None:
             raise UsageError("standard output is closed; name a file with --output.")
         if self.report is not None:
+            refuse_address(self.report, "--report writes to a file of this machine")
             if self.report.suffix.lower() not in (".html", ".htm"):  # `--report *.jpg`
                 raise UsageError(f"{self.report}: the report is a page; give a name with .html.")
             require_writable(self.report)
@@ -62,6 +69,7 @@ class RunOptions:
             {"--output": self.output, "--report": self.report, "--annotate": self.annotate}
         )
         if (folder := self.annotate) is not None:
+            refuse_address(folder, "--annotate takes a folder of this machine")
             if folder.exists() and not folder.is_dir():
                 raise UsageError(f"{folder}: is a file; --annotate takes a folder for the copies.")
             if not folder.exists() and kind_of(folder) is not None:
