@@ -38,9 +38,11 @@ _CLASSES: dict[str, FailureKind] = {
     **dict.fromkeys(("RefreshError", "ClientAuthenticationError", "LoginError"), "credentials"),
     **dict.fromkeys(("HTTPClientError", "IncompleteReadError", "IncompleteRead"), "passing"),
     **dict.fromkeys(("ResponseParserError", "ClientPayloadError"), "passing"),
+    **dict.fromkeys(("HttpProcessingError",), "passing"),  # what aiohttp means by "400, message:"
     **dict.fromkeys(("ClientConnectionError", "ServiceRequestError"), "passing"),
     **dict.fromkeys(("ServiceResponseError", "IncompleteBodyError"), "passing"),
 }
+_CUT = frozenset(("ClientPayloadError", "IncompleteReadError", "IncompleteRead"))
 _NETWORK = frozenset(
     getattr(errno, name)
     for name in (
@@ -87,6 +89,8 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def _kind_of(error: BaseException) -> FailureKind | None:
+    if known := [_CLASSES[name] for name in _names(error) if name in _CLASSES]:
+        return known[0]
     code, status = _answer(error)
     if code in _CODES:
         return _CODES[code]
@@ -96,9 +100,6 @@ def _kind_of(error: BaseException) -> FailureKind | None:
         if status in (401, 403, 407, 451):
             return "refused"
         return "missing" if status in (404, 410) else "other"
-    for one in type(error).__mro__:
-        if one.__name__ in _CLASSES:
-            return _CLASSES[one.__name__]
     if isinstance(error, FileNotFoundError):
         return "missing"
     if isinstance(error, PermissionError):
@@ -133,7 +134,9 @@ def _reason(found: list[BaseException]) -> str:
         text = "too many redirects"
     elif "Redirect" in type(found[0]).__name__ or "InvalidU" in type(found[0]).__name__:
         text = "redirected to something that is no address on the web"
-    elif any("Timeout" in one.__name__ for one in type(found[0]).__mro__):
+    elif any(name in _CUT for one in found for name in _names(one)):
+        text = "the connection ended before the content did"
+    elif any("Timeout" in name for name in _names(found[0])):
         text = "timed out"
     elif (status := getattr(deepest, "status", None)) and not isinstance(deepest, StatusError):
         text = f"status {status}"
@@ -142,3 +145,7 @@ def _reason(found: list[BaseException]) -> str:
     else:
         text = first_line(deepest)
     return without_secrets(text.strip()).rstrip(".") or type(deepest).__name__
+
+
+def _names(error: BaseException) -> list[str]:
+    return [one.__name__ for one in type(error).__mro__]
