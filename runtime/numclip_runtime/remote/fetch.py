@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from numclip_runtime.errors import ImageError, NumclipError, StoreError, UsageError
 from numclip_runtime.remote.addresses import SCHEMES, masked, scheme_of
-from numclip_runtime.remote.failures import Failure, failure_of
+from numclip_runtime.remote.failures import Failure, IncompleteError, failure_of
 from numclip_runtime.remote.stores import RemoteObject, Reserve, object_at
 
 _T = TypeVar("_T")
@@ -93,7 +93,8 @@ def fetch(
             if failure.kind == "passing" and tried < retries.tries:
                 (pause or time.sleep)(retries.wait_s(tried, failure.wait_s))
                 again()
-                wanted = RemoteObject(wanted.address, wanted.store, wanted.path)  # a new size, too
+                if isinstance(error, IncompleteError):  # it may have another size by now
+                    wanted = RemoteObject(wanted.address, wanted.store, wanted.path)
                 continue
             raise _refusal(wanted, failure, tried, place, watch) from None
         if watch is not None:

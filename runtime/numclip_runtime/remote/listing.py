@@ -92,7 +92,12 @@ def _is_pattern(one: RemoteObject) -> bool:
     """Return whether an address is a pattern, and not the name of an object that is there."""
     if one.store.scheme in WEB:  # "?" begins a query
         return "*" in one.path.partition("?")[0]
-    return glob.has_magic(one.path) and not ask(one.name, lambda: one.store.fs.exists(one.path))
+    if "*" in one.path or not glob.has_magic(one.path):
+        return "*" in one.path
+    try:
+        return not one.store.fs.exists(one.path)
+    except Exception:  # the listing tells it with more words
+        return True
 
 
 def _matching(one: RemoteObject) -> Iterator[tuple[str, RemoteObject]]:

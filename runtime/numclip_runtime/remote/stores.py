@@ -190,7 +190,9 @@ def _opened_store(scheme: str, kind: Any, given: tuple[tuple[str, Any], ...]) ->
             "connect_timeout": CONNECT_S,
             "read_timeout": SILENCE_S,
         }
-        fs = kind(skip_instance_cache=True, **options)
+        # More would mean to read one object in pieces: with a question for its size before each, and
+        # with zeros in place of what a piece lacks
+        fs = kind(skip_instance_cache=True, max_concurrency=1, **options)
         fs.retries = 1
         return Store(scheme, fs)
     return Store(scheme, kind(skip_instance_cache=scheme != "memory", **options))
