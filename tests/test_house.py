@@ -232,6 +232,7 @@ def test_public_names(package: str) -> None:
         ["benchmarks/latency.py", "--help"],
         ["benchmarks/folder.py", "--help"],
         ["benchmarks/memory.py", "--help"],
+        ["benchmarks/object_store.py", "--help"],
         ["benchmarks/decode.py", "--help"],
         ["benchmarks/install.py", "--help"],
         ["benchmarks/timeline.py", "--help"],

@@ -106,10 +106,10 @@ def masked(address: str) -> str:
     if "@" in place and (":" in place.partition("@")[0] or scheme in WEB):
         place = f"***@{place.rpartition('@')[2]}"
     address = head + slashes + place + slash + path
-    if scheme not in WEB or "?" not in address:
+    if scheme not in WEB:
         return address
-    base, _, query = address.partition("#")[0].partition("?")
-    return f"{base}?{'&'.join(map(_hidden, query.split('&')))}"
+    base, mark, query = address.partition("#")[0].partition("?")
+    return base + mark + "&".join(map(_hidden, query.split("&")))
 
 
 def _hidden(parameter: str) -> str:

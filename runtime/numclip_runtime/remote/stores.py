@@ -190,7 +190,7 @@ def _opened_store(scheme: str, kind: Any, given: tuple[tuple[str, Any], ...]) ->
             "connect_timeout": CONNECT_S,
             "read_timeout": SILENCE_S,
         }
-        # More would mean to read one object in pieces: with a question for its size before each, and
+        # More would mean to read one object in pieces: with a question for its size before, and
         # with zeros in place of what a piece lacks
         fs = kind(skip_instance_cache=True, max_concurrency=1, **options)
         fs.retries = 1
