@@ -22,6 +22,7 @@ from PIL import Image
 if not __package__:  # run by its path: the repository joins the import path
     __import__("script")
 
+from benchmarks.bench.images import QUALITY
 from benchmarks.bench.machine.environment import script_report
 from numclip_runtime import ImageError, Prediction, Predictor, load
 from numclip_runtime.app.inputs import open_inputs
@@ -32,8 +33,8 @@ from numclip_runtime.images.folder import LeftOut
 from numclip_runtime.remote.fetch import object_of
 from numclip_runtime.remote.listing import find_objects
 
-SIDE, QUALITY = 96, 90  # pixels
-CHUNK = 500  # images from one source before the other has its turn
+SMALL_SIDE = 96  # pixels
+TURN = 500  # images from one source before the other has its turn
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def measure_store(
             for name, each in seconds.items()
         ]
         ratio = median(a / b for a, b in zip(*seconds.values(), strict=True))
-        click.echo(f"{count} JPEGs of {SIDE} x {SIDE}, {CHUNK} at a time by turns.")
+        click.echo(f"{count} JPEGs of {SMALL_SIDE} x {SMALL_SIDE}, {TURN} at a time by turns.")
         for row in rows:
             click.echo(
                 f"{row.source}: {row.images_per_s:.0f} images/s "
@@ -114,7 +115,7 @@ def measure_store(
         )
         write(
             {"store": store},
-            images={"count": count, "side_px": SIDE, "chunk": CHUNK},
+            images={"count": count, "side_px": SMALL_SIDE, "chunk": TURN},
             model={"name": model.name, "sha256": sha256(model)},
             rows=rows,
             store_to_disk=ratio,  # images/s, median over the turns
@@ -128,13 +129,13 @@ def measure_store(
 def write_images(folder: Path, count: int) -> list[Path]:
     """Write different JPEGs of noise, and return their paths in order."""
     random = np.random.default_rng(0)
-    tile = random.integers(0, 256, (2 * SIDE, 2 * SIDE, 3), np.uint8)
+    tile = random.integers(0, 256, (2 * SMALL_SIDE, 2 * SMALL_SIDE, 3), np.uint8)
     paths = []
     for i in range(count):
-        x, y = int(random.integers(SIDE)), int(random.integers(SIDE))
-        path = folder / f"{i // CHUNK:03}" / f"{i:06}.jpg"
+        x, y = int(random.integers(SMALL_SIDE)), int(random.integers(SMALL_SIDE))
+        path = folder / f"{i // TURN:03}" / f"{i:06}.jpg"
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(tile[y : y + SIDE, x : x + SIDE]).save(path, quality=QUALITY)
+        Image.fromarray(tile[y : y + SMALL_SIDE, x : x + SMALL_SIDE]).save(path, quality=QUALITY)
         paths.append(path)
     return paths
 
