@@ -229,7 +229,7 @@ def test_a_stream_ends_where_a_store_fails(
 ) -> None:
     monkeypatch.setattr(fetch, "RETRIES", Retries(give_up_after=3))
     web.always = {"/a.png": "403"}
-    found = []
+    found: list[object] = []
     with pytest.raises(StoreError, match="gave none of the last"):
         found.extend(predictor.stream([f"{web.url}/a.png"] * 50))
     assert len(found) < 20

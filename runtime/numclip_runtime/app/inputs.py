@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from functools import cache
+from itertools import chain, takewhile
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -111,28 +112,37 @@ def open_inputs(
     items = _pictures((item for part in parts for item in part), every)
     if every is not None and not videos and LIST not in inputs:
         raise UsageError("--every is about videos and cameras, and no input is one; leave it out.")
-    listed = LIST in inputs
+    listed, closing = LIST in inputs, ExitStack()
     reader = BackgroundReader(items) if listed else None
+    if reader is not None:
+        closing.callback(reader.close)
+
+    @cache
+    def prefetcher() -> Prefetcher:
+        from numclip_runtime.remote.prefetch import Prefetcher
+
+        made = Prefetcher(keep=keep)
+        closing.callback(made.close)
+        return made
+
     ready = iter([items]) if reader is None else reader.ready()
-    with ExitStack() as closing:
-        if reader is not None:
-            closing.callback(reader.close)
-        if listed or any(item.remote for item in known):
-            from numclip_runtime.remote.prefetch import Prefetcher
-
-            prefetcher = Prefetcher(keep=keep)
-            closing.callback(prefetcher.close)
-            ready = (_ahead(prefetcher, group) for group in ready)
-        total = None if videos or listed else len(known)
-        return Inputs(ready, total, closing.pop_all().close, files, left_out)
+    if listed or any(item.remote for item in known):
+        ready = (_ahead(prefetcher, group) for group in ready)
+    total = None if videos or listed else len(known)
+    return Inputs(ready, total, closing.close, files, left_out)
 
 
-def _ahead(prefetcher: Prefetcher, items: Iterable[Item]) -> Iterator[Item]:
+def _ahead(prefetcher: Callable[[], Prefetcher], items: Iterable[Item]) -> Iterator[Item]:
     """Fetch remote pictures ahead of their decoding."""
-    for item, fetched in prefetcher.ahead(items, lambda item: item.remote):
-        if fetched is None:
-            yield item
-        else:
+    rest = iter(items)
+    for first in rest:
+        if first.remote is None:
+            yield first
+            continue
+        for item, fetched in prefetcher().ahead(chain([first], rest), lambda item: item.remote):
+            if fetched is None:
+                yield item
+                continue
             error = fetched.wait()
             error = error if isinstance(error, ImageError) else None
             yield replace(item, fetched=None if error else fetched, error=error)
