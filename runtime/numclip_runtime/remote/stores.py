@@ -12,7 +12,7 @@ from numclip_runtime.images import decode
 from numclip_runtime.remote.addresses import SCHEMES, WEB, check_address, masked
 from numclip_runtime.remote.failures import IncompleteError, StatusError, failure_of
 
-CONNECT_S, SILENCE_S, TOTAL_S = 10.0, 30.0, 300.0  # limits of one try: connect, silence, all of it
+REACH_S, SILENCE_S, TOTAL_S = 10.0, 30.0, 300.0  # limits of one try: connect, silence, all of it
 MAX_REDIRECTS = 5
 PIECE = 1 << 20  # bytes; of a body whose size is not stated
 CONNECTIONS = 32  # at a time, with one store
@@ -122,7 +122,7 @@ class WebStore(Store):
             self.fs.encode_url(url),
             headers={"Accept-Encoding": "identity"},  # the size that is stated is the picture's
             max_redirects=MAX_REDIRECTS,
-            timeout=aiohttp.ClientTimeout(TOTAL_S, sock_connect=CONNECT_S, sock_read=SILENCE_S),
+            timeout=aiohttp.ClientTimeout(TOTAL_S, sock_connect=REACH_S, sock_read=SILENCE_S),
         )
         if not 200 <= response.status < 300:
             wait = response.headers.get("Retry-After", "")
@@ -187,7 +187,7 @@ def _opened_store(scheme: str, kind: Any, given: tuple[tuple[str, Any], ...]) ->
         options["config_kwargs"] = {
             "retries": {"total_max_attempts": 1, "mode": "standard"},
             "max_pool_connections": CONNECTIONS,
-            "connect_timeout": CONNECT_S,
+            "connect_timeout": REACH_S,
             "read_timeout": SILENCE_S,
         }
         # More would mean to read one object in pieces: with a question for its size before, and
