@@ -27,6 +27,7 @@ from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_files.names import model_path
 from numclip_runtime.preprocess import FloatArray, ImageLike, InputArray, network_input
+from numclip_runtime.remote.pictures import fetched_picture, with_objects
 from numclip_runtime.results.prediction import PictureSource, located, picture_source, refuse_one
 from numclip_runtime.results.prediction import Prediction as Prediction
 
@@ -95,8 +96,8 @@ class Predictor:
         """Predict one image.
 
         Args:
-            image: Path, bytes of a file, binary file, Pillow image, or uint8 array (H, W, 3) RGB
-                or (H, W) grey.
+            image: Path, address (s3://..., https://...), bytes of a file, binary file, Pillow
+                image, or uint8 array (H, W, 3) RGB or (H, W) grey.
 
         Raises:
             ImageError: if the image cannot be read.
@@ -113,6 +114,7 @@ class Predictor:
         return self._predict(images) if len(images) else []
 
     def _predict(self, images: Sequence[ImageLike]) -> list[Prediction]:
+        images = [*with_objects(images)]
         inputs = [self.preprocess(image) for image in images]
         found = self.predict_inputs(inputs[0][None] if len(inputs) == 1 else np.stack(inputs))
         return [one.of(picture_source(image)) for one, image in zip(found, images, strict=True)]
@@ -126,7 +128,7 @@ class Predictor:
 
     def preprocess(self, image: ImageLike) -> InputArray:
         """Decode and preprocess one image; (3, H, W) float32, or (H, W, 3) uint8."""
-        return network_input(image, self.metadata, fast_decode=self.fast_decode)
+        return network_input(fetched_picture(image), self.metadata, fast_decode=self.fast_decode)
 
     def postprocess(self, values: FloatArray, bin_probs: FloatArray) -> list[Prediction]:
         """Turn network outputs, (B,) values and (B, K) bin_probs, into predictions."""
@@ -166,10 +168,9 @@ class Predictor:
 
         Args:
             images: As for `predict`; an ImageError, from a source that could not read an image, is
-                yielded in its place. Consumed lazily, and only by the thread that takes the
-                results.
-            batch_size: Images per run of the network. None: 1 on a CPU, where more gain nothing,
-                at most 16 on a GPU.
+                yielded in its place. Consumed lazily, only by the thread that takes the results;
+                `numclip_runtime.remote.prefetch.prefetched` fetches addresses further ahead.
+            batch_size: Images per run of the network. None: 1 on a CPU, at most 16 on a GPU.
             workers: Threads that decode and preprocess. None: one per usable core. On a CPU they
                 also run the network if the model was loaded with `optimize_for="throughput"` and
                 the batch size is 1.
@@ -180,20 +181,20 @@ class Predictor:
         Raises:
             UsageError: if a number is below 1, or the predictor is closed.
             TypeError: if `images` is a single image.
-            GpuError: if the GPU fails. It ends the stream, as does any exception of `images`.
+            GpuError: if the GPU fails. It ends the stream, as do StoreError and errors of `images`.
         """
         from numclip_runtime.pipeline import plan_stream, stream  # 3 ms of every start
 
         refuse_one(images, "stream")
         plan = plan_stream(self.backend, batch_size, workers)
-        # of the images in flight; not the images themselves, which take memory
-        sources: deque[PictureSource] = deque()
+        sources: deque[PictureSource] = deque()  # of the images in flight; those take memory
 
         def noted(image: ImageLike | ImageError) -> ImageLike | ImageError:
             sources.append(picture_source(image))
             return image
 
-        results = stream(map(noted, images), plan, self.preprocess, self.predict_inputs)
+        pictures = map(noted, with_objects(images))
+        results = stream(pictures, plan, self.preprocess, self.predict_inputs)
         return located(results, sources)
 
     def close(self) -> None:

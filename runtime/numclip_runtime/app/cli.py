@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -19,7 +19,11 @@ from numclip_runtime.console import SETTINGS, exit_on_error, visible
 from numclip_runtime.errors import UsageError
 from numclip_runtime.jobs.manifest import Manifest, PartFormat
 from numclip_runtime.model_files.given import is_bundle, is_model_name, kind_of
+from numclip_runtime.remote.addresses import SCHEMES, refuse_address, scheme_of
 from numclip_runtime.results.records import Format
+
+if TYPE_CHECKING:
+    from numclip_runtime.remote.upload import RemoteOutput
 
 _BY_SUFFIX: dict[str, Format] = {f".{kind}": kind for kind in get_args(Format) if kind != "table"}
 
@@ -51,6 +55,7 @@ class _RunOrDoctor(GroupedCommand):
         "model.onnx photo.jpg",
         "model.onnx photos/ -o numbers.csv",
         "model.onnx 'photos/**/*.png' --report page.html",
+        "model.onnx s3://bucket/photos/ -o s3://bucket/numbers.parquet",
         "model.onnx camera:0 --every 0.5s",
         "doctor model.onnx",
     ),
@@ -73,7 +78,7 @@ def main(
     words: tuple[str, ...],
     named_model: Path | None,
     named_inputs: tuple[str, ...],
-    output: Path | None,
+    output: Path | RemoteOutput | None,
     kind: Format | None,
     csv_safe: bool,
     annotate: Path | None,
@@ -100,8 +105,9 @@ def main(
     runs), the name of a model that comes with the package (quality), hf://OWNER/NAME@REVISION, or
     triton://HOST:PORT/MODEL on a Triton server.
 
-    INPUTS are image files, folders (searched for images), glob patterns, video files, - (a list of
-    paths on standard input), or one camera (camera:0) or stream (rtsp://...).
+    INPUTS are image files, folders (searched for images), glob patterns, the same in a store
+    (s3://BUCKET/FOLDER/, gs://, az://), pictures on the web (https://...jpg), video files, - (a
+    list of paths on standard input), or one camera (camera:0) or stream (rtsp://...).
 
     Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model,
     130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP: finished records are kept.
@@ -118,7 +124,8 @@ def main(
                 fast_decode=fast_decode,
             ),
             kind=kind or default_format(output, parts=resume, engine=engine),
-            output=output,
+            output=output if isinstance(output, Path) else None,
+            remote=None if isinstance(output, Path) else output,
             csv_safe=csv_safe,
             annotate=annotate,
             report=report,
@@ -147,6 +154,8 @@ def in_order(
     if model is None:
         if not words:
             context.fail("Missing argument 'MODEL'.")
+        if scheme_of(words[0]) in SCHEMES:
+            refuse_address(words[0], "a model is a file of this machine, or on a hub (hf://)")
         model = Path(words.pop(0))
     command, kind = context.command_path, kind_of(model)
     if not is_model_name(model) and not is_bundle(model):
@@ -165,7 +174,9 @@ def in_order(
     return model, words
 
 
-def default_format(output: Path | None, *, parts: bool = False, engine: Engine = "local") -> Format:
+def default_format(
+    output: Path | RemoteOutput | None, *, parts: bool = False, engine: Engine = "local"
+) -> Format:
     """Choose a format by the output's suffix; without one, a table for a terminal, else JSONL.
 
     Args:
@@ -175,6 +186,8 @@ def default_format(output: Path | None, *, parts: bool = False, engine: Engine =
         engine: What the models run in.
     """
     if parts or engine == "ray":
+        if not (output is None or isinstance(output, Path)):
+            raise UsageError(f"{output}: a folder of parts is on this machine; give a local one.")
         new: PartFormat = "parquet" if engine == "ray" else "jsonl"
         return new if output is None else Manifest.format_in(output, new)
     if output is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
@@ -12,6 +12,7 @@ from numclip_runtime.backends import BackendName, DeviceKind, device_of
 from numclip_runtime.commands import Output, group
 from numclip_runtime.console import FILE
 from numclip_runtime.errors import UsageError
+from numclip_runtime.remote.addresses import scheme_of
 from numclip_runtime.results.records import Format
 
 
@@ -37,13 +38,26 @@ def _device(context: click.Context, parameter: click.Parameter, name: str) -> De
         raise click.BadParameter(str(error)) from None
 
 
+class _RecordsOutput(Output):
+    """Also an object of a store."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str) or scheme_of(value) is None:
+            return super().convert(value, param, ctx)
+        from numclip_runtime.remote.upload import RemoteOutput
+
+        assert ctx is not None
+        end = _name_in_folder(ctx) if value.endswith("/") else ""
+        return RemoteOutput(value + end)
+
+
 OUTPUTS = group(
     "Output",
     click.option(
         "-o",
         "--output",
-        type=Output(_name_in_folder),
-        help="Write records to this file, or into this folder.",
+        type=_RecordsOutput(_name_in_folder),
+        help="Write records to this file, into this folder, or to s3://BUCKET/NAME.",
     ),
     click.option(
         "--format",

@@ -23,7 +23,7 @@ from numclip_runtime.jobs.parts import Parts
 from numclip_runtime.model_files.names import model_path, short_name
 from numclip_runtime.pipeline import StreamPlan, plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
-from numclip_runtime.preprocess import ImageLike
+from numclip_runtime.preprocess import ImageLike, load_rgb
 from numclip_runtime.results.prediction import finite
 from numclip_runtime.results.records import (
     Writer,
@@ -50,13 +50,19 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     Raises:
         NumclipError: wrong use, bad model, missing package.
         OSError: if an output cannot be written; records written before are kept, as after Ctrl-C.
+        StoreError: if a store cannot be read or written, or no longer; records are kept as well.
     """
+    if (output := options.remote) is not None:
+        output.check()
+        with output.through_file() as file:
+            return run(model, inputs, replace(options, output=file, remote=None))
     options.check()
     live = any(map(is_live, inputs))
     if live and options.has_parts:
         raise UsageError("a camera has no list of pictures to go on with; leave --resume out.")
     name, model = model, model_path(model)
-    source = open_inputs(inputs, every=options.every, null=options.null)
+    again = options.report or options.annotate or options.opening.fast_decode
+    source = open_inputs(inputs, every=options.every, null=options.null, keep=bool(again))
     options.check_overwriting(model, source.files, listed=LIST in inputs)
     say_left_out(source.left_out)
     # One at a time: a single picture, or a camera's newest
@@ -264,13 +270,16 @@ class _Run:
         else:
             shown = result
             if self.sample is not None and item.image is None:
-                self.sample.offer(item.path)
+                self.sample.offer(item.path if item.fetched is None else item.fetched.read())
             if self.annotator is not None:
-                self.annotator.write(item.name, item.image or item.path, result)
+                self.annotator.write(item.name, item.source, result)
         if self.report is not None:
             from numclip_runtime.app.gallery import ReportEntry
 
-            self.report.add(ReportEntry(place_of(record), shown, image=item.image))
+            image = item.image
+            if item.fetched is not None and isinstance(result, Prediction):
+                image = load_rgb(item.fetched)
+            self.report.add(ReportEntry(place_of(record), shown, image=image))
 
     def _conclude(self) -> int:
         of_all = "" if self.source.total is None else f" of {self.source.total}"

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from numclip_runtime.app.video import Every, is_video
 from numclip_runtime.backends import DEFAULTS, OpenOptions
@@ -16,11 +16,15 @@ from numclip_runtime.images.formats import IMAGE_SUFFIXES
 from numclip_runtime.jobs.manifest import MANIFEST, PartFormat
 from numclip_runtime.model_files.given import kind_of
 from numclip_runtime.model_files.model_file import files_of_model
+from numclip_runtime.remote.addresses import refuse_address
 from numclip_runtime.results.columns import import_pyarrow
 from numclip_runtime.results.records import Format
 
 Engine = Literal["local", "ray"]
 _SUFFIXES = {f".{kind}" for kind in get_args(Format)}
+
+if TYPE_CHECKING:
+    from numclip_runtime.remote.upload import RemoteOutput
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class RunOptions:
     opening: OpenOptions = DEFAULTS  # of the model; `run` sets `optimize_for` by the inputs
     kind: Format = "jsonl"
     output: Path | None = None  # None: stdout; a folder if the run has parts
+    remote: RemoteOutput | None = None  # the object that the output becomes, in place of a file
     csv_safe: bool = False  # see `RecordWriter`
     annotate: Path | None = None  # folder of annotated copies
     report: Path | None = None  # HTML page
@@ -85,6 +90,7 @@ class RunOptions:
         if self.output is None and sys.stdout is None:
             raise UsageError("standard output is closed; name a file with --output.")
         if self.report is not None:
+            refuse_address(self.report, "--report writes to a file of this machine")
             if self.report.suffix.lower() not in (".html", ".htm"):  # `--report *.jpg`
                 raise UsageError(f"{self.report}: the report is a page; give a name with .html.")
             require_writable(self.report)
@@ -94,6 +100,7 @@ class RunOptions:
             {"--output": self.output, "--report": self.report, "--annotate": self.annotate}
         )
         if (folder := self.annotate) is not None:
+            refuse_address(folder, "--annotate takes a folder of this machine")
             if folder.exists() and not folder.is_dir():
                 raise UsageError(f"{folder}: is a file; --annotate takes a folder for the copies.")
             if not folder.exists() and kind_of(folder) is not None:
