@@ -9,7 +9,8 @@ from typing import Any, get_args
 import click
 
 from numclip_runtime import __version__
-from numclip_runtime.app.flags import INPUTS, MACHINE, OUTPUTS, SPEED
+from numclip_runtime.app.flags import INPUTS, MACHINE, MONITOR, OUTPUTS, SPEED
+from numclip_runtime.app.monitoring.following import Following
 from numclip_runtime.app.run import run
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import Every
@@ -63,6 +64,7 @@ class _RunOrDoctor(GroupedCommand):
 )
 @INPUTS
 @OUTPUTS
+@MONITOR
 @SPEED
 @MACHINE
 @click.version_option(__version__)
@@ -77,6 +79,10 @@ def main(
     csv_safe: bool,
     annotate: Path | None,
     report: Path | None,
+    monitor: Path | None,
+    monitor_every: int | None,
+    monitor_reference: Path | None,
+    write_reference: Path | None,
     every: Every | None,
     null: bool,
     batch_size: int | None,
@@ -116,6 +122,7 @@ def main(
             csv_safe=csv_safe,
             annotate=annotate,
             report=report,
+            following=Following(monitor, monitor_every, monitor_reference, write_reference),
             every=every,
             null=null,
             batch_size=batch_size,

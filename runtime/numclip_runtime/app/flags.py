@@ -64,6 +64,31 @@ OUTPUTS = group(
         "-v", "--verbose", is_flag=True, help="Print to stderr what runs the model and how fast."
     ),
 )
+MONITOR = group(
+    "Monitor",
+    click.option(
+        "--monitor",
+        type=Output("monitor.json"),
+        help="Follow whether the images are still like those of the calibration; the verdict is "
+        "kept in this file, and a later run goes on with it.",
+    ),
+    click.option(
+        "--monitor-every",
+        type=click.IntRange(1),
+        show_default="1; of videos and cameras 100",
+        help="Count one image of so many: images that resemble each other prove less.",
+    ),
+    click.option(
+        "--monitor-reference",
+        type=FILE,
+        help="Compare with this file of --write-reference, not with the model's reference.",
+    ),
+    click.option(
+        "--write-reference",
+        type=Output("reference.json"),
+        help="Write what these images are like, for --monitor-reference.",
+    ),
+)
 INPUTS = group(
     "Input",
     click.option("--model", "named_model", type=FILE, help="The model, in place of MODEL."),

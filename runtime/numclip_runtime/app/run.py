@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from numclip_runtime.app.inputs import LIST, Inputs, Item, open_inputs
 from numclip_runtime.app.interrupt import Interrupt
+from numclip_runtime.app.monitoring.following import followed, opened_for
 from numclip_runtime.app.progress import Progress, summary
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import is_live
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from numclip_runtime.app.annotate import Annotator
     from numclip_runtime.app.fast_decode_error import ScaledSample
     from numclip_runtime.app.gallery import ReportWriter
+    from numclip_runtime.app.monitoring.followed import Followed
 
 
 def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
@@ -56,12 +58,20 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     options.check_overwriting(model, source.files, listed=LIST in inputs)
     say_left_out(source.left_out)
     # One at a time: a single picture, or a camera's newest
+    following = options.following
     single = source.total == 1 or any(map(is_live, inputs))
     opening = replace(options.opening, optimize_for="latency" if single else "throughput")
     with (
         Interrupt() as interrupt,
         closing(source),
-        Predictor.open(model, opening) as predictor,
+        opened_for(model, opening, following) as predictor,
+        followed(
+            predictor,
+            model,
+            following,
+            every=following.every_of(inputs),
+            talkative=options.talkative,
+        ) as monitor,
     ):
         backend = predictor.backend
         if options.talkative:
@@ -69,7 +79,7 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
             say(chosen(predictor, plan))
         printed = list(backend.notes)
         _print_notes(printed)
-        code = _Run(predictor, source, options, interrupt).run(title=model.name)
+        code = _Run(predictor, source, options, interrupt, monitor).run(title=model.name)
         _print_notes(backend.notes[len(printed) :])
         return code
 
@@ -97,9 +107,14 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 class _Run:
     def __init__(
-        self, predictor: Predictor, source: Inputs, options: RunOptions, interrupt: Interrupt
+        self,
+        predictor: Predictor,
+        source: Inputs,
+        options: RunOptions,
+        interrupt: Interrupt,
+        monitor: Followed | None,
     ) -> None:
-        self.predictor = predictor
+        self.predictor, self.monitor = predictor, monitor
         self.source = source
         self.options = options
         self.interrupt = interrupt
@@ -224,6 +239,8 @@ class _Run:
             shown = str(result)
         else:
             shown = result
+            if self.monitor is not None:
+                self.monitor.take(result)
             if self.sample is not None and item.image is None:
                 self.sample.offer(item.path)
             if self.annotator is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from numclip_runtime.app.monitoring.following import NOTHING, Following
 from numclip_runtime.app.video import Every, is_video
 from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.errors import UsageError
@@ -26,6 +27,7 @@ class RunOptions:
     csv_safe: bool = False  # see `RecordWriter`
     annotate: Path | None = None  # folder of annotated copies
     report: Path | None = None  # HTML page
+    following: Following = NOTHING  # a monitor, and the reference of one
     every: Every | None = None  # frames of videos; None: all
     null: bool = False  # paths of the list on standard input end with NUL
     batch_size: int | None = None  # None: automatic, see `plan_stream`
@@ -58,9 +60,9 @@ class RunOptions:
             require_writable(self.report)
         if self.output is not None:
             require_writable(self.output)
-        refuse_twice(
-            {"--output": self.output, "--report": self.report, "--annotate": self.annotate}
-        )
+        self.following.check()
+        own = {"--output": self.output, "--report": self.report, "--annotate": self.annotate}
+        refuse_twice({**own, **self.following.outputs})
         if (folder := self.annotate) is not None:
             if folder.exists() and not folder.is_dir():
                 raise UsageError(f"{folder}: is a file; --annotate takes a folder for the copies.")
@@ -81,7 +83,8 @@ class RunOptions:
         Raises:
             UsageError: naming the file.
         """
-        for output in filter(None, (self.output, self.report)):
+        written = (self.output, self.report, *self.following.outputs.values())
+        for output in filter(None, written):
             refuse_overwriting(output, (model, f"{model}.sha256"), "the model")
             refuse_overwriting(output, files, "an input")
             if listed:
