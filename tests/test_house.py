@@ -45,6 +45,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("backends",),
         ("pipeline",),
         ("predictor",),
+        ("jobs",),
         ("app",),
         ("cli", "report"),
     ),

@@ -76,7 +76,7 @@ class Followed:
             self._file.save()
 
     @contextmanager
-    def kept(self, *, talkative: bool) -> Iterator[None]:
+    def kept(self) -> Iterator[None]:
         """Write the files at the end of a block; after an exception, that of the monitor."""
         try:
             yield
@@ -85,9 +85,9 @@ class Followed:
                 self.save()
             raise
         with signals_held():
-            self.finish(talkative=talkative)
+            self.finish()
 
-    def finish(self, *, talkative: bool) -> None:
+    def finish(self) -> None:
         """Write the files, and say the verdict.
 
         Raises:
@@ -95,7 +95,7 @@ class Followed:
             OSError: if a file cannot be written.
         """
         self.save()
-        if self._file is not None and talkative:
+        if self._file is not None:
             say(f"Monitor: {self._file.monitor.verdict().sentence}.")
         if self._reference is not None:
             found = reference_of(np.array(self._rows), STATISTICS) if self._rows else None
@@ -110,7 +110,7 @@ class Followed:
 def open_followed(
     predictor: Predictor, path: Path, following: Following, *, every: int
 ) -> Followed:
-    """Open the monitor of a run; see `followed`."""
+    """Open the monitor of a run; see `opened_and_followed`."""
     model, file = FollowedModel(path.name, sha256(path)), None
     if following.monitor is not None:
         found = predictor.metadata.reference

@@ -79,32 +79,27 @@ def opened_for(model: Path, opening: OpenOptions, following: Following) -> Predi
 
 
 @contextmanager
-def followed(
-    predictor: Predictor,
-    model: Path,
-    following: Following,
-    *,
-    every: int,
-    talkative: bool,
-) -> Iterator[Followed | None]:
-    """Open what follows a run, and write its files at the end, however the run ends.
+def opened_and_followed(
+    model: Path, opening: OpenOptions, following: Following, inputs: Sequence[str]
+) -> Iterator[tuple[Predictor, Followed | None]]:
+    """Open a model and what follows its run; files are written at the end, however the run ends.
 
     Args:
-        predictor: Of `opened_for`.
-        model: Its file.
+        model: File.
+        opening: How to open it.
         following: The options.
-        every: Images of which one counts.
-        talkative: Whether to say the verdict at the end.
+        inputs: Of the run.
 
     Raises:
-        ModelError: if a monitor has no reference to compare with.
+        ModelError: if a monitor has no reference to compare with; see `Predictor.open`.
         UsageError: if a file cannot be used.
     """
-    if not following.active:
-        yield None
-        return
-    from numclip_runtime.app.monitoring.followed import open_followed
+    with opened_for(model, opening, following) as predictor:
+        if not following.active:
+            yield predictor, None
+            return
+        from numclip_runtime.app.monitoring.followed import open_followed
 
-    run = open_followed(predictor, model, following, every=every)
-    with run.kept(talkative=talkative):
-        yield run
+        run = open_followed(predictor, model, following, every=following.every_of(inputs))
+        with run.kept():
+            yield predictor, run
