@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -53,6 +54,7 @@ class _RunOrDoctor(GroupedCommand):
         "model.onnx photos/ -o numbers.csv",
         "model.onnx 'photos/**/*.png' --report page.html",
         "model.onnx camera:0 --every 0.5s",
+        "model.onnx --watch incoming/ -o records/",
         "doctor model.onnx",
     ),
     epilog="`doctor [MODEL]` in place of MODEL reports on this machine, and whether it can run it.",
@@ -75,6 +77,8 @@ def main(
     words: tuple[str, ...],
     named_model: Path | None,
     named_inputs: tuple[str, ...],
+    watched: Path | None,
+    poll: float | None,
     output: Path | None,
     kind: Format | None,
     csv_safe: bool,
@@ -112,7 +116,10 @@ def main(
     130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP: finished records are kept.
     """
     with exit_on_error():
-        model, inputs = in_order(context, named_model, [*words, *named_inputs])
+        inputs = [*words, *named_inputs]
+        if watched is not None:
+            inputs.append(os.fspath(watched))
+        model, inputs = in_order(context, named_model, inputs)
         options = RunOptions(
             opening=OpenOptions(
                 threads=threads,
@@ -122,7 +129,7 @@ def main(
                 require_gpu=require_gpu,
                 fast_decode=fast_decode,
             ),
-            kind=kind or default_format(output, parts=resume, engine=engine),
+            kind=kind or default_format(output, parts=resume or watched is not None, engine=engine),
             output=output,
             csv_safe=csv_safe,
             annotate=annotate,
@@ -133,12 +140,25 @@ def main(
             batch_size=batch_size,
             workers=workers,
             resume=resume,
+            watched=watched is not None,
+            poll_s=RunOptions.poll_s if poll is None else poll,
             retry_failed=retry_failed,
             engine=engine,
             ray_address=ray_address,
             verbose=verbose,
         )
-        code = run(model, inputs, options)
+        if watched is None:
+            if poll is not None:
+                raise UsageError("--poll is for --watch; add --watch FOLDER, or leave it out.")
+            code = run(model, inputs, options)
+        elif len(inputs) > 1:
+            raise UsageError(
+                f"--watch {watched}: takes the place of INPUTS; leave {inputs[0]} out."
+            )
+        else:
+            from numclip_runtime.app.watching.watch import watch
+
+            code = watch(model, watched, options)
     sys.exit(code)
 
 

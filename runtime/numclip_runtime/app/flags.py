@@ -6,7 +6,7 @@ from typing import get_args
 
 import click
 
-from numclip_runtime.app.run_options import Engine
+from numclip_runtime.app.run_options import LONGEST_POLL_S, SHORTEST_POLL_S, Engine
 from numclip_runtime.app.video import Every
 from numclip_runtime.backends import BackendName, DeviceKind, device_of
 from numclip_runtime.commands import Output, group
@@ -22,11 +22,27 @@ def _every(context: click.Context, parameter: click.Parameter, text: str | None)
         raise click.BadParameter(str(error)) from None
 
 
+def _poll(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text.strip().removesuffix("s"))
+    except ValueError:
+        seconds = 0.0
+    if not SHORTEST_POLL_S <= seconds <= LONGEST_POLL_S:
+        raise click.BadParameter(
+            f"{text!r} is not a time from {SHORTEST_POLL_S:g} to {LONGEST_POLL_S:g} seconds, such "
+            "as 1s."
+        )
+    return seconds
+
+
 def _name_in_folder(context: click.Context) -> str:
     """Return the name of the records' file; "" if the folder itself is the output."""
-    if context.params.get("resume") or context.params.get("engine") == "ray":
+    given = context.params
+    if given.get("resume") or given.get("watched") or given.get("engine") == "ray":
         return ""
-    kind = context.params.get("kind")  # of click, if it was not given
+    kind = given.get("kind")  # of click, if it was not given
     return f"records.{kind if kind in get_args(Format) else 'jsonl'}"
 
 
@@ -113,6 +129,21 @@ INPUTS = group(
         multiple=True,
         type=click.Path(),
         help="Images, as INPUTS; repeat.",
+    ),
+    click.option(
+        "--watch",
+        "watched",
+        type=FILE,
+        is_eager=True,
+        metavar="FOLDER",
+        help="In place of INPUTS: the pictures of this folder and those that come, each once.",
+    ),
+    click.option(
+        "--poll",
+        callback=_poll,
+        metavar="SECONDS",
+        show_default="1s",
+        help="Time between two looks at the folder of --watch.",
     ),
     click.option("--every", callback=_every, help="Frames of a video: 10 (each tenth) or 0.5s."),
     click.option("-0", "--null", is_flag=True, help="Paths on standard input end with NUL."),

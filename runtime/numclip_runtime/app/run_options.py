@@ -20,6 +20,7 @@ from numclip_runtime.results.columns import import_pyarrow
 from numclip_runtime.results.records import Format
 
 Engine = Literal["local", "ray"]
+SHORTEST_POLL_S, LONGEST_POLL_S = 0.05, 3600.0
 _SUFFIXES = {f".{kind}" for kind in get_args(Format)}
 
 
@@ -40,6 +41,8 @@ class RunOptions:
     workers: int | None = None  # decoding threads; None: automatic
     resume: bool = False  # write a folder of parts, and leave out what it has
     retry_failed: bool = False  # do pictures again whose record there is an error
+    watched: bool = False  # the input is a folder to watch; it always writes parts
+    poll_s: float = 1.0  # between two looks at it
     engine: Engine = "local"  # "ray": a cluster; it always writes parts
     ray_address: str | None = None  # None: a cluster of this machine alone
     verbose: bool = False  # describe what runs the model even if stderr is not a terminal
@@ -52,7 +55,7 @@ class RunOptions:
     @property
     def has_parts(self) -> bool:
         """Whether the output is a folder of parts."""
-        return self.resume or self.engine == "ray"
+        return self.resume or self.watched or self.engine == "ray"
 
     @property
     def folder(self) -> Path:
@@ -74,6 +77,8 @@ class RunOptions:
             MissingDependencyError: if pyarrow is needed and missing.
         """
         self._check_engine()
+        if self.watched:
+            self._check_watch()
         self.following.check()
         if self.has_parts:
             self._check_parts()
@@ -109,8 +114,15 @@ class RunOptions:
         if self.ray_address is not None and self.engine != "ray":
             raise UsageError("--ray-address is about a cluster of Ray; add --engine ray.")
 
+    def _check_watch(self) -> None:
+        if self.engine == "ray":
+            raise UsageError("--watch runs on this machine alone; leave --engine ray out.")
+        if self.every is not None or self.null:
+            flag = "--null" if self.null else "--every"
+            raise UsageError(f"{flag} has no use with --watch, which reads pictures; leave it out.")
+
     def _check_parts(self) -> None:
-        option = "--resume" if self.resume else "--engine ray"
+        option = "--resume" if self.resume else "--watch" if self.watched else "--engine ray"
         output = self.output
         if output is None:
             raise UsageError(f"{option} writes a folder of parts: name it, such as -o records/.")

@@ -72,6 +72,7 @@ class MonitorFile:
         self._reference = _digest(reference)
         self._started = _now()
         self._due = 0.0
+        self._saved = 0  # images in the file
         if path.exists() and path.stat().st_size:
             self._go_on()
 
@@ -97,8 +98,8 @@ class MonitorFile:
         self._started = head.started
 
     def save_if_due(self) -> None:
-        """Write the file if the last time is some seconds ago."""
-        if time.monotonic() >= self._due:
+        """Write the file if the last time is some seconds ago, and images came since."""
+        if time.monotonic() >= self._due and self.monitor.images != self._saved:
             self.save()
 
     def save(self) -> None:
@@ -122,7 +123,7 @@ class MonitorFile:
         with atomic_text(self.path) as file:
             json.dump(content, file, indent=1, allow_nan=False)
             file.write("\n")
-        self._due = time.monotonic() + WRITE_EVERY_S
+        self._due, self._saved = time.monotonic() + WRITE_EVERY_S, self.monitor.images
 
 
 def write_reference(path: Path, model: FollowedModel, reference: MonitorReference) -> None:

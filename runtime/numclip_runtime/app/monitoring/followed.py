@@ -70,6 +70,11 @@ class Followed:
         elif (place := self._rng.randrange(self._seen // self._every)) < MOST_ROWS:
             self._rows[place] = row
 
+    def save_if_due(self) -> None:
+        """Write the file of the monitor if it is some seconds old, and images came since."""
+        if self._file is not None:
+            self._file.save_if_due()
+
     def save(self) -> None:
         """Write the file of the monitor."""
         if self._file is not None:
