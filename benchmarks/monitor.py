@@ -77,9 +77,7 @@ def main(
         work.mkdir(parents=True, exist_ok=True)
         report: dict[str, Any] = {
             "schema": 1,
-            "environment": asdict(
-                describe_environment(argv=sys.argv, load_before=load_average())
-            ),
+            "environment": asdict(describe_environment(argv=sys.argv, load_before=load_average())),
             "false_alarm_rate": FALSE_ALARM_RATE,
             "cost_us": cost_us(),
             "long_streams": [
@@ -106,7 +104,7 @@ def main(
             file.write(json.dumps(report, indent=1) + "\n")
         if plot is not None:
             with atomic_path(plot) as temporary:
-                save_monitor_plot(temporary, report)
+                save_monitor_plot(temporary, report, kind=plot.suffix[1:].lower())
 
 
 def measure(

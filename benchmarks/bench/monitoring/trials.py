@@ -77,7 +77,7 @@ def false_alarms(rows: Numbers, trials: int, *, seed: int = 0) -> tuple[int, lis
         reference = reference_of(rows[order[:half]], STATISTICS)
         assert reference is not None
         monitor = RowMonitor(reference)
-        alarms += any([monitor.add_row(row) for row in rows[order[half:]]])
+        alarms += any(monitor.add_row(row) for row in rows[order[half:]])
         p_values.append(monitor.verdict().p_value)
     return alarms, p_values
 
@@ -91,7 +91,9 @@ def long_false_alarms(
         The share of streams whose capital ever reached 1 / rate, for some rates; by the rate.
     """
     rng = np.random.default_rng(seed)
-    references = [reference_of(rng.normal(size=(reference_images, 1)), ("x",)) for _ in range(trials)]
+    references = [
+        reference_of(rng.normal(size=(reference_images, 1)), ("x",)) for _ in range(trials)
+    ]
     edges = np.array([each.statistics["x"].edges for each in references if each is not None])
     assert references[0] is not None
     evidence, best = Evidence(references[0].gaps, trials), np.ones(trials)

@@ -96,8 +96,13 @@ class FolderWatch:
         self._waiting.pop(path, None)
 
     def failed(self, path: str) -> bool:
-        """Note that a file could not be read; return whether that is final."""
+        """Note that a file could not be read; return whether that is final.
+
+        Where the whole folder is away, that was no try.
+        """
         waiting = self._waiting[path]
+        if not os.path.isdir(self.folder):  # noqa: PTH112
+            return False
         if waiting.tries == len(RETRIES_S):
             return True
         waiting.due_s = self._clock() + RETRIES_S[waiting.tries]
