@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from numclip_runtime.monitor.evidence import Evidence
@@ -24,8 +25,9 @@ def edges_of(samples: Numbers) -> tuple[Numbers, Numbers]:
     return gaps, np.array(edges)
 
 
-def bins(numbers: Numbers, edges: Numbers) -> np.ndarray:
-    return (numbers[:, None] >= edges).sum(1)
+def bins(numbers: Numbers, edges: Numbers) -> npt.NDArray[np.int64]:
+    found: npt.NDArray[np.int64] = (numbers[:, None] >= edges).sum(1)
+    return found
 
 
 @pytest.mark.parametrize("images", [20, 60, 400])

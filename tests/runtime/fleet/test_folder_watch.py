@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -158,9 +159,12 @@ def test_an_unchanged_folder_is_not_listed_again(
 ) -> None:
     listed: list[str] = []
     entries = folder_watch._entries
-    monkeypatch.setattr(
-        folder_watch, "_entries", lambda folder: listed.append(folder) or entries(folder)
-    )
+
+    def noted(folder: str) -> Iterator[os.DirEntry[str]]:
+        listed.append(folder)
+        return entries(folder)
+
+    monkeypatch.setattr(folder_watch, "_entries", noted)
     folder = tmp_path / "in"
     done.add(write(folder / "sub" / "a.jpg", age_s=60))
     for place in (folder / "sub", folder):

@@ -19,7 +19,7 @@ from PIL import Image
 
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.watching import watch as watch_module
-from numclip_runtime.app.watching.folder_watch import RETRIES_S
+from numclip_runtime.app.watching.folder_watch import RETRIES_S, FolderWatch
 from numclip_runtime.app.watching.watch import watch
 from numclip_runtime.signals import Stopped
 from tests.runtime.conftest import invoke
@@ -72,13 +72,10 @@ def play(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     def run(*steps: Step, signum: int = signal.SIGTERM, **options: Any) -> int:
         script = Script(*steps, signum=signum)
         monkeypatch.setattr(watch_module, "time", script)
-        from numclip_runtime.app.watching import folder_watch
-
-        made = folder_watch.FolderWatch
         monkeypatch.setattr(
             watch_module,
             "FolderWatch",
-            lambda *given, **more: made(*given, **more, clock=script.monotonic),
+            lambda *given, **more: FolderWatch(*given, **more, clock=script.monotonic),
         )
         flags = RunOptions(output=tmp_path / "out", watched=True, **options)
         return watch(tiny, tmp_path / "in", flags)
@@ -147,14 +144,14 @@ def test_deleted_before_it_was_read_is_a_sentence(
     folder = tmp_path / "in"
     picture(folder / "a.png")
     picture(folder / "b.png")
-    look = watch_module.FolderWatch.look
+    look = FolderWatch.look
 
     def look_and_lose(self: Any) -> list[str]:
         found = look(self)
         (folder / "b.png").unlink(missing_ok=True)
         return found
 
-    monkeypatch.setattr(watch_module.FolderWatch, "look", look_and_lose)
+    monkeypatch.setattr(FolderWatch, "look", look_and_lose)
     assert play() == 143
     assert names(tmp_path / "out") == ["a.png"]
     assert "b.png: deleted before it was read; no record." in capsys.readouterr().err
