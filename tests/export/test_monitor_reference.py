@@ -50,7 +50,7 @@ def test_it_is_that_of_the_exported_model(
 ) -> None:
     path = tmp_path / "m.pt"
     save_checkpoint(path, calibrated)
-    result = run_export(ExportOptions(path, verify=False))
+    result = run_export(ExportOptions(path, tmp_path / "m.onnx", verify=False))
     found = read_metadata(result.onnx).reference
     assert found is not None
     assert found.images == 40

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
+from pathlib import Path
 from typing import IO
 
 INTERVAL_S = 0.1  # between two updates of the line
@@ -73,3 +75,9 @@ def summary(done: int, seconds: float) -> str:
 def _clock(seconds: float) -> str:
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def progress_file(output: Path | None) -> IO[str] | None:
+    """Return stderr if it is a terminal that shows nothing else."""
+    own = output is not None or not sys.stdout.isatty()
+    return sys.stderr if own and sys.stderr.isatty() else None

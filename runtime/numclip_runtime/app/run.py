@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from numclip_runtime.app.inputs import LIST, Inputs, Item, open_inputs
 from numclip_runtime.app.interrupt import Interrupt
 from numclip_runtime.app.monitoring.following import opened_and_followed
-from numclip_runtime.app.progress import Progress, summary
+from numclip_runtime.app.progress import Progress, progress_file, summary
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import is_live
 from numclip_runtime.console import say
@@ -26,7 +25,7 @@ from numclip_runtime.model_files.names import model_path
 from numclip_runtime.pipeline import StreamPlan, plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
 from numclip_runtime.preprocess import ImageLike
-from numclip_runtime.results.prediction import fault_of
+from numclip_runtime.results.prediction import finite
 from numclip_runtime.results.records import (
     Writer,
     open_writer,
@@ -58,7 +57,7 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     live = any(map(is_live, inputs))
     if live and options.has_parts:
         raise UsageError("a camera has no list of pictures to go on with; leave --resume out.")
-    model = model_path(model)
+    name, model = model, model_path(model)
     source = open_inputs(inputs, every=options.every, null=options.null)
     options.check_overwriting(model, source.files, listed=LIST in inputs)
     say_left_out(source.left_out)
@@ -70,6 +69,10 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
         from numclip_runtime.app.engines.resuming import read_model
 
         job = read_model(model, options)
+        if options.engine == "ray":
+            from numclip_runtime.app.engines.ray_run import run_on_ray
+
+            return run_on_ray(name, job, source, options)
         opening = replace(opening, sha256=job.sha256)
     with (
         Interrupt() as interrupt,
@@ -168,7 +171,7 @@ class _Run:
                 with self.interrupt.ends_block():
                     ready = self._started()
                     with (
-                        Progress(_progress_file(options.output), self.source.total) as progress,
+                        Progress(progress_file(options.output), self.source.total) as progress,
                         closing(self._results(ready)) as results,
                     ):
                         for item, result in results:
@@ -251,8 +254,7 @@ class _Run:
                     yield taken.popleft(), result
 
     def _take(self, item: Item, result: Prediction | ImageError, writer: Writer | Parts) -> None:
-        if isinstance(result, Prediction) and (fault := fault_of(result)):
-            result = ImageError(f"{item.path}: {fault}")
+        result = finite(item.path, result)
         record = record_of(item.path, result, frame=item.frame, time_s=item.time_s)
         writer.write(record)
         self.done += 1
@@ -291,9 +293,3 @@ class _Run:
         if self.failed:
             say(f"{self.failed} of {self.done} images failed.")
         return 1 if self.failed else 0
-
-
-def _progress_file(output: Path | None) -> IO[str] | None:
-    """Return stderr if it is a terminal that shows nothing else."""
-    own = output is not None or not sys.stdout.isatty()
-    return sys.stderr if own and sys.stderr.isatty() else None

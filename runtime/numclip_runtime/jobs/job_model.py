@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_files.model_file import read_metadata
+from numclip_runtime.model_files.names import is_named_model, model_path
 from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.model_files.pin import check_pinned
+
+
+@dataclass(frozen=True)
+class SharedModel:
+    """A model as other processes and machines open it."""
+
+    name: str  # absolute path; or a name that means the same everywhere
+    sha256: str  # hexadecimal
+
+    @classmethod
+    def of(cls, model: str | os.PathLike[str], pinned: str | None = None) -> SharedModel:
+        """Return it for a model that is here.
+
+        Raises:
+            ModelError: see `JobModel.read`.
+        """
+        digest = JobModel.read(model_path(model), pinned).sha256
+        return cls(name_elsewhere(model), digest)
+
+
+def name_elsewhere(model: str | os.PathLike[str]) -> str:
+    """Return the name of a model for processes that start in other folders."""
+    return os.fsdecode(model) if is_named_model(model) else os.path.abspath(model)  # noqa: PTH100
 
 
 @dataclass(frozen=True)

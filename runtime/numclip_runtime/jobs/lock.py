@@ -10,7 +10,7 @@ from pathlib import Path
 from numclip_runtime.errors import UsageError
 from numclip_runtime.posix import lock_file
 
-NAME_OF_LOCK = ".lock"
+LOCK = "_lock"  # readers of tables leave it out
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: if another run has it, or the folder cannot be written.
     """
-    path = folder / NAME_OF_LOCK
+    path = folder / LOCK
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from numclip_runtime.errors import UsageError
-from numclip_runtime.jobs.lock import locked
+from numclip_runtime.jobs.lock import LOCK, locked
 from numclip_runtime.jobs.manifest import MANIFEST, Manifest
 from numclip_runtime.jobs.part_files import (
     key_of,
@@ -44,10 +44,14 @@ def check_folder(folder: Path, manifest: Manifest) -> None:
     begun = Manifest.read(folder)
     if begun is not None:
         begun.check(manifest, folder)
-    elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+    elif folder.is_dir() and any(_is_other(path.name) for path in folder.iterdir()):
         raise UsageError(
             f"{folder}: holds other files, and no {MANIFEST} of a run; give a new or empty folder."
         )
+
+
+def _is_other(name: str) -> bool:
+    return not name.startswith(".") and name != LOCK
 
 
 @contextmanager
