@@ -10,7 +10,7 @@ from benchmarks.bench.realsets.image_sets import RealSet
 from benchmarks.bench.realsets.methods import RealRun, Setting, command
 
 # By chance, so that the parts are alike. The sets' own parts are different batches and slides,
-# which are another world to a monitor, and rightly so: see `other_groups`.
+# which are another world to a monitor, and rightly so
 SHARES = {"train": 0.4, "val": 0.3, "test": 0.3}
 SEED = 0
 

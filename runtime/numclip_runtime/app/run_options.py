@@ -113,6 +113,9 @@ class RunOptions:
             raise UsageError("--retry-failed is about the folder of a run with --resume; add that.")
         if self.ray_address is not None and self.engine != "ray":
             raise UsageError("--ray-address is about a cluster of Ray; add --engine ray.")
+        if self.following.active and self.engine == "ray":
+            flag = next(flag for flag, path in self.following.outputs.items() if path)
+            raise UsageError(f"{flag} follows the images of one process; leave --engine ray out.")
 
     def _check_watch(self) -> None:
         if self.engine == "ray":
