@@ -91,14 +91,16 @@ def main(
         for each in present:
             model = trained(each, data, tower, work / each.name)
             report["sets"].append(
-                measure(each.name, each.name, model, work / each.name, trials, streams)
+                measure_monitor(each.name, each.name, model, work / each.name, trials, streams)
             )
             if each.name == "tomato-freshness":
                 packaged = model_path("quality")
                 report["sets"].append(
-                    measure("quality", each.name, packaged, work / each.name, trials, streams)
+                    measure_monitor(
+                        "quality", each.name, packaged, work / each.name, trials, streams
+                    )
                 )
-            click.echo(table(report["sets"][-1]))
+            click.echo(monitor_table(report["sets"][-1]))
         report["load_after"] = load_average()
         with atomic_text(json_path) as file:
             file.write(json.dumps(report, indent=1) + "\n")
@@ -107,7 +109,7 @@ def main(
                 save_monitor_plot(temporary, report, kind=plot.suffix[1:].lower())
 
 
-def measure(
+def measure_monitor(
     name: str, set_name: str, model: Path, folder: Path, trials: int, streams: int
 ) -> dict[str, Any]:
     """Return the results of one model on one set."""
@@ -178,7 +180,7 @@ def cost_us() -> dict[str, float]:
     }
 
 
-def table(result: dict[str, Any]) -> str:
+def monitor_table(result: dict[str, Any]) -> str:
     """Return the results of one model for people."""
     resampled = result["resampled"]
     lines = [

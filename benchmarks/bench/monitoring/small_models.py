@@ -12,7 +12,7 @@ from benchmarks.bench.realsets.methods import RealRun, Setting, command
 # By chance, so that the parts are alike. The sets' own parts are different batches and slides,
 # which are another world to a monitor, and rightly so
 SHARES = {"train": 0.4, "val": 0.3, "test": 0.3}
-SEED = 0
+SPLIT_SEED = 0
 
 
 def split_by_chance(image_set: RealSet, data: Path, folder: Path) -> None:
@@ -20,7 +20,7 @@ def split_by_chance(image_set: RealSet, data: Path, folder: Path) -> None:
     root = data / image_set.name
     with (root / "all.csv").open(encoding="utf-8", newline="") as file:
         rows = [(str(root / row["path"]), row["label"]) for row in csv.DictReader(file)]
-    random.Random(SEED).shuffle(rows)
+    random.Random(SPLIT_SEED).shuffle(rows)
     start = 0
     for part, share in SHARES.items():
         end = start + round(share * len(rows))
@@ -46,7 +46,7 @@ def trained(image_set: RealSet, data: Path, tower: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     split_by_chance(image_set, data, folder)
     setting = Setting(folder, tower)
-    words = command(RealRun(image_set.name, "probe", SEED), setting)
+    words = command(RealRun(image_set.name, "probe", SPLIT_SEED), setting)
     at = words.index("--group-column")
     del words[at : at + 2]
     words = [str(folder / word) if word in ("train.csv", "val.csv") else word for word in words]

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from numclip_runtime.app.monitoring.following import Following, opened_for
+from numclip_runtime.app.monitoring.following import Following
+from numclip_runtime.app.monitoring.opened import opened_for
 from numclip_runtime.backends import OpenOptions
 from numclip_runtime.errors import ImageError
 from numclip_runtime.monitor.evidence import Evidence

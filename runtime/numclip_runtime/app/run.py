@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from numclip_runtime.app.inputs import LIST, Inputs, Item, open_inputs
 from numclip_runtime.app.interrupt import Interrupt
-from numclip_runtime.app.monitoring.following import opened_and_followed
+from numclip_runtime.app.monitoring.opened import opened_and_followed
 from numclip_runtime.app.progress import Progress, progress_file, summary
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import is_live

@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 FORMAT = 1
 WRITE_EVERY_S = 5.0
-LIMIT = 1 << 20  # bytes of a file that is read; one has 20,000
+_LIMIT = 1 << 20  # bytes of a file that is read; one has 20,000
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def read_reference(path: Path, model: FollowedModel) -> MonitorReference:
 
 def _read(path: Path, kind: type[_T], option: str) -> _T:
     try:
-        text = read_limited(path, LIMIT).decode()
+        text = read_limited(path, _LIMIT).decode()
         data = parse_json(text)
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f"it has no format {FORMAT}")

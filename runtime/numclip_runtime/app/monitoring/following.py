@@ -1,22 +1,14 @@
-"""The options of a monitor, and how a run opens what they ask for."""
+"""The options of a monitor."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from numclip_runtime.app.video import is_live, is_video
-from numclip_runtime.backends import OpenOptions
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import require_writable
-from numclip_runtime.predictor import Predictor
-
-# Imported where they are used: most runs have no monitor
-if TYPE_CHECKING:
-    from numclip_runtime.app.monitoring.followed import Followed
 
 # Of a video or camera one frame in so many counts, if the user does not say: some seconds
 FRAMES_APART = 100
@@ -61,45 +53,3 @@ class Following:
 
 
 NOTHING = Following()
-
-
-def opened_for(model: Path, opening: OpenOptions, following: Following) -> Predictor:
-    """Open a model; see `Predictor.open`. Predictions carry what a monitor needs, if there is one.
-
-    Args:
-        model: File.
-        opening: How to open it.
-        following: The options.
-    """
-    if not following.active:
-        return Predictor.open(model, opening)
-    from numclip_runtime.app.monitoring.observed import ObservedPredictor
-
-    return ObservedPredictor.open(model, opening)
-
-
-@contextmanager
-def opened_and_followed(
-    model: Path, opening: OpenOptions, following: Following, inputs: Sequence[str]
-) -> Iterator[tuple[Predictor, Followed | None]]:
-    """Open a model and what follows its run; files are written at the end, however the run ends.
-
-    Args:
-        model: File.
-        opening: How to open it.
-        following: The options.
-        inputs: Of the run.
-
-    Raises:
-        ModelError: if a monitor has no reference to compare with; see `Predictor.open`.
-        UsageError: if a file cannot be used.
-    """
-    with opened_for(model, opening, following) as predictor:
-        if not following.active:
-            yield predictor, None
-            return
-        from numclip_runtime.app.monitoring.followed import open_followed
-
-        run = open_followed(predictor, model, following, every=following.every_of(inputs))
-        with run.kept():
-            yield predictor, run

@@ -26,7 +26,7 @@ LISTED_AGAIN_S = 60.0
 COARSE_TIME_S = 5.0
 
 
-class Stamp(NamedTuple):
+class FileState(NamedTuple):
     """A file's size and the time of its last change: if one differs, it is being written."""
 
     size: int
@@ -37,7 +37,7 @@ class Stamp(NamedTuple):
 class _Waiting:
     """A file that may not be finished."""
 
-    stamp: Stamp | None = None  # at the last look; None: not looked at
+    stamp: FileState | None = None  # at the last look; None: not looked at
     since_s: float = 0.0  # clock at which the stamp was first seen
     tries: int = 0  # that failed with this stamp
     due_s: float = 0.0  # clock before which it is not tried
@@ -179,7 +179,7 @@ class FolderWatch:
         if not stat.S_ISREG(found.st_mode):
             self.drop(path)
             return False
-        stamp = Stamp(found.st_size, found.st_mtime_ns)
+        stamp = FileState(found.st_size, found.st_mtime_ns)
         if stamp != waiting.stamp:
             first = waiting.stamp is None
             waiting.stamp, waiting.since_s = stamp, now

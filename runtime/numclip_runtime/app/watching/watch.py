@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from numclip_runtime.app.engines.resuming import open_job, read_model, told
 from numclip_runtime.app.interrupt import Interrupt
-from numclip_runtime.app.monitoring.following import opened_and_followed
+from numclip_runtime.app.monitoring.opened import opened_and_followed
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.watching.folder_watch import FolderWatch
 from numclip_runtime.console import say
