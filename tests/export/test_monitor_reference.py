@@ -1,4 +1,4 @@
-"""The reference of a monitor: made at calibration, kept in checkpoint and model, true of its runs."""
+"""The reference of a monitor: made at calibration, kept in the model, and true of its runs."""
 
 from __future__ import annotations
 

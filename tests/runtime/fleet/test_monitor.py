@@ -128,7 +128,15 @@ def test_both_kinds_of_input_give_the_same_statistics() -> None:
     pixels = np.asarray(photo(np.random.default_rng(4)))
     (raw,) = input_statistics(pixels[None], SPEC.mean, SPEC.std)
     (planes,) = input_statistics(normalise(pixels, SPEC)[None], SPEC.mean, SPEC.std)
-    np.testing.assert_allclose(raw, planes, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(raw, planes, atol=2e-3)
+
+
+def test_the_cast_of_a_grey_photo_is_exactly_0() -> None:
+    grey = np.asarray(photo(np.random.default_rng(11)).convert("L").convert("RGB"))
+    planes = normalise(grey, SPEC)
+    noisy = planes * np.float32(1 + 2e-7)  # as another order of the operations rounds
+    for inputs in (planes, noisy):
+        assert input_statistics(inputs[None], SPEC.mean, SPEC.std)[0, 4:].tolist() == [0, 0]
 
 
 def test_statistics_are_those_of_the_picture() -> None:
@@ -145,7 +153,7 @@ def test_statistics_are_those_of_the_picture() -> None:
         red_mean - green_mean,
         blue_mean - green_mean,
     ]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(found, expected, atol=6e-4)
 
 
 def test_entropy_is_between_certain_and_even() -> None:
