@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from typing import Any
 from numclip_runtime.backends import OpenOptions
 from numclip_runtime.errors import NumclipError, UsageError, first_line, import_extra
 from numclip_runtime.model_files.open_model import is_plan
+from numclip_runtime.posix import STOP_SIGNALS
 from numclip_runtime.system import usable_cores
 
 CONNECT_S = 3.0
@@ -96,32 +99,45 @@ def connected(address: str | None, needs: Needs, wanted: int | None) -> Iterator
     ray = import_extra("ray", "ray")
     import_extra("ray", "ray.data")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     folder = None
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is not None:
+        _check_address(address)
+        options["address"] = address
+    else:
+        folder = _short_folder()
+        options |= {
+            "address": "local",  # not one whose address a killed run left behind
+            "num_cpus": max(usable_cores(), (wanted or 1) * needs.cpus),
+            "include_dashboard": False,
+            "object_store_memory": STORE_BYTES,
+            "_temp_dir": folder,
+        }
     try:
         try:
-            if address is not None:
-                _check_address(address)
-                ray.init(address=address, **quiet)
-            else:
-                folder = _short_folder()
-                ray.init(
-                    address="local",  # not one whose address a killed run left behind
-                    num_cpus=max(usable_cores(), (wanted or 1) * needs.cpus),
-                    include_dashboard=False,
-                    object_store_memory=STORE_BYTES,
-                    _temp_dir=folder,
-                    **quiet,
-                )
-        except (OSError, RuntimeError, ValueError, TimeoutError) as error:
+            with _handlers_kept():
+                ray.init(**options)
+        except Exception as error:  # of any class, as when a machine is too busy to start
             place = "a cluster of this machine cannot start" if address is None else address
-            raise UsageError(f"Ray: {place}: {first_line(error)}") from None
+            raise UsageError(f"Ray: {place} ({first_line(error)}); try again.") from None
         yield ray
     finally:
         with suppress(Exception):  # it may have failed already
             ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Install the handlers of signals again: Ray's own for SIGTERM aborts the process."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(number, handler)
 
 
 def _short_folder() -> str | None:
