@@ -19,7 +19,7 @@ from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.jobs.parts import Parts
 from numclip_runtime.model_files.names import model_path
 from numclip_runtime.predictor import Prediction, Predictor
-from numclip_runtime.results.prediction import fault_of
+from numclip_runtime.results.prediction import finite
 from numclip_runtime.results.records import record_of
 
 if TYPE_CHECKING:
@@ -114,9 +114,8 @@ class _Watch:
 
     def _take(self, path: str, result: Prediction | ImageError) -> None:
         if isinstance(result, Prediction):
-            if fault := fault_of(result):
-                result = ImageError(f"{path}: {fault}")
-            elif self.monitor is not None:
+            result = finite(path, result)  # a number that is not is no matter of trying again
+            if isinstance(result, Prediction) and self.monitor is not None:
                 self.monitor.take(result)
         elif self.folder.is_gone(path):
             self.folder.drop(path)
