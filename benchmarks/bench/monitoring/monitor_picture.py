@@ -54,7 +54,7 @@ def save_monitor_plot(path: Path, report: dict[str, Any], *, kind: str) -> None:
     )
     changes.set_xlabel("images from the change to its notice: median, 5 to 95 % of the streams")
     changes.grid(axis="x", color=PAPER.line)
-    changes.legend(loc="lower right", fontsize=7.5, frameon=True)
+    changes.legend(loc="upper right", fontsize=7.5, frameon=True)
     changes.set_title("How soon a change is noticed", loc="left", fontsize=11)
     _draw_alarms(alarms, report)
     for axes in (changes, alarms):
