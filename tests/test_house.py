@@ -41,7 +41,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("replacing", "signals", "system"),
         ("console", "cuda", "fields", "files"),
         ("commands", "images", "task"),
-        ("calibration",),
+        ("calibration", "monitor"),
         ("metadata", "results"),
         ("model_files", "preprocess"),
         ("backends", "remote"),

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from numclip_runtime.calibration import Calibration
 from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.fields import parse_json, read_fields, shown
+from numclip_runtime.monitor.reference import MonitorReference
 from numclip_runtime.task import Task
 
 SCHEMA_VERSION = 1
@@ -130,6 +131,7 @@ class ModelMetadata:
     fp32_nodes: tuple[str, ...] = ()  # parts of the network that stayed fp32: modules or nodes
     # "onnxruntime 1.32.0": the graph was optimised by it beforehand, and has operators of its own
     optimized_by: str | None = None
+    reference: MonitorReference | None = None  # None: a monitor has nothing to compare with
 
     def to_json(self) -> str:
         """Return the metadata as compact JSON text, schema version included."""
@@ -139,7 +141,10 @@ class ModelMetadata:
             del plain["input"]
         if self.calibration is not None:
             plain["calibration"] = self.calibration.to_dict()
-        for name in ("calibration", "verified", "source_sha256", "fp32_nodes", "optimized_by"):
+        for name in (
+            *("calibration", "verified", "source_sha256", "fp32_nodes", "optimized_by"),
+            "reference",
+        ):
             if plain[name] in (None, ()):
                 del plain[name]
         return json.dumps(plain, separators=(",", ":"), ensure_ascii=False)

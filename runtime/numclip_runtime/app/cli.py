@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from numclip_runtime import __version__
-from numclip_runtime.app.flags import INPUTS, MACHINE, OUTPUTS, SPEED
+from numclip_runtime.app.flags import INPUTS, MACHINE, MONITOR, OUTPUTS, SPEED
+from numclip_runtime.app.monitoring.following import Following
 from numclip_runtime.app.run import run
 from numclip_runtime.app.run_options import Engine, RunOptions
 from numclip_runtime.app.video import Every
@@ -57,6 +59,7 @@ class _RunOrDoctor(GroupedCommand):
         "model.onnx 'photos/**/*.png' --report page.html",
         "model.onnx s3://bucket/photos/ -o s3://bucket/numbers.parquet",
         "model.onnx camera:0 --every 0.5s",
+        "model.onnx --watch incoming/ -o records/",
         "doctor model.onnx",
     ),
     epilog="`doctor [MODEL]` in place of MODEL reports on this machine, and whether it can run it.",
@@ -69,6 +72,7 @@ class _RunOrDoctor(GroupedCommand):
 )
 @INPUTS
 @OUTPUTS
+@MONITOR
 @SPEED
 @MACHINE
 @click.version_option(__version__)
@@ -78,6 +82,8 @@ def main(
     words: tuple[str, ...],
     named_model: Path | None,
     named_inputs: tuple[str, ...],
+    watched: Path | None,
+    poll: float | None,
     output: Path | RemoteOutput | None,
     kind: Format | None,
     csv_safe: bool,
@@ -85,6 +91,10 @@ def main(
     resume: bool,
     retry_failed: bool,
     report: Path | None,
+    monitor: Path | None,
+    monitor_every: int | None,
+    monitor_reference: Path | None,
+    write_reference: Path | None,
     every: Every | None,
     null: bool,
     batch_size: int | None,
@@ -113,7 +123,10 @@ def main(
     130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP: finished records are kept.
     """
     with exit_on_error():
-        model, inputs = in_order(context, named_model, [*words, *named_inputs])
+        inputs = [*words, *named_inputs]
+        if watched is not None:
+            inputs.append(os.fspath(watched))
+        model, inputs = in_order(context, named_model, inputs)
         options = RunOptions(
             opening=OpenOptions(
                 threads=threads,
@@ -123,23 +136,37 @@ def main(
                 require_gpu=require_gpu,
                 fast_decode=fast_decode,
             ),
-            kind=kind or default_format(output, parts=resume, engine=engine),
+            kind=kind or default_format(output, parts=resume or watched is not None, engine=engine),
             output=output if isinstance(output, Path) else None,
             remote=None if isinstance(output, Path) else output,
             csv_safe=csv_safe,
             annotate=annotate,
             report=report,
+            following=Following(monitor, monitor_every, monitor_reference, write_reference),
             every=every,
             null=null,
             batch_size=batch_size,
             workers=workers,
             resume=resume,
+            watched=watched is not None,
+            poll_s=RunOptions.poll_s if poll is None else poll,
             retry_failed=retry_failed,
             engine=engine,
             ray_address=ray_address,
             verbose=verbose,
         )
-        code = run(model, inputs, options)
+        if watched is None:
+            if poll is not None:
+                raise UsageError("--poll is for --watch; add --watch FOLDER, or leave it out.")
+            code = run(model, inputs, options)
+        elif len(inputs) > 1:
+            raise UsageError(
+                f"--watch {watched}: takes the place of INPUTS; leave {inputs[0]} out."
+            )
+        else:
+            from numclip_runtime.app.watching.watch import watch
+
+            code = watch(model, watched, options)
     sys.exit(code)
 
 

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import click
 
-from numclip_runtime.app.run_options import Engine
+from numclip_runtime.app.run_options import LONGEST_POLL_S, SHORTEST_POLL_S, Engine
 from numclip_runtime.app.video import Every
 from numclip_runtime.backends import BackendName, DeviceKind, device_of
 from numclip_runtime.commands import Output, group
@@ -23,11 +23,27 @@ def _every(context: click.Context, parameter: click.Parameter, text: str | None)
         raise click.BadParameter(str(error)) from None
 
 
+def _poll(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text.strip().removesuffix("s"))
+    except ValueError:
+        seconds = 0.0
+    if not SHORTEST_POLL_S <= seconds <= LONGEST_POLL_S:
+        raise click.BadParameter(
+            f"{text!r} is not a time from {SHORTEST_POLL_S:g} to {LONGEST_POLL_S:g} seconds, such "
+            "as 1s."
+        )
+    return seconds
+
+
 def _name_in_folder(context: click.Context) -> str:
     """Return the name of the records' file; "" if the folder itself is the output."""
-    if context.params.get("resume") or context.params.get("engine") == "ray":
+    given = context.params
+    if given.get("resume") or given.get("watched") or given.get("engine") == "ray":
         return ""
-    kind = context.params.get("kind")  # of click, if it was not given
+    kind = given.get("kind")  # of click, if it was not given
     return f"records.{kind if kind in get_args(Format) else 'jsonl'}"
 
 
@@ -92,6 +108,31 @@ OUTPUTS = group(
         "-v", "--verbose", is_flag=True, help="Print to stderr what runs the model and how fast."
     ),
 )
+MONITOR = group(
+    "Monitor",
+    click.option(
+        "--monitor",
+        type=Output("monitor.json"),
+        help="Follow whether the images are still like those of the calibration; the verdict is "
+        "kept in this file, and a later run goes on with it.",
+    ),
+    click.option(
+        "--monitor-every",
+        type=click.IntRange(1),
+        show_default="1; of videos and cameras 100",
+        help="Count one image of so many: images that resemble each other prove less.",
+    ),
+    click.option(
+        "--monitor-reference",
+        type=FILE,
+        help="Compare with this file of --write-reference, not with the model's reference.",
+    ),
+    click.option(
+        "--write-reference",
+        type=Output("reference.json"),
+        help="Write what these images are like, for --monitor-reference.",
+    ),
+)
 INPUTS = group(
     "Input",
     click.option("--model", "named_model", type=FILE, help="The model, in place of MODEL."),
@@ -102,6 +143,21 @@ INPUTS = group(
         multiple=True,
         type=click.Path(),
         help="Images, as INPUTS; repeat.",
+    ),
+    click.option(
+        "--watch",
+        "watched",
+        type=FILE,
+        is_eager=True,
+        metavar="FOLDER",
+        help="In place of INPUTS: the pictures of this folder and those that come, each once.",
+    ),
+    click.option(
+        "--poll",
+        callback=_poll,
+        metavar="SECONDS",
+        show_default="1s",
+        help="Time between two looks at the folder of --watch.",
     ),
     click.option("--every", callback=_every, help="Frames of a video: 10 (each tenth) or 0.5s."),
     click.option("-0", "--null", is_flag=True, help="Paths on standard input end with NUL."),

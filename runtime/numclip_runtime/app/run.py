@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from numclip_runtime.app.inputs import LIST, Inputs, Item, open_inputs
 from numclip_runtime.app.interrupt import Interrupt
-from numclip_runtime.app.progress import Progress, progress_file, summary
+from numclip_runtime.app.monitoring.opened import opened_and_followed
+from numclip_runtime.app.progress import Progress, chosen, progress_file, summary
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import is_live
 from numclip_runtime.console import say
@@ -21,16 +22,11 @@ from numclip_runtime.images.folder import say_left_out
 from numclip_runtime.jobs.job_model import JobModel
 from numclip_runtime.jobs.parts import Parts
 from numclip_runtime.model_files.names import model_path, short_name
-from numclip_runtime.pipeline import StreamPlan, plan_stream
+from numclip_runtime.pipeline import plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
 from numclip_runtime.preprocess import ImageLike, load_rgb
 from numclip_runtime.results.prediction import finite
-from numclip_runtime.results.records import (
-    Writer,
-    open_writer,
-    place_of,
-    record_of,
-)
+from numclip_runtime.results.records import Writer, open_writer, place_of, record_of
 from numclip_runtime.signals import Stopped
 
 # Imported where they are used: most runs need none of them, and they take 20 ms
@@ -38,6 +34,7 @@ if TYPE_CHECKING:
     from numclip_runtime.app.annotate import Annotator
     from numclip_runtime.app.fast_decode_error import ScaledSample
     from numclip_runtime.app.gallery import ReportWriter
+    from numclip_runtime.app.monitoring.followed import Followed
 
 
 def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
@@ -81,7 +78,7 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     with (
         Interrupt() as interrupt,
         closing(source),
-        Predictor.open(model, opening) as predictor,
+        opened_and_followed(model, opening, options.following, inputs) as (predictor, monitor),
     ):
         backend = predictor.backend
         if options.talkative:
@@ -91,25 +88,10 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
             say(chosen(predictor, plan))
         printed = list(backend.notes)
         _print_notes(printed)
-        code = _Run(predictor, source, options, interrupt, job).run(title=short_name(model))
+        begun = _Run(predictor, source, options, interrupt, job, monitor)
+        code = begun.run(title=short_name(model))
         _print_notes(backend.notes[len(printed) :])
         return code
-
-
-def chosen(predictor: Predictor, plan: StreamPlan) -> str:
-    """Return one line that describes what runs the model, and how."""
-    backend = predictor.backend
-    runs = f"{_count(plan.lanes, 'inference')} at a time"
-    if backend.device == "cpu":
-        runs += f" of {_count(backend.threads, 'thread') if backend.threads else 'all cores'}"
-    return (
-        f"{backend.name}: {backend.provider} on {backend.device}, {predictor.metadata.precision}, "
-        f"batch {plan.batch_size}, {runs}, {_count(plan.workers, 'worker')}"
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _print_notes(notes: Sequence[str]) -> None:
@@ -125,8 +107,9 @@ class _Run:
         options: RunOptions,
         interrupt: Interrupt,
         job: JobModel | None,
+        monitor: Followed | None,
     ) -> None:
-        self.predictor = predictor
+        self.predictor, self.monitor = predictor, monitor
         self.source = source
         self.options = options
         self.interrupt = interrupt
@@ -269,6 +252,8 @@ class _Run:
             shown = str(result)
         else:
             shown = result
+            if self.monitor is not None:
+                self.monitor.take(result)
             if self.sample is not None and item.image is None:
                 self.sample.offer(item.path if item.fetched is None else item.fetched.read())
             if self.annotator is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from numclip_runtime.app.monitoring.following import NOTHING, Following
 from numclip_runtime.app.video import Every, is_video
 from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.errors import UsageError
@@ -21,6 +22,7 @@ from numclip_runtime.results.columns import import_pyarrow
 from numclip_runtime.results.records import Format
 
 Engine = Literal["local", "ray"]
+SHORTEST_POLL_S, LONGEST_POLL_S = 0.05, 3600.0
 _SUFFIXES = {f".{kind}" for kind in get_args(Format)}
 
 if TYPE_CHECKING:
@@ -38,12 +40,15 @@ class RunOptions:
     csv_safe: bool = False  # see `RecordWriter`
     annotate: Path | None = None  # folder of annotated copies
     report: Path | None = None  # HTML page
+    following: Following = NOTHING  # a monitor, and the reference of one
     every: Every | None = None  # frames of videos; None: all
     null: bool = False  # paths of the list on standard input end with NUL
     batch_size: int | None = None  # None: automatic, see `plan_stream`
     workers: int | None = None  # decoding threads; None: automatic
     resume: bool = False  # write a folder of parts, and leave out what it has
     retry_failed: bool = False  # do pictures again whose record there is an error
+    watched: bool = False  # the input is a folder to watch; it always writes parts
+    poll_s: float = 1.0  # between two looks at it
     engine: Engine = "local"  # "ray": a cluster; it always writes parts
     ray_address: str | None = None  # None: a cluster of this machine alone
     verbose: bool = False  # describe what runs the model even if stderr is not a terminal
@@ -56,7 +61,7 @@ class RunOptions:
     @property
     def has_parts(self) -> bool:
         """Whether the output is a folder of parts."""
-        return self.resume or self.engine == "ray"
+        return self.resume or self.watched or self.engine == "ray"
 
     @property
     def folder(self) -> Path:
@@ -78,6 +83,9 @@ class RunOptions:
             MissingDependencyError: if pyarrow is needed and missing.
         """
         self._check_engine()
+        if self.watched:
+            self._check_watch()
+        self.following.check()
         if self.has_parts:
             self._check_parts()
             return
@@ -96,9 +104,8 @@ class RunOptions:
             require_writable(self.report)
         if self.output is not None:
             require_writable(self.output)
-        refuse_twice(
-            {"--output": self.output, "--report": self.report, "--annotate": self.annotate}
-        )
+        own = {"--output": self.output, "--report": self.report, "--annotate": self.annotate}
+        refuse_twice({**own, **self.following.outputs})
         if (folder := self.annotate) is not None:
             refuse_address(folder, "--annotate takes a folder of this machine")
             if folder.exists() and not folder.is_dir():
@@ -114,9 +121,19 @@ class RunOptions:
             raise UsageError("--retry-failed is about the folder of a run with --resume; add that.")
         if self.ray_address is not None and self.engine != "ray":
             raise UsageError("--ray-address is about a cluster of Ray; add --engine ray.")
+        if self.following.active and self.engine == "ray":
+            flag = next(flag for flag, path in self.following.outputs.items() if path)
+            raise UsageError(f"{flag} follows the images of one process; leave --engine ray out.")
+
+    def _check_watch(self) -> None:
+        if self.engine == "ray":
+            raise UsageError("--watch runs on this machine alone; leave --engine ray out.")
+        if self.every is not None or self.null:
+            flag = "--null" if self.null else "--every"
+            raise UsageError(f"{flag} has no use with --watch, which reads pictures; leave it out.")
 
     def _check_parts(self) -> None:
-        option = "--resume" if self.resume else "--engine ray"
+        option = "--resume" if self.resume else "--watch" if self.watched else "--engine ray"
         output = self.output
         if output is None:
             raise UsageError(f"{option} writes a folder of parts: name it, such as -o records/.")
@@ -158,7 +175,8 @@ class RunOptions:
         Raises:
             UsageError: naming the file.
         """
-        for output in filter(None, (self.output, self.report)):
+        written = (self.output, self.report, *self.following.outputs.values())
+        for output in filter(None, written):
             refuse_overwriting(output, files_of_model(model), "the model")
             refuse_overwriting(output, files, "an input")
             if listed:
