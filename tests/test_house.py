@@ -46,6 +46,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("pipeline",),
         ("predictor",),
         ("app",),
+        ("serve",),
         ("cli", "report"),
     ),
     "numclip": (

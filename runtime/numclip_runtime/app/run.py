@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from numclip_runtime.model_files.names import model_path
 from numclip_runtime.pipeline import StreamPlan, plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
 from numclip_runtime.preprocess import ImageLike
+from numclip_runtime.results.prediction import not_finite
 from numclip_runtime.results.records import (
     Writer,
     open_writer,
@@ -213,7 +213,7 @@ class _Run:
                     yield taken.popleft(), result
 
     def _take(self, item: Item, result: Prediction | ImageError, writer: Writer) -> None:
-        if isinstance(result, Prediction) and (fault := _not_finite(result)):
+        if isinstance(result, Prediction) and (fault := not_finite(result)):
             result = ImageError(f"{item.path}: {fault}")
         record = record_of(item.path, result, frame=item.frame, time_s=item.time_s)
         writer.write(record)
@@ -245,20 +245,6 @@ class _Run:
         if self.failed:
             say(f"{self.failed} of {self.done} images failed.")
         return 1 if self.failed else 0
-
-
-def _not_finite(prediction: Prediction) -> str | None:
-    """Return a sentence if a number is NaN or infinite, e.g. by an fp16 overflow; JSON has none."""
-    if not math.isfinite(prediction.value):
-        return f"the model gives no number, but {prediction.value}."
-    for name, numbers in (
-        ("a probability", prediction.bin_probs.values()),
-        ("an end of the interval", prediction.interval or ()),
-    ):
-        for number in numbers:
-            if not math.isfinite(number):
-                return f"the model gives {number} as {name}."
-    return None
 
 
 def _progress_file(output: Path | None) -> IO[str] | None:
