@@ -21,6 +21,9 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _NAME = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
 # A page of another site may send a form to a server of this machine without being asked
 FOREIGN_SITES = (b"cross-site", b"same-site")
+MOST_HEADERS = 16 << 10  # bytes of a request's line and headers
+MOST_FIELDS = 100
+FAULT = "a fault of the server; its log has the reason."
 LONGEST = 80  # characters of a path in the log
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -78,9 +81,8 @@ class Guard:
                 await self._app(scope, receive, sent)
         except Exception as error:
             say(f"Fault: {type(error).__name__}: {first_line(error)}")
-            if status != 499:
-                raise
-            await refuse(sent, HttpRefusal(500, "a fault of the server; its log has the reason."))
+            if status == 499:  # otherwise the application has answered
+                await refuse(sent, HttpRefusal(500, FAULT))
         finally:
             self.requests -= 1
             seconds = time.perf_counter() - began
@@ -89,6 +91,9 @@ class Guard:
                 self._log(scope, status, seconds)
 
     def _refusal(self, scope: Scope) -> HttpRefusal | None:
+        # h11 limits them only while they are incomplete
+        if len(scope["headers"]) > MOST_FIELDS or sum(map(_size, scope["headers"])) > MOST_HEADERS:
+            return HttpRefusal(431, f"more than {MOST_FIELDS} headers, or {MOST_HEADERS} bytes.")
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if self._local:
             name = _NAME.fullmatch(headers.get(b"host", b"").decode("latin-1").lower())
@@ -113,6 +118,10 @@ class Guard:
         client = scope["client"][0] if scope.get("client") else "-"
         what = f"{cut(scope['method'], 10)} {cut(scope['path'], LONGEST)}"
         say(f"{client} {what} {status} {1000 * seconds:.1f} ms")
+
+
+def _size(header: tuple[bytes, bytes]) -> int:
+    return len(header[0]) + len(header[1])
 
 
 async def refuse(send: Any, refusal: HttpRefusal) -> None:

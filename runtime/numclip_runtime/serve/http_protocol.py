@@ -64,6 +64,8 @@ def http_protocol(read_timeout: float, refused: Callable[[int], object]) -> type
         def send_400_response(self, msg: str) -> None:
             error = sys.exc_info()[1]
             status = getattr(error, "error_status_hint", 400)
+            if status >= 500:  # h11: 501 for an unknown coding, which is the client's mistake
+                status = 400
             refused(status)
             body = json_text({"error": f"not a request of HTTP/1.1: {error}."}).encode()
             headers = [

@@ -60,6 +60,19 @@ class Observer(Protocol):
         """Note the end of one: "predicted", "failed" or "dropped"."""
 
 
+class Unobserved:
+    """Looks away."""
+
+    def decoded(self, seconds: float) -> None:
+        """Do nothing."""
+
+    def ran(self, seconds: float, images: int) -> None:
+        """Do nothing."""
+
+    def picture(self, outcome: str) -> None:
+        """Do nothing."""
+
+
 class Job:
     """The pictures of one request, which share its fate.
 
@@ -111,7 +124,7 @@ class PredictLine:
         self.pace = Pace(plan)
         self.running = 0  # pictures that threads work on
         self.fault = ""  # of the last run of the network; empty: it worked
-        self._observer = observer
+        self.observer = observer
         self._lock = threading.Lock()
         self._came = threading.Condition(self._lock)  # a picture, or room for its input
         self._decoded = threading.Condition(self._lock)
@@ -177,7 +190,7 @@ class PredictLine:
         before = len(self._queue)
         self._queue = deque(picture for picture in self._queue if picture.job is not job)
         for _ in range(before - len(self._queue)):
-            self._observer.picture("dropped")
+            self.observer.picture("dropped")
 
     def _work(self) -> None:
         while (picture := self._next()) is not None:
@@ -213,7 +226,7 @@ class PredictLine:
             return
         seconds = time.perf_counter() - began
         self.pace.decoded(seconds)
-        self._observer.decoded(seconds)
+        self.observer.decoded(seconds)
         if self.plan.whole:
             with self._turn:
                 self._run([(picture, one)])
@@ -249,14 +262,14 @@ class PredictLine:
         seconds = time.perf_counter() - began
         self.fault = ""
         self.pace.ran(seconds, len(batch))
-        self._observer.ran(seconds, len(batch))
+        self.observer.ran(seconds, len(batch))
         for (picture, _), prediction in zip(batch, found, strict=True):
             name = picture.job.uploads[picture.index].name
             fault = not_finite(prediction)
             self._settle(picture, ImageError(f"{name}: {fault}") if fault else prediction)
 
     def _settle(self, picture: _Picture, result: Prediction | ImageError) -> None:
-        self._observer.picture("failed" if isinstance(result, ImageError) else "predicted")
+        self.observer.picture("failed" if isinstance(result, ImageError) else "predicted")
         job = picture.job
         with self._lock:
             self.running -= 1
@@ -276,4 +289,4 @@ class PredictLine:
                     self._end(job)
                     job.finished()
         for _ in pictures:
-            self._observer.picture("dropped")
+            self.observer.picture("dropped")

@@ -20,7 +20,7 @@ from numclip_runtime.errors import (
 from numclip_runtime.images.formats import ForeignFormatError
 from numclip_runtime.images.memory import RefusedError
 from numclip_runtime.results.records import record_of
-from numclip_runtime.serve.guard import Asgi, Guard
+from numclip_runtime.serve.guard import FAULT, Asgi, Guard
 from numclip_runtime.serve.openapi import openapi
 from numclip_runtime.serve.predict_line import Job, LateError, PredictLine, Upload
 from numclip_runtime.serve.serve_options import ServeOptions
@@ -98,14 +98,19 @@ class ServerApp:
             Route("/openapi.json", self._openapi),
             *(Route(path, self._file) for path in self._files),
         ]
-        handlers: dict[Any, Any] = {HTTPException: _http_error, HttpRefusal: _refused}
+        handlers: dict[Any, Any] = {
+            HTTPException: _http_error,
+            HttpRefusal: _refused,
+            Exception: _failed,
+        }
         app = Starlette(routes=routes, exception_handlers=handlers)
         app.router.redirect_slashes = False
         return app
 
     async def _predict(self, request: Request) -> Response:
         self._admit()  # before the body is read
-        headers = dict(request.headers)
+        # not dict(request.headers), which looks each one up among all
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in request.scope["headers"]}
         body = Body(request.receive, headers, self.options, self._buffer)
         try:
             uploads, several = await body.uploads()
@@ -259,3 +264,7 @@ async def _http_error(request: Request, error: Any) -> Response:
 
 async def _refused(request: Request, refusal: Any) -> Response:
     return _answer(refusal.status, {"error": str(refusal)}, refusal.headers)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return _answer(500, {"error": FAULT})  # the guard prints it

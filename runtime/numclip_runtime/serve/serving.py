@@ -13,6 +13,7 @@ from numclip_runtime.app.run import chosen
 from numclip_runtime.console import say
 from numclip_runtime.errors import UsageError, require
 from numclip_runtime.model_files.names import model_path
+from numclip_runtime.serve.guard import MOST_HEADERS
 from numclip_runtime.serve.http_protocol import http_protocol
 from numclip_runtime.serve.reloading import watch
 from numclip_runtime.serve.serve_options import ServeOptions
@@ -25,7 +26,6 @@ PACKAGES = ("starlette", "uvicorn", "h11", "prometheus_client", "python_multipar
 BACKLOG = 512  # connections that the system keeps until they are taken
 MOST_CONNECTIONS = 1000
 SPARE_FILES = 64  # that the process opens beside its connections
-MOST_HEADERS = 16 << 10  # bytes of a request's line and headers
 KEEP_ALIVE_S = 65  # longer than the 60 s after which most proxies close a connection
 
 

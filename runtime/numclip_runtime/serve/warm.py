@@ -17,7 +17,13 @@ from numclip_runtime.model_files.model_file import ModelFile
 from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.pipeline import plan_stream
 from numclip_runtime.predictor import Origin, Predictor
-from numclip_runtime.serve.predict_line import Job, Observer, PredictLine, Upload
+from numclip_runtime.serve.predict_line import (
+    Job,
+    Observer,
+    PredictLine,
+    Unobserved,
+    Upload,
+)
 from numclip_runtime.serve.serve_options import ServeOptions
 
 SIZE = (1024, 768)  # pixels of the picture that the model is warmed with
@@ -57,6 +63,14 @@ def warm_up(line: PredictLine) -> None:
         ModelError: if the model gives no numbers.
         Exception: of the network.
     """
+    observer, line.observer = line.observer, Unobserved()
+    try:
+        _measure(line)
+    finally:
+        line.observer = observer
+
+
+def _measure(line: PredictLine) -> None:
     picture = Upload("warm-up", _photo())
     inputs = line.predictor.preprocess(picture)
     for size in {1, line.plan.batch_size}:
