@@ -31,8 +31,12 @@ pytestmark = pytest.mark.skipif(NODE is None, reason="there is no Node (node) on
 def run(folder: Path, job: object, body: str) -> Any:
     """Run a script that gets `job`, and return what it returns; its files lie in `folder`."""
     (folder / "job.json").write_text(json.dumps(job), "utf-8")
-    modules = {name: (web.PAGE / f"{name}.js").as_uri() for name in ("decode", "metadata", "png")}
-    modules["resample"] = (web.PAGE / "resample.js").as_uri()
+    names = ("decode", "metadata", "png", "resample")
+    shared = {path.stem for path in web.SHARED.glob("*.js")}
+    modules = {
+        name: ((web.SHARED if name in shared else web.PAGE) / f"{name}.js").as_uri()
+        for name in names
+    }
     script = "import * as fs from 'node:fs';\n" + "".join(
         f"import * as {name} from {json.dumps(place)};\n" for name, place in modules.items()
     )
