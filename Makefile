@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install $(shell test -t 2 || echo --quiet) --constraint constr
 FUZZ_SECONDS ?= 60
 FUZZ_CORPUS ?= build/fuzz
 
-.PHONY: demo test lint docs bare floors newest web-test image fuzz faults release clean
+.PHONY: demo test lint docs bare floors newest web-test serve-test image fuzz faults release clean
 
 # Installed once; again when the requirements change.
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -57,6 +57,10 @@ newest: $(VENV)/.installed  ## the same on the newest requirements, Python 3.13
 web-test: $(VENV)/.installed  ## the page of --web in a real Chromium, against numclip-run: 2 minutes
 	$(BIN)/pip install --quiet playwright
 	NUMCLIP_WEB_TEST=1 $(BIN)/python -m pytest -q -s tests/export/test_web_browser.py
+
+serve-test: $(VENV)/.installed  ## the server: 500 malformed requests, and its page in a real Chromium
+	$(BIN)/pip install --quiet playwright
+	NUMCLIP_WEB_TEST=1 NUMCLIP_SERVE_TEST=1 $(BIN)/python -m pytest -q -s tests/serve
 
 fuzz: $(VENV)/.installed  ## each reader of foreign files, FUZZ_SECONDS each (atheris: Python >= 3.11)
 	$(PIP) '.[fuzz]'

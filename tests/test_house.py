@@ -237,6 +237,7 @@ def test_public_names(package: str) -> None:
         ["benchmarks/install.py", "--help"],
         ["benchmarks/timeline.py", "--help"],
         ["benchmarks/training.py", "--help"],
+        ["benchmarks/serve.py", "--help"],
     ],
     ids=lambda command: command[-1] if command[0] == "-c" else command[-2],
 )

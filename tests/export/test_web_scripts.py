@@ -19,6 +19,7 @@ from numclip_runtime import read_metadata
 from numclip_runtime.calibration import Calibration
 from numclip_runtime.metadata import Preprocessing
 from numclip_runtime.preprocess import load_rgb, normalise, to_pixels
+from numclip_runtime.serve.static_files import SHARED
 from numclip_runtime.task import Task
 from tests.export.web_photos import write_pngs
 
@@ -32,10 +33,9 @@ def run(folder: Path, job: object, body: str) -> Any:
     """Run a script that gets `job`, and return what it returns; its files lie in `folder`."""
     (folder / "job.json").write_text(json.dumps(job), "utf-8")
     names = ("decode", "metadata", "png", "resample")
-    shared = {path.stem for path in web.SHARED.glob("*.js")}
+    shared = {path.stem for path in SHARED.glob("*.js")}
     modules = {
-        name: ((web.SHARED if name in shared else web.PAGE) / f"{name}.js").as_uri()
-        for name in names
+        name: ((SHARED if name in shared else web.PAGE) / f"{name}.js").as_uri() for name in names
     }
     script = "import * as fs from 'node:fs';\n" + "".join(
         f"import * as {name} from {json.dumps(place)};\n" for name, place in modules.items()

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -54,7 +56,7 @@ class Held:
 
 
 @contextmanager
-def held_server(plan: StreamPlan, **options: object) -> Iterator[tuple[Running, Held]]:
+def held_server(plan: StreamPlan, **options: Any) -> Iterator[tuple[Running, Held]]:
     held = Held(lanes=plan.lanes)
     with running(held.line(plan), **options) as server:
         held.gate.clear()
@@ -242,9 +244,9 @@ def test_a_failing_run_ends_all_its_jobs_and_no_other() -> None:
 def test_closing_finishes_what_waits() -> None:
     held = Held()
     line = held.line(WHOLE)
-    finished = []
+    finished: list[int] = []
     jobs = [
-        Job([Upload("", picture())] * 4, wait_s=60, finished=lambda n=n: finished.append(n))
+        Job([Upload("", picture())] * 4, wait_s=60, finished=partial(finished.append, n))
         for n in range(5)
     ]
     for job in jobs:

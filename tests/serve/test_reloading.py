@@ -118,7 +118,7 @@ def test_a_missing_file_or_the_same_content_changes_nothing(model: Path, tmp_pat
 
     with watching(model) as server:
         line, hashed = server.app.line, []
-        original = reloading.sha256
+        original = sha256
 
         def noted(path: Path) -> str:
             hashed.append(path)

@@ -1,9 +1,8 @@
 """A static page that computes a model's numbers in the browser: `numclip-export --web DIR`.
 
-The folder holds the page (`page/` and what it shares with `numclip serve`, written by hand, no build
-step), the ONNX file, and
-onnxruntime-web, which comes from npm in one pinned version and is copied in: the page fetches
-nothing from anywhere else.
+The folder holds the page (`page/`, and what it shares with `numclip serve`; written by hand, no
+build step), the ONNX file, and onnxruntime-web, which comes from npm in one pinned version and is
+copied in: the page fetches nothing from anywhere else.
 """
 
 from __future__ import annotations

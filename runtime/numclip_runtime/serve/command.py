@@ -100,6 +100,7 @@ LIFE = group(
 @click.pass_context
 def main(
     context: click.Context,
+    /,
     model: Path | None,
     named_model: Path | None,
     threads: int | None,

@@ -36,6 +36,7 @@ _ERROR = {
     "type": "object",
     "required": ["error"],
     "properties": {"error": {"type": "string"}},
+    "additionalProperties": False,
 }
 _STATUS = {
     "type": "object",

@@ -187,4 +187,6 @@ class _Say(logging.Handler):
     """Prints the errors of uvicorn as lines of numclip's."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"Server: {record.getMessage().strip()}.")
+        error = record.exc_info and record.exc_info[1]
+        if not isinstance(error, asyncio.CancelledError):  # at the end of `drain_timeout`
+            say(f"Server: {record.getMessage().strip().rstrip('.')}.")
