@@ -215,5 +215,5 @@ def test_help_imports_nothing_heavy() -> None:
         "except SystemExit: print('LOADED', *sys.modules, sep='\\n')"
     )
     loaded = set(python("-c", code).stdout.partition("LOADED")[2].split())
-    assert "numclip_runtime.serve.command" in loaded
+    assert "numclip_runtime.serve.serve_command" in loaded
     assert not loaded & {"starlette", "uvicorn", "h11", "prometheus_client", "onnxruntime"}

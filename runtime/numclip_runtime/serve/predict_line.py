@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from numclip_runtime.errors import ImageError, NumclipError
+from numclip_runtime.errors import ImageError, NumclipError, causes
 from numclip_runtime.pipeline import StreamPlan
 from numclip_runtime.predictor import Predictor
 from numclip_runtime.preprocess import InputArray
@@ -219,6 +219,10 @@ class PredictLine:
         try:
             one = self.predictor.preprocess(picture.job.uploads[picture.index])
         except ImageError as error:
+            # Tracebacks lead to this job, whose result the error is: the picture would stay in
+            # memory until Python looks for such circles, 0.7 MB for each broken one of 0.1 MB
+            for cause in causes(error):
+                cause.__traceback__ = None
             self._settle(picture, error)
             return
         except Exception as error:

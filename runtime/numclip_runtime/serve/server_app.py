@@ -26,7 +26,7 @@ from numclip_runtime.serve.predict_line import Job, LateError, PredictLine, Uplo
 from numclip_runtime.serve.serve_options import ServeOptions
 from numclip_runtime.serve.server_metrics import ServerMetrics
 from numclip_runtime.serve.static_files import page_files
-from numclip_runtime.serve.uploads import Body, Buffer, ClientGoneError, HttpRefusal
+from numclip_runtime.serve.uploads import Body, BodyBuffer, ClientGoneError, HttpRefusal
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -45,7 +45,7 @@ class ServerApp:
     def __init__(self, line: PredictLine, options: ServeOptions, metrics: ServerMetrics) -> None:
         self.line, self.options, self.metrics = line, options, metrics
         self.warm = self.draining = False
-        self._buffer = Buffer(options.max_buffer)
+        self._buffer = BodyBuffer(options.max_buffer)
         self._jobs: set[Job] = set()
         self._files = page_files()
         self.asgi = Guard(

@@ -22,7 +22,7 @@ from numclip_runtime.serve.server_metrics import ServerMetrics
 from numclip_runtime.serve.warm import open_line, warm_up
 from numclip_runtime.signals import Stopped, signals_go_to
 
-PACKAGES = ("starlette", "uvicorn", "h11", "prometheus_client", "python_multipart")
+SERVE_PACKAGES = ("starlette", "uvicorn", "h11", "prometheus_client", "python_multipart")
 BACKLOG = 512  # connections that the system keeps until they are taken
 MOST_CONNECTIONS = 1000
 SPARE_FILES = 64  # that the process opens beside its connections
@@ -39,7 +39,7 @@ def serve(model: Path, options: ServeOptions) -> None:
         ModelError: if the model cannot be used.
     """
     options.token()
-    require("serve", *PACKAGES)
+    require("serve", *SERVE_PACKAGES)
     model = model_path(model)
     metrics = ServerMetrics()
     with listening(options.host, options.port) as listener:

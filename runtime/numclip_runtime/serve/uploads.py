@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ MAX_PART_HEADER = 4096  # bytes of one header of a part
 MAX_BOUNDARY = 70  # characters, RFC 2046
 # curl sends the third with --data-binary; what the bytes are, is told by the bytes
 RAW_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
-FORM = "multipart/form-data"
+FORM_TYPE = "multipart/form-data"
 
 
 class HttpRefusal(Exception):  # noqa: N818 (it is no fault of ours)
@@ -43,7 +44,7 @@ class ClientGoneError(Exception):
 
 
 @dataclass
-class Buffer:
+class BodyBuffer:
     """The memory that bodies take, of all requests together; one event loop uses it."""
 
     limit: int  # bytes
@@ -73,7 +74,11 @@ class Body:
     """
 
     def __init__(
-        self, receive: Receive, headers: Mapping[str, str], options: ServeOptions, buffer: Buffer
+        self,
+        receive: Receive,
+        headers: Mapping[str, str],
+        options: ServeOptions,
+        buffer: BodyBuffer,
     ) -> None:
         self._receive, self._options, self._buffer = receive, options, buffer
         self._headers = headers
@@ -94,12 +99,34 @@ class Body:
         length = self._headers.get("content-length", "")
         if length.isascii() and length.isdecimal() and int(length) > self._options.max_bytes:
             raise self._too_large()
-        limit = self._options.read_timeout
+        return await self._in_time(boundary)
+
+    async def _in_time(self, boundary: bytes | None) -> tuple[list[Upload], bool]:
+        """Read the body, or be too late.
+
+        Not `asyncio.wait_for`: what that raises refers to itself, and so keeps the body in memory
+        until Python looks for such circles.
+        """
+        limit, task, late = self._options.read_timeout, asyncio.current_task(), False
+
+        def end() -> None:
+            nonlocal late
+            late = True
+            assert task is not None
+            task.cancel()
+
+        timer = asyncio.get_running_loop().call_later(limit, end)
         try:
-            return await asyncio.wait_for(self._read(boundary), limit)
-        except asyncio.TimeoutError:
+            return await self._read(boundary)
+        except asyncio.CancelledError:
+            if not late:
+                raise
+            if sys.version_info >= (3, 11) and task is not None:
+                task.uncancel()
             sentence = f"the body did not arrive within {limit:g} s."
             raise HttpRefusal(408, sentence, {"Connection": "close"}) from None
+        finally:
+            timer.cancel()
 
     async def _read(self, boundary: bytes | None) -> tuple[list[Upload], bool]:
         if boundary is not None:
@@ -116,18 +143,18 @@ class Body:
         kind = given.partition(";")[0].strip().lower()
         if encoding := self._headers.get("content-encoding", ""):
             raise HttpRefusal(415, f"Content-Encoding {encoding[:40]}: send the picture as it is.")
-        if kind == FORM:
+        if kind == FORM_TYPE:
             boundary = _options_of(given.encode("latin-1")).get(b"boundary", b"")
             if not 0 < len(boundary) <= MAX_BOUNDARY:
                 raise HttpRefusal(
-                    400, f"{FORM} without a boundary of 1 to {MAX_BOUNDARY} characters."
+                    400, f"{FORM_TYPE} without a boundary of 1 to {MAX_BOUNDARY} characters."
                 )
             return boundary
         if kind not in RAW_TYPES and not kind.startswith("image/"):
             raise HttpRefusal(
                 415,
                 f"Content-Type {kind[:80]}: send the bytes of a picture as image/* or "
-                f"application/octet-stream, or several as {FORM}.",
+                f"application/octet-stream, or several as {FORM_TYPE}.",
             )
         return None
 
