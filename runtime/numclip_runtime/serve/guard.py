@@ -22,9 +22,9 @@ _NAME = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
 # A page of another site may send a form to a server of this machine without being asked
 FOREIGN_SITES = (b"cross-site", b"same-site")
 MOST_HEADERS = 16 << 10  # bytes of a request's line and headers
-MOST_FIELDS = 100
+MOST_LINES = 100
 FAULT = "a fault of the server; its log has the reason."
-LONGEST = 80  # characters of a path in the log
+LOGGED = 80  # characters of a path in the log
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -92,8 +92,8 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> HttpRefusal | None:
         # h11 limits them only while they are incomplete
-        if len(scope["headers"]) > MOST_FIELDS or sum(map(_size, scope["headers"])) > MOST_HEADERS:
-            return HttpRefusal(431, f"more than {MOST_FIELDS} headers, or {MOST_HEADERS} bytes.")
+        if len(scope["headers"]) > MOST_LINES or sum(map(_size, scope["headers"])) > MOST_HEADERS:
+            return HttpRefusal(431, f"more than {MOST_LINES} headers, or {MOST_HEADERS} bytes.")
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if self._local:
             name = _NAME.fullmatch(headers.get(b"host", b"").decode("latin-1").lower())
@@ -116,7 +116,7 @@ class Guard:
 
     def _log(self, scope: Scope, status: int, seconds: float) -> None:
         client = scope["client"][0] if scope.get("client") else "-"
-        what = f"{cut(scope['method'], 10)} {cut(scope['path'], LONGEST)}"
+        what = f"{cut(scope['method'], 10)} {cut(scope['path'], LOGGED)}"
         say(f"{client} {what} {status} {1000 * seconds:.1f} ms")
 
 

@@ -195,6 +195,7 @@ class PredictLine:
     def _work(self) -> None:
         while (picture := self._next()) is not None:
             self._decode(picture)
+            del picture  # it would stay in memory until the next one comes
 
     def _next(self) -> _Picture | None:
         """Wait for a picture whose turn is in time; None: there will be none."""
@@ -242,6 +243,7 @@ class PredictLine:
     def _lane(self) -> None:
         while batch := self._batch():
             self._run(batch)
+            del batch
 
     def _batch(self) -> list[tuple[_Picture, InputArray]]:
         with self._lock:
