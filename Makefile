@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install $(shell test -t 2 || echo --quiet) --constraint constr
 FUZZ_SECONDS ?= 60
 FUZZ_CORPUS ?= build/fuzz
 
-.PHONY: demo test lint docs bare floors newest web-test serve-test image fuzz faults release clean
+.PHONY: demo test lint docs bare floors newest web-test serve-test ray-test spark-test image fuzz faults release clean
 
 # Installed once; again when the requirements change.
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -62,6 +62,19 @@ serve-test: $(VENV)/.installed  ## the server: 500 malformed requests, and its p
 	$(BIN)/pip install --quiet playwright
 	NUMCLIP_WEB_TEST=1 NUMCLIP_SERVE_TEST=1 $(BIN)/python -m pytest -q -s tests/serve
 
+# Ray reports to no one here, and sees no other machine where a network of its own can be made
+ray-test: $(VENV)-ray/.installed  ## --engine ray on a real Ray, with machines that are killed: minutes
+	$(shell unshare --net true 2>/dev/null && echo unshare --net sh -c "'ip link set lo up; exec \"\$$@\"'" sh) \
+	  $(VENV)-ray/bin/python -m pytest -q tests/runtime/jobs/test_ray.py tests/runtime/jobs/test_worker.py
+
+spark-test: $(VENV)-spark/.installed  ## the mapper in a real Spark: needs Java 17; a minute
+	$(VENV)-spark/bin/python -m pytest -q tests/runtime/jobs/test_spark.py tests/runtime/jobs/test_worker.py
+
+$(VENV)-ray/.installed $(VENV)-spark/.installed: $(VENV)-%/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/pip install --quiet --constraint constraints.txt --editable '.[cpu,$*]' pandas pytest
+	touch $@
+
 fuzz: $(VENV)/.installed  ## each reader of foreign files, FUZZ_SECONDS each (atheris: Python >= 3.11)
 	$(PIP) '.[fuzz]'
 	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) --corpus $(FUZZ_CORPUS)
@@ -75,4 +88,4 @@ release: $(VENV)/.installed  ## wheel and sdist in dist/, checked in clean envir
 	$(BIN)/python .ci/release.py $(if $(REHEARSE),--rehearse)
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs $(VENV)-bare $(VENV)-floors $(VENV)-newest demo dist build
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-ray $(VENV)-spark $(VENV)-bare $(VENV)-floors $(VENV)-newest demo dist build

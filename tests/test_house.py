@@ -26,7 +26,9 @@ RE_EXPORTS = {
     "export/numclip_export/entry.py",
     "numclip/entry.py",
     "runtime/numclip_runtime/cli.py",
+    "runtime/numclip_runtime/ray.py",
     "runtime/numclip_runtime/report.py",
+    "runtime/numclip_runtime/spark.py",
 }
 # Names that every script or command has: each is the entry point of its own file.
 ENTRY_POINTS = {"main"}
@@ -45,9 +47,10 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("backends",),
         ("pipeline",),
         ("predictor",),
+        ("jobs",),
         ("app",),
         ("serve",),
-        ("cli", "report"),
+        ("cli", "ray", "report", "spark"),
     ),
     "numclip": (
         ("entry", "torchvision_compat", "weights"),

@@ -22,7 +22,7 @@ import click
 from numclip_runtime.errors import GpuError, NumclipError, causes, lacks_memory
 from numclip_runtime.posix import STOP_SIGNALS
 from numclip_runtime.signals import Stopped as Stopped
-from numclip_runtime.signals import stop_requests
+from numclip_runtime.signals import signals_held, signals_released, stop_requests
 from numclip_runtime.signals import stop_signals as stop_signals
 
 FILE = click.Path(path_type=Path)  # type of every option that names a file or folder
@@ -89,16 +89,33 @@ class Command(click.Command):
     ) -> click.Context:
         """Read the options."""
         try:
-            return super().make_context(info_name, args, parent, **extra)
+            with _stopping():
+                return super().make_context(info_name, args, parent, **extra)
         except click.ClickException as error:  # a pattern may have found "--\x1b[2J.png"
             error.message = visible(error.message)  # type: ignore[misc]
             raise
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _stopping():
+            return super().invoke(ctx)
+
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command, and exit."""
         _reserve_streams()
-        with exit_on_error():
+        with exit_on_error(), signals_held():
             return super().main(*args, **extra)
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Let signals through click, which would print "Aborted!" at a KeyboardInterrupt."""
+    try:
+        with signals_released():
+            yield
+    except KeyboardInterrupt as error:
+        # `exit_on_error` knows our signal, and says so
+        raise SystemExit(1 if isinstance(error, Stopped) else 130) from error
 
 
 def entry_point(module: str) -> Callable[..., Any]:

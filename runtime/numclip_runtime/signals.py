@@ -158,6 +158,22 @@ def signals_held() -> Iterator[None]:
 
 
 @contextmanager
+def signals_released() -> Iterator[None]:
+    """Let signals through in this block of a `signals_held`; one that waits raises at its start."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    outer, _signals.held = _signals.held, False
+    try:
+        if outer and _signals.pending is not None:
+            signum, _signals.pending = _signals.pending, None
+            raise Stopped(signum)
+        yield
+    finally:
+        _signals.held = outer
+
+
+@contextmanager
 def signals_go_to(take: Callable[[int], object]) -> Iterator[None]:
     """Call `take` with the number of the first signal in place of raising inside this block.
 

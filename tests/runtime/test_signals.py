@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
 from numclip_runtime import signals
-from numclip_runtime.console import Stopped, exit_on_error, stop_signals
+from numclip_runtime.console import Command, Stopped, exit_on_error, stop_signals
 from numclip_runtime.posix import STOP_SIGNALS
 from numclip_runtime.signals import signals_go_to, signals_held
 
@@ -119,6 +121,35 @@ def test_held_signals_wait_for_the_end_of_the_block(signum: signal.Signals) -> N
     with pytest.raises(Stopped) as caught, stop_signals():
         work()
     assert (done, caught.value.signum) == ([1, 2], signum)
+
+
+@pytest.mark.parametrize("place", ["name", "completion", "option", "callback"])
+@ONE_BY_ONE
+def test_click_does_not_speak_of_a_signal(
+    signum: signal.Signals,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It prints "Aborted!" at a Ctrl-C, wherever it is at that moment."""
+
+    def signal_at(here: str) -> Any:
+        if here == place:
+            signal.raise_signal(signum)
+        return ""
+
+    monkeypatch.setattr(click.core, "_detect_program_name", lambda: signal_at("name"))
+    monkeypatch.setattr(Command, "_main_shell_completion", lambda *_, **__: signal_at("completion"))
+
+    @click.command(cls=Command)
+    @click.option("--at", callback=lambda *_: signal_at("option"))
+    def command(at: str) -> None:
+        signal_at("callback")
+
+    with pytest.raises(SystemExit) as caught:
+        command.main([])
+    words = {"SIGINT": "Interrupted.", "SIGTERM": "Terminated.", "SIGHUP": "Hung up."}
+    assert (caught.value.code, capsys.readouterr().err) == (128 + signum, f"{words[signum.name]}\n")
 
 
 def test_signals_of_one_moment_are_one_request(monkeypatch: pytest.MonkeyPatch) -> None:

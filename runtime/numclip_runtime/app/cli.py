@@ -11,12 +11,13 @@ import click
 from numclip_runtime import __version__
 from numclip_runtime.app.flags import INPUTS, MACHINE, OUTPUTS, SPEED
 from numclip_runtime.app.run import run
-from numclip_runtime.app.run_options import RunOptions
+from numclip_runtime.app.run_options import Engine, RunOptions
 from numclip_runtime.app.video import Every
 from numclip_runtime.backends import BackendName, DeviceKind, OpenOptions
 from numclip_runtime.commands import GroupedCommand
 from numclip_runtime.console import SETTINGS, exit_on_error, visible
 from numclip_runtime.errors import UsageError
+from numclip_runtime.jobs.manifest import Manifest, PartFormat
 from numclip_runtime.model_files.given import is_model_name, kind_of
 from numclip_runtime.results.records import Format
 
@@ -76,6 +77,8 @@ def main(
     kind: Format | None,
     csv_safe: bool,
     annotate: Path | None,
+    resume: bool,
+    retry_failed: bool,
     report: Path | None,
     every: Every | None,
     null: bool,
@@ -85,6 +88,8 @@ def main(
     fast_decode: bool,
     device: DeviceKind,
     backend: BackendName | None,
+    engine: Engine,
+    ray_address: str | None,
     require_gpu: bool,
     sha256: str | None,
     verbose: bool,
@@ -111,7 +116,7 @@ def main(
                 require_gpu=require_gpu,
                 fast_decode=fast_decode,
             ),
-            kind=kind or default_format(output),
+            kind=kind or default_format(output, parts=resume, engine=engine),
             output=output,
             csv_safe=csv_safe,
             annotate=annotate,
@@ -120,6 +125,10 @@ def main(
             null=null,
             batch_size=batch_size,
             workers=workers,
+            resume=resume,
+            retry_failed=retry_failed,
+            engine=engine,
+            ray_address=ray_address,
             verbose=verbose,
         )
         code = run(model, inputs, options)
@@ -155,8 +164,18 @@ def in_order(
     return model, words
 
 
-def default_format(output: Path | None) -> Format:
-    """Choose a format by the output's suffix; without one, a table for a terminal, else JSONL."""
+def default_format(output: Path | None, *, parts: bool = False, engine: Engine = "local") -> Format:
+    """Choose a format by the output's suffix; without one, a table for a terminal, else JSONL.
+
+    Args:
+        output: File, or folder of parts; None: standard output.
+        parts: Whether `output` is a folder of parts, as it is with Ray. Its manifest tells the
+            format; a new one is Parquet with Ray, and JSONL without.
+        engine: What the models run in.
+    """
+    if parts or engine == "ray":
+        new: PartFormat = "parquet" if engine == "ray" else "jsonl"
+        return new if output is None else Manifest.format_in(output, new)
     if output is not None:
         if (suffix := output.suffix.lower()) not in _BY_SUFFIX:
             raise UsageError(

@@ -43,6 +43,9 @@ class Every:
     frames: int = 1
     seconds: float | None = None  # if given, `frames` does not count
 
+    def __str__(self) -> str:
+        return str(self.frames) if self.seconds is None else f"{self.seconds:g}s"
+
     @classmethod
     def parse(cls, text: str) -> Every:
         """Read "10" (frames) or "0.5s" (seconds).

@@ -90,7 +90,14 @@ class Prediction:
         return {**self.__dict__, "picture": None}  # a picture stays in its process
 
 
-def not_finite(prediction: Prediction) -> str | None:
+def finite(path: str, result: Prediction | ImageError) -> Prediction | ImageError:
+    """Return a result, or the error of an image if a number of its prediction is not finite."""
+    if isinstance(result, Prediction) and (fault := _fault_of(result)):
+        return ImageError(f"{path}: {fault}")
+    return result
+
+
+def _fault_of(prediction: Prediction) -> str | None:
     """Return a sentence if a number is NaN or infinite, e.g. by an fp16 overflow; JSON has none."""
     if not math.isfinite(prediction.value):
         return f"the model gives no number, but {prediction.value}."

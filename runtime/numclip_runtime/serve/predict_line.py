@@ -20,7 +20,7 @@ from numclip_runtime.errors import ImageError, NumclipError, causes
 from numclip_runtime.pipeline import StreamPlan
 from numclip_runtime.predictor import Predictor
 from numclip_runtime.preprocess import InputArray
-from numclip_runtime.results.prediction import Prediction, not_finite
+from numclip_runtime.results.prediction import Prediction, finite
 from numclip_runtime.serve.pace import Pace
 
 LEAST_SERVICE_S = 0.1  # is added to the time that a picture may wait, at least: threads have jitter
@@ -270,9 +270,7 @@ class PredictLine:
         self.pace.ran(seconds, len(batch))
         self.observer.ran(seconds, len(batch))
         for (picture, _), prediction in zip(batch, found, strict=True):
-            name = picture.job.uploads[picture.index].name
-            fault = not_finite(prediction)
-            self._settle(picture, ImageError(f"{name}: {fault}") if fault else prediction)
+            self._settle(picture, finite(picture.job.uploads[picture.index].name, prediction))
 
     def _settle(self, picture: _Picture, result: Prediction | ImageError) -> None:
         self.observer.picture("failed" if isinstance(result, ImageError) else "predicted")
