@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from numclip_runtime import __version__
-from numclip_runtime.app.flags import MACHINE
+from numclip_runtime.app.flags import SERVER
 from numclip_runtime.backends import BackendName, DeviceKind, OpenOptions
 from numclip_runtime.commands import GroupedCommand, group
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
@@ -94,7 +94,7 @@ LIFE = group(
 @ADDRESS
 @LIMITS
 @WORK
-@MACHINE
+@SERVER
 @LIFE
 @click.version_option(__version__)
 @click.pass_context
