@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install $(shell test -t 2 || echo --quiet) --constraint constr
 FUZZ_SECONDS ?= 60
 FUZZ_CORPUS ?= build/fuzz
 
-.PHONY: demo test lint docs bare floors newest web-test serve-test ray-test spark-test image fuzz faults release clean
+.PHONY: demo test lint docs bare floors newest web-test serve-test ray-test spark-test triton-test image fuzz faults release clean
 
 # Installed once; again when the requirements change.
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -75,6 +75,15 @@ $(VENV)-ray/.installed $(VENV)-spark/.installed: $(VENV)-%/.installed: pyproject
 	$(VENV)-$*/bin/pip install --quiet --constraint constraints.txt --editable '.[cpu,$*]' pandas pytest
 	touch $@
 
+triton-test: $(VENV)-triton/.installed  ## a real tritonserver against numclip-run: 2 minutes, 500 MB
+	NUMCLIP_TRITON_TEST=1 $(VENV)-triton/bin/python -m pytest -q -s tests/triton
+
+# nvidia-pytriton wants an older numpy, so nothing else shares this environment
+$(VENV)-triton/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-triton
+	$(VENV)-triton/bin/pip install --quiet --editable '.[cpu]' pytest nvidia-pytriton==0.7.0 'tritonclient[grpc,http]==2.73.0'
+	touch $@
+
 fuzz: $(VENV)/.installed  ## each reader of foreign files, FUZZ_SECONDS each (atheris: Python >= 3.11)
 	$(PIP) '.[fuzz]'
 	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) --corpus $(FUZZ_CORPUS)
@@ -88,4 +97,4 @@ release: $(VENV)/.installed  ## wheel and sdist in dist/, checked in clean envir
 	$(BIN)/python .ci/release.py $(if $(REHEARSE),--rehearse)
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs $(VENV)-ray $(VENV)-spark $(VENV)-bare $(VENV)-floors $(VENV)-newest demo dist build
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-ray $(VENV)-spark $(VENV)-triton $(VENV)-bare $(VENV)-floors $(VENV)-newest demo dist build

@@ -25,16 +25,9 @@ COMMANDS = (
 )
 # Options of pip, docker and torchrun
 OF_OTHERS = {"--system-site-packages", "--shm-size", "--nproc-per-node", "--help", "--version"}
-OF_OTHERS |= {
-    "--rm",
-    "--read-only",
-    "--user",
-    "--cpus",
-    "--build-arg",
-    "--gpus",
-    "--runtime",
-    "--data-binary",
-}
+OF_OTHERS |= {"--model-repository", "--disable-auto-complete-config"}  # of tritonserver
+OF_OTHERS |= {"--rm", "--read-only", "--user", "--cpus", "--build-arg", "--gpus", "--runtime"}
+OF_OTHERS |= {"--data-binary"}  # of curl
 
 
 def test_figures_are_those_of_the_script() -> None:

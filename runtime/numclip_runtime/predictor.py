@@ -6,7 +6,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 
@@ -18,36 +17,18 @@ from numclip_runtime.backends import (
     OpenOptions,
     OptimizeFor,
     device_of,
-    open_backend,
 )
 from numclip_runtime.backends.after_fork import forget_after_fork
 from numclip_runtime.backends.close_guard import CloseGuard
+from numclip_runtime.backends.origin import Origin as Origin
+from numclip_runtime.backends.origin import open_with_origin
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.model_files.model_file import ModelFile
 from numclip_runtime.model_files.names import model_path
-from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.preprocess import FloatArray, ImageLike, InputArray, network_input
 from numclip_runtime.results.prediction import PictureSource, located, picture_source, refuse_one
 from numclip_runtime.results.prediction import Prediction as Prediction
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The file of a predictor's model and its options: a copy opens them again."""
-
-    file: ModelFile
-    options: OpenOptions
-
-    def reopen(self) -> Backend:
-        """Open the model again.
-
-        Raises:
-            ModelError: if the file has changed; and see `open_backend`.
-        """
-        with self.file.reopened() as model:
-            return open_backend(model, self.options)
 
 
 class Predictor:
@@ -77,11 +58,7 @@ class Predictor:
     @classmethod
     def open(cls, model: str | os.PathLike[str], options: OpenOptions) -> Predictor:
         """Load an exported model; see `load`."""
-        path = model_path(model)
-        options.check(path)
-        with OpenModel(path) as file:
-            backend = open_backend(file, options)
-            origin = Origin(ModelFile(file), options)
+        backend, origin = open_with_origin(model_path(model), options)
         return cls(backend, fast_decode=options.fast_decode, origin=origin)
 
     @property
@@ -102,6 +79,11 @@ class Predictor:
     def metadata(self) -> ModelMetadata:
         """Task, preprocessing and origin, as stored in the model file."""
         return self.backend.metadata
+
+    @property
+    def choice(self) -> str | None:
+        """The artefact of a bundle that runs, and why; None: the model was given as a file."""
+        return None if self._origin is None else self._origin.choice
 
     @property
     def calibrated(self) -> bool:
@@ -276,10 +258,11 @@ def load(
     The keyword arguments are the fields of `numclip_runtime.backends.OpenOptions`.
 
     Args:
-        model: Path of a `.onnx` or `.plan` file made by `numclip-export`; the name of a model that
-            comes with the package ("quality"); or "hf://OWNER/NAME@REVISION", a model on the
-            Hugging Face hub. A plan is executable code: load only plans that you trust, see
-            `sha256`.
+        model: Path of a `.onnx` or `.plan` file made by `numclip-export`; of a bundle, a folder of
+            which the best artefact for this machine is opened; the name of a model that comes with
+            the package ("quality"); "hf://OWNER/NAME@REVISION", a model on the Hugging Face hub; or
+            "triton://HOST:PORT/MODEL", one on a Triton server. A plan is executable code: load only
+            plans that you trust, see `sha256`.
 
     Raises:
         ModelError: if the file is missing, broken, not made by numclip, or not the pinned one.

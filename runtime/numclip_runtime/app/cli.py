@@ -18,7 +18,7 @@ from numclip_runtime.commands import GroupedCommand
 from numclip_runtime.console import SETTINGS, exit_on_error, visible
 from numclip_runtime.errors import UsageError
 from numclip_runtime.jobs.manifest import Manifest, PartFormat
-from numclip_runtime.model_files.given import is_model_name, kind_of
+from numclip_runtime.model_files.given import is_bundle, is_model_name, kind_of
 from numclip_runtime.results.records import Format
 
 _BY_SUFFIX: dict[str, Format] = {f".{kind}": kind for kind in get_args(Format) if kind != "table"}
@@ -96,8 +96,9 @@ def main(
 ) -> None:
     """Read a number off each of INPUTS with MODEL.
 
-    MODEL is a .onnx or .plan file, the name of a model that comes with the package (quality), or
-    hf://OWNER/NAME@REVISION.
+    MODEL is a .onnx or .plan file, a bundle (a folder of which the best file for this machine
+    runs), the name of a model that comes with the package (quality), hf://OWNER/NAME@REVISION, or
+    triton://HOST:PORT/MODEL on a Triton server.
 
     INPUTS are image files, folders (searched for images), glob patterns, video files, - (a list of
     paths on standard input), or one camera (camera:0) or stream (rtsp://...).
@@ -148,8 +149,8 @@ def in_order(
             context.fail("Missing argument 'MODEL'.")
         model = Path(words.pop(0))
     command, kind = context.command_path, kind_of(model)
-    if not is_model_name(model):
-        if late := [word for word in words if is_model_name(word)]:
+    if not is_model_name(model) and not is_bundle(model):
+        if late := [word for word in words if is_model_name(word) or is_bundle(word)]:
             others = " ".join([str(model), *(word for word in words if word != late[0])][:3])
             kind = kind or ("a folder" if model.is_dir() else "not a model")
             raise UsageError(

@@ -20,7 +20,7 @@ from numclip_runtime.errors import ImageError, NumclipError, UsageError
 from numclip_runtime.images.folder import say_left_out
 from numclip_runtime.jobs.job_model import JobModel
 from numclip_runtime.jobs.parts import Parts
-from numclip_runtime.model_files.names import model_path
+from numclip_runtime.model_files.names import model_path, short_name
 from numclip_runtime.pipeline import StreamPlan, plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
 from numclip_runtime.preprocess import ImageLike
@@ -80,10 +80,12 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
         backend = predictor.backend
         if options.talkative:
             plan = plan_stream(backend, options.batch_size, options.workers)
+            if predictor.choice is not None:
+                say(predictor.choice)
             say(chosen(predictor, plan))
         printed = list(backend.notes)
         _print_notes(printed)
-        code = _Run(predictor, source, options, interrupt, job).run(title=model.name)
+        code = _Run(predictor, source, options, interrupt, job).run(title=short_name(model))
         _print_notes(backend.notes[len(printed) :])
         return code
 

@@ -15,6 +15,7 @@ from numclip_runtime.files import refuse_overwriting, refuse_twice, require_writ
 from numclip_runtime.images.formats import IMAGE_SUFFIXES
 from numclip_runtime.jobs.manifest import MANIFEST, PartFormat
 from numclip_runtime.model_files.given import kind_of
+from numclip_runtime.model_files.model_file import files_of_model
 from numclip_runtime.results.columns import import_pyarrow
 from numclip_runtime.results.records import Format
 
@@ -143,7 +144,7 @@ class RunOptions:
         """Refuse outputs that are files which the run reads.
 
         Args:
-            model: Model file; its `.sha256` is kept as well.
+            model: Model file, whose `.sha256` is kept as well, or bundle.
             files: Images and videos that are known beforehand.
             listed: Whether standard input is a list of more.
 
@@ -151,7 +152,7 @@ class RunOptions:
             UsageError: naming the file.
         """
         for output in filter(None, (self.output, self.report)):
-            refuse_overwriting(output, (model, f"{model}.sha256"), "the model")
+            refuse_overwriting(output, files_of_model(model), "the model")
             refuse_overwriting(output, files, "an input")
             if listed:
                 refuse_overwriting(output, [0], "the list")

@@ -30,7 +30,8 @@ import os, signal, sys, time
 from numclip_runtime.cli import main
 from numclip_runtime.jobs import parts
 
-parts.SHORTEST_PART_S, flush, count = 0.0, parts.Parts.flush, 0
+parts.SHORTEST_PART_S = parts.PART_SHARE = 0.0
+flush, count = parts.Parts.flush, 0
 
 def counted(self):
     global count
