@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install $(shell test -t 2 || echo --quiet) --constraint constr
 FUZZ_SECONDS ?= 60
 FUZZ_CORPUS ?= build/fuzz
 
-.PHONY: demo test lint docs bare floors newest web-test s3-test ray-test spark-test triton-test image fuzz faults release clean
+.PHONY: demo test lint docs bare floors newest web-test s3-test serve-test ray-test spark-test triton-test image fuzz faults release clean
 
 # Installed once; again when the requirements change.
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -58,10 +58,17 @@ web-test: $(VENV)/.installed  ## the page of --web in a real Chromium, against n
 	$(BIN)/pip install --quiet playwright
 	NUMCLIP_WEB_TEST=1 $(BIN)/python -m pytest -q -s tests/export/test_web_browser.py
 
-s3-test: $(VENV)/.installed  ## object stores against a server of S3 (moto), with faults: 2 minutes
+s3-test: $(VENV)-s3/.installed  ## object stores against a server of S3 (moto), with faults: 2 minutes
+	$(VENV)-s3/bin/python -m pytest -q tests/remote
+
+$(VENV)-s3/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-s3
 	$(VENV)-s3/bin/pip install --quiet --constraint constraints.txt --editable '.[cpu,parquet,remote]' s3fs 'moto[server,s3]' pytest requests
-	$(VENV)-s3/bin/python -m pytest -q tests/remote
+	touch $@
+
+serve-test: $(VENV)/.installed  ## the server: 500 malformed requests, and its page in a real Chromium
+	$(BIN)/pip install --quiet playwright
+	NUMCLIP_WEB_TEST=1 NUMCLIP_SERVE_TEST=1 $(BIN)/python -m pytest -q -s tests/serve
 
 # Ray reports to no one here, and sees no other machine where a network of its own can be made
 ray-test: $(VENV)-ray/.installed  ## --engine ray on a real Ray, with machines that are killed: minutes

@@ -49,6 +49,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("predictor",),
         ("jobs",),
         ("app",),
+        ("serve",),
         ("cli", "ray", "report", "spark"),
     ),
     "numclip": (
@@ -240,6 +241,7 @@ def test_public_names(package: str) -> None:
         ["benchmarks/install.py", "--help"],
         ["benchmarks/timeline.py", "--help"],
         ["benchmarks/training.py", "--help"],
+        ["benchmarks/serve.py", "--help"],
     ],
     ids=lambda command: command[-1] if command[0] == "-c" else command[-2],
 )

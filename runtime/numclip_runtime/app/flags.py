@@ -162,8 +162,7 @@ INPUTS = group(
     click.option("--every", callback=_every, help="Frames of a video: 10 (each tenth) or 0.5s."),
     click.option("-0", "--null", is_flag=True, help="Paths on standard input end with NUL."),
 )
-MACHINE = group(
-    "Machine",
+_OPENING = (  # how a model is opened
     click.option(
         "--device",
         default="auto",
@@ -177,6 +176,12 @@ MACHINE = group(
         type=click.Choice(get_args(BackendName)),
         help="Default: onnxruntime for .onnx, tensorrt for .plan.",
     ),
+    click.option("--require-gpu", is_flag=True, help="Refuse to run on the CPU."),
+    click.option("--sha256", help="Refuse a model file with another SHA-256."),
+)
+MACHINE = group(
+    "Machine",
+    *_OPENING[:2],
     click.option(
         "--engine",
         type=click.Choice(get_args(Engine)),
@@ -187,9 +192,9 @@ MACHINE = group(
     click.option(
         "--ray-address", metavar="ADDRESS", help="Cluster to use, such as auto or ray://HOST:10001."
     ),
-    click.option("--require-gpu", is_flag=True, help="Refuse to run on the CPU."),
-    click.option("--sha256", help="Refuse a model file with another SHA-256."),
+    *_OPENING[2:],
 )
+SERVER = group("Machine", *_OPENING)  # a server is on one machine
 SPEED = group(
     "Speed",
     click.option(
