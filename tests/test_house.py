@@ -26,7 +26,9 @@ RE_EXPORTS = {
     "export/numclip_export/entry.py",
     "numclip/entry.py",
     "runtime/numclip_runtime/cli.py",
+    "runtime/numclip_runtime/ray.py",
     "runtime/numclip_runtime/report.py",
+    "runtime/numclip_runtime/spark.py",
 }
 # Names that every script or command has: each is the entry point of its own file.
 ENTRY_POINTS = {"main"}
@@ -42,11 +44,12 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("calibration",),
         ("metadata", "results"),
         ("model_files", "preprocess"),
-        ("backends",),
+        ("backends", "remote"),
         ("pipeline",),
         ("predictor",),
+        ("jobs",),
         ("app",),
-        ("cli", "report"),
+        ("cli", "ray", "report", "spark"),
     ),
     "numclip": (
         ("entry", "torchvision_compat", "weights"),
@@ -232,6 +235,7 @@ def test_public_names(package: str) -> None:
         ["benchmarks/latency.py", "--help"],
         ["benchmarks/folder.py", "--help"],
         ["benchmarks/memory.py", "--help"],
+        ["benchmarks/object_store.py", "--help"],
         ["benchmarks/decode.py", "--help"],
         ["benchmarks/install.py", "--help"],
         ["benchmarks/timeline.py", "--help"],

@@ -24,6 +24,7 @@ COMMANDS = (
 )
 # Options of pip, docker and torchrun
 OF_OTHERS = {"--system-site-packages", "--shm-size", "--nproc-per-node", "--help", "--version"}
+OF_OTHERS |= {"--model-repository", "--disable-auto-complete-config"}  # of tritonserver
 OF_OTHERS |= {"--rm", "--read-only", "--user", "--cpus", "--build-arg", "--gpus", "--runtime"}
 
 

@@ -42,7 +42,7 @@ def script(name: str) -> Path:
 
 @click.command()
 @click.option("--folder", default="demo", show_default=True, help="Under the repository's root.")
-@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=6, show_default=True)
 @click.option("--scale", type=float, default=1.0, help="Share of the full number of images.")
 @click.option("--iterations", type=click.IntRange(1), default=200, help="Of the benchmark.")
 @click.option("--check/--no-check", default=True, help="Exit 1 where the error is too large.")
@@ -126,7 +126,7 @@ def train_flags(data: Path, ckpt: Path, epochs: int) -> list[object]:
         *(
             flag
             for part in ("image", "context", "rank", "adapter", "regressor")
-            for flag in (f"--lr-{part}", 1e-3)
+            for flag in (f"--lr-{part}", 3e-3)
         ),
         *("--lr-text", 0, "--workers", 0),
     ]

@@ -10,7 +10,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
 import click
 import numpy as np
@@ -19,6 +21,7 @@ from PIL import Image, ImageFilter
 
 from numclip_runtime.console import FILE
 from numclip_runtime.preprocess import load_rgb
+from numclip_runtime.system import usable_cores
 
 SIDE = 64  # pixels: what the model sees, so nothing is resampled after the degradation
 MIN_CHANGE = 4.0  # mean grey levels: a block that changes less shows no blur
@@ -39,6 +42,8 @@ PHOTOS = {
     "test": ("skimage/chelsea.png", "skimage/gravel.png", "sklearn/flower.jpg"),
 }
 COUNTS = {"train": 8000, "val": 480, "test": 480}
+CHUNK = 500  # pictures that one process makes, with random numbers of their own
+Row: TypeAlias = tuple[str, float]  # path and label
 
 
 def photo_path(name: str) -> Path:
@@ -111,25 +116,34 @@ def degrade(
     return load_rgb(buffer)
 
 
-def make_split(folder: Path, split: str, count: int, seed: int) -> None:
-    """Write `count` images and `SPLIT.csv` (columns path,label) under `folder`."""
-    rng = np.random.default_rng([seed, sorted(PHOTOS).index(split)])
-    images = folder / split
-    images.mkdir(parents=True, exist_ok=True)
+def make_pictures(folder: Path, split: str, first: int, last: int, seed: int) -> list[Row]:
+    """Write the pictures `first` to `last` - 1 of a split, and return their rows of its CSV."""
+    rng = np.random.default_rng([seed, sorted(PHOTOS).index(split), first // CHUNK])
     sources = [(Path(name).stem, crops(load_rgb(photo_path(name)), rng)) for name in PHOTOS[split]]
+    rows: list[Row] = []
+    for i in range(first, last):
+        stem, source = sources[i % len(sources)]
+        kind = ("blur", "noise", "jpeg")[int(rng.integers(3))]
+        severity = round(float(rng.uniform(0, 100)), 1)
+        name = f"{split}/{i:04d}-{stem}-{kind}.png"
+        crop = next(source)
+        if split == "train":
+            crop = vary(crop, rng)
+        degrade(crop, severity, kind, rng).save(folder / name, compress_level=1)
+        rows.append((name, severity))
+    return rows
+
+
+def make_split(folder: Path, split: str, count: int, seed: int, pool: Executor) -> None:
+    """Write `count` images and `SPLIT.csv` (columns path,label) under `folder`."""
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    chunks = [(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
+    jobs = [pool.submit(make_pictures, folder, split, *chunk, seed) for chunk in chunks]
     with (folder / f"{split}.csv").open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("path", "label"))
-        for i in range(count):
-            stem, source = sources[i % len(sources)]
-            kind = ("blur", "noise", "jpeg")[int(rng.integers(3))]
-            severity = round(float(rng.uniform(0, 100)), 1)
-            name = f"{split}/{i:04d}-{stem}-{kind}.png"
-            crop = next(source)
-            if split == "train":
-                crop = vary(crop, rng)
-            degrade(crop, severity, kind, rng).save(folder / name)
-            table.writerow((name, severity))
+        for job in jobs:
+            table.writerows(job.result())
 
 
 @click.command()
@@ -138,9 +152,10 @@ def make_split(folder: Path, split: str, count: int, seed: int) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 def main(folder: Path, scale: float, seed: int) -> None:
     """Write train, validation and test images and CSV files under FOLDER."""
-    for split, count in COUNTS.items():
-        make_split(folder, split, max(8, round(count * scale)), seed)
-        click.echo(f"{folder / split}.csv: {max(8, round(count * scale))} images")
+    with ProcessPoolExecutor(usable_cores()) as pool:
+        for split, count in COUNTS.items():
+            make_split(folder, split, max(8, round(count * scale)), seed, pool)
+            click.echo(f"{folder / split}.csv: {max(8, round(count * scale))} images")
 
 
 if __name__ == "__main__":

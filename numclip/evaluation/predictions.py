@@ -27,6 +27,7 @@ from numclip_runtime import (
     load,
 )
 from numclip_runtime.calibration import Array
+from numclip_runtime.console import say
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint
@@ -115,6 +116,8 @@ class EvaluationSource(TableOptions):
                 checkpoint, samples, batch_size=size, workers=processes
             )
         with load(self.file, fast_decode=self.fast_decode) as predictor:
+            if predictor.choice is not None:  # of a bundle; the others give slightly other numbers
+                say(predictor.choice)
             samples = self._samples(predictor.metadata.task)
             return predictions_of_model(predictor, samples, batch_size=size, workers=workers)
 

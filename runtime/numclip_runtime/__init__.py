@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         MissingDependencyError,
         ModelError,
         NumclipError,
+        StoreError,
         UsageError,
     )
     from numclip_runtime.metadata import ModelMetadata, Preprocessing
@@ -47,6 +48,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Preprocessing",
+    "StoreError",
     "Task",
     "UsageError",
     "load",
@@ -58,7 +60,7 @@ _HOMES = {
     "calibration": ("Calibration",),
     "errors": (
         *("GpuError", "GpuRequiredError", "ImageError", "MissingDependencyError", "ModelError"),
-        *("NumclipError", "UsageError"),
+        *("NumclipError", "StoreError", "UsageError"),
     ),
     "metadata": ("ModelMetadata", "Preprocessing"),
     "model_files.model_file": ("read_metadata",),

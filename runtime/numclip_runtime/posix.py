@@ -6,14 +6,16 @@ this page is the difference between Linux, macOS and Windows.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 # Signals that ask a process to end: Ctrl-C, `kill` and `docker stop`, a closed terminal
 STOP_SIGNALS: tuple[signal.Signals, ...] = tuple(
@@ -114,6 +116,34 @@ def place_of_open_file(handle: int) -> str | None:
     """Return a name under which this very file can be opened again; None outside Linux."""
     place = f"/proc/self/fd/{handle}"
     return place if os.path.exists(place) else None  # noqa: PTH110
+
+
+def lock_file(handle: int) -> bool:
+    """Lock an open file for this process until it is closed; return whether nobody else has it.
+
+    True as well where the file system or the system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return _lock_file_on_windows(handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
+
+
+def _lock_file_on_windows(handle: int) -> bool:
+    try:
+        msvcrt: Any = import_module("msvcrt")
+    except ImportError:
+        return True
+    try:
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EDEADLK)
+    return True
 
 
 def is_mount_point(path: Path) -> bool:

@@ -43,10 +43,10 @@ from tests.benchmarks.conftest import ROOT
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    places = [str(tmp_path / name) for name in ("work", "out", "models")]
-    for place in places:
-        Path(place).mkdir()
-    return Settings(True, *places, seconds=300.0)
+    work, out, models = (tmp_path / name for name in ("work", "out", "models"))
+    for folder in (work, out, models):
+        folder.mkdir()
+    return Settings(True, str(work), str(out), str(models), 300.0)
 
 
 def part(name: str, share: float = 1, **more: Any) -> Part:

@@ -83,6 +83,7 @@ COMMANDS = {
     ),
     "run-csv": run_command("out.csv", "--batch-size", "3"),
     "run-parquet": run_command("out.parquet"),
+    "run-resume": run_command("out/", "--resume"),
     "export": Command(
         "export",
         ("--ckpt", "x.pt", "--fp16", "--target", "onnx", "--card"),
@@ -155,7 +156,12 @@ def records(path: Path) -> list[dict[str, object]]:
 def check_whole(path: Path) -> None:
     """Raise unless a file under a final name is complete."""
     name = path.name
-    if name.startswith("out.") and path.suffix in (".jsonl", ".json", ".csv", ".parquet"):
+    if name.startswith(("out.", "part-")) and path.suffix in (
+        ".jsonl",
+        ".json",
+        ".csv",
+        ".parquet",
+    ):
         records(path)
     elif path.suffix == ".json":
         json.loads(path.read_text("utf-8"))

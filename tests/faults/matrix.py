@@ -58,6 +58,12 @@ SPOTS: dict[str, tuple[Spot, ...]] = {
     ),
     "run-csv": _writing("out.", "out.csv"),
     "run-parquet": _writing("out.", "out.parquet"),
+    "run-resume": (
+        *_writing("part-", "out"),
+        *_writing("_manifest", "out"),
+        *_reading("_manifest", "out"),
+        Spot("mkdir", "out", MOVE, "out"),
+    ),
     "export": (
         *_reading("x.pt", "x.pt"),
         *_reading("val"),

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from benchmarks.bench.machine.environment import REPOSITORY
 from benchmarks.bench.realsets.image_sets import SETS, RealSet, whole_numbers
 from benchmarks.bench.realsets.real_measures import measures, rounded
 from numclip_runtime import Preprocessing
@@ -25,14 +24,14 @@ Start = Literal["scratch", "pretrained"]
 SCRATCH_SIDE, TUNED_SIDE, FROZEN_SIDE = 64, 96, 128
 TUNED_SHARE = 3  # a tuned tower sees a third of the epochs that training from scratch takes
 MARGIN = 8 / 7  # of the images before the random crop, where the set allows one
-# The demo's small CLIP: a ResNet of 4 blocks at SCRATCH_SIDE, and a text tower of 2 layers
-SCRATCH_CLIP = REPOSITORY / "examples" / "quality" / "clip.json"
+# A small CLIP: a ResNet of 4 blocks at SCRATCH_SIDE, and a text tower of 2 layers
+SCRATCH_CLIP = Path(__file__).with_name("clip.json")
 RATE = "1e-3"
 _RATES = [
     word for part in ("image", "context", "rank", "adapter", "regressor")
     for word in (f"--lr-{part}", RATE)
 ]  # fmt: skip
-# As in examples/quality/demo.py, but for the number of epochs
+# For a network without trained weights
 DEMO = (
     *("--batch-size", "32", "--lr-text", "0", "--optimizer", "adamw", "--weight-decay", "0.01"),
     *("--schedule", "cosine"),

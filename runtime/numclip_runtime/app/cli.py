@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from numclip_runtime import __version__
 from numclip_runtime.app.flags import INPUTS, MACHINE, OUTPUTS, SPEED
 from numclip_runtime.app.run import run
-from numclip_runtime.app.run_options import RunOptions
+from numclip_runtime.app.run_options import Engine, RunOptions
 from numclip_runtime.app.video import Every
 from numclip_runtime.backends import BackendName, DeviceKind, OpenOptions
 from numclip_runtime.commands import GroupedCommand
 from numclip_runtime.console import SETTINGS, exit_on_error, visible
 from numclip_runtime.errors import UsageError
-from numclip_runtime.model_files.given import is_model_name, kind_of
+from numclip_runtime.jobs.manifest import Manifest, PartFormat
+from numclip_runtime.model_files.given import is_bundle, is_model_name, kind_of
+from numclip_runtime.remote.addresses import SCHEMES, refuse_address, scheme_of
 from numclip_runtime.results.records import Format
+
+if TYPE_CHECKING:
+    from numclip_runtime.remote.upload import RemoteOutput
 
 _BY_SUFFIX: dict[str, Format] = {f".{kind}": kind for kind in get_args(Format) if kind != "table"}
 
@@ -50,6 +55,7 @@ class _RunOrDoctor(GroupedCommand):
         "model.onnx photo.jpg",
         "model.onnx photos/ -o numbers.csv",
         "model.onnx 'photos/**/*.png' --report page.html",
+        "model.onnx s3://bucket/photos/ -o s3://bucket/numbers.parquet",
         "model.onnx camera:0 --every 0.5s",
         "doctor model.onnx",
     ),
@@ -72,10 +78,12 @@ def main(
     words: tuple[str, ...],
     named_model: Path | None,
     named_inputs: tuple[str, ...],
-    output: Path | None,
+    output: Path | RemoteOutput | None,
     kind: Format | None,
     csv_safe: bool,
     annotate: Path | None,
+    resume: bool,
+    retry_failed: bool,
     report: Path | None,
     every: Every | None,
     null: bool,
@@ -85,17 +93,21 @@ def main(
     fast_decode: bool,
     device: DeviceKind,
     backend: BackendName | None,
+    engine: Engine,
+    ray_address: str | None,
     require_gpu: bool,
     sha256: str | None,
     verbose: bool,
 ) -> None:
     """Read a number off each of INPUTS with MODEL.
 
-    MODEL is a .onnx or .plan file, the name of a model that comes with the package (quality), or
-    hf://OWNER/NAME@REVISION.
+    MODEL is a .onnx or .plan file, a bundle (a folder of which the best file for this machine
+    runs), the name of a model that comes with the package (quality), hf://OWNER/NAME@REVISION, or
+    triton://HOST:PORT/MODEL on a Triton server.
 
-    INPUTS are image files, folders (searched for images), glob patterns, video files, - (a list of
-    paths on standard input), or one camera (camera:0) or stream (rtsp://...).
+    INPUTS are image files, folders (searched for images), glob patterns, the same in a store
+    (s3://BUCKET/FOLDER/, gs://, az://), pictures on the web (https://...jpg), video files, - (a
+    list of paths on standard input), or one camera (camera:0) or stream (rtsp://...).
 
     Exit codes: 0 all read, 1 some images failed, 2 wrong use or bad model,
     130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP: finished records are kept.
@@ -111,8 +123,9 @@ def main(
                 require_gpu=require_gpu,
                 fast_decode=fast_decode,
             ),
-            kind=kind or default_format(output),
-            output=output,
+            kind=kind or default_format(output, parts=resume, engine=engine),
+            output=output if isinstance(output, Path) else None,
+            remote=None if isinstance(output, Path) else output,
             csv_safe=csv_safe,
             annotate=annotate,
             report=report,
@@ -120,6 +133,10 @@ def main(
             null=null,
             batch_size=batch_size,
             workers=workers,
+            resume=resume,
+            retry_failed=retry_failed,
+            engine=engine,
+            ray_address=ray_address,
             verbose=verbose,
         )
         code = run(model, inputs, options)
@@ -137,10 +154,12 @@ def in_order(
     if model is None:
         if not words:
             context.fail("Missing argument 'MODEL'.")
+        if scheme_of(words[0]) in SCHEMES:
+            refuse_address(words[0], "a model is a file of this machine, or on a hub (hf://)")
         model = Path(words.pop(0))
     command, kind = context.command_path, kind_of(model)
-    if not is_model_name(model):
-        if late := [word for word in words if is_model_name(word)]:
+    if not is_model_name(model) and not is_bundle(model):
+        if late := [word for word in words if is_model_name(word) or is_bundle(word)]:
             others = " ".join([str(model), *(word for word in words if word != late[0])][:3])
             kind = kind or ("a folder" if model.is_dir() else "not a model")
             raise UsageError(
@@ -155,8 +174,22 @@ def in_order(
     return model, words
 
 
-def default_format(output: Path | None) -> Format:
-    """Choose a format by the output's suffix; without one, a table for a terminal, else JSONL."""
+def default_format(
+    output: Path | RemoteOutput | None, *, parts: bool = False, engine: Engine = "local"
+) -> Format:
+    """Choose a format by the output's suffix; without one, a table for a terminal, else JSONL.
+
+    Args:
+        output: File, or folder of parts; None: standard output.
+        parts: Whether `output` is a folder of parts, as it is with Ray. Its manifest tells the
+            format; a new one is Parquet with Ray, and JSONL without.
+        engine: What the models run in.
+    """
+    if parts or engine == "ray":
+        if not (output is None or isinstance(output, Path)):
+            raise UsageError(f"{output}: a folder of parts is on this machine; give a local one.")
+        new: PartFormat = "parquet" if engine == "ray" else "jsonl"
+        return new if output is None else Manifest.format_in(output, new)
     if output is not None:
         if (suffix := output.suffix.lower()) not in _BY_SUFFIX:
             raise UsageError(

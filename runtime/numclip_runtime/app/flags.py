@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
+from numclip_runtime.app.run_options import Engine
 from numclip_runtime.app.video import Every
 from numclip_runtime.backends import BackendName, DeviceKind, device_of
 from numclip_runtime.commands import Output, group
 from numclip_runtime.console import FILE
 from numclip_runtime.errors import UsageError
+from numclip_runtime.remote.addresses import scheme_of
 from numclip_runtime.results.records import Format
 
 
@@ -21,8 +23,12 @@ def _every(context: click.Context, parameter: click.Parameter, text: str | None)
         raise click.BadParameter(str(error)) from None
 
 
-def _suffix_of(kind: object) -> str:
-    return str(kind) if kind in get_args(Format) else "jsonl"  # of click, if it was not given
+def _name_in_folder(context: click.Context) -> str:
+    """Return the name of the records' file; "" if the folder itself is the output."""
+    if context.params.get("resume") or context.params.get("engine") == "ray":
+        return ""
+    kind = context.params.get("kind")  # of click, if it was not given
+    return f"records.{kind if kind in get_args(Format) else 'jsonl'}"
 
 
 def _device(context: click.Context, parameter: click.Parameter, name: str) -> DeviceKind:
@@ -32,13 +38,26 @@ def _device(context: click.Context, parameter: click.Parameter, name: str) -> De
         raise click.BadParameter(str(error)) from None
 
 
+class _RecordsOutput(Output):
+    """Also an object of a store."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str) or scheme_of(value) is None:
+            return super().convert(value, param, ctx)
+        from numclip_runtime.remote.upload import RemoteOutput
+
+        assert ctx is not None
+        end = _name_in_folder(ctx) if value.endswith("/") else ""
+        return RemoteOutput(value + end)
+
+
 OUTPUTS = group(
     "Output",
     click.option(
         "-o",
         "--output",
-        type=Output(lambda context: f"records.{_suffix_of(context.params.get('kind'))}"),
-        help="Write records to this file, or into this folder.",
+        type=_RecordsOutput(_name_in_folder),
+        help="Write records to this file, into this folder, or to s3://BUCKET/NAME.",
     ),
     click.option(
         "--format",
@@ -51,6 +70,15 @@ OUTPUTS = group(
         "--csv-safe",
         is_flag=True,
         help="Write ' before cells that a spreadsheet would run as a formula, such as =name.jpg.",
+    ),
+    click.option(
+        "--resume",
+        is_flag=True,
+        is_eager=True,
+        help="Write a folder of parts; after a crash, the same command does what is missing.",
+    ),
+    click.option(
+        "--retry-failed", is_flag=True, help="With --resume: do pictures that failed again."
     ),
     click.option(
         "--annotate", type=FILE, help="Write copies with the number drawn to this folder."
@@ -93,6 +121,16 @@ MACHINE = group(
         type=click.Choice(get_args(BackendName)),
         help="Default: onnxruntime for .onnx, tensorrt for .plan.",
     ),
+    click.option(
+        "--engine",
+        type=click.Choice(get_args(Engine)),
+        default="local",
+        is_eager=True,
+        help="ray: actors of Ray Data, on this machine or a cluster; writes parts as --resume.",
+    ),
+    click.option(
+        "--ray-address", metavar="ADDRESS", help="Cluster to use, such as auto or ray://HOST:10001."
+    ),
     click.option("--require-gpu", is_flag=True, help="Refuse to run on the CPU."),
     click.option("--sha256", help="Refuse a model file with another SHA-256."),
 )
@@ -114,7 +152,7 @@ SPEED = group(
         "--workers",
         type=click.IntRange(1),
         show_default="automatic: the usable cores",
-        help="Threads that decode.",
+        help="Threads that decode; with --engine ray: actors.",
     ),
     click.option(
         "--fast-decode",

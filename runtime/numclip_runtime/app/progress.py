@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
+from pathlib import Path
 from typing import IO
 
 INTERVAL_S = 0.1  # between two updates of the line
@@ -28,12 +30,12 @@ class Progress:
         """Time since the beginning."""
         return time.monotonic() - self._start
 
-    def update(self, done: int) -> None:
-        """Show the number of finished images."""
+    def update(self, done: int, before: int = 0) -> None:
+        """Show the number of finished images: of this run, and of runs before."""
         now = time.monotonic()
         if self._file is not None and now - self._shown >= INTERVAL_S:
             self._shown = now
-            self._draw(line(done, self._total, now - self._start))
+            self._draw(line(done, self._total, now - self._start, before))
 
     def clear(self) -> None:
         """Remove the line from the screen."""
@@ -54,9 +56,10 @@ class Progress:
         self.clear()
 
 
-def line(done: int, total: int | None, seconds: float) -> str:
+def line(done: int, total: int | None, seconds: float, before: int = 0) -> str:
     """Return "120 of 600 images  20%  24.0/s  0:00:20 left", without unknown parts."""
     rate = done / seconds if seconds > 0 else 0.0
+    done += before
     if total is None:
         return f"{done} images  {rate:.1f}/s"
     left = "" if rate == 0 else f"  {_clock((total - done) / rate)} left"
@@ -72,3 +75,9 @@ def summary(done: int, seconds: float) -> str:
 def _clock(seconds: float) -> str:
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def progress_file(output: Path | None) -> IO[str] | None:
+    """Return stderr if it is a terminal that shows nothing else."""
+    own = output is not None or not sys.stdout.isatty()
+    return sys.stderr if own and sys.stderr.isatty() else None

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from numclip_runtime.app.inputs import LIST, Inputs, Item, open_inputs
 from numclip_runtime.app.interrupt import Interrupt
-from numclip_runtime.app.progress import Progress, summary
+from numclip_runtime.app.progress import Progress, progress_file, summary
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import is_live
 from numclip_runtime.console import say
 from numclip_runtime.errors import ImageError, NumclipError, UsageError
 from numclip_runtime.images.folder import say_left_out
-from numclip_runtime.model_files.names import model_path
+from numclip_runtime.jobs.job_model import JobModel
+from numclip_runtime.jobs.parts import Parts
+from numclip_runtime.model_files.names import model_path, short_name
 from numclip_runtime.pipeline import StreamPlan, plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
-from numclip_runtime.preprocess import ImageLike
+from numclip_runtime.preprocess import ImageLike, load_rgb
+from numclip_runtime.results.prediction import finite
 from numclip_runtime.results.records import (
     Writer,
     open_writer,
@@ -49,15 +50,34 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     Raises:
         NumclipError: wrong use, bad model, missing package.
         OSError: if an output cannot be written; records written before are kept, as after Ctrl-C.
+        StoreError: if a store cannot be read or written, or no longer; records are kept as well.
     """
+    if (output := options.remote) is not None:
+        output.check()
+        with output.through_file() as file:
+            return run(model, inputs, replace(options, output=file, remote=None))
     options.check()
-    model = model_path(model)
-    source = open_inputs(inputs, every=options.every, null=options.null)
+    live = any(map(is_live, inputs))
+    if live and options.has_parts:
+        raise UsageError("a camera has no list of pictures to go on with; leave --resume out.")
+    name, model = model, model_path(model)
+    again = options.report or options.annotate or options.opening.fast_decode
+    source = open_inputs(inputs, every=options.every, null=options.null, keep=bool(again))
     options.check_overwriting(model, source.files, listed=LIST in inputs)
     say_left_out(source.left_out)
     # One at a time: a single picture, or a camera's newest
-    single = source.total == 1 or any(map(is_live, inputs))
+    single = live or (source.total == 1 and not options.has_parts)
     opening = replace(options.opening, optimize_for="latency" if single else "throughput")
+    job: JobModel | None = None
+    if options.has_parts:
+        from numclip_runtime.app.engines.resuming import read_model
+
+        job = read_model(model, options)
+        if options.engine == "ray":
+            from numclip_runtime.app.engines.ray_run import run_on_ray
+
+            return run_on_ray(name, job, source, options)
+        opening = replace(opening, sha256=job.sha256)
     with (
         Interrupt() as interrupt,
         closing(source),
@@ -66,10 +86,12 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
         backend = predictor.backend
         if options.talkative:
             plan = plan_stream(backend, options.batch_size, options.workers)
+            if predictor.choice is not None:
+                say(predictor.choice)
             say(chosen(predictor, plan))
         printed = list(backend.notes)
         _print_notes(printed)
-        code = _Run(predictor, source, options, interrupt).run(title=model.name)
+        code = _Run(predictor, source, options, interrupt, job).run(title=short_name(model))
         _print_notes(backend.notes[len(printed) :])
         return code
 
@@ -97,7 +119,12 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 class _Run:
     def __init__(
-        self, predictor: Predictor, source: Inputs, options: RunOptions, interrupt: Interrupt
+        self,
+        predictor: Predictor,
+        source: Inputs,
+        options: RunOptions,
+        interrupt: Interrupt,
+        job: JobModel | None,
     ) -> None:
         self.predictor = predictor
         self.source = source
@@ -110,6 +137,8 @@ class _Run:
 
             self.sample = ScaledSample(predictor.metadata.preprocessing)
         self.done = self.failed = 0
+        self.job = job
+        self.parts: Parts | None = None  # the output, with --resume
         self.report: ReportWriter | None = None
         self.annotator: Annotator | None = None
         self.failure: OSError | NumclipError | MemoryError | None = (
@@ -139,28 +168,21 @@ class _Run:
             from numclip_runtime.app.annotate import Annotator
 
             self.annotator = Annotator(options.annotate, self.task)
-        intervals = self.predictor.calibrated
         with ExitStack() as outputs:
-            writer = outputs.enter_context(
-                open_writer(
-                    options.output,
-                    options.kind,
-                    self.task,
-                    intervals=intervals,
-                    csv_safe=options.csv_safe,
-                )
-            )
+            writer = outputs.enter_context(self._output())
+            if isinstance(writer, Parts):
+                self.parts = writer
             try:
                 with self.interrupt.ends_block():
                     ready = self._started()
                     with (
-                        Progress(_progress_file(options.output), self.source.total) as progress,
+                        Progress(progress_file(options.output), self.source.total) as progress,
                         closing(self._results(ready)) as results,
                     ):
                         for item, result in results:
                             with self.interrupt.held():
                                 self._take(item, result, writer)
-                                progress.update(self.done)
+                                progress.update(self.done, self._before())
                                 seconds = progress.seconds
             except (OSError, NumclipError, MemoryError) as error:
                 if self.done == 0:
@@ -184,6 +206,26 @@ class _Run:
         if options.talkative and self.done:
             say(summary(self.done, seconds))
 
+    def _output(self) -> AbstractContextManager[Writer | Parts]:
+        options = self.options
+        if self.job is None:
+            return open_writer(
+                options.output,
+                options.kind,
+                self.task,
+                intervals=self.predictor.calibrated,
+                csv_safe=options.csv_safe,
+            )
+        from numclip_runtime.app.engines.resuming import open_job
+
+        backend = self.predictor.backend
+        runs_on = f"{backend.name} on {'cpu' if backend.device == 'cpu' else 'gpu'}"
+        return open_job(self.job, options, self.source.files, runs_on)
+
+    def _before(self) -> int:
+        """Pictures of this run that earlier ones did."""
+        return 0 if self.parts is None else self.parts.skipped
+
     def _started(self) -> Iterator[Iterator[Item]]:
         """Wait for the first item, so that an empty list does not become an empty output."""
         first = next(self.source.ready, None)
@@ -198,6 +240,10 @@ class _Run:
         options = self.options
         # Of the stream. Not itertools.tee: it would keep up to 57 frames that were written already
         taken: deque[Item] = deque()
+        if self.parts is not None:
+            from numclip_runtime.app.engines.resuming import still_to_do
+
+            ready = still_to_do(self.parts, ready)
 
         def pictures(items: Iterable[Item]) -> Iterator[ImageLike | ImageError]:
             for item in items:
@@ -212,9 +258,8 @@ class _Run:
                 for result in stream:
                     yield taken.popleft(), result
 
-    def _take(self, item: Item, result: Prediction | ImageError, writer: Writer) -> None:
-        if isinstance(result, Prediction) and (fault := _not_finite(result)):
-            result = ImageError(f"{item.path}: {fault}")
+    def _take(self, item: Item, result: Prediction | ImageError, writer: Writer | Parts) -> None:
+        result = finite(item.path, result)
         record = record_of(item.path, result, frame=item.frame, time_s=item.time_s)
         writer.write(record)
         self.done += 1
@@ -225,43 +270,32 @@ class _Run:
         else:
             shown = result
             if self.sample is not None and item.image is None:
-                self.sample.offer(item.path)
+                self.sample.offer(item.path if item.fetched is None else item.fetched.read())
             if self.annotator is not None:
-                self.annotator.write(item.name, item.image or item.path, result)
+                self.annotator.write(item.name, item.source, result)
         if self.report is not None:
             from numclip_runtime.app.gallery import ReportEntry
 
-            self.report.add(ReportEntry(place_of(record), shown, image=item.image))
+            image = item.image
+            if item.fetched is not None and isinstance(result, Prediction):
+                image = load_rgb(item.fetched)
+            self.report.add(ReportEntry(place_of(record), shown, image=image))
 
     def _conclude(self) -> int:
         of_all = "" if self.source.total is None else f" of {self.source.total}"
+        kept = f"{self._before() + self.done}{of_all} images done and kept."
         if self.failure is not None:
             if self.options.output is not None:
-                say(f"Stopped: {self.done}{of_all} images done and kept.")
+                say(f"Stopped: {kept}")
             raise self.failure
         if self.interrupt.came is not None:
-            say(f"{self.interrupt.came.word}: {self.done}{of_all} images done and kept.")
+            say(f"{self.interrupt.came.word}: {kept}")
             return self.interrupt.came.exit_code
+        if self.parts is not None:
+            from numclip_runtime.app.engines.resuming import told
+
+            say(told(self.parts, self.options))
+            return 1 if self.parts.failed else 0
         if self.failed:
             say(f"{self.failed} of {self.done} images failed.")
         return 1 if self.failed else 0
-
-
-def _not_finite(prediction: Prediction) -> str | None:
-    """Return a sentence if a number is NaN or infinite, e.g. by an fp16 overflow; JSON has none."""
-    if not math.isfinite(prediction.value):
-        return f"the model gives no number, but {prediction.value}."
-    for name, numbers in (
-        ("a probability", prediction.bin_probs.values()),
-        ("an end of the interval", prediction.interval or ()),
-    ):
-        for number in numbers:
-            if not math.isfinite(number):
-                return f"the model gives {number} as {name}."
-    return None
-
-
-def _progress_file(output: Path | None) -> IO[str] | None:
-    """Return stderr if it is a terminal that shows nothing else."""
-    own = output is not None or not sys.stdout.isatty()
-    return sys.stderr if own and sys.stderr.isatty() else None

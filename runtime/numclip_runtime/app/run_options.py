@@ -6,14 +6,25 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 from numclip_runtime.app.video import Every, is_video
 from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import refuse_overwriting, refuse_twice, require_writable
 from numclip_runtime.images.formats import IMAGE_SUFFIXES
+from numclip_runtime.jobs.manifest import MANIFEST, PartFormat
 from numclip_runtime.model_files.given import kind_of
-from numclip_runtime.results.records import Format, import_pyarrow
+from numclip_runtime.model_files.model_file import files_of_model
+from numclip_runtime.remote.addresses import refuse_address
+from numclip_runtime.results.columns import import_pyarrow
+from numclip_runtime.results.records import Format
+
+Engine = Literal["local", "ray"]
+_SUFFIXES = {f".{kind}" for kind in get_args(Format)}
+
+if TYPE_CHECKING:
+    from numclip_runtime.remote.upload import RemoteOutput
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,8 @@ class RunOptions:
 
     opening: OpenOptions = DEFAULTS  # of the model; `run` sets `optimize_for` by the inputs
     kind: Format = "jsonl"
-    output: Path | None = None  # None: stdout
+    output: Path | None = None  # None: stdout; a folder if the run has parts
+    remote: RemoteOutput | None = None  # the object that the output becomes, in place of a file
     csv_safe: bool = False  # see `RecordWriter`
     annotate: Path | None = None  # folder of annotated copies
     report: Path | None = None  # HTML page
@@ -30,12 +42,33 @@ class RunOptions:
     null: bool = False  # paths of the list on standard input end with NUL
     batch_size: int | None = None  # None: automatic, see `plan_stream`
     workers: int | None = None  # decoding threads; None: automatic
+    resume: bool = False  # write a folder of parts, and leave out what it has
+    retry_failed: bool = False  # do pictures again whose record there is an error
+    engine: Engine = "local"  # "ray": a cluster; it always writes parts
+    ray_address: str | None = None  # None: a cluster of this machine alone
     verbose: bool = False  # describe what runs the model even if stderr is not a terminal
 
     @property
     def talkative(self) -> bool:
         """Whether to describe what runs the model, and how fast it was."""
         return self.verbose or sys.stderr.isatty()
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the output is a folder of parts."""
+        return self.resume or self.engine == "ray"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of parts; only if `has_parts`."""
+        assert self.output is not None
+        return self.output
+
+    @property
+    def part_format(self) -> PartFormat:
+        """The format of parts; only if `has_parts`."""
+        assert self.kind in ("jsonl", "csv", "parquet")
+        return self.kind
 
     def check(self) -> None:
         """Refuse at once what would fail at the end.
@@ -44,15 +77,20 @@ class RunOptions:
             UsageError: if a file cannot be written, or Parquet would go to stdout.
             MissingDependencyError: if pyarrow is needed and missing.
         """
-        if self.csv_safe and self.kind != "csv":
-            raise UsageError("--csv-safe is about CSV; give --format csv or a name with .csv.")
-        if self.kind == "parquet":
-            if self.output is None:
-                raise UsageError("Parquet is not text: name a file with --output.")
-            import_pyarrow()
+        self._check_engine()
+        if self.has_parts:
+            self._check_parts()
+            return
+        if self.output is not None and (self.output.parent / MANIFEST).exists():
+            raise UsageError(
+                f"{self.output.parent}: holds the parts of a run; add --resume to go on with it, "
+                "or give another folder."
+            )
+        self._check_format()
         if self.output is None and sys.stdout is None:
             raise UsageError("standard output is closed; name a file with --output.")
         if self.report is not None:
+            refuse_address(self.report, "--report writes to a file of this machine")
             if self.report.suffix.lower() not in (".html", ".htm"):  # `--report *.jpg`
                 raise UsageError(f"{self.report}: the report is a page; give a name with .html.")
             require_writable(self.report)
@@ -62,6 +100,7 @@ class RunOptions:
             {"--output": self.output, "--report": self.report, "--annotate": self.annotate}
         )
         if (folder := self.annotate) is not None:
+            refuse_address(folder, "--annotate takes a folder of this machine")
             if folder.exists() and not folder.is_dir():
                 raise UsageError(f"{folder}: is a file; --annotate takes a folder for the copies.")
             if not folder.exists() and kind_of(folder) is not None:
@@ -70,11 +109,49 @@ class RunOptions:
                     "also for the frames of a video."
                 )
 
+    def _check_engine(self) -> None:
+        if self.retry_failed and not self.has_parts:
+            raise UsageError("--retry-failed is about the folder of a run with --resume; add that.")
+        if self.ray_address is not None and self.engine != "ray":
+            raise UsageError("--ray-address is about a cluster of Ray; add --engine ray.")
+
+    def _check_parts(self) -> None:
+        option = "--resume" if self.resume else "--engine ray"
+        output = self.output
+        if output is None:
+            raise UsageError(f"{option} writes a folder of parts: name it, such as -o records/.")
+        if self.kind not in get_args(PartFormat):
+            raise UsageError(
+                f"--format {self.kind}: {option} writes parts of jsonl, csv or parquet."
+            )
+        suffix = output.suffix.lower()
+        if suffix in _SUFFIXES and not output.is_dir():
+            kind = suffix[1:] if suffix[1:] in get_args(PartFormat) else "jsonl"
+            raise UsageError(
+                f"{output}: {option} writes a folder of parts, because a single file would be lost "
+                f"with a run that is killed; give -o {output.with_suffix('')}/ --format {kind}."
+            )
+        for flag, value in (("--report", self.report), ("--annotate", self.annotate)):
+            if value is not None:
+                raise UsageError(
+                    f"{flag} shows the pictures of one run, and {option} makes a folder of records "
+                    f"in one or several runs; leave one of them out."
+                )
+        self._check_format()
+
+    def _check_format(self) -> None:
+        if self.csv_safe and self.kind != "csv":
+            raise UsageError("--csv-safe is about CSV; give --format csv or a name with .csv.")
+        if self.kind == "parquet":
+            if self.output is None:
+                raise UsageError("Parquet is not text: name a file with --output.")
+            import_pyarrow()
+
     def check_overwriting(self, model: Path, files: Sequence[str], *, listed: bool) -> None:
         """Refuse outputs that are files which the run reads.
 
         Args:
-            model: Model file; its `.sha256` is kept as well.
+            model: Model file, whose `.sha256` is kept as well, or bundle.
             files: Images and videos that are known beforehand.
             listed: Whether standard input is a list of more.
 
@@ -82,7 +159,7 @@ class RunOptions:
             UsageError: naming the file.
         """
         for output in filter(None, (self.output, self.report)):
-            refuse_overwriting(output, (model, f"{model}.sha256"), "the model")
+            refuse_overwriting(output, files_of_model(model), "the model")
             refuse_overwriting(output, files, "an input")
             if listed:
                 refuse_overwriting(output, [0], "the list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from collections import deque
@@ -87,6 +88,27 @@ class Prediction:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "picture": None}  # a picture stays in its process
+
+
+def finite(path: str, result: Prediction | ImageError) -> Prediction | ImageError:
+    """Return a result, or the error of an image if a number of its prediction is not finite."""
+    if isinstance(result, Prediction) and (fault := _fault_of(result)):
+        return ImageError(f"{path}: {fault}")
+    return result
+
+
+def _fault_of(prediction: Prediction) -> str | None:
+    """Return a sentence if a number is NaN or infinite, e.g. by an fp16 overflow; JSON has none."""
+    if not math.isfinite(prediction.value):
+        return f"the model gives no number, but {prediction.value}."
+    for name, numbers in (
+        ("a probability", prediction.bin_probs.values()),
+        ("an end of the interval", prediction.interval or ()),
+    ):
+        for number in numbers:
+            if not math.isfinite(number):
+                return f"the model gives {number} as {name}."
+    return None
 
 
 def refuse_one(images: object, method: str) -> None:

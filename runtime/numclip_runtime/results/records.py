@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any, Literal, TypeAlias
 
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.console import is_utf8, visible
-from numclip_runtime.errors import ImageError, import_extra
+from numclip_runtime.errors import ImageError
 from numclip_runtime.files import atomic_path
+from numclip_runtime.results.columns import RecordColumns, import_pyarrow
 from numclip_runtime.results.prediction import Prediction
 from numclip_runtime.results.whole_writes import WholeWrites
 from numclip_runtime.task import Task
@@ -64,6 +66,7 @@ def open_writer(
     *,
     intervals: bool = False,
     csv_safe: bool = False,
+    sync: bool = False,
 ) -> Iterator[Writer]:
     """Open an output for records.
 
@@ -73,6 +76,7 @@ def open_writer(
         task: Of the predictions.
         intervals: Whether predictions carry one.
         csv_safe: See `RecordWriter`.
+        sync: See `atomic_path`.
 
     Raises:
         UsageError: if the file cannot be written.
@@ -86,14 +90,14 @@ def open_writer(
             yield text
     elif kind == "parquet":
         with (
-            atomic_path(path) as temporary,
+            atomic_path(path, sync=sync) as temporary,
             temporary.open("wb") as binary,
             ParquetWriter(binary, task) as rows,
         ):
             yield rows
     else:
         with (
-            atomic_path(path) as temporary,
+            atomic_path(path, sync=sync) as temporary,
             temporary.open("wb", buffering=0) as raw,
             RecordWriter(
                 kind,
@@ -143,9 +147,9 @@ class RecordWriter:
         # one for all records: making it takes longer than using it
         self._json = json.JSONEncoder(ensure_ascii=ascii_only, allow_nan=False).encode
         if kind == "csv":
-            table = csv.writer(file, lineterminator="\n")
-            self._begin = lambda: table.writerow(CSV_COLUMNS)
-            self._write = lambda record: table.writerow(self._cells(record))
+            row = csv_rows(file)
+            self._begin = lambda: row(CSV_COLUMNS)
+            self._write = lambda record: row(self._cells(record))
         elif kind == "jsonl":
             self._write = lambda record: file.write(self._json(record) + "\n")
         elif kind == "json":
@@ -172,10 +176,7 @@ class RecordWriter:
         cells = [record.get(column) for column in CSV_COLUMNS]
         cells = [self._json(cell) if isinstance(cell, (dict, tuple)) else cell for cell in cells]
         if self._csv_safe:
-            return [
-                f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
-                for cell in cells
-            ]
+            return [csv_cell(cell) if isinstance(cell, str) else cell for cell in cells]
         return cells
 
     def _write_row(self, record: Record) -> None:
@@ -207,21 +208,19 @@ class RecordWriter:
             self.file.flush()
 
 
-def import_pyarrow() -> Any:
-    """Import pyarrow with its Parquet module.
+def csv_rows(file: IO[str] | WholeWrites) -> Callable[[Iterable[object]], object]:
+    """Return a function that writes a row of CSV; a "\r" in it is quoted as if it ended lines."""
+    lines = SimpleNamespace(write=lambda row: file.write(row[:-2] + "\n"))
+    return csv.writer(lines, lineterminator="\r\n").writerow
 
-    Raises:
-        MissingDependencyError: if it is not installed.
-    """
-    import_extra("parquet", "pyarrow.parquet")
-    return import_extra("parquet", "pyarrow")
+
+def csv_cell(text: str) -> str:
+    """Return a text with "'" before it if a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 class ParquetWriter:
-    """Write records in row groups; the file can be read once this is closed.
-
-    The columns are the fields of the records. `interval` is a struct of low and high, `bin_probs` a
-    struct with one field per phrase, lowest bin first.
+    """Write records in row groups, see `RecordColumns`; the file can be read once this is closed.
 
     Args:
         file: Binary file open for writing; stays open.
@@ -232,41 +231,19 @@ class ParquetWriter:
     """
 
     def __init__(self, file: IO[bytes], task: Task) -> None:
-        self._arrow = arrow = import_pyarrow()
-        number, text = arrow.float64(), arrow.string()
-        self._phrases = {phrase: _utf8(phrase) for phrase in task.phrases}
-        self._schema = arrow.schema(
-            [
-                ("path", text),
-                ("frame", arrow.int64()),
-                ("time_s", number),
-                ("value", number),
-                ("unit", text),
-                ("interval", arrow.struct([("low", number), ("high", number)])),
-                ("bin", text),
-                ("bin_probs", arrow.struct([(name, number) for name in self._phrases.values()])),
-                ("error", text),
-            ]
-        )
+        self._columns = RecordColumns(task)
         self._rows: list[Record] = []
-        self._writer = arrow.parquet.ParquetWriter(file, self._schema)
+        self._writer = import_pyarrow().parquet.ParquetWriter(file, self._columns.schema)
 
     def write(self, record: Record) -> None:
         """Collect one record; every `ROW_GROUP`-th call writes."""
-        row = {"interval": None, **record}
-        if row["interval"] is not None:
-            row["interval"] = dict(zip(("low", "high"), row["interval"], strict=True))
-        row |= {name: _utf8(cell) for name, cell in row.items() if isinstance(cell, str)}
-        if "bin_probs" in row:
-            row["bin_probs"] = {self._phrases[k]: p for k, p in row["bin_probs"].items()}
-        self._rows.append(row)
+        self._rows.append(self._columns.row(record))
         if len(self._rows) >= ROW_GROUP:
             self._flush()
 
     def _flush(self) -> None:
         if self._rows:
-            table = self._arrow.Table.from_pylist(self._rows, schema=self._schema)
-            self._writer.write_table(table)
+            self._writer.write_table(self._columns.table(self._rows))
             self._rows = []
 
     def __enter__(self) -> ParquetWriter:
@@ -277,11 +254,6 @@ class ParquetWriter:
             self._flush()
         finally:
             self._writer.close()
-
-
-def _utf8(text: str) -> str:
-    """Return a text without the surrogates of a name that is not UTF-8: as in the text formats."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 Writer: TypeAlias = RecordWriter | ParquetWriter

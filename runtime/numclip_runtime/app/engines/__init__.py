@@ -1,0 +1,1 @@
+"""Runs of `numclip-run` whose records are a folder of parts: on this machine, and on a cluster."""

@@ -1,0 +1,1 @@
+"""Jobs that go on after a crash: a folder of parts, and the manifest of what made them."""
