@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install $(shell test -t 2 || echo --quiet) --constraint constr
 FUZZ_SECONDS ?= 60
 FUZZ_CORPUS ?= build/fuzz
 
-.PHONY: demo test lint docs bare floors newest web-test s3-test serve-test ray-test spark-test triton-test image fuzz faults release clean
+.PHONY: demo test lint docs bare floors newest web-test s3-test serve-test ray-test spark-test triton-test image fuzz faults gpu-rehearsal release clean
 
 # Installed once; again when the requirements change.
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -99,6 +99,9 @@ fuzz: $(VENV)/.installed  ## each reader of foreign files, FUZZ_SECONDS each (at
 faults: $(VENV)/.installed  ## failing system calls, 200 kills, small limits, hostile files: half an hour
 	$(BIN)/python -m tests.faults.bombs
 	$(BIN)/python -m tests.faults.run --kills 200 --json build/faults.json
+
+gpu-rehearsal: $(VENV)/.installed  ## benchmarks/gpu_proof.py on the CPU, with a stand-in for the driver: minutes
+	$(BIN)/python benchmarks/gpu_proof.py --rehearse --minutes 60 --out build/gpu-rehearsal
 
 release: $(VENV)/.installed  ## wheel and sdist in dist/, checked in clean environments; REHEARSE=1
 	$(PIP) '.[release]'
