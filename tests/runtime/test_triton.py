@@ -137,6 +137,7 @@ def test_a_slow_server_ends_in_time(served: StandinTriton, photos: Path) -> None
 
 
 @posix
+@pytest.mark.usefixtures("default_signals")
 def test_a_signal_ends_the_wait(served: StandinTriton, photos: Path) -> None:
     served.delay_s = 300
     command = [
@@ -146,13 +147,16 @@ def test_a_signal_ends_the_wait(served: StandinTriton, photos: Path) -> None:
         f"{served.address}?timeout=300",
         str(photos),
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    while not served.entered:
-        time.sleep(0.02)
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=100)
-    served.delay_s = 0
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            while not served.entered:
+                time.sleep(0.02)
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=100)
+        finally:
+            process.kill()
+            served.delay_s = 0
     assert process.returncode == 130
 
 

@@ -59,7 +59,7 @@ def compressed(quality: int) -> Callable[[Image.Image], Image.Image]:
     def apply(image: Image.Image) -> Image.Image:
         file = io.BytesIO()
         image.save(file, "JPEG", quality=quality)
-        return Image.open(file).convert("RGB")
+        return Image.open(file, formats=("JPEG",)).convert("RGB")
 
     return apply
 

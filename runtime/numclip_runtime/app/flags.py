@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, get_args
 
 import click
@@ -40,10 +41,11 @@ def _poll(context: click.Context, parameter: click.Parameter, text: str | None) 
 
 def _name_in_folder(context: click.Context) -> str:
     """Return the name of the records' file; "" if the folder itself is the output."""
-    given = context.params
-    if given.get("resume") or given.get("watched") or given.get("engine") == "ray":
+    given = context.params  # what was not given has a value of click's
+    watched = isinstance(given.get("watched"), Path)
+    if watched or given.get("resume") is True or given.get("engine") == "ray":
         return ""
-    kind = given.get("kind")  # of click, if it was not given
+    kind = given.get("kind")
     return f"records.{kind if kind in get_args(Format) else 'jsonl'}"
 
 

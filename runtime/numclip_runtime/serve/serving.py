@@ -13,6 +13,7 @@ from numclip_runtime.app.progress import chosen
 from numclip_runtime.console import say
 from numclip_runtime.errors import UsageError, require
 from numclip_runtime.model_files.names import model_path
+from numclip_runtime.posix import most_open_files
 from numclip_runtime.serve.guard import MOST_HEADERS
 from numclip_runtime.serve.http_protocol import http_protocol
 from numclip_runtime.serve.reloading import watch_model
@@ -173,12 +174,8 @@ def _uvicorn(app: ServerApp) -> Any:
 
 
 def _most_connections() -> int:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return MOST_CONNECTIONS
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if files == resource.RLIM_INFINITY:
+    files = most_open_files()
+    if files is None:
         return MOST_CONNECTIONS
     return max(16, min(MOST_CONNECTIONS, files - SPARE_FILES))
 
