@@ -523,7 +523,7 @@ def doctor(*args: object) -> Any:
 def test_the_doctor_prints_the_choice(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, tiny: Path
 ) -> None:
-    for module in ("backends.bundle_choice", "app.doctor.bundle_check"):
+    for module in ("backends.bundle_opening", "app.doctor.bundle_check"):
         monkeypatch.setattr(
             f"numclip_runtime.{module}.read_surroundings", lambda options=DEFAULTS: VNNI
         )

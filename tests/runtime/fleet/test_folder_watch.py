@@ -71,6 +71,7 @@ def test_old_files_are_finished_at_once(watch: FolderWatch, tmp_path: Path) -> N
     assert watch.look() == [str(new)]
 
 
+@pytest.mark.posix("makes links")
 def test_folders_below_and_what_is_left_out(watch: FolderWatch, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     below = write(folder / "sub" / "a.PNG", age_s=10)

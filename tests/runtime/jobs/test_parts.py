@@ -162,6 +162,7 @@ with open_parts(Path({str(tmp_path)!r}), BEGUN, TASK) as parts:
     assert not list(tmp_path.glob(".part-*"))
 
 
+@pytest.mark.posix("locks a file")
 def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
     with open_parts(tmp_path, BEGUN, TASK) as parts:
         parts.write(record("a.jpg"))
