@@ -19,10 +19,9 @@ from numclip_runtime.backends import BackendName, DeviceKind, OpenOptions
 from numclip_runtime.commands import GroupedCommand
 from numclip_runtime.console import SETTINGS, exit_on_error, visible
 from numclip_runtime.errors import UsageError
-from numclip_runtime.jobs.manifest import Manifest, PartFormat
 from numclip_runtime.model_files.given import is_bundle, is_model_name, kind_of
 from numclip_runtime.remote.addresses import SCHEMES, refuse_address, scheme_of
-from numclip_runtime.results.records import Format
+from numclip_runtime.results.records import Format, PartFormat
 
 if TYPE_CHECKING:
     from numclip_runtime.remote.upload import RemoteOutput
@@ -215,6 +214,8 @@ def default_format(
     if parts or engine == "ray":
         if not (output is None or isinstance(output, Path)):
             raise UsageError(f"{output}: a folder of parts is on this machine; give a local one.")
+        from numclip_runtime.jobs.manifest import Manifest  # most runs write one file
+
         new: PartFormat = "parquet" if engine == "ray" else "jsonl"
         return new if output is None else Manifest.format_in(output, new)
     if output is not None:

@@ -19,8 +19,6 @@ from numclip_runtime.app.video import is_live
 from numclip_runtime.console import say
 from numclip_runtime.errors import ImageError, NumclipError, UsageError
 from numclip_runtime.images.folder import say_left_out
-from numclip_runtime.jobs.job_model import JobModel
-from numclip_runtime.jobs.parts import Parts
 from numclip_runtime.model_files.names import model_path, short_name
 from numclip_runtime.pipeline import plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
@@ -35,6 +33,8 @@ if TYPE_CHECKING:
     from numclip_runtime.app.fast_decode_error import ScaledSample
     from numclip_runtime.app.gallery import ReportWriter
     from numclip_runtime.app.monitoring.followed import Followed
+    from numclip_runtime.jobs.job_model import JobModel
+    from numclip_runtime.jobs.parts import Parts
 
 
 def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
@@ -153,7 +153,10 @@ class _Run:
             self.annotator = Annotator(options.annotate, self.task)
         with ExitStack() as outputs:
             writer = outputs.enter_context(self._output())
-            if isinstance(writer, Parts):
+            if self.job is not None:
+                from numclip_runtime.jobs.parts import Parts
+
+                assert isinstance(writer, Parts)
                 self.parts = writer
             try:
                 with self.interrupt.ends_block():

@@ -14,12 +14,11 @@ from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import refuse_overwriting, refuse_twice, require_writable
 from numclip_runtime.images.formats import IMAGE_SUFFIXES
-from numclip_runtime.jobs.manifest import MANIFEST, PartFormat
 from numclip_runtime.model_files.given import kind_of
 from numclip_runtime.model_files.model_file import files_of_model
 from numclip_runtime.remote.addresses import refuse_address
 from numclip_runtime.results.columns import import_pyarrow
-from numclip_runtime.results.records import Format
+from numclip_runtime.results.records import Format, PartFormat
 
 Engine = Literal["local", "ray"]
 SHORTEST_POLL_S, LONGEST_POLL_S = 0.05, 3600.0
@@ -89,11 +88,14 @@ class RunOptions:
         if self.has_parts:
             self._check_parts()
             return
-        if self.output is not None and (self.output.parent / MANIFEST).exists():
-            raise UsageError(
-                f"{self.output.parent}: holds the parts of a run; add --resume to go on with it, "
-                "or give another folder."
-            )
+        if self.output is not None:
+            from numclip_runtime.jobs.manifest import MANIFEST
+
+            if (self.output.parent / MANIFEST).exists():
+                raise UsageError(
+                    f"{self.output.parent}: holds the parts of a run; add --resume to go on with "
+                    "it, or give another folder."
+                )
         self._check_format()
         if self.output is None and sys.stdout is None:
             raise UsageError("standard output is closed; name a file with --output.")

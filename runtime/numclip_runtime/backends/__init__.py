@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME, ModelMetadata
 from numclip_runtime.model_files.names import is_served
 from numclip_runtime.model_files.open_model import OpenModel, check_model_path, is_plan, opened
 from numclip_runtime.model_files.pin import check_pin, compared
-from numclip_runtime.model_files.served import Address
 from numclip_runtime.preprocess import FloatArray, InputArray
+
+if TYPE_CHECKING:  # few models are on a server
+    from numclip_runtime.model_files.served import Address
 
 DeviceKind = Literal["auto", "cpu", "cuda"]
 # onnxruntime runs on the CPU or with CUDA, the next two through TensorRT's own providers
@@ -73,6 +75,8 @@ class OpenOptions:
             ModelError: if the file is missing or of an unknown kind.
         """
         if is_served(model):
+            from numclip_runtime.model_files.served import Address
+
             address = Address.parse(model)
             chosen = (self.threads, self.backend) != (None, None) or self.require_gpu
             if chosen or self.device != "auto":
@@ -184,7 +188,7 @@ def open_backend(model: Path | OpenModel | Address, options: OpenOptions = DEFAU
         MissingDependencyError: if the backend's package is not installed.
         GpuRequiredError: if a GPU is needed and none can be used.
     """
-    if isinstance(model, Address):
+    if not isinstance(model, (Path, OpenModel)):
         from numclip_runtime.backends.triton import TritonBackend
 
         return TritonBackend(model, options)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from numclip_runtime.backends import Backend, OpenOptions, open_backend
 from numclip_runtime.model_files.given import is_bundle
 from numclip_runtime.model_files.model_file import ModelFile
 from numclip_runtime.model_files.names import is_served
 from numclip_runtime.model_files.open_model import OpenModel
-from numclip_runtime.model_files.served import Address, ServedModel
+
+if TYPE_CHECKING:  # few models are on a server
+    from numclip_runtime.model_files.served import ServedModel
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ def open_with_origin(path: Path, options: OpenOptions) -> tuple[Backend, Origin]
     """
     if is_served(path):
         from numclip_runtime.backends.triton import TritonBackend
+        from numclip_runtime.model_files.served import Address, ServedModel
 
         options.check(path)
         served = TritonBackend(Address.parse(path), options)

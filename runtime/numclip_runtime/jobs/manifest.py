@@ -6,18 +6,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from numclip_runtime.errors import UsageError
 from numclip_runtime.fields import parse_json, read_fields
 from numclip_runtime.files import atomic_text, read_limited
+from numclip_runtime.results.records import PartFormat
 
 # pandas, Spark and DuckDB read a folder of parts as one table, and leave out names with "_" or "."
 MANIFEST = "_manifest.json"
 VERSION = 1  # of the folder; a new field that changes records needs a new one
 _LIMIT = 1 << 16  # bytes
-
-PartFormat = Literal["jsonl", "csv", "parquet"]
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ import pytest
 
 from numclip_runtime import ImageError, Task, UsageError
 from numclip_runtime.jobs import parts as parts_module
-from numclip_runtime.jobs.manifest import MANIFEST, Manifest, PartFormat
+from numclip_runtime.jobs.manifest import MANIFEST, Manifest
 from numclip_runtime.jobs.parts import Parts, open_parts
 from numclip_runtime.results.prediction import Prediction
-from numclip_runtime.results.records import Record, record_of
+from numclip_runtime.results.records import PartFormat, Record, record_of
 
 FORMATS: tuple[PartFormat, ...] = ("jsonl", "csv", "parquet")
 TASK = Task("age", unit="years", bin_edges=(0, 10, 20), phrases=("young", "old"))
