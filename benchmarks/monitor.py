@@ -33,7 +33,7 @@ from benchmarks.bench.monitoring.trials import (
     long_false_alarms,
     rows_of_images,
 )
-from benchmarks.bench.realsets.image_sets import SETS, missing
+from benchmarks.bench.realsets.image_sets import SETS, SETS_FOLDER, missing
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_path, atomic_text
@@ -47,7 +47,7 @@ QUIET = 60  # images before a change
 
 
 @click.command(context_settings=SETTINGS)
-@click.option("--data", type=FILE, default=REPOSITORY.parent / "shared" / "data", help="The sets.")
+@click.option("--data", type=FILE, default=SETS_FOLDER, help="The sets.")
 @click.option(
     "--json",
     "json_path",

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from numclip_runtime.app.monitoring.following import Following
-from numclip_runtime.app.monitoring.opened import opened_for
+from numclip_runtime.app.monitoring.monitor_options import MonitorOptions
+from numclip_runtime.app.monitoring.monitored_opening import open_for_monitor
 from numclip_runtime.backends import OpenOptions
 from numclip_runtime.errors import ImageError
 from numclip_runtime.monitor.evidence import Evidence
@@ -55,7 +55,7 @@ def rows_of_images(
 ) -> Numbers:
     """Return (N, 9) `STATISTICS` of images after a change."""
     opening = OpenOptions(optimize_for="throughput")
-    with opened_for(model, opening, Following(monitor=Path("-"))) as predictor:
+    with open_for_monitor(model, opening, MonitorOptions(monitor=Path("-"))) as predictor:
         pictures = (change(load_rgb(path)) for path in paths)
         rows = []
         for found in predictor.stream(pictures):

@@ -11,7 +11,7 @@ import click
 
 from numclip_runtime import __version__
 from numclip_runtime.app.flags import INPUTS, MACHINE, MONITOR, OUTPUTS, SPEED
-from numclip_runtime.app.monitoring.following import Following
+from numclip_runtime.app.monitoring.monitor_options import MonitorOptions
 from numclip_runtime.app.run import run
 from numclip_runtime.app.run_options import Engine, RunOptions
 from numclip_runtime.app.video import Every
@@ -141,7 +141,7 @@ def main(
             csv_safe=csv_safe,
             annotate=annotate,
             report=report,
-            following=Following(monitor, monitor_every, monitor_reference, write_reference),
+            monitoring=MonitorOptions(monitor, monitor_every, monitor_reference, write_reference),
             every=every,
             null=null,
             batch_size=batch_size,

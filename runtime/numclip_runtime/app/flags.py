@@ -10,7 +10,7 @@ import click
 from numclip_runtime.app.run_options import LONGEST_POLL_S, SHORTEST_POLL_S, Engine
 from numclip_runtime.app.video import Every
 from numclip_runtime.backends import BackendName, DeviceKind, device_of
-from numclip_runtime.commands import Output, group
+from numclip_runtime.commands import Decorator, Output, group
 from numclip_runtime.console import FILE
 from numclip_runtime.errors import UsageError
 from numclip_runtime.remote.addresses import scheme_of
@@ -197,30 +197,50 @@ MACHINE = group(
     *_OPENING[2:],
 )
 SERVER = group("Machine", *_OPENING)  # a server is on one machine
-SPEED = group(
-    "Speed",
-    click.option(
-        "--batch-size",
-        type=click.IntRange(1),
-        show_default="automatic: 1 on a CPU, up to 16 on a GPU",
-        help="Images per inference.",
-    ),
-    click.option(
-        "--threads",
-        type=click.IntRange(1),
-        show_default="automatic: 1, or all cores for a single image or a camera",
-        help="CPU threads inside one inference.",
-    ),
-    click.option(
-        "--workers",
-        type=click.IntRange(1),
-        show_default="automatic: the usable cores",
-        help="Threads that decode; with --engine ray: actors.",
-    ),
-    click.option(
-        "--fast-decode",
-        is_flag=True,
-        help="Decode large JPEGs at 1/2 to 1/8 size; the effect on the value is printed at the "
-        "end.",
-    ),
+
+
+def speed_options(
+    *, batch: str, threads: str, workers: str = "", fast_decode: str = ""
+) -> Decorator:
+    """Return the options of how much work runs at a time.
+
+    Args:
+        batch: What --batch-size counts.
+        threads: The default of --threads, in words.
+        workers: What --workers is besides.
+        fast_decode: What becomes of the effect of --fast-decode.
+    """
+    return group(
+        "Speed",
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            show_default="automatic: 1 on a CPU, up to 16 on a GPU",
+            help=f"{batch} per inference.",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            show_default=f"automatic: {threads}",
+            help="CPU threads inside one inference.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            show_default="automatic: the usable cores",
+            help=f"Threads that decode{workers}.",
+        ),
+        click.option(
+            "--fast-decode",
+            is_flag=True,
+            help=f"Decode large JPEGs at 1/2 to 1/8 size{fast_decode}.",
+        ),
+    )
+
+
+SPEED = speed_options(
+    batch="Images",
+    threads="1, or all cores for a single image or a camera",
+    workers="; with --engine ray: actors",
+    fast_decode="; the effect on the value is printed at the end",
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from numclip_runtime.app.inputs import LIST, Inputs, Item, open_inputs
 from numclip_runtime.app.interrupt import Interrupt
-from numclip_runtime.app.monitoring.opened import opened_and_followed
+from numclip_runtime.app.monitoring.monitored_opening import open_with_monitor
 from numclip_runtime.app.progress import Progress, chosen, progress_file, summary
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import is_live
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numclip_runtime.app.annotate import Annotator
     from numclip_runtime.app.fast_decode_error import ScaledSample
     from numclip_runtime.app.gallery import ReportWriter
-    from numclip_runtime.app.monitoring.followed import Followed
+    from numclip_runtime.app.monitoring.run_monitor import RunMonitor
     from numclip_runtime.jobs.job_model import JobModel
     from numclip_runtime.jobs.parts import Parts
 
@@ -78,7 +78,7 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     with (
         Interrupt() as interrupt,
         closing(source),
-        opened_and_followed(model, opening, options.following, inputs) as (predictor, monitor),
+        open_with_monitor(model, opening, options.monitoring, inputs) as (predictor, monitor),
     ):
         backend = predictor.backend
         if options.talkative:
@@ -107,7 +107,7 @@ class _Run:
         options: RunOptions,
         interrupt: Interrupt,
         job: JobModel | None,
-        monitor: Followed | None,
+        monitor: RunMonitor | None,
     ) -> None:
         self.predictor, self.monitor = predictor, monitor
         self.source = source
@@ -280,9 +280,9 @@ class _Run:
             say(f"{self.interrupt.came.word}: {kept}")
             return self.interrupt.came.exit_code
         if self.parts is not None:
-            from numclip_runtime.app.engines.resuming import told
+            from numclip_runtime.app.engines.resuming import job_summary
 
-            say(told(self.parts, self.options))
+            say(job_summary(self.parts, self.options))
             return 1 if self.parts.failed else 0
         if self.failed:
             say(f"{self.failed} of {self.done} images failed.")

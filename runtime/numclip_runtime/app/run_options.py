@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from numclip_runtime.app.monitoring.following import NOTHING, Following
+from numclip_runtime.app.monitoring.monitor_options import NO_MONITOR, MonitorOptions
 from numclip_runtime.app.video import Every, is_video
 from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.errors import UsageError
@@ -39,7 +39,7 @@ class RunOptions:
     csv_safe: bool = False  # see `RecordWriter`
     annotate: Path | None = None  # folder of annotated copies
     report: Path | None = None  # HTML page
-    following: Following = NOTHING  # a monitor, and the reference of one
+    monitoring: MonitorOptions = NO_MONITOR  # a monitor, and the reference of one
     every: Every | None = None  # frames of videos; None: all
     null: bool = False  # paths of the list on standard input end with NUL
     batch_size: int | None = None  # None: automatic, see `plan_stream`
@@ -84,7 +84,7 @@ class RunOptions:
         self._check_engine()
         if self.watched:
             self._check_watch()
-        self.following.check()
+        self.monitoring.check()
         if self.has_parts:
             self._check_parts()
             return
@@ -107,7 +107,7 @@ class RunOptions:
         if self.output is not None:
             require_writable(self.output)
         own = {"--output": self.output, "--report": self.report, "--annotate": self.annotate}
-        refuse_twice({**own, **self.following.outputs})
+        refuse_twice({**own, **self.monitoring.outputs})
         if (folder := self.annotate) is not None:
             refuse_address(folder, "--annotate takes a folder of this machine")
             if folder.exists() and not folder.is_dir():
@@ -123,8 +123,8 @@ class RunOptions:
             raise UsageError("--retry-failed is about the folder of a run with --resume; add that.")
         if self.ray_address is not None and self.engine != "ray":
             raise UsageError("--ray-address is about a cluster of Ray; add --engine ray.")
-        if self.following.active and self.engine == "ray":
-            flag = next(flag for flag, path in self.following.outputs.items() if path)
+        if self.monitoring.active and self.engine == "ray":
+            flag = next(flag for flag, path in self.monitoring.outputs.items() if path)
             raise UsageError(f"{flag} follows the images of one process; leave --engine ray out.")
 
     def _check_watch(self) -> None:
@@ -177,7 +177,7 @@ class RunOptions:
         Raises:
             UsageError: naming the file.
         """
-        written = (self.output, self.report, *self.following.outputs.values())
+        written = (self.output, self.report, *self.monitoring.outputs.values())
         for output in filter(None, written):
             refuse_overwriting(output, files_of_model(model), "the model")
             refuse_overwriting(output, files, "an input")

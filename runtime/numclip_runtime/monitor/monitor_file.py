@@ -25,7 +25,7 @@ _LIMIT = 1 << 20  # bytes of a file that is read; one has 20,000
 
 
 @dataclass(frozen=True)
-class FollowedModel:
+class MonitoredModel:
     """The model that a file is about."""
 
     name: str
@@ -37,7 +37,7 @@ class _Head:
     """The fields that tell whether a file can be gone on with."""
 
     format: int
-    model: FollowedModel
+    model: MonitoredModel
     every: int
     reference_sha256: str
     started: str
@@ -47,7 +47,7 @@ class _Head:
 @dataclass(frozen=True)
 class _ReferenceFile:
     format: int
-    model: FollowedModel
+    model: MonitoredModel
     reference: MonitorReference
 
 
@@ -65,7 +65,7 @@ class MonitorFile:
     """
 
     def __init__(
-        self, path: Path, model: FollowedModel, reference: MonitorReference, *, every: int = 1
+        self, path: Path, model: MonitoredModel, reference: MonitorReference, *, every: int = 1
     ) -> None:
         self.path, self.model = path, model
         self.monitor = Monitor(reference, every=every)
@@ -126,7 +126,7 @@ class MonitorFile:
         self._due, self._saved = time.monotonic() + WRITE_EVERY_S, self.monitor.images
 
 
-def write_reference(path: Path, model: FollowedModel, reference: MonitorReference) -> None:
+def write_reference(path: Path, model: MonitoredModel, reference: MonitorReference) -> None:
     """Write a reference to a file of its own, for a model that has none or another world."""
     content = {"format": FORMAT, "model": asdict(model), "reference": reference.to_dict()}
     with atomic_text(path) as file:
@@ -134,7 +134,7 @@ def write_reference(path: Path, model: FollowedModel, reference: MonitorReferenc
         file.write("\n")
 
 
-def read_reference(path: Path, model: FollowedModel) -> MonitorReference:
+def read_reference(path: Path, model: MonitoredModel) -> MonitorReference:
     """Read a reference that `write_reference` wrote.
 
     Raises:

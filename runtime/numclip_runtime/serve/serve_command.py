@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from numclip_runtime import __version__
-from numclip_runtime.app.flags import SERVER
+from numclip_runtime.app.flags import SERVER, speed_options
 from numclip_runtime.backends import BackendName, DeviceKind, OpenOptions
 from numclip_runtime.commands import GroupedCommand, group
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
@@ -50,28 +50,7 @@ LIMITS = group(
     _number("--max-buffer", 1, "Most bytes of all bodies in memory."),
     _seconds("--read-timeout", 0.1, "Time in which a request must arrive."),
 )
-WORK = group(
-    "Speed",
-    click.option(
-        "--batch-size",
-        type=click.IntRange(1),
-        show_default="automatic: 1 on a CPU, up to 16 on a GPU",
-        help="Most images per inference.",
-    ),
-    click.option(
-        "--threads",
-        type=click.IntRange(1),
-        show_default="automatic: 1",
-        help="CPU threads inside one inference.",
-    ),
-    click.option(
-        "--workers",
-        type=click.IntRange(1),
-        show_default="automatic: the usable cores",
-        help="Threads that decode.",
-    ),
-    click.option("--fast-decode", is_flag=True, help="Decode large JPEGs at 1/2 to 1/8 size."),
-)
+WORK = speed_options(batch="Most images", threads="1")
 LIFE = group(
     "Life",
     _seconds("--reload-every", 0, "Look for a new model file this often; 0: never."),

@@ -19,7 +19,7 @@ from typing import Any
 
 from numclip_runtime.app.engines.ray_actor import FATAL, ChunkReader, Work
 from numclip_runtime.app.engines.ray_cluster import Needs, connected, ended, room_for_actors
-from numclip_runtime.app.engines.resuming import open_job, still_to_do, told
+from numclip_runtime.app.engines.resuming import job_summary, open_job, still_to_do
 from numclip_runtime.app.inputs import Inputs, Item
 from numclip_runtime.app.interrupt import Interrupt
 from numclip_runtime.app.progress import Progress, progress_file, summary
@@ -204,7 +204,7 @@ class _RayRun:
         if self.interrupt.came is not None:
             say(f"{self.interrupt.came.word}: {kept}")
             return self.interrupt.came.exit_code
-        say(told(parts, self.options))
+        say(job_summary(parts, self.options))
         return 1 if parts.failed else 0
 
 

@@ -96,7 +96,7 @@ def still_to_do(parts: Parts, ready: Iterable[Iterable[Item]]) -> Iterator[Itera
         parts.flush_if_due()
 
 
-def told(parts: Parts, options: RunOptions) -> str:
+def job_summary(parts: Parts, options: RunOptions) -> str:
     """Return what a run has done, in a sentence."""
     again = f" ({parts.failed_before} failed before)" if options.retry_failed else ""
     way_out = "; --retry-failed tries them again" if parts.failed else ""

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from numclip_runtime.app.engines.resuming import open_job, read_model, told
+from numclip_runtime.app.engines.resuming import job_summary, open_job, read_model
 from numclip_runtime.app.interrupt import Interrupt
-from numclip_runtime.app.monitoring.opened import opened_and_followed
+from numclip_runtime.app.monitoring.monitored_opening import open_with_monitor
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.watching.folder_watch import FolderWatch
 from numclip_runtime.console import say
@@ -23,7 +23,7 @@ from numclip_runtime.results.prediction import finite
 from numclip_runtime.results.records import record_of
 
 if TYPE_CHECKING:
-    from numclip_runtime.app.monitoring.followed import Followed
+    from numclip_runtime.app.monitoring.run_monitor import RunMonitor
 
 LOOK_SHARE = 0.2  # of the time that looks may take: a folder of a million files takes a second
 
@@ -51,7 +51,7 @@ def watch(model: Path, folder: Path, options: RunOptions) -> int:
     opening = replace(options.opening, sha256=job.sha256, optimize_for="throughput")
     with (
         Interrupt() as interrupt,
-        opened_and_followed(model, opening, options.following, ()) as (predictor, monitor),
+        open_with_monitor(model, opening, options.monitoring, ()) as (predictor, monitor),
     ):
         backend = predictor.backend
         for note in backend.notes:
@@ -65,7 +65,7 @@ def watch(model: Path, folder: Path, options: RunOptions) -> int:
                 parts.flush()
         came = interrupt.came
         assert came is not None  # only a signal ends it
-        say(f"{came.word}. {told(parts, options)}")
+        say(f"{came.word}. {job_summary(parts, options)}")
         return came.exit_code
 
 
@@ -77,7 +77,7 @@ class _Watch:
         options: RunOptions,
         interrupt: Interrupt,
         parts: Parts,
-        monitor: Followed | None,
+        monitor: RunMonitor | None,
     ) -> None:
         self.predictor, self.options, self.interrupt = predictor, options, interrupt
         self.parts, self.monitor = parts, monitor

@@ -15,8 +15,8 @@ FRAMES_APART = 100
 
 
 @dataclass(frozen=True)
-class Following:
-    """What a run follows, and what it writes about its images."""
+class MonitorOptions:
+    """What a run compares its images with, and what it writes about them."""
 
     monitor: Path | None = None  # file with the state and the verdict
     every: int | None = None  # images of which one counts; None: 1, of frames `FRAMES_APART`
@@ -52,4 +52,4 @@ class Following:
         return self.every or (FRAMES_APART if frames else 1)
 
 
-NOTHING = Following()
+NO_MONITOR = MonitorOptions()

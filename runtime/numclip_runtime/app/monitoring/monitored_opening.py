@@ -7,24 +7,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from numclip_runtime.app.monitoring.following import Following
+from numclip_runtime.app.monitoring.monitor_options import MonitorOptions
 from numclip_runtime.backends import OpenOptions
 from numclip_runtime.predictor import Predictor
 
 # Imported where they are used: most runs have no monitor
 if TYPE_CHECKING:
-    from numclip_runtime.app.monitoring.followed import Followed
+    from numclip_runtime.app.monitoring.run_monitor import RunMonitor
 
 
-def opened_for(model: Path, opening: OpenOptions, following: Following) -> Predictor:
+def open_for_monitor(model: Path, opening: OpenOptions, monitoring: MonitorOptions) -> Predictor:
     """Open a model; see `Predictor.open`. Predictions carry what a monitor needs, if there is one.
 
     Args:
         model: File.
         opening: How to open it.
-        following: The options.
+        monitoring: The options of the monitor.
     """
-    if not following.active:
+    if not monitoring.active:
         return Predictor.open(model, opening)
     from numclip_runtime.app.monitoring.observed import ObservedPredictor
 
@@ -32,27 +32,27 @@ def opened_for(model: Path, opening: OpenOptions, following: Following) -> Predi
 
 
 @contextmanager
-def opened_and_followed(
-    model: Path, opening: OpenOptions, following: Following, inputs: Sequence[str]
-) -> Iterator[tuple[Predictor, Followed | None]]:
+def open_with_monitor(
+    model: Path, opening: OpenOptions, monitoring: MonitorOptions, inputs: Sequence[str]
+) -> Iterator[tuple[Predictor, RunMonitor | None]]:
     """Open a model and what follows its run; files are written at the end, however the run ends.
 
     Args:
         model: File.
         opening: How to open it.
-        following: The options.
+        monitoring: The options of the monitor.
         inputs: Of the run.
 
     Raises:
         ModelError: if a monitor has no reference to compare with; see `Predictor.open`.
         UsageError: if a file cannot be used.
     """
-    with opened_for(model, opening, following) as predictor:
-        if not following.active:
+    with open_for_monitor(model, opening, monitoring) as predictor:
+        if not monitoring.active:
             yield predictor, None
             return
-        from numclip_runtime.app.monitoring.followed import open_followed
+        from numclip_runtime.app.monitoring.run_monitor import open_run_monitor
 
-        run = open_followed(predictor, model, following, every=following.every_of(inputs))
+        run = open_run_monitor(predictor, model, monitoring, every=monitoring.every_of(inputs))
         with run.kept():
             yield predictor, run

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from numclip_runtime.app.monitoring.following import Following
+from numclip_runtime.app.monitoring.monitor_options import MonitorOptions
 from numclip_runtime.console import say
 from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.files import sha256
 from numclip_runtime.monitor.monitor_file import (
-    FollowedModel,
+    MonitoredModel,
     MonitorFile,
     read_reference,
     write_reference,
@@ -27,7 +27,7 @@ from numclip_runtime.signals import signals_held
 MOST_ROWS = 10_000  # images of a reference, chosen by chance among more
 
 
-class Followed:
+class RunMonitor:
     """What a run tells its monitor, its reference, or both.
 
     Args:
@@ -38,7 +38,7 @@ class Followed:
     """
 
     def __init__(
-        self, model: FollowedModel, file: MonitorFile | None, reference: Path | None, *, every: int
+        self, model: MonitoredModel, file: MonitorFile | None, reference: Path | None, *, every: int
     ) -> None:
         self._model, self._file, self._reference = model, file, reference
         self._every, self._rng = every, random.Random(0)
@@ -112,15 +112,15 @@ class Followed:
             write_reference(self._reference, self._model, found)
 
 
-def open_followed(
-    predictor: Predictor, path: Path, following: Following, *, every: int
-) -> Followed:
-    """Open the monitor of a run; see `opened_and_followed`."""
-    model, file = FollowedModel(path.name, sha256(path)), None
-    if following.monitor is not None:
+def open_run_monitor(
+    predictor: Predictor, path: Path, monitoring: MonitorOptions, *, every: int
+) -> RunMonitor:
+    """Open the monitor of a run; see `open_with_monitor`."""
+    model, file = MonitoredModel(path.name, sha256(path)), None
+    if monitoring.monitor is not None:
         found = predictor.metadata.reference
-        if following.reference is not None:
-            found = read_reference(following.reference, model)
+        if monitoring.reference is not None:
+            found = read_reference(monitoring.reference, model)
         if found is None:
             raise ModelError(
                 f"{path}: has no reference to compare with, as models have that are trained with "
@@ -128,5 +128,5 @@ def open_followed(
                 f"{path.name} IMAGES --write-reference reference.json`, and add "
                 "--monitor-reference reference.json."
             )
-        file = MonitorFile(following.monitor, model, found, every=every)
-    return Followed(model, file, following.written, every=every)
+        file = MonitorFile(monitoring.monitor, model, found, every=every)
+    return RunMonitor(model, file, monitoring.written, every=every)
