@@ -30,6 +30,8 @@ WIDTH = 80  # characters that every table fits into, unless the terminal has mor
 # Context settings of every command
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 EXIT_CODES = tuple(128 + signum for signum in STOP_SIGNALS)
+# Given back where memory runs out: for the sentence that says so, and for Python's work at exit
+_RESERVED_BYTES = 4 << 20  # address space only, as nothing is written there
 
 
 @contextmanager
@@ -48,7 +50,9 @@ def exit_on_error() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")
     with stop_signals():
         atexit.unregister(_end_at_once)
+        reserve = None
         try:
+            reserve = bytearray(_RESERVED_BYTES)
             yield
         except SystemExit as error:  # of a library that has seen the signal, such as Lightning
             if stop_requests()[0] is None or error.code in EXIT_CODES:
@@ -59,6 +63,7 @@ def exit_on_error() -> Iterator[None]:
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, BrokenPipeError):
                 raise  # `numclip-run ... | head`: click exits quietly
+            del reserve
             code, sentence = _ending(error)
             if sentence is None:
                 raise
