@@ -31,6 +31,11 @@ from numclip_runtime.remote.pictures import fetched_picture, with_objects
 from numclip_runtime.results.prediction import PictureSource, located, picture_source, refuse_one
 from numclip_runtime.results.prediction import Prediction as Prediction
 
+_FROM_BACKEND = (
+    "this predictor was made from a backend, so that its model is not known; make it with "
+    "numclip_runtime.load."
+)
+
 
 class Predictor:
     """A loaded model, made by `load`. Use as a context manager, or call `close` when done.
@@ -85,6 +90,23 @@ class Predictor:
     def choice(self) -> str | None:
         """The artefact of a bundle that runs, and why; None: the model was given as a file."""
         return None if self._origin is None else self._origin.choice
+
+    @property
+    def name(self) -> str:
+        """Name of the model file, or of the model on a server; "a backend" if it has none."""
+        return "a backend" if self._origin is None else self._origin.file.path.name
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the model file; of a model on a Triton server, of what identifies it.
+
+        Raises:
+            ModelError: if the file has been replaced or removed since it was opened.
+            UsageError: if the predictor was made from a backend.
+        """
+        if self._origin is None:
+            raise UsageError(_FROM_BACKEND)
+        return self._origin.file.pin()
 
     @property
     def calibrated(self) -> bool:
@@ -217,22 +239,18 @@ class Predictor:
 
     def __reduce__(self) -> tuple[partial[Predictor], tuple[Origin]]:
         if self._origin is None:
-            raise UsageError(
-                "this predictor was made from a backend, so a copy could not open its model again; "
-                "make it with numclip_runtime.load."
-            )
+            raise UsageError(_FROM_BACKEND)
         with self._guard:
             self._origin.file.pin()
         return partial(type(self), fast_decode=self.fast_decode), (self._origin,)
 
     def __repr__(self) -> str:
         model = self._model
-        name = "a backend" if self._origin is None else self._origin.file.path.name
         if isinstance(model, Origin):
-            return f"<Predictor of {name}, opened at its first use>"
+            return f"<Predictor of {self.name}, opened at its first use>"
         task = model.metadata.task
         return (
-            f"<Predictor of {name}: {task.name}{f' in {task.unit}' if task.unit else ''}, "
+            f"<Predictor of {self.name}: {task.name}{f' in {task.unit}' if task.unit else ''}, "
             f"{task.num_bins} bins, {model.name} on {model.device}>"
         )
 

@@ -69,12 +69,12 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     if options.has_parts:
         from numclip_runtime.app.engines.resuming import read_model
 
-        job = read_model(model, options)
+        job = read_model(name, model, options)
         if options.engine == "ray":
             from numclip_runtime.app.engines.ray_run import run_on_ray
 
-            return run_on_ray(name, job, source, options)
-        opening = replace(opening, sha256=job.sha256)
+            return run_on_ray(job, source, options)
+        model, opening = job.path, replace(opening, sha256=job.sha256)
     with (
         Interrupt() as interrupt,
         closing(source),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,3 +56,27 @@ def open_with_origin(path: Path, options: OpenOptions) -> tuple[Backend, Origin]
     options.check(path)
     with OpenModel(path) as file:
         return open_backend(file, options), Origin(ModelFile(file), options)
+
+
+def file_to_share(model: Path, options: OpenOptions) -> tuple[Path, OpenOptions, list[str]]:
+    """Return what each process and each later run of a job opens: the same file.
+
+    Of a bundle that is the artefact that opens here, which is found by opening it once.
+
+    Args:
+        model: A file or a bundle.
+        options: How to open it; `sha256` may be that of bundle.json or of an artefact.
+
+    Returns:
+        The file; the options for it, which pin the artefact of a bundle; and sentences about the
+        choice, none for a file.
+
+    Raises:
+        NumclipError: of a bundle, see `open_bundle`.
+    """
+    if not is_bundle(model):
+        return model, options, []
+    backend, origin = open_with_origin(model, options)
+    backend.close()
+    file = origin.file
+    return file.path, replace(options, sha256=file.pin()), [*backend.notes, f"{origin.choice}."]

@@ -16,7 +16,7 @@ from typing import Any
 
 from numclip_runtime.backends import OpenOptions, device_of
 from numclip_runtime.errors import UsageError, import_extra
-from numclip_runtime.jobs.job_model import SharedModel
+from numclip_runtime.jobs.job_model import JobModel
 from numclip_runtime.jobs.worker import WorkerModel, contents_of, paths_of
 from numclip_runtime.results.columns import RecordColumns
 
@@ -123,9 +123,10 @@ def predict_paths(
         raise UsageError(
             "paths: one is not valid Unicode; `numclip-run --engine ray` takes such ones."
         ) from None
-    shared = SharedModel.of(model, options.pop("sha256", None))
     if gpus:
         options.setdefault("device", "cuda")
+    pinned, device = options.pop("sha256", None), device_of(options.get("device", "cpu"))
+    shared = JobModel.read(model, OpenOptions(sha256=pinned, device=device))
     return data.from_arrow(chunks).map_batches(
         PredictBatches,
         fn_constructor_args=(shared.name,),

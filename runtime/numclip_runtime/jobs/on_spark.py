@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numclip_runtime.backends import OpenOptions, device_of
 from numclip_runtime.errors import import_extra
-from numclip_runtime.jobs.job_model import JobModel, name_elsewhere
+from numclip_runtime.jobs.job_model import JobModel
 from numclip_runtime.jobs.worker import WorkerModel, contents_of, paths_of
-from numclip_runtime.model_files.names import model_path
 from numclip_runtime.results.columns import RecordColumns, utf8
 from numclip_runtime.task import Task
 
@@ -88,13 +87,14 @@ def mapper(
         ModelError: if the model is missing here, or is not the pinned one.
         UsageError: if an option is out of range.
     """
-    found = JobModel.read(model_path(model), sha256)
     options = OpenOptions(
         threads=threads,
         device=device_of(device),
-        sha256=found.sha256,
+        sha256=sha256,
         fast_decode=fast_decode,
         optimize_for="throughput",
     )
-    worker = WorkerModel(name_elsewhere(model), options, batch_size, workers=threads)
+    found = JobModel.read(model, options)
+    pinned = replace(options, sha256=found.sha256)
+    worker = WorkerModel(found.name, pinned, batch_size, workers=threads)
     return Mapper(worker, found.metadata.task)

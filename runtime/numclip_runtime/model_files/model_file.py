@@ -73,14 +73,14 @@ class ModelFile:
         self._digest = model.digest
         self._stamp: Stamp | None = model.stamp
 
-    def pin(self) -> None:
-        """Record the digest of the content, so that `check` works on any machine.
+    def pin(self) -> str:
+        """Record the SHA-256 of the content, so that `reopened` works on any machine; return it.
 
         Raises:
             ModelError: if the file has been replaced or removed since it was opened.
         """
         if self._digest is not None:
-            return
+            return self._digest
         digest = None
         if self._stamp is not None and _stamp(self.path) == self._stamp:
             digest = sha256(self.path)
@@ -90,6 +90,7 @@ class ModelFile:
                 "opened again elsewhere; load it again."
             )
         self._digest = digest
+        return digest
 
     @contextmanager
     def reopened(self) -> Iterator[OpenModel]:

@@ -93,8 +93,10 @@ class ServedModel:
         self.path = Path(address.model or "")  # only its name is shown
         self._address = address
 
-    def pin(self) -> None:
-        """Do nothing: the identity is known."""
+    def pin(self) -> str:
+        """Return the identity that the model had, which changes with the file or the metadata."""
+        assert self._address.identity is not None
+        return self._address.identity
 
     @contextmanager
     def reopened(self) -> Iterator[Address]:

@@ -14,7 +14,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from numclip_runtime.app.engines.ray_actor import FATAL, ChunkReader, Work
@@ -27,7 +26,7 @@ from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import is_video
 from numclip_runtime.console import say
 from numclip_runtime.errors import ModelError, NumclipError, UsageError
-from numclip_runtime.jobs.job_model import JobModel, name_elsewhere
+from numclip_runtime.jobs.job_model import JobModel
 from numclip_runtime.jobs.parts import Parts
 from numclip_runtime.jobs.worker import WorkerModel
 from numclip_runtime.model_files.open_model import is_plan
@@ -38,12 +37,11 @@ CHUNKS_EACH = 4  # per actor at least, so that all end at about the same time
 SILENT_S = 60.0  # without a record, after which the state of the cluster is said
 
 
-def run_on_ray(name: Path, model: JobModel, source: Inputs, options: RunOptions) -> int:
+def run_on_ray(model: JobModel, source: Inputs, options: RunOptions) -> int:
     """Predict all inputs with the actors of a cluster.
 
     Args:
-        name: Of the model, as given.
-        model: Its file.
+        model: The model.
         source: Of the pictures.
         options: The flags.
 
@@ -58,20 +56,19 @@ def run_on_ray(name: Path, model: JobModel, source: Inputs, options: RunOptions)
         raise UsageError("--engine ray is for pictures; run videos without it.")
     needs = Needs.of(model.path, options.opening)
     with Interrupt() as interrupt, closing(source):
-        return _RayRun(name, model, source, options, interrupt, needs).run()
+        return _RayRun(model, source, options, interrupt, needs).run()
 
 
 class _RayRun:
     def __init__(
         self,
-        name: Path,
         model: JobModel,
         source: Inputs,
         options: RunOptions,
         interrupt: Interrupt,
         needs: Needs,
     ) -> None:
-        self.name, self.model, self.source, self.options = name, model, source, options
+        self.model, self.source, self.options = model, source, options
         self.interrupt, self.needs = interrupt, needs
         self.last_s = self.start_s = time.monotonic()  # of the last records
         self.seconds = 0.0
@@ -142,7 +139,7 @@ class _RayRun:
             device="cuda" if gpu else "cpu",
         )
         model = WorkerModel(
-            model=name_elsewhere(self.name),
+            model=self.model.name,
             options=opening,
             batch_size=options.batch_size,
             workers=max(1, cpus_each) if gpu else 1,

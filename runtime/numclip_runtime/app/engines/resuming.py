@@ -42,14 +42,21 @@ def manifest_of(model: JobModel, options: RunOptions, runs_on: str = "") -> Mani
     return manifest
 
 
-def read_model(path: Path, options: RunOptions) -> JobModel:
+def read_model(name: Path, path: Path, options: RunOptions) -> JobModel:
     """Read a run's model, and refuse the folder of another kind of run.
 
+    Args:
+        name: Of the model, as given.
+        path: Where it is.
+        options: Of the run.
+
     Raises:
-        ModelError: see `JobModel.read`.
+        NumclipError: see `JobModel.read`.
         UsageError: see `check_folder`.
     """
-    model = JobModel.read(path, options.opening.sha256)
+    model = JobModel.read(name, options.opening, path)
+    for note in model.notes:
+        say(f"Note: {note}")
     manifest_of(model, options)
     return model
 

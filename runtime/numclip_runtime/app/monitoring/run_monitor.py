@@ -12,7 +12,6 @@ import numpy as np
 from numclip_runtime.app.monitoring.monitor_options import MonitorOptions
 from numclip_runtime.console import say
 from numclip_runtime.errors import ModelError, UsageError
-from numclip_runtime.files import sha256
 from numclip_runtime.monitor.monitor_file import (
     MonitoredModel,
     MonitorFile,
@@ -116,7 +115,7 @@ def open_run_monitor(
     predictor: Predictor, path: Path, monitoring: MonitorOptions, *, every: int
 ) -> RunMonitor:
     """Open the monitor of a run; see `open_with_monitor`."""
-    model, file = MonitoredModel(path.name, sha256(path)), None
+    model, file = MonitoredModel(predictor.name, predictor.sha256), None
     if monitoring.monitor is not None:
         found = predictor.metadata.reference
         if monitoring.reference is not None:

@@ -44,14 +44,14 @@ def watch(model: Path, folder: Path, options: RunOptions) -> int:
         OSError: if an output cannot be written; records written before are kept.
     """
     options.check()
-    model = model_path(model)
+    name, model = model, model_path(model)
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; --watch needs one that is there at the start.")
-    job = read_model(model, options)
+    job = read_model(name, model, options)
     opening = replace(options.opening, sha256=job.sha256, optimize_for="throughput")
     with (
         Interrupt() as interrupt,
-        open_with_monitor(model, opening, options.monitoring, ()) as (predictor, monitor),
+        open_with_monitor(job.path, opening, options.monitoring, ()) as (predictor, monitor),
     ):
         backend = predictor.backend
         for note in backend.notes:
