@@ -11,13 +11,7 @@ from itertools import repeat
 
 import numpy as np
 
-from numclip_runtime.backends import (
-    Backend,
-    BackendName,
-    OpenOptions,
-    OptimizeFor,
-    device_of,
-)
+from numclip_runtime.backends import Backend, BackendName, OpenOptions, OptimizeFor, device_of
 from numclip_runtime.backends.after_fork import forget_after_fork
 from numclip_runtime.backends.close_guard import CloseGuard
 from numclip_runtime.backends.origin import Origin as Origin

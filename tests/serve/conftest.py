@@ -28,11 +28,12 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 pytest.importorskip("uvicorn", reason="pip install 'numclip[serve]'")
 
 from numclip_runtime.serve import warm
-from numclip_runtime.serve.predict_line import PredictLine, Unobserved
+from numclip_runtime.serve.predict_line import PredictLine
 from numclip_runtime.serve.serve_options import ServeOptions
 from numclip_runtime.serve.server_app import ServerApp
 from numclip_runtime.serve.server_metrics import ServerMetrics
 from numclip_runtime.serve.serving import answer, listening
+from numclip_runtime.serve.warm import Unobserved
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests/data/tiny.onnx"

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from numclip_runtime import load
-from numclip_runtime.serve.predict_line import Unobserved, Upload
+from numclip_runtime.serve.predict_line import Upload
 from numclip_runtime.serve.serve_options import ServeOptions
-from numclip_runtime.serve.warm import open_line
+from numclip_runtime.serve.warm import Unobserved, open_line
 from tests.runtime.conftest import invoke, records
 from tests.serve.conftest import (
     PATIENCE_S,

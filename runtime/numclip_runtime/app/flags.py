@@ -110,8 +110,7 @@ OUTPUTS = group(
         "-v", "--verbose", is_flag=True, help="Print to stderr what runs the model and how fast."
     ),
 )
-MONITOR = group(
-    "Monitor",
+_MONITORING = (
     click.option(
         "--monitor",
         type=Output("monitor.json"),
@@ -129,10 +128,23 @@ MONITOR = group(
         type=FILE,
         help="Compare with this file of --write-reference, not with the model's reference.",
     ),
+)
+MONITOR = group(
+    "Monitor",
+    *_MONITORING,
     click.option(
         "--write-reference",
         type=Output("reference.json"),
         help="Write what these images are like, for --monitor-reference.",
+    ),
+)
+SERVER_MONITOR = group(
+    "Monitor",
+    *_MONITORING,
+    click.option(
+        "--no-monitor",
+        is_flag=True,
+        help="Show no monitor on /metrics; else there is one if the model has a reference.",
     ),
 )
 INPUTS = group(

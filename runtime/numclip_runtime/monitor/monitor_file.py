@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
 
-from numclip_runtime.errors import UsageError
+from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.fields import parse_json, read_fields
 from numclip_runtime.files import atomic_text, read_limited
 from numclip_runtime.monitor.monitor import Monitor
@@ -97,9 +97,14 @@ class MonitorFile:
             raise UsageError(f"{self.path}: {error} {anew.capitalize()}") from None
         self._started = head.started
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the file was written some seconds ago, and images came since."""
+        return time.monotonic() >= self._due and self.monitor.images != self._saved
+
     def save_if_due(self) -> None:
-        """Write the file if the last time is some seconds ago, and images came since."""
-        if time.monotonic() >= self._due and self.monitor.images != self._saved:
+        """Write the file if it is due."""
+        if self.is_due:
             self.save()
 
     def save(self) -> None:
@@ -126,6 +131,17 @@ class MonitorFile:
         self._due, self._saved = time.monotonic() + WRITE_EVERY_S, self.monitor.images
 
 
+def model_in(path: Path) -> MonitoredModel | None:
+    """Return the model that a file follows; None: there is no file, or it is empty.
+
+    Raises:
+        UsageError: if it is of another kind.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return None
+    return _read(path, _Head, "--monitor").model
+
+
 def write_reference(path: Path, model: MonitoredModel, reference: MonitorReference) -> None:
     """Write a reference to a file of its own, for a model that has none or another world."""
     content = {"format": FORMAT, "model": asdict(model), "reference": reference.to_dict()}
@@ -148,6 +164,33 @@ def read_reference(path: Path, model: MonitoredModel) -> MonitorReference:
             f"{found.model.sha256[:12]}...; write one of this model with --write-reference."
         )
     return found.reference
+
+
+def reference_for(
+    model: MonitoredModel, own: MonitorReference | None, other: Path | None, *, needed: bool
+) -> MonitorReference | None:
+    """Return what a monitor of a model compares with.
+
+    Args:
+        model: The model.
+        own: That of its metadata; None: it has none.
+        other: A file of `write_reference`, in place of its own.
+        needed: Whether there must be one.
+
+    Raises:
+        ModelError: if it is needed, and the model has none.
+        UsageError: see `read_reference`.
+        OSError: if the file cannot be read.
+    """
+    found = own if other is None else read_reference(other, model)
+    if found is None and needed:
+        raise ModelError(
+            f"{model.name}: has no reference to compare with, as models have that are trained with "
+            "this version; write one from images as they should be, `numclip-run "
+            f"{model.name} IMAGES --write-reference reference.json`, and add "
+            "--monitor-reference reference.json."
+        )
+    return found
 
 
 def _read(path: Path, kind: type[_T], option: str) -> _T:

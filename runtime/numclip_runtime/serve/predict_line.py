@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from numclip_runtime.errors import ImageError, NumclipError, causes
+from numclip_runtime.monitor.reference import MonitorReference
 from numclip_runtime.pipeline import StreamPlan
 from numclip_runtime.predictor import Predictor
 from numclip_runtime.preprocess import InputArray
@@ -60,19 +61,6 @@ class Observer(Protocol):
         """Note the end of one: "predicted", "failed" or "dropped"."""
 
 
-class Unobserved:
-    """Looks away."""
-
-    def decoded(self, seconds: float) -> None:
-        """Do nothing."""
-
-    def ran(self, seconds: float, images: int) -> None:
-        """Do nothing."""
-
-    def picture(self, outcome: str) -> None:
-        """Do nothing."""
-
-
 class Job:
     """The pictures of one request, which share its fate.
 
@@ -109,6 +97,8 @@ class PredictLine:
         observer: Is told what the threads do.
         name: Of the model file.
         digest: Its SHA-256.
+        content: SHA-256 of what was given: the file, or the manifest of a bundle.
+        reference: That a monitor compares the pictures with; None: there is to be no monitor.
     """
 
     def __init__(
@@ -119,9 +109,13 @@ class PredictLine:
         *,
         name: str = "",
         digest: str = "",
+        content: str = "",
+        reference: MonitorReference | None = None,
     ) -> None:
         self.predictor, self.plan, self.name, self.digest = predictor, plan, name, digest
+        self.content, self.reference = content or digest, reference
         self.pace = Pace(plan)
+        self.monitor: Callable[[Prediction], None] | None = None  # is given each prediction
         self.running = 0  # pictures that threads work on
         self.fault = ""  # of the last run of the network; empty: it worked
         self.observer = observer
@@ -270,7 +264,10 @@ class PredictLine:
         self.pace.ran(seconds, len(batch))
         self.observer.ran(seconds, len(batch))
         for (picture, _), prediction in zip(batch, found, strict=True):
-            self._settle(picture, finite(picture.job.uploads[picture.index].name, prediction))
+            result = finite(picture.job.uploads[picture.index].name, prediction)
+            self._settle(picture, result)
+            if self.monitor is not None and isinstance(result, Prediction):
+                self.monitor(result)
 
     def _settle(self, picture: _Picture, result: Prediction | ImageError) -> None:
         self.observer.picture("failed" if isinstance(result, ImageError) else "predicted")

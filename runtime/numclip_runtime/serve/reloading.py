@@ -11,6 +11,7 @@ from typing import TypeAlias
 from numclip_runtime.console import say
 from numclip_runtime.errors import NumclipError, first_line
 from numclip_runtime.files import sha256
+from numclip_runtime.model_files.given import BUNDLE_MANIFEST, is_bundle
 from numclip_runtime.model_files.pin import path_beside
 from numclip_runtime.serve.predict_line import PredictLine
 from numclip_runtime.serve.server_app import ServerApp
@@ -25,7 +26,7 @@ async def watch_model(app: ServerApp, model: Path) -> None:
     A file is opened when it looks the same twice: a copy may be under way. Its checksum file is
     looked at as well, since it may come second.
     """
-    tried = before = _look(model)
+    tried, before = None, _look(model)  # it may have been replaced while it was warmed up
     while True:
         await asyncio.sleep(app.options.reload_every)
         now = _look(model)
@@ -38,7 +39,7 @@ async def watch_model(app: ServerApp, model: Path) -> None:
 async def _try(app: ServerApp, model: Path) -> None:
     """Use a new file, or say in one line why not."""
     try:
-        if await asyncio.to_thread(sha256, model) == app.line.digest:
+        if await asyncio.to_thread(sha256, _content(model)) == app.line.content:
             return
         line = await asyncio.to_thread(_opened, app, model)
     except (Exception, asyncio.CancelledError) as error:
@@ -49,7 +50,7 @@ async def _try(app: ServerApp, model: Path) -> None:
         say(f"The new {model.name} was refused, the one before answers: {reason}")
         app.metrics.reload("refused")
         return
-    old = app.use(line)
+    old = app.replace(line)
     app.metrics.reload("loaded")
     say(f"{model.name} was replaced: {old.digest[:12]} -> {line.digest[:12]}.")
     await asyncio.to_thread(old.close)
@@ -65,9 +66,20 @@ def _opened(app: ServerApp, model: Path) -> PredictLine:
     return line
 
 
+def _content(model: Path) -> Path:
+    """Return the file that tells which model it is."""
+    return model / BUNDLE_MANIFEST if is_bundle(model) else model
+
+
 def _look(model: Path) -> _Seen:
     found: list[tuple[int, int, int] | None] = []
-    for path in (model, path_beside(model)):
+    paths = [_content(model)]
+    if paths[0] is model:
+        paths.append(path_beside(model))
+    else:  # also while the manifest is being written, when it names no files
+        with suppress(OSError):
+            paths += sorted(model.iterdir())
+    for path in paths:
         status = None
         with suppress(OSError):
             status = os.stat(path)  # noqa: PTH116 (one call for all three)

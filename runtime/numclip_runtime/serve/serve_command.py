@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from numclip_runtime import __version__
-from numclip_runtime.app.flags import SERVER, speed_options
+from numclip_runtime.app.flags import SERVER, SERVER_MONITOR, speed_options
+from numclip_runtime.app.monitoring.monitor_options import MonitorOptions
 from numclip_runtime.backends import BackendName, DeviceKind, OpenOptions
 from numclip_runtime.commands import GroupedCommand, group
 from numclip_runtime.console import FILE, SETTINGS, exit_on_error
@@ -74,6 +75,7 @@ LIFE = group(
 @LIMITS
 @WORK
 @SERVER
+@SERVER_MONITOR
 @LIFE
 @click.version_option(__version__)
 @click.pass_context
@@ -88,6 +90,9 @@ def main(
     backend: BackendName | None,
     require_gpu: bool,
     sha256: str | None,
+    monitor: Path | None,
+    monitor_every: int | None,
+    monitor_reference: Path | None,
     **flags: Any,
 ) -> None:
     """Answer HTTP requests with numbers read off their images.
@@ -113,4 +118,5 @@ def main(
         )
         from numclip_runtime.serve.serving import serve  # numpy and the rest
 
-        serve(path, ServeOptions(opening=opening, **flags))
+        monitoring = MonitorOptions(monitor, monitor_every, monitor_reference)
+        serve(path, ServeOptions(opening=opening, monitoring=monitoring, **flags))

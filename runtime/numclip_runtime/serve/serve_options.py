@@ -6,9 +6,10 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
+from numclip_runtime.app.monitoring.monitor_options import NO_MONITOR, MonitorOptions
 from numclip_runtime.backends import DEFAULTS, OpenOptions
 from numclip_runtime.errors import UsageError
-from numclip_runtime.files import naming, read_limited
+from numclip_runtime.files import naming, read_limited, require_writable
 
 LEAST_TOKEN = 16  # characters; shorter ones can be guessed
 MOST_TOKEN = 4096  # bytes of the file
@@ -34,6 +35,8 @@ class ServeOptions:
     drain_delay: float = 0.0  # seconds of "not ready" before the server stops to accept
     drain_timeout: float = 30.0  # seconds for requests under way, once it was asked to stop
     quiet: bool = False  # no line per request
+    monitoring: MonitorOptions = NO_MONITOR  # its file and reference, if any
+    no_monitor: bool = False  # by default a model that has a reference gets a monitor
 
     @property
     def is_local(self) -> bool:
@@ -42,6 +45,20 @@ class ServeOptions:
             return ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+    def check(self) -> None:
+        """Refuse at once what would fail later.
+
+        Raises:
+            UsageError: if flags contradict each other, or a file cannot be written.
+        """
+        self.token()
+        own = self.monitoring
+        given = (own.monitor, own.reference, own.every)
+        if self.no_monitor and any(one is not None for one in given):
+            raise UsageError("--no-monitor contradicts the other options of the monitor.")
+        if own.monitor is not None:
+            require_writable(own.monitor)
 
     def token(self) -> bytes | None:
         """Return the token that clients must send; None: they need none.

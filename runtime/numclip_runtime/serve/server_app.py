@@ -9,10 +9,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from numclip_runtime import __version__
-from numclip_runtime.console import json_text
+from numclip_runtime.console import json_text, say
 from numclip_runtime.errors import (
     ImageError,
     MissingDependencyError,
+    NumclipError,
     causes,
     import_extra,
     lacks_memory,
@@ -25,6 +26,7 @@ from numclip_runtime.serve.openapi import openapi
 from numclip_runtime.serve.predict_line import Job, LateError, PredictLine, Upload
 from numclip_runtime.serve.serve_options import ServeOptions
 from numclip_runtime.serve.server_metrics import ServerMetrics
+from numclip_runtime.serve.server_monitor import MonitorCollector, ServerMonitor, monitor_of
 from numclip_runtime.serve.static_files import page_files
 from numclip_runtime.serve.uploads import Body, BodyBuffer, ClientGoneError, HttpRefusal
 
@@ -45,6 +47,7 @@ class ServerApp:
     def __init__(self, line: PredictLine, options: ServeOptions, metrics: ServerMetrics) -> None:
         self.line, self.options, self.metrics = line, options, metrics
         self.warm = self.draining = False
+        self.monitor: ServerMonitor | None = None
         self._buffer = BodyBuffer(options.max_buffer)
         self._jobs: set[Job] = set()
         self._files = page_files()
@@ -64,7 +67,28 @@ class ServerApp:
             ("numclip_images_per_second", "The speed that decides who is refused.", self._rate),
         ):
             metrics.gauge(name, text, value)
+        metrics.add(MonitorCollector(self))
+        self.monitor = monitor_of(line, options.monitoring)
         self.use(line)
+
+    def is_warm(self) -> None:
+        """Answer from now on, and let the monitor follow the pictures."""
+        self.warm = True
+        if self.monitor is not None:
+            self.line.monitor = self.monitor.take
+
+    def replace(self, line: PredictLine) -> PredictLine:
+        """Use this model from now on, with a monitor of its own; return the one before."""
+        if self.monitor is not None:
+            self.monitor.save()
+        try:
+            self.monitor = monitor_of(line, self.options.monitoring)
+        except (OSError, NumclipError) as error:
+            say(f"Note: {line.name} has no monitor: {error}")
+            self.monitor = None
+        before = self.use(line)
+        self.is_warm()
+        return before
 
     def use(self, line: PredictLine) -> PredictLine:
         """Answer with this model from now on; return the one before, which still has work."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from numclip_runtime.errors import import_extra
 
@@ -61,6 +62,10 @@ class ServerMetrics:
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Show a number that is asked for when the page is read."""
         self._client.Gauge(name, text, registry=self.registry).set_function(value)
+
+    def add(self, collector: Any) -> None:
+        """Show the numbers of another collector of prometheus-client."""
+        self.registry.register(collector)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Note an answer; other paths than those of the server count as one."""

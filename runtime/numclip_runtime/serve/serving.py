@@ -27,6 +27,7 @@ SERVE_PACKAGES = ("starlette", "uvicorn", "h11", "prometheus_client", "python_mu
 BACKLOG = 512  # connections that the system keeps until they are taken
 MOST_CONNECTIONS = 1000
 SPARE_FILES = 64  # that the process opens beside its connections
+SAVED_EVERY_S = 1.0  # looks whether the monitor's file is due
 KEEP_ALIVE_S = 65  # longer than the 60 s after which most proxies close a connection
 
 
@@ -39,7 +40,7 @@ def serve(model: Path, options: ServeOptions) -> None:
         MissingDependencyError: if a package of the extra is missing.
         ModelError: if the model cannot be used.
     """
-    options.token()
+    options.check()
     require("serve", *SERVE_PACKAGES)
     model = model_path(model)
     metrics = ServerMetrics()
@@ -48,6 +49,10 @@ def serve(model: Path, options: ServeOptions) -> None:
         try:
             app = ServerApp(line, options, metrics)
             say(_greeting(app, listener))
+            predictor = line.predictor
+            notes = (f"Note: {note}" for note in predictor.backend.notes)
+            for sentence in filter(None, (predictor.choice, *notes)):
+                say(sentence)
             stopped = asyncio.run(answer(app, model, listener))
         except BaseException:
             line.predictor.close()
@@ -122,16 +127,25 @@ async def answer(
         with suppress(asyncio.CancelledError):
             await working
         await asyncio.to_thread(app.line.close)
+        if app.monitor is not None:
+            app.monitor.conclude()
     return came[0] if came else None
 
 
 async def _work(app: ServerApp, model: Path) -> None:
-    """Warm the model up, and then look after its file."""
+    """Warm the model up, and then look after its file and the monitor's."""
     await asyncio.to_thread(warm_up, app.line)
-    app.warm = True
+    app.is_warm()
     if app.options.reload_every > 0:
-        await watch_model(app, model)
-    await asyncio.Event().wait()
+        await asyncio.gather(watch_model(app, model), _keep_monitor(app))
+    await _keep_monitor(app)
+
+
+async def _keep_monitor(app: ServerApp) -> None:
+    while True:
+        await asyncio.sleep(SAVED_EVERY_S)
+        if app.monitor is not None:
+            await asyncio.to_thread(app.monitor.save_if_due)
 
 
 def _greeting(app: ServerApp, listener: socket.socket) -> str:

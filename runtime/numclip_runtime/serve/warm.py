@@ -11,17 +11,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from numclip_runtime.backends import open_backend
+from numclip_runtime.app.monitoring.observed import ObservedPredictor
+from numclip_runtime.backends import Backend, OpenOptions, open_backend
+from numclip_runtime.backends.origin import Origin, open_with_origin
 from numclip_runtime.errors import ImageError, ModelError
+from numclip_runtime.model_files.bundle import read_bundle
+from numclip_runtime.model_files.given import is_bundle
 from numclip_runtime.model_files.model_file import ModelFile
 from numclip_runtime.model_files.open_model import OpenModel
+from numclip_runtime.monitor.monitor_file import MonitoredModel, reference_for
 from numclip_runtime.pipeline import plan_stream
-from numclip_runtime.predictor import Origin, Predictor
+from numclip_runtime.predictor import Predictor
 from numclip_runtime.serve.predict_line import (
     Job,
     Observer,
     PredictLine,
-    Unobserved,
     Upload,
 )
 from numclip_runtime.serve.serve_options import ServeOptions
@@ -32,28 +36,72 @@ MOST_IMAGES = 256
 PER_WORKER = 4  # pictures in a round
 
 
+class Unobserved:
+    """Looks away."""
+
+    def decoded(self, seconds: float) -> None:
+        """Do nothing."""
+
+    def ran(self, seconds: float, images: int) -> None:
+        """Do nothing."""
+
+    def picture(self, outcome: str) -> None:
+        """Do nothing."""
+
+
 def open_line(model: Path, options: ServeOptions, observer: Observer) -> PredictLine:
     """Open a model and start its threads.
 
     The digest is that of the bytes that are loaded, whatever has the name meanwhile.
 
+    Args:
+        model: A file, or a bundle, of which the artefact is taken that opens here.
+        options: Of the server.
+        observer: See `PredictLine`.
+
     Raises:
-        NumclipError: as `load`; UsageError if the numbers do not fit the model.
+        NumclipError: as `load`; UsageError if the numbers do not fit the model, or a file is no
+            reference of it; ModelError if a monitor was asked for and the model has no reference.
     """
     opening = replace(options.opening, optimize_for="throughput")
+    content = read_bundle(model).sha256 if is_bundle(model) else ""
+    backend, origin = _opened(model, opening)
+    try:
+        plan = plan_stream(backend, options.batch_size, options.workers)
+        name, digest = origin.file.path.name, origin.file.pin()
+        reference = None
+        if not options.no_monitor:
+            needed, other = options.monitoring.monitor is not None, options.monitoring.reference
+            found = MonitoredModel(name, digest)
+            reference = reference_for(found, backend.metadata.reference, other, needed=needed)
+    except BaseException:
+        backend.close()
+        raise
+    kind = Predictor if reference is None else ObservedPredictor
+    return PredictLine(
+        kind(backend, fast_decode=opening.fast_decode, origin=origin),
+        plan,
+        observer,
+        name=name,
+        digest=digest,
+        content=content,
+        reference=reference,
+    )
+
+
+def _opened(model: Path, opening: OpenOptions) -> tuple[Backend, Origin]:
+    if is_bundle(model):
+        return open_with_origin(model, opening)  # which compares the digest
     opening.check(model)
     with OpenModel(model) as file:
-        digest = file.sha256()
+        file.sha256()  # the origin keeps it
         backend = open_backend(file, opening)
         try:
             file.check_unchanged()
-            plan = plan_stream(backend, options.batch_size, options.workers)
         except BaseException:
             backend.close()
             raise
-        origin = Origin(ModelFile(file), opening)
-    predictor = Predictor(backend, fast_decode=opening.fast_decode, origin=origin)
-    return PredictLine(predictor, plan, observer, name=model.name, digest=digest)
+        return backend, Origin(ModelFile(file), opening)
 
 
 def warm_up(line: PredictLine) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 
 from numclip_runtime.app.monitoring.monitor_options import MonitorOptions
 from numclip_runtime.console import say
-from numclip_runtime.errors import ModelError, UsageError
+from numclip_runtime.errors import UsageError
 from numclip_runtime.monitor.monitor_file import (
     MonitoredModel,
     MonitorFile,
-    read_reference,
+    reference_for,
     write_reference,
 )
 from numclip_runtime.monitor.reference import LEAST_IMAGES, reference_of
@@ -117,15 +117,9 @@ def open_run_monitor(
     """Open the monitor of a run; see `open_with_monitor`."""
     model, file = MonitoredModel(predictor.name, predictor.sha256), None
     if monitoring.monitor is not None:
-        found = predictor.metadata.reference
-        if monitoring.reference is not None:
-            found = read_reference(monitoring.reference, model)
-        if found is None:
-            raise ModelError(
-                f"{path}: has no reference to compare with, as models have that are trained with "
-                "this version; write one from images as they should be, `numclip-run "
-                f"{path.name} IMAGES --write-reference reference.json`, and add "
-                "--monitor-reference reference.json."
-            )
+        found = reference_for(
+            model, predictor.metadata.reference, monitoring.reference, needed=True
+        )
+        assert found is not None
         file = MonitorFile(monitoring.monitor, model, found, every=every)
     return RunMonitor(model, file, monitoring.written, every=every)
