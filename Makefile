@@ -80,7 +80,7 @@ spark-test: $(VENV)-spark/.installed  ## the mapper in a real Spark: needs Java 
 
 $(VENV)-ray/.installed $(VENV)-spark/.installed: $(VENV)-%/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-$*
-	$(VENV)-$*/bin/pip install --quiet --constraint constraints.txt --editable '.[cpu,$*]' pandas pytest
+	$(VENV)-$*/bin/pip install --quiet --constraint constraints.txt --editable '.[cpu,remote,$*]' aiohttp pandas pytest
 	touch $@
 
 triton-test: $(VENV)-triton/.installed  ## a real tritonserver against numclip-run: 2 minutes, 500 MB

@@ -145,7 +145,7 @@ def values_of(predictor: Predictor, place: str) -> list[float]:
     inputs = open_inputs([place])
     found: list[Prediction | ImageError] = []
     for group in inputs.ready:
-        found += predictor.stream(item.picture for item in group)
+        found += predictor.stream(item.picture for item in inputs.fetched(group))
     inputs.close()
     failed = [result for result in found if not isinstance(result, Prediction)]
     assert not failed, failed[0]

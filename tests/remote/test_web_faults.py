@@ -251,8 +251,10 @@ def test_memory_ahead_is_bounded(web: FaultyServer, monkeypatch: pytest.MonkeyPa
     size = len(picture(9, 500, "BMP"))
     monkeypatch.setattr(prefetch, "AHEAD_BYTES", 4 * size)
     web.files = {f"/{i}.bmp": picture(9, 500, "BMP") for i in range(20)}
+    web.delay_s = 0.5  # the others are asked for while the first one is waited for
     pictures = prefetched([f"{web.url}/{i}.bmp" for i in range(20)])
     first = next(pictures)
+    web.delay_s = 0.0
     budget, deadline = first._budget, time.monotonic() + 60  # type: ignore[union-attr]
     while budget._used < 4 * size and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from itertools import chain, takewhile
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -62,13 +62,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Items in groups; within a group, none waits for its source. See `BackgroundReader`."""
+    """Items in groups; within a group, none waits for its source. See `BackgroundReader`.
+
+    Remote pictures are fetched for those who ask for it: `fetched(group)` yields the same items.
+    """
 
     ready: Iterator[Iterator[Item]]
     total: int | None  # items, if known beforehand
     close: Callable[[], None] = lambda: None
     files: Sequence[str] = ()  # paths of the items that are known beforehand
     left_out: LeftOut = field(default_factory=LeftOut)  # pictures of other kinds in the folders
+    fetched: Callable[[Iterable[Item]], Iterator[Item]] = iter  # with their content, in order
 
 
 def open_inputs(
@@ -126,10 +130,9 @@ def open_inputs(
         return made
 
     ready = iter([items]) if reader is None else reader.ready()
-    if listed or any(item.remote for item in known):
-        ready = (_ahead(prefetcher, group) for group in ready)
     total = None if videos or listed else len(known)
-    return Inputs(ready, total, closing.close, files, left_out)
+    fetched = partial(_ahead, prefetcher)
+    return Inputs(ready, total, closing.close, files, left_out, fetched)
 
 
 def _ahead(prefetcher: Callable[[], Prefetcher], items: Iterable[Item]) -> Iterator[Item]:

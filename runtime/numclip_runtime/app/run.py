@@ -238,7 +238,9 @@ class _Run:
 
         for items in ready:
             stream = self.predictor.stream(
-                pictures(items), batch_size=options.batch_size, workers=options.workers
+                pictures(self.source.fetched(items)),
+                batch_size=options.batch_size,
+                workers=options.workers,
             )
             with closing(stream):
                 for result in stream:

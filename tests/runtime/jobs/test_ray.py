@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.remote.faulty_server import FaultyServer
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ray: Any = pytest.importorskip("ray")
 
@@ -112,6 +114,29 @@ def test_equal_to_one_process_in_parquet(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_addresses(model: Path, pictures: Path, expected: dict[str, Any], tmp_path: Path) -> None:
+    """The actors fetch, each object once; the driver fetches none."""
+    pytest.importorskip("aiohttp")
+    web = FaultyServer()
+    try:
+        names = [f"{number:04}.jpg" for number in range(40)]
+        web.files = {f"/{name}": (pictures / name).read_bytes() for name in names}
+        signed = [f"{web.url}/{name}?X-Amz-Signature=0123456789abcdef" for name in names]
+        out = tmp_path / "out"
+        for _ in range(2):  # the second finds all done
+            done = run(model, *signed, "-o", out, "--engine", "ray", "--workers", 2)
+            assert done.returncode == 0, done.stderr
+        found = [json.loads(line) for part in out.glob("part-*") for line in part.open()]
+        assert len(found) == 40
+        for record in found:
+            name = record["path"].rpartition("/")[2].partition("?")[0]
+            assert record["path"] == f"{web.url}/{name}?X-Amz-Signature=***"
+            assert record["value"] == expected[str(pictures / name)]["value"]
+        assert set(web.asked.values()) == {1}
+    finally:
+        web.close()
+
+
 def test_driver_killed_and_run_again(
     model: Path, pictures: Path, expected: dict[str, Any], tmp_path: Path, number: int
 ) -> None:

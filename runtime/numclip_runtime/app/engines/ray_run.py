@@ -25,7 +25,7 @@ from numclip_runtime.app.progress import Progress, progress_file, summary
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import is_video
 from numclip_runtime.console import say
-from numclip_runtime.errors import ModelError, NumclipError, UsageError
+from numclip_runtime.errors import NumclipError, UsageError
 from numclip_runtime.jobs.job_model import JobModel
 from numclip_runtime.jobs.parts import Parts
 from numclip_runtime.jobs.worker import WorkerModel
@@ -144,13 +144,14 @@ class _RayRun:
             batch_size=options.batch_size,
             workers=max(1, cpus_each) if gpu else 1,
         )
-        relative = any(not os.path.isabs(item.path) for item in items)  # noqa: PTH117
+        local = (item.path for item in items if item.remote is None)
+        relative = any(not os.path.isabs(path) for path in local)  # noqa: PTH117
         return Work(model, os.getcwd() if relative else None)  # noqa: PTH109
 
     def _take(self, index: int, text: str, items: Sequence[Item], parts: Parts) -> None:
         self.last_s = time.monotonic()
         if index == FATAL:
-            raise ModelError(f"Ray: an actor cannot open the model {text}")
+            raise NumclipError(f"Ray: an actor cannot go on, {text}")
         record = json.loads(text)
         if record.get("interval") is not None:
             record["interval"] = tuple(record["interval"])
@@ -218,7 +219,9 @@ def _rows(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     size = max(1, min(CHUNK, len(items) // (CHUNKS_EACH * actors)))
-    paths = [os.fsencode(item.path) for item in items]
+    # an address with its signature, which records do not show
+    places = (item.path if item.remote is None else item.remote.address for item in items)
+    paths = [os.fsencode(place) for place in places]
     chunks = [
         arrow.table(
             {
