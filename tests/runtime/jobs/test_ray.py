@@ -113,7 +113,6 @@ def test_equal_to_one_process_in_parquet(
     assert "Note" not in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_addresses(model: Path, pictures: Path, expected: dict[str, Any], tmp_path: Path) -> None:
     """The actors fetch, each object once; the driver fetches none."""
     pytest.importorskip("aiohttp")
@@ -122,11 +121,12 @@ def test_addresses(model: Path, pictures: Path, expected: dict[str, Any], tmp_pa
         names = [f"{number:04}.jpg" for number in range(40)]
         web.files = {f"/{name}": (pictures / name).read_bytes() for name in names}
         signed = [f"{web.url}/{name}?X-Amz-Signature=0123456789abcdef" for name in names]
-        out = tmp_path / "out"
+        out, options = tmp_path / "out", ("--engine", "ray", "--workers", 2, "--format", "jsonl")
         for _ in range(2):  # the second finds all done
-            done = run(model, *signed, "-o", out, "--engine", "ray", "--workers", 2)
+            done = run(model, *signed, "-o", out, *options)
             assert done.returncode == 0, done.stderr
-        found = [json.loads(line) for part in out.glob("part-*") for line in part.open()]
+        lines = [part.read_text("utf-8").splitlines() for part in out.glob("part-*")]
+        found = [json.loads(line) for part in lines for line in part]
         assert len(found) == 40
         for record in found:
             name = record["path"].rpartition("/")[2].partition("?")[0]
@@ -137,6 +137,7 @@ def test_addresses(model: Path, pictures: Path, expected: dict[str, Any], tmp_pa
         web.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_driver_killed_and_run_again(
     model: Path, pictures: Path, expected: dict[str, Any], tmp_path: Path, number: int
 ) -> None:
