@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install $(shell test -t 2 || echo --quiet) --constraint constr
 FUZZ_SECONDS ?= 60
 FUZZ_CORPUS ?= build/fuzz
 
-.PHONY: demo test lint docs bare floors newest web-test ray-test spark-test image fuzz faults release clean
+.PHONY: demo test lint docs bare floors newest web-test s3-test serve-test ray-test spark-test triton-test image fuzz faults gpu-rehearsal release clean
 
 # Installed once; again when the requirements change.
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -22,7 +22,7 @@ $(VENV)/.installed: $(VENV)/.demo
 	$(PIP) '.[demo,test,lint,rtx]'
 	touch $@
 
-demo: $(VENV)/.demo  ## make data, train, export, predict, measure: 6 to 11 minutes on 2 cores
+demo: $(VENV)/.demo  ## make data, train, export, predict, measure: about 5 minutes on 2 cores
 	$(BIN)/python -m examples.quality.demo
 
 test: $(VENV)/.installed  ## all tests, on the CPU
@@ -58,6 +58,18 @@ web-test: $(VENV)/.installed  ## the page of --web in a real Chromium, against n
 	$(BIN)/pip install --quiet playwright
 	NUMCLIP_WEB_TEST=1 $(BIN)/python -m pytest -q -s tests/export/test_web_browser.py
 
+s3-test: $(VENV)-s3/.installed  ## object stores against a server of S3 (moto), with faults: 2 minutes
+	$(VENV)-s3/bin/python -m pytest -q tests/remote
+
+$(VENV)-s3/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-s3
+	$(VENV)-s3/bin/pip install --quiet --constraint constraints.txt --editable '.[cpu,parquet,remote]' s3fs 'moto[server,s3]' pytest requests
+	touch $@
+
+serve-test: $(VENV)/.installed  ## the server: 500 malformed requests, and its page in a real Chromium
+	$(BIN)/pip install --quiet playwright
+	NUMCLIP_WEB_TEST=1 NUMCLIP_SERVE_TEST=1 $(BIN)/python -m pytest -q -s tests/serve
+
 # Ray reports to no one here, and sees no other machine where a network of its own can be made
 ray-test: $(VENV)-ray/.installed  ## --engine ray on a real Ray, with machines that are killed: minutes
 	$(shell unshare --net true 2>/dev/null && echo unshare --net sh -c "'ip link set lo up; exec \"\$$@\"'" sh) \
@@ -68,7 +80,16 @@ spark-test: $(VENV)-spark/.installed  ## the mapper in a real Spark: needs Java 
 
 $(VENV)-ray/.installed $(VENV)-spark/.installed: $(VENV)-%/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-$*
-	$(VENV)-$*/bin/pip install --quiet --constraint constraints.txt --editable '.[cpu,$*]' pandas pytest
+	$(VENV)-$*/bin/pip install --quiet --constraint constraints.txt --editable '.[cpu,remote,$*]' aiohttp pandas pytest
+	touch $@
+
+triton-test: $(VENV)-triton/.installed  ## a real tritonserver against numclip-run: 2 minutes, 500 MB
+	NUMCLIP_TRITON_TEST=1 $(VENV)-triton/bin/python -m pytest -q -s tests/triton
+
+# nvidia-pytriton wants an older numpy, so nothing else shares this environment
+$(VENV)-triton/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-triton
+	$(VENV)-triton/bin/pip install --quiet --editable '.[cpu]' pytest nvidia-pytriton==0.7.0 'tritonclient[grpc,http]==2.73.0'
 	touch $@
 
 fuzz: $(VENV)/.installed  ## each reader of foreign files, FUZZ_SECONDS each (atheris: Python >= 3.11)
@@ -79,9 +100,12 @@ faults: $(VENV)/.installed  ## failing system calls, 200 kills, small limits, ho
 	$(BIN)/python -m tests.faults.bombs
 	$(BIN)/python -m tests.faults.run --kills 200 --json build/faults.json
 
+gpu-rehearsal: $(VENV)/.installed  ## benchmarks/gpu_proof.py on the CPU, with a stand-in for the driver: minutes
+	$(BIN)/python benchmarks/gpu_proof.py --rehearse --minutes 60 --out build/gpu-rehearsal
+
 release: $(VENV)/.installed  ## wheel and sdist in dist/, checked in clean environments; REHEARSE=1
 	$(PIP) '.[release]'
 	$(BIN)/python .ci/release.py $(if $(REHEARSE),--rehearse)
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs $(VENV)-ray $(VENV)-spark $(VENV)-bare $(VENV)-floors $(VENV)-newest demo dist build
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-ray $(VENV)-spark $(VENV)-s3 $(VENV)-triton $(VENV)-bare $(VENV)-floors $(VENV)-newest demo dist build

@@ -24,7 +24,7 @@ if not __package__ and __name__ == "__main__":
 
 from benchmarks.bench.machine.environment import REPOSITORY, describe_environment
 from benchmarks.bench.machine.state import load_average
-from benchmarks.bench.realsets.image_sets import SETS, RealSet, missing, prepare
+from benchmarks.bench.realsets.image_sets import SETS, SETS_FOLDER, RealSet, missing, prepare
 from benchmarks.bench.realsets.methods import (
     METHODS,
     RealRun,
@@ -59,7 +59,7 @@ def _work(run: RealRun) -> tuple[RealRun, dict[str, Any]]:
 
 
 @click.command(context_settings=SETTINGS)
-@click.option("--data", type=FILE, default=REPOSITORY.parent / "shared" / "data", help="The sets.")
+@click.option("--data", type=FILE, default=SETS_FOLDER, help="The sets.")
 @click.option(
     "--json",
     "json_path",

@@ -1,6 +1,6 @@
-"""Write the documentation's latency table from the kept results, so that the two never differ.
+"""Write the documentation's tables from the kept results, so that the two never differ.
 
-`python benchmarks/results_table.py` rewrites the text between the markers; `--check` only exits
+`python benchmarks/results_table.py` rewrites the text between markers; `--check` only exits
 with 1 if it would change.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,6 +17,8 @@ import click
 if not __package__:  # run by its path: the repository joins the import path
     __import__("script")
 
+from benchmarks.bench.gpu.proof import PROOF_FILE, read_proof
+from benchmarks.bench.gpu.proof_page import proof_section
 from benchmarks.bench.machine.environment import REPOSITORY
 from benchmarks.bench.output.table import number
 from benchmarks.bench.results import Document, Row, read_document
@@ -26,7 +28,9 @@ from numclip_runtime.files import atomic_text
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 BEGIN, END = "<!-- latency:begin -->", "<!-- latency:end -->"
+GPU_BEGIN, GPU_END = "<!-- gpu-proof:begin -->", "<!-- gpu-proof:end -->"
 PATTERN = "latency*.json"
+GPU_PAGE = REPOSITORY / "docs" / "deploy" / "gpu.md"
 Place: TypeAlias = tuple[str, int]  # model and batch size: a column
 LEAST_COSINE = 0.999  # of the features; below it, the row computes another model
 
@@ -109,36 +113,65 @@ def updated(readme: str, files: Sequence[Path], *, name: str = "README.md") -> s
     Raises:
         UsageError: if it has one marker only, or markers but no results.
     """
-    marks = [readme.count(mark) for mark in (BEGIN, END)]
-    if marks == [0, 0]:
-        return readme
-    if marks != [1, 1] or readme.index(END) < readme.index(BEGIN):
-        raise UsageError(f"{name}: needs {BEGIN} and then {END}, once each.")
-    if not files:
+    if BEGIN in readme and not files:
         raise UsageError(f"{name}: has markers, and {RESULTS} holds no {PATTERN}.")
-    before, _, rest = readme.partition(BEGIN)
-    after = rest.partition(END)[2]
-    return f"{before}{BEGIN}\n{section(files)}\n{END}{after}"
+    return between(readme, (BEGIN, END), lambda: section(files), name=name)
+
+
+def with_proof(page: str, file: Path, *, name: str = GPU_PAGE.name) -> str:
+    """Return a page with the table of the GPU proof; unchanged where it has no markers.
+
+    Raises:
+        UsageError: if it has one marker only, or the file is no proof, or a rehearsal.
+    """
+    return between(page, (GPU_BEGIN, GPU_END), lambda: proof_section(read_proof(file)), name=name)
+
+
+def between(page: str, markers: tuple[str, str], text: Callable[[], str], *, name: str) -> str:
+    """Return a page with a text between two markers; unchanged where it has neither.
+
+    Raises:
+        UsageError: if it has one of them only.
+    """
+    begin, end = markers
+    marks = [page.count(mark) for mark in markers]
+    if marks == [0, 0]:
+        return page
+    if marks != [1, 1] or page.index(end) < page.index(begin):
+        raise UsageError(f"{name}: needs {begin} and then {end}, once each.")
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{text()}\n{end}{rest.partition(end)[2]}"
 
 
 @click.command(context_settings=SETTINGS)
 @click.option("--check", is_flag=True, help="Change nothing; exit with 1 if it would.")
 @click.option("--readme", type=FILE, default=REPOSITORY / "docs" / "benchmarks.md")
+@click.option("--gpu-page", type=FILE, default=GPU_PAGE)
 @click.option("--results", type=FILE, default=RESULTS)
-def main(check: bool, readme: Path, results: Path) -> None:
-    """Write the latency table of docs/benchmarks.md from the kept results."""
+def main(check: bool, readme: Path, gpu_page: Path, results: Path) -> None:
+    """Write the tables of docs/benchmarks.md and docs/deploy/gpu.md from the kept results."""
+    pages: dict[Path, Callable[[str], str]] = {
+        readme: lambda old: updated(old, result_files(results), name=readme.name),
+        gpu_page: lambda old: with_proof(old, results / PROOF_FILE, name=gpu_page.name),
+    }
     with exit_on_error():
-        old = readme.read_text("utf-8")
-        new = updated(old, result_files(results), name=readme.name)
-        if new == old:
-            click.echo(f"{readme.name}: up to date")
-            return
-        if check:
-            click.echo(f"{readme.name}: differs; run python benchmarks/results_table.py", err=True)
+        differ = False
+        for page, write in pages.items():
+            old = page.read_text("utf-8")
+            new = write(old)
+            if new == old:
+                click.echo(f"{page.name}: up to date")
+            elif check:
+                differ = True
+                click.echo(
+                    f"{page.name}: differs; run python benchmarks/results_table.py", err=True
+                )
+            else:
+                with atomic_text(page) as file:
+                    file.write(new)
+                click.echo(f"{page.name}: written")
+        if differ:
             sys.exit(1)
-        with atomic_text(readme) as file:
-            file.write(new)
-        click.echo(f"{readme.name}: written")
 
 
 if __name__ == "__main__":

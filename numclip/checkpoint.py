@@ -36,6 +36,7 @@ from numclip_runtime import (
 )
 from numclip_runtime.fields import read_value, shown
 from numclip_runtime.files import atomic_path
+from numclip_runtime.monitor.reference import MonitorReference
 
 FORMAT = CHECKPOINT_FORMAT
 SCHEMA_VERSION = 1
@@ -56,6 +57,7 @@ class Checkpoint:
     validation_table: TableOptions = PLAIN_TABLE  # how to read it
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that trained it
     calibration: Calibration | None = None  # None: probabilities as trained, no intervals
+    reference: MonitorReference | None = None  # of the same images; None: nothing to compare with
 
     @property
     def task(self) -> Task:
@@ -66,7 +68,11 @@ class Checkpoint:
     def metadata(self) -> ModelMetadata:
         """The metadata of a model file made from this checkpoint."""
         return ModelMetadata(
-            self.task, self.preprocessing, versions=self.versions, calibration=self.calibration
+            self.task,
+            self.preprocessing,
+            versions=self.versions,
+            calibration=self.calibration,
+            reference=self.reference,
         )
 
     @property
@@ -122,6 +128,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "validation_table": asdict(checkpoint.validation_table),
         "versions": package_versions("torch", "open_clip_torch"),
         "calibration": checkpoint.calibration and checkpoint.calibration.to_dict(),
+        "reference": checkpoint.reference and checkpoint.reference.to_dict(),
         "state_dict": {k: v.detach().cpu() for k, v in checkpoint.model.state_dict().items()},
     }
     with atomic_path(path, sync=True) as temporary:
@@ -179,6 +186,7 @@ def checkpoint_from_content(content: Mapping[str, Any], path: Path) -> Checkpoin
         model.load_state_dict(state)
         # absent in files from before they existed
         calibration, table = content.get("calibration"), content.get("validation_table") or {}
+        reference = content.get("reference")
         return Checkpoint(
             model.eval(),
             Preprocessing.from_dict(content["preprocessing"]),
@@ -190,6 +198,7 @@ def checkpoint_from_content(content: Mapping[str, Any], path: Path) -> Checkpoin
             read_value(TableOptions, table, "'validation_table'"),
             read_value(Mapping[str, str], content["versions"], "'versions'"),
             None if calibration is None else Calibration.from_dict(calibration),
+            None if reference is None else MonitorReference.from_dict(reference),
         )
     except (KeyError, ModelError, UsageError) as error:
         reason = f"it lacks {shown(error.args[0])}." if isinstance(error, KeyError) else str(error)

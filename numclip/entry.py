@@ -34,6 +34,10 @@ def find_benchmarks() -> None:
 
 COMMANDS = {
     "run": Entry("numclip_runtime.app.cli:main", "Read numbers off images with a model."),
+    "serve": Entry(
+        "numclip_runtime.serve.serve_command:main",
+        "Answer HTTP requests with numbers off their images.",
+    ),
     "train": Entry("numclip.cli.train:main", "Train a model on labelled images."),
     "eval": Entry("numclip.cli.evaluate:main", "Measure a model on labelled images."),
     "export": Entry("numclip_export.cli:main", "Turn a checkpoint into proved model files."),

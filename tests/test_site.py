@@ -21,10 +21,13 @@ ROOMS = ("runtime", "numclip", "export")
 COMMANDS = (
     *("numclip.cli.train", "numclip.cli.evaluate", "numclip.cli.zeroshot", "numclip.cli.convert"),
     *("numclip_export.cli", "numclip_runtime.app.cli", "benchmarks.latency", "benchmarks.real"),
+    *("numclip_runtime.serve.serve_command", "benchmarks.serve"),
 )
 # Options of pip, docker and torchrun
 OF_OTHERS = {"--system-site-packages", "--shm-size", "--nproc-per-node", "--help", "--version"}
+OF_OTHERS |= {"--model-repository", "--disable-auto-complete-config"}  # of tritonserver
 OF_OTHERS |= {"--rm", "--read-only", "--user", "--cpus", "--build-arg", "--gpus", "--runtime"}
+OF_OTHERS |= {"--data-binary"}  # of curl
 
 
 def test_figures_are_those_of_the_script() -> None:

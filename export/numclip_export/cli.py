@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from numclip_export.delivery.bundle import FleetBundle
+from numclip_export.delivery.bundle_artefacts import bundle_summary
 from numclip_export.delivery.hub import Publication, PublishError
+from numclip_export.delivery.triton import TritonRepository
 from numclip_export.delivery.web import WebPage
 from numclip_export.engine.build import BuiltEngine, engine_from_onnx
 from numclip_export.engine.build_options import MAX_BATCH, EngineOptions
 from numclip_export.flags import FLAGS, precision_of
 from numclip_export.options import (
     ENGINE_ONLY,
+    ONNX_ONLY,
     ExportOptions,
     Target,
     output_path,
-    refuse_beside_page,
+    refuse_beside_bundle,
+    refuse_beside_copies,
+    refuse_of_export,
     refused_with_onnx,
     resolve_target,
     target_with_onnx,
@@ -33,6 +42,8 @@ from numclip_runtime.model_files.names import is_named_model, model_path
 
 if TYPE_CHECKING:
     from numclip_export.export import ExportResult
+    from numclip_runtime.metadata import Precision
+    from numclip_runtime.model_files.bundle import Bundle
 
 
 @click.command(
@@ -43,6 +54,7 @@ if TYPE_CHECKING:
         "checkpoint.pt --int8 --target cpu -o models/",
         "checkpoint.pt --fp16 --card",
         "checkpoint.fp16.onnx --target tensorrt",
+        "checkpoint.pt --bundle fleet/ --targets cpu,onnx-fp16",
     ),
 )
 @click.argument("source", type=FILE, required=False)
@@ -83,14 +95,38 @@ def main(
         engine = EngineOptions(max_batch=max_batch, **chosen)
         named = onnx_path is not None and is_named_model(onnx_path)
         page = WebPage.of(given.pop("web"), given.pop("ort_web"), precision)
+        triton = TritonRepository.of(given.pop("triton"), target, max_batch)
+        copies = page is not None or triton is not None
         publication = Publication.of(given.pop("push"), given.pop("license"), given.pop("public"))
+        names = ("bundle", "targets", "allow_missing")
+        bundle = FleetBundle.of(*(given.pop(name) for name in names))
+        if bundle is not None:
+            refuse_beside_bundle()
+            if onnx_path is not None:
+                refuse_of_export()
+                print_bundle(partial(bundle.of_onnx, model_path(onnx_path), engine))
+            elif ckpt is not None:
+                given |= images_of(given, data, bundle.precision) | {
+                    "precision": bundle.precision,
+                    "target": ONNX_ONLY,
+                }
+                batch = max_batch or MAX_BATCH
+                options = ExportOptions(ckpt, bundle.folder / "x.onnx", **given, max_batch=batch)
+                builders = bundle.resolve(engine)
+                require_sources(options)
+                print_bundle(partial(bundle.of_checkpoint, options, builders))
+            return
         if publication is not None and onnx_path is not None:
             raise UsageError("--push needs --ckpt: an ONNX file does not contain its proof.")
         if onnx_path is not None:
             onnx_path = model_path(onnx_path)
-        if onnx_path is not None and page is not None:
-            refuse_beside_page()
-            show(page.write(onnx_path))
+        if onnx_path is not None and copies:
+            refuse_beside_copies(page=page is not None)
+            if triton is not None:
+                triton.refuse_building()
+                show(triton.write(onnx_path))
+            if page is not None:
+                show(page.write(onnx_path))
         elif onnx_path is not None:
             if any(short.values()) or data is not None:
                 raise refused_with_onnx("precision" if any(short.values()) else "data")
@@ -98,16 +134,17 @@ def main(
             plan = output_path(Path(onnx_path.name) if named else onnx_path, output, ".plan")
             print_engine(engine_from_onnx(onnx_path, plan, engine))
         elif ckpt is not None:
-            if data is not None:
-                given["verify_data"] = given["verify_data"] or (data if given["verify"] else None)
-                given["calib_data"] = given["calib_data"] or (data if precision == "int8" else None)
+            given |= images_of(given, data, precision)
             if page is not None:
                 page.package  # noqa: B018 (fetched before the minutes of an export)
             wanted = target
-            if target == "auto" and (page is not None or bf16):
-                wanted = "cpu" if bf16 and page is None else "onnx"
+            if target == "auto" and (copies or bf16):
+                wanted = "cpu" if bf16 and not copies else "onnx"
             resolved = resolve_target(wanted, precision, engine)
             path = output_path(ckpt, output, ".onnx")
+            if triton is not None:
+                kind = "" if precision == "fp32" else f".{precision}"
+                triton.check(path.with_suffix(f"{kind}.onnx"))
             if publication is not None:
                 publication.check()
             batch = max_batch or MAX_BATCH
@@ -115,8 +152,29 @@ def main(
             result = export(ExportOptions(ckpt, path, **given))
             if page is not None:
                 show(page.write(result.files[-1].path))
+            if triton is not None:
+                show(triton.write_export(result))
             if publication is not None:
                 push(publication, result)
+
+
+def images_of(given: dict[str, Any], data: Path | None, precision: Precision) -> dict[str, Any]:
+    """Return the options of the images: --data is for those that are not given."""
+    return {
+        "verify_data": given["verify_data"] or (data if given["verify"] else None),
+        "calib_data": given["calib_data"] or (data if precision == "int8" else None),
+    }
+
+
+def print_bundle(write: Callable[[], Bundle]) -> None:
+    """Write a bundle and print what is in it; exit with 1 if a file differs from the checkpoint."""
+    started = time.perf_counter()
+    try:
+        written = write()
+    except ArithmeticError as error:  # ParityError, whose module imports torch
+        say(f"Error: {error}")
+        sys.exit(1)
+    show("\n".join(bundle_summary(written, time.perf_counter() - started)))
 
 
 def push(publication: Publication, result: ExportResult) -> None:
@@ -128,10 +186,11 @@ def push(publication: Publication, result: ExportResult) -> None:
         sys.exit(1)
 
 
-def export(options: ExportOptions) -> ExportResult:
-    """Run an export, print its result and return it.
+def require_sources(options: ExportOptions) -> None:
+    """Refuse what is evidently no checkpoint or no images, and missing packages.
 
-    Exits with 1 if a file differs from the checkpoint.
+    Raises:
+        NumclipError: naming it.
     """
     require_installed("export,cpu", "torch", "open_clip", "onnx", "onnxscript", "onnxruntime")
     require_checkpoint(
@@ -140,6 +199,14 @@ def export(options: ExportOptions) -> ExportResult:
     require_images(options.verify_data)
     require_images(options.calib_data)
     require("export,cpu", "torch", "onnx", "onnxscript", "onnxruntime")
+
+
+def export(options: ExportOptions) -> ExportResult:
+    """Run an export, print its result and return it.
+
+    Exits with 1 if a file differs from the checkpoint.
+    """
+    require_sources(options)
 
     from numclip_export.export import run_export
     from numclip_export.parity import ParityError

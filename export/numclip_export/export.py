@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
+
+import onnx
 
 from numclip.checkpoint import Checkpoint, load_checkpoint, package_versions
 from numclip_export.exported_file import Draft, ExportedFile, write_fp16, write_fp32
@@ -22,7 +25,7 @@ from numclip_export.parity import Parity, Reference
 from numclip_export.report import export_report, write_card, write_report
 from numclip_export.verified_engine import VerifiedEngine, verified_engine
 from numclip_export.vision import is_common_transformer
-from numclip_runtime import MissingDependencyError, UsageError
+from numclip_runtime import MissingDependencyError, ModelMetadata, UsageError
 from numclip_runtime.files import (
     atomic_path,
     atomic_text,
@@ -57,8 +60,60 @@ class ExportResult:
         return self.files[-1].parity
 
 
+class LoadedCheckpoint:
+    """A checkpoint that was loaded once, for one export or several.
+
+    Args:
+        path: Checkpoint of `numclip-train`.
+
+    Raises:
+        ModelError: if it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = load_checkpoint(path)
+        self._reference: Reference | None = None
+        self._graphs: dict[int, onnx.ModelProto] = {}
+
+    @cached_property
+    def metadata(self) -> ModelMetadata:
+        """Metadata of a file without parity, and with the packages that make it."""
+        return replace(
+            self.checkpoint.metadata,
+            checkpoint_sha256=sha256(self.path),
+            versions=package_versions("torch", "open_clip_torch", "onnx"),
+        )
+
+    def reference(self, options: ExportOptions) -> Reference | None:
+        """Return the checkpoint's results, computed at the first call; None: not asked for.
+
+        Args:
+            options: Images, largest batch and tolerance, which are those of all exports.
+        """
+        if self._reference is None and options.verify:
+            images = verify_images(self.checkpoint, options.verify_data, options.table)
+            self._reference = Reference(
+                self.checkpoint, images, max_batch=options.max_batch, atol=options.atol
+            )
+        return self._reference
+
+    def graph(self, opset: int) -> onnx.ModelProto:
+        """Return the folded model's float32 graph, exported once for each opset."""
+        if opset not in self._graphs:
+            checkpoint, fused = self.checkpoint, opset >= FUSED_ATTENTION_OPSET
+            self._graphs[opset] = onnx_from_folded(
+                FoldedModel(checkpoint.model, checkpoint.temperature, fused_attention=fused),
+                checkpoint.preprocessing.crop,
+                opset=opset,
+            )
+        return self._graphs[opset]
+
+
 def run_export(
-    options: ExportOptions, on_files: Callable[[ExportResult], None] | None = None
+    options: ExportOptions,
+    on_files: Callable[[ExportResult], None] | None = None,
+    loaded: LoadedCheckpoint | None = None,
 ) -> ExportResult:
     """Fold a checkpoint, write it as ONNX, run what was written, and keep it only if it agrees.
 
@@ -69,6 +124,7 @@ def run_export(
     Args:
         options: Which checkpoint, and what to write.
         on_files: Called when the ONNX files are finished: an engine may take minutes.
+        loaded: The options' checkpoint; None loads it.
 
     Raises:
         ModelError: if the checkpoint cannot be read, or the engine cannot be built.
@@ -78,7 +134,8 @@ def run_export(
         KeyboardInterrupt: after Ctrl-C or another signal to stop; during the build of an engine the
             ONNX files stay.
     """
-    result, reference = _export_files(options)
+    # held by nobody while an engine is built, which needs the memory
+    result, reference = _export_files(options, loaded or LoadedCheckpoint(options.ckpt))
     try:
         if on_files is not None:
             on_files(result)
@@ -110,22 +167,16 @@ def _describe(
             write_card(result.details, file)
 
 
-def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | None]:
+def _export_files(
+    options: ExportOptions, loaded: LoadedCheckpoint
+) -> tuple[ExportResult, Reference | None]:
     """Write and verify the ONNX files; return them with the reference, if they were verified."""
     started = time.perf_counter()
     path, precision = options.onnx_path, options.precision
-    checkpoint = load_checkpoint(options.ckpt)
+    checkpoint = loaded.checkpoint
     opset = _opset(options, checkpoint)
-    reference = None
     data = int8_data(checkpoint, options) if precision == "int8" else None
-    if options.verify:
-        images = verify_images(checkpoint, options.verify_data, options.table)
-        reference = Reference(checkpoint, images, max_batch=options.max_batch, atol=options.atol)
-    metadata = replace(
-        checkpoint.metadata,
-        checkpoint_sha256=sha256(options.ckpt),
-        versions=package_versions("torch", "open_clip_torch", "onnx"),
-    )
+    reference, metadata = loaded.reference(options), loaded.metadata
     second = path.with_suffix(f".{precision}.onnx")
     report = path.with_suffix(".report.json")
     card = path.with_suffix(".card.md") if options.card else None
@@ -144,12 +195,7 @@ def _export_files(options: ExportOptions) -> tuple[ExportResult, Reference | Non
     with ExitStack() as files:  # all appear, or none; the last entered is the first to appear
         places = (*described, *checksums.values(), *models)
         temporary = {place: files.enter_context(atomic_path(place, sync=True)) for place in places}
-        fused = opset >= FUSED_ATTENTION_OPSET
-        graph = onnx_from_folded(
-            FoldedModel(checkpoint.model, checkpoint.temperature, fused_attention=fused),
-            checkpoint.preprocessing.crop,
-            opset=opset,
-        )
+        graph = loaded.graph(opset)
         fp32 = write_fp32(
             Draft(path, temporary[path]), graph, metadata, reference, bf16=options.bf16
         )

@@ -49,9 +49,36 @@ FLAGS = add(
             help="Add a static page that computes the numbers of photos in the browser.",
         ),
         click.option(
+            "--triton",
+            type=FILE,
+            metavar="DIR",
+            help="Add a folder for the model to this repository of a Triton server.",
+        ),
+        click.option(
             "--ort-web",
             type=FILE,
             help="onnxruntime-web as `npm pack` writes it.  [default: fetched from npm once]",
+        ),
+    ),
+    group(
+        "Fleet bundle",
+        click.option(
+            "--bundle",
+            type=FILE,
+            metavar="DIR",
+            help="Write the files of several targets into one folder, of which each machine runs "
+            "the best.",
+        ),
+        click.option(
+            "--targets",
+            metavar="LIST",
+            help="Of --bundle: cpu, onnx, tensorrt, tensorrt-rtx, also with a precision or with "
+            "compute capabilities: cpu,onnx-fp16,tensorrt-rtx:86+120.",
+        ),
+        click.option(
+            "--allow-missing",
+            is_flag=True,
+            help="Leave out of --bundle what cannot be built here, instead of refusing.",
         ),
     ),
     group(

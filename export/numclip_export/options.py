@@ -20,7 +20,23 @@ if TYPE_CHECKING:  # engines are built on devices without the training package's
 Target = Literal["auto", "onnx", "cpu", "tensorrt", "tensorrt-rtx"]
 # Parameters that are for engines only
 ENGINE_ONLY = tuple(f.name for f in fields(EngineOptions) if f.name not in ("target", "max_batch"))
-PAGE_OF_A_FILE = ("source", "onnx_path", "web", "ort_web")  # parameters
+# Parameters that may stand beside a finished file, of --web, and of --triton alone
+COPIED_FILE = ("source", "onnx_path", "web", "ort_web", "triton")
+TRITON_ONLY = ("target", "max_batch")
+NOT_OF_A_BUNDLE = (
+    *(
+        "output",
+        "target",
+        "precision",
+        "fp16",
+        "int8",
+        "bf16",
+        "compute_capabilities",
+        "card",
+        "push",
+    ),
+    *("web", "triton", "opset"),
+)
 IRREGULAR_FLAGS = {
     "verify": "--no-verify",
     "precision": "--precision (--fp16, --int8, --bf16)",
@@ -96,7 +112,7 @@ class ExportOptions:
             raise UsageError("--bf16 is a proof, which --no-verify skips; leave one of them out.")
         if self.bf16 and not self.for_cpu:
             raise UsageError(
-                "--bf16 is for a CPU; choose --target cpu, or leave --bf16 (and --web) out."
+                "--bf16 is for a CPU; choose --target cpu without --web, or leave --bf16 out."
             )
         if self.verify_data is not None and not self.verify:
             raise UsageError("--verify-data has no use with --no-verify; leave one of them out.")
@@ -197,26 +213,55 @@ def target_with_onnx(target: Target, *, card: bool) -> EngineTarget:
     """
     if card:
         raise UsageError("--card needs --ckpt: an ONNX file does not contain its proof.")
-    source, typed = click.get_current_context().get_parameter_source, click.core.ParameterSource
-    for name in (field.name for field in fields(ExportOptions)):
-        if source(name) == typed.COMMANDLINE and name not in ("onnx_path", "target", "max_batch"):
-            raise refused_with_onnx(name)
+    refuse_of_export()
     if target == "onnx" or target == "cpu":
         raise UsageError(f"--target {target} builds no engine; choose tensorrt or tensorrt-rtx.")
     return target
 
 
-def refuse_beside_page() -> None:
-    """Refuse other options where the running command writes the page of an ONNX file.
+def refuse_of_export() -> None:
+    """Refuse the options of an export, where the running command has an ONNX file.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    source, typed = click.get_current_context().get_parameter_source, click.core.ParameterSource
+    for name in ("data", *(field.name for field in fields(ExportOptions))):
+        if source(name) == typed.COMMANDLINE and name not in ("onnx_path", "target", "max_batch"):
+            raise refused_with_onnx(name)
+
+
+def refuse_beside_bundle() -> None:
+    """Refuse options that choose one form or place, where the running command writes a bundle.
 
     Raises:
         UsageError: naming the first of them.
     """
     context, typed = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
-    for name in context.params:
-        if context.get_parameter_source(name) == typed and name not in PAGE_OF_A_FILE:
+    for name in NOT_OF_A_BUNDLE:
+        if context.get_parameter_source(name) == typed:
             raise UsageError(
-                f"{flag_of(name)} has no use with --onnx and --web, which copies the file as it is."
+                f"{flag_of(name)} has no use with --bundle, whose --targets say what is written; "
+                "leave it out."
+            )
+
+
+def refuse_beside_copies(*, page: bool) -> None:
+    """Refuse other options where the running command copies an ONNX file or a plan.
+
+    Args:
+        page: Whether it writes a page; else only a repository for Triton.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    context, typed = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
+    fitting = COPIED_FILE if page else (*COPIED_FILE, *TRITON_ONLY)
+    for name in context.params:
+        if context.get_parameter_source(name) == typed and name not in fitting:
+            raise UsageError(
+                f"{flag_of(name)} has no use with --onnx and {'--web' if page else '--triton'}, "
+                "which copies the file as it is."
             )
 
 

@@ -114,9 +114,11 @@ def _notes(item: dict[str, Any]) -> Iterator[str]:
             )
     if bf16 := item.get("bf16"):
         found, speed = bf16["parity"], bf16["speed"]
-        line = f"{item['file']}: in bfloat16 max error {found['max_value_error']:.2g}, "
-        line += f"mean {found['mean_value_error']:.2g} (allowed {found['value_tolerance']:.2g}); "
-        yield line + (
+        errors = (
+            f"{name} {found[f'{name}_value_error']:.2g} (allowed {found[allowed]:.2g})"
+            for name, allowed in (("mean", "value_tolerance"), ("max", "max_value_tolerance"))
+        )
+        yield f"{item['file']}: in bfloat16 value error {', '.join(errors)}; " + (
             f"{speed['bf16_ms']:.2f} ms in place of {speed['fp32_ms']:.2f} (one image, one thread)"
             if speed
             else f"by {bf16['by']}"

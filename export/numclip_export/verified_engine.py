@@ -49,7 +49,11 @@ class VerifiedEngine:
 
 
 def verified_engine(
-    source: ExportedFile, fp32_onnx: Path, target: ResolvedTarget, reference: Reference | None
+    source: ExportedFile,
+    fp32_onnx: Path,
+    target: ResolvedTarget,
+    reference: Reference | None,
+    plan: Path | None = None,
 ) -> VerifiedEngine:
     """Build an engine beside its ONNX file, and keep it only if it is not refuted.
 
@@ -58,12 +62,13 @@ def verified_engine(
         fp32_onnx: float32 file of the same model.
         target: A target that builds engines.
         reference: None skips verification.
+        plan: Where it goes; None: beside the source, under its name.
 
     Raises:
         ParityError: if it differs from the checkpoint, or an INT8 engine is no faster than FP16.
         NumclipError: see `engine_from_onnx`.
     """
-    plan, metadata = source.path.with_suffix(".plan"), source.metadata
+    plan, metadata = plan or source.path.with_suffix(".plan"), source.metadata
     built = engine_from_onnx(
         source.path, plan, target.engine, binding=target.binding, metadata=metadata
     )

@@ -18,6 +18,7 @@ from numclip_runtime.console import FILE, SETTINGS, exit_on_error, show, visible
 from numclip_runtime.errors import require
 from numclip_runtime.files import refuse_overwriting, require_writable
 from numclip_runtime.model_files.given import kind_of, require_checkpoint
+from numclip_runtime.model_files.model_file import files_of_model
 
 OPTIONS = add(
     group(
@@ -91,7 +92,8 @@ def main(files: tuple[Path, ...], output: Path | None, plot: bool, **given: Any)
             make_folder(folder)
             for name in (metrics_file, PICTURE_FILE) if plot else (metrics_file,):
                 require_writable(folder / name)
-                refuse_overwriting(folder / name, (source.file, source.data), "an input")
+                inputs = (*files_of_model(source.file), source.data)
+                refuse_overwriting(folder / name, inputs, "an input")
         found = source.predictions()
         metrics = evaluate_predictions(found)
         show(table(metrics, found.task))

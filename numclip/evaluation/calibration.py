@@ -28,6 +28,7 @@ import numpy.typing as npt
 from numclip.data.columns import PLAIN_TABLE, TableOptions
 from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
+from numclip.evaluation.monitor_reference import monitor_reference
 from numclip.evaluation.predictions import Outputs, groups_of, labels_of, log_softmax, raw_outputs
 from numclip.evaluation.quantiles import conformal_quantile, factor_of
 from numclip_runtime import Calibration, Task, UsageError
@@ -60,7 +61,7 @@ def calibrate(
     batch_size: int = 64,
     workers: int = 0,
 ) -> tuple[Checkpoint, str]:
-    """Fit the temperature of the bins and the intervals.
+    """Fit the temperature of the bins and the intervals, and note what the images are like.
 
     Args:
         checkpoint: Model to run; a calibration that it has is replaced.
@@ -74,14 +75,15 @@ def calibrate(
         workers: Processes that load images.
 
     Returns:
-        The checkpoint with its calibration, and a line about it for people.
+        The checkpoint with its calibration and its reference, and a line for people.
 
     Raises:
         ImageError: if an image cannot be read.
         UsageError: if the model's outputs are not finite.
     """
     task = checkpoint.task
-    values, logits = raw_outputs(checkpoint, samples, batch_size=batch_size, workers=workers)
+    said = [raw_outputs(checkpoint, samples, batch_size=batch_size, workers=workers)]
+    values, logits = said[0].values, said[0].logits
     labels, groups, chosen_on = labels_of(samples), groups_of(samples), None
     if more is not None and groups:
         values, logits = (
@@ -90,13 +92,14 @@ def calibrate(
         )
         labels, groups = np.concatenate([labels, more.labels]), groups + more.groups
     if tuning:
-        outputs = raw_outputs(checkpoint, tuning, batch_size=batch_size, workers=workers)
-        chosen_on = (*outputs, labels_of(tuning))
+        said.append(raw_outputs(checkpoint, tuning, batch_size=batch_size, workers=workers))
+        chosen_on = (said[1].values, said[1].logits, labels_of(tuning))
     calibration = fit_calibration(
         values, logits, labels, task, groups=groups, tuning=chosen_on, chose_epoch=chose_epoch
     )
     line = describe_calibration(calibration, values, logits, task)
-    return replace(checkpoint, calibration=calibration), line
+    reference = monitor_reference(said, [*samples, *tuning], calibration, task)
+    return replace(checkpoint, calibration=calibration, reference=reference), line
 
 
 def calibrate_on(

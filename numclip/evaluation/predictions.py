@@ -27,6 +27,8 @@ from numclip_runtime import (
     load,
 )
 from numclip_runtime.calibration import Array
+from numclip_runtime.console import say
+from numclip_runtime.monitor.statistics import input_statistics
 
 if TYPE_CHECKING:
     from numclip.checkpoint import Checkpoint
@@ -63,6 +65,14 @@ class Outputs(NamedTuple):
     logits: Array  # (N, K)
     labels: Array  # (N,) true numbers, label units
     groups: tuple[str, ...]  # (N,) such as persons; empty: not known
+
+
+class RawOutputs(NamedTuple):
+    """What a checkpoint says of N images, before any calibration, and how they look."""
+
+    values: Array  # (N,) predicted numbers, label units
+    logits: Array  # (N, K)
+    looks: Array  # (N, 6) `input_statistics` of the network's inputs
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,8 @@ class EvaluationSource(TableOptions):
                 checkpoint, samples, batch_size=size, workers=processes
             )
         with load(self.file, fast_decode=self.fast_decode) as predictor:
+            if predictor.choice is not None:  # of a bundle; the others give slightly other numbers
+                say(predictor.choice)
             samples = self._samples(predictor.metadata.task)
             return predictions_of_model(predictor, samples, batch_size=size, workers=workers)
 
@@ -126,7 +138,7 @@ class EvaluationSource(TableOptions):
 
 def raw_outputs(
     checkpoint: Checkpoint, samples: Sequence[Sample], *, batch_size: int = 64, workers: int = 0
-) -> tuple[Array, Array]:
+) -> RawOutputs:
     """Run a checkpoint with torch, on its device; leaves it in eval mode.
 
     Args:
@@ -134,9 +146,6 @@ def raw_outputs(
         samples: Images to read.
         batch_size: Images per run.
         workers: Processes that load images.
-
-    Returns:
-        Values (N,) in label units, and logits (N, K) before any temperature.
     """
     import torch
     from torch.utils.data import DataLoader
@@ -147,21 +156,23 @@ def raw_outputs(
     transform = evaluation_transform(checkpoint.preprocessing)
     data = ImageDataset(samples, checkpoint.task, transform)
     check_shared_memory([(len(samples), batch_size)], checkpoint.preprocessing.crop, workers)
-    values, logits = [], []
+    values, logits, looks = [], [], []
+    spec = checkpoint.preprocessing
     with torch.inference_mode(), loading_faults(workers):
         text_features = model.text_features()
         for images, _, _ in DataLoader(data, batch_size, num_workers=workers):
             out = model(images.to(model.logit_scale.device), text_features)
             values.append(out.values.cpu().double().numpy())
             logits.append(out.logits.cpu().double().numpy())
-    return np.concatenate(values), np.concatenate(logits)
+            looks.append(input_statistics(images.numpy(), spec.mean, spec.std))
+    return RawOutputs(np.concatenate(values), np.concatenate(logits), np.concatenate(looks))
 
 
 def predictions_of_checkpoint(
     checkpoint: Checkpoint, samples: Sequence[Sample], *, batch_size: int = 64, workers: int = 0
 ) -> Predictions:
     """Run a checkpoint with torch; see `raw_outputs`."""
-    values, logits = raw_outputs(checkpoint, samples, batch_size=batch_size, workers=workers)
+    values, logits, _ = raw_outputs(checkpoint, samples, batch_size=batch_size, workers=workers)
     bin_probs = np.exp(log_softmax(logits / checkpoint.temperature))
     return Predictions(
         checkpoint.task,

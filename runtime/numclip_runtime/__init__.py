@@ -4,9 +4,10 @@
 >>> load("model.onnx").predict("a.jpg").value  # doctest: +SKIP
 42.7
 
-No data is sent anywhere. onnxruntime's wheels from 1.29 on report their use to their maker, and
-keep a database for that in the home folder, unless ORT_DISABLE_TELEMETRY forbids it when they are
-imported; numclip sets it to 1 if it is not set.
+No data is sent anywhere, except to a server that the caller names (triton://, s3://). onnxruntime's
+wheels from 1.29 on report their use to their maker, and keep a database for that in the home
+folder, unless ORT_DISABLE_TELEMETRY forbids it when they are imported; numclip sets it to 1 if it
+is not set.
 
 Names are imported at first use: the commands begin to handle signals before they load numpy.
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         MissingDependencyError,
         ModelError,
         NumclipError,
+        StoreError,
         UsageError,
     )
     from numclip_runtime.metadata import ModelMetadata, Preprocessing
@@ -47,6 +49,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Preprocessing",
+    "StoreError",
     "Task",
     "UsageError",
     "load",
@@ -58,7 +61,7 @@ _HOMES = {
     "calibration": ("Calibration",),
     "errors": (
         *("GpuError", "GpuRequiredError", "ImageError", "MissingDependencyError", "ModelError"),
-        *("NumclipError", "UsageError"),
+        *("NumclipError", "StoreError", "UsageError"),
     ),
     "metadata": ("ModelMetadata", "Preprocessing"),
     "model_files.model_file": ("read_metadata",),

@@ -30,18 +30,19 @@ WIDTH = 80  # characters that every table fits into, unless the terminal has mor
 # Context settings of every command
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 EXIT_CODES = tuple(128 + signum for signum in STOP_SIGNALS)
+# Given back where memory runs out: for the sentence that says so, and for Python's work at exit
+_RESERVED_BYTES = 4 << 20  # address space only: nothing is written there
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn numclip's own and the system's errors into one line on stderr and exit code 2.
 
-    Pillow's warnings about odd pictures are not shown.
+    Pillow's warnings about odd pictures, which no number depends on, are not shown.
 
     Ctrl-C, SIGTERM and SIGHUP raise `Stopped` inside, and exit with 130, 143 and 129. Where memory
     or threads do not suffice, that is said, also with exit code 2.
     """
-    # about metadata and palettes, which no number depends on
     warnings.filterwarnings("ignore", module=r"PIL\.")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a pipe on Windows lacks most characters
@@ -49,6 +50,7 @@ def exit_on_error() -> Iterator[None]:
     with stop_signals():
         atexit.unregister(_end_at_once)
         try:
+            reserve: bytearray | None = bytearray(_RESERVED_BYTES)
             yield
         except SystemExit as error:  # of a library that has seen the signal, such as Lightning
             if stop_requests()[0] is None or error.code in EXIT_CODES:
@@ -59,6 +61,7 @@ def exit_on_error() -> Iterator[None]:
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, BrokenPipeError):
                 raise  # `numclip-run ... | head`: click exits quietly
+            reserve = None  # noqa: F841
             code, sentence = _ending(error)
             if sentence is None:
                 raise

@@ -41,6 +41,10 @@ class ImageError(NumclipError, OSError):
     path: str | None = None  # of the image, where a stream knows it
 
 
+class StoreError(NumclipError, RuntimeError):
+    """An object store or web server that cannot be read, or no longer: no object of it can be."""
+
+
 class MissingDependencyError(NumclipError, ImportError):
     """An optional package is needed; the message names the pip command that installs it."""
 

@@ -283,8 +283,8 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with naming(path), path.open("rb") as file:
+    """Return the SHA-256 of a regular file, in hexadecimal."""
+    with naming(path), open_regular(path) as file:
         return sha256_of(file)
 
 

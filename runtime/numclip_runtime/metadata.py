@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from numclip_runtime.calibration import Calibration
 from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.fields import parse_json, read_fields, shown
+from numclip_runtime.monitor.reference import MonitorReference
 from numclip_runtime.task import Task
 
 SCHEMA_VERSION = 1
@@ -145,6 +146,7 @@ class ModelMetadata:
     # "onnxruntime 1.32.0": the graph was optimised by it beforehand, and has operators of its own
     optimized_by: str | None = None
     bf16: Bf16Proof | None = None  # of a float32 file; None: not proved, so it runs in float32
+    reference: MonitorReference | None = None  # None: a monitor has nothing to compare with
 
     def to_json(self) -> str:
         """Return the metadata as compact JSON text, schema version included."""
@@ -154,15 +156,10 @@ class ModelMetadata:
             del plain["input"]
         if self.calibration is not None:
             plain["calibration"] = self.calibration.to_dict()
-        optional = (
-            "calibration",
-            "verified",
-            "source_sha256",
-            "fp32_nodes",
-            "optimized_by",
-            "bf16",
-        )
-        for name in optional:
+        for name in (
+            *("calibration", "verified", "source_sha256", "fp32_nodes", "optimized_by"),
+            *("bf16", "reference"),
+        ):
             if plain[name] in (None, ()):
                 del plain[name]
         return json.dumps(plain, separators=(",", ":"), ensure_ascii=False)

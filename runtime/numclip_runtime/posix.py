@@ -35,6 +35,16 @@ def affinity() -> list[int] | None:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
+def most_open_files() -> int | None:
+    """Return how many files this process may have open; None: no limit, or not known."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return None if files == resource.RLIM_INFINITY else files
+
+
 def signal_main_thread(signum: int) -> None:
     """Send a signal to the main thread; where there is `pthread_kill`, what it waits for ends."""
     main = threading.main_thread().ident

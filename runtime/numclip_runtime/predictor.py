@@ -6,48 +6,29 @@ import os
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 
 import numpy as np
 
-from numclip_runtime.backends import (
-    Backend,
-    BackendName,
-    OpenOptions,
-    OptimizeFor,
-    device_of,
-    open_backend,
-)
+from numclip_runtime.backends import Backend, BackendName, OpenOptions, OptimizeFor, device_of
 from numclip_runtime.backends.after_fork import forget_after_fork
 from numclip_runtime.backends.close_guard import CloseGuard
+from numclip_runtime.backends.origin import Origin as Origin
+from numclip_runtime.backends.origin import open_with_origin
 from numclip_runtime.calibration import DEFAULT_COVERAGE
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.model_files.model_file import ModelFile
 from numclip_runtime.model_files.names import model_path
-from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.preprocess import FloatArray, ImageLike, InputArray, network_input
+from numclip_runtime.remote.pictures import fetched_picture, with_objects
 from numclip_runtime.results.prediction import PictureSource, located, picture_source, refuse_one
 from numclip_runtime.results.prediction import Prediction as Prediction
 
-
-@dataclass(frozen=True)
-class Origin:
-    """The file of a predictor's model and its options: a copy opens them again."""
-
-    file: ModelFile
-    options: OpenOptions
-
-    def reopen(self) -> Backend:
-        """Open the model again.
-
-        Raises:
-            ModelError: if the file has changed; and see `open_backend`.
-        """
-        with self.file.reopened() as model:
-            return open_backend(model, self.options)
+_FROM_BACKEND = (
+    "this predictor was made from a backend, so that its model is not known; make it with "
+    "numclip_runtime.load."
+)
 
 
 class Predictor:
@@ -77,11 +58,7 @@ class Predictor:
     @classmethod
     def open(cls, model: str | os.PathLike[str], options: OpenOptions) -> Predictor:
         """Load an exported model; see `load`."""
-        path = model_path(model)
-        options.check(path)
-        with OpenModel(path) as file:
-            backend = open_backend(file, options)
-            origin = Origin(ModelFile(file), options)
+        backend, origin = open_with_origin(model_path(model), options)
         return cls(backend, fast_decode=options.fast_decode, origin=origin)
 
     @property
@@ -104,6 +81,28 @@ class Predictor:
         return self.backend.metadata
 
     @property
+    def choice(self) -> str | None:
+        """The artefact of a bundle that runs, and why; None: the model was given as a file."""
+        return None if self._origin is None else self._origin.choice
+
+    @property
+    def name(self) -> str:
+        """Name of the model file, or of the model on a server; "a backend" if it has none."""
+        return "a backend" if self._origin is None else self._origin.file.path.name
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the model file; of a model on a Triton server, of what identifies it.
+
+        Raises:
+            ModelError: if the file has been replaced or removed since it was opened.
+            UsageError: if the predictor was made from a backend.
+        """
+        if self._origin is None:
+            raise UsageError(_FROM_BACKEND)
+        return self._origin.file.pin()
+
+    @property
     def calibrated(self) -> bool:
         """Whether predictions carry an interval."""
         calibration = self.metadata.calibration
@@ -113,8 +112,8 @@ class Predictor:
         """Predict one image.
 
         Args:
-            image: Path, bytes of a file, binary file, Pillow image, or uint8 array (H, W, 3) RGB
-                or (H, W) grey.
+            image: Path, address (s3://..., https://...), bytes of a file, binary file, Pillow
+                image, or uint8 array (H, W, 3) RGB or (H, W) grey.
 
         Raises:
             ImageError: if the image cannot be read.
@@ -131,6 +130,7 @@ class Predictor:
         return self._predict(images) if len(images) else []
 
     def _predict(self, images: Sequence[ImageLike]) -> list[Prediction]:
+        images = [*with_objects(images)]
         inputs = [self.preprocess(image) for image in images]
         found = self.predict_inputs(inputs[0][None] if len(inputs) == 1 else np.stack(inputs))
         return [one.of(picture_source(image)) for one, image in zip(found, images, strict=True)]
@@ -144,7 +144,7 @@ class Predictor:
 
     def preprocess(self, image: ImageLike) -> InputArray:
         """Decode and preprocess one image; (3, H, W) float32, or (H, W, 3) uint8."""
-        return network_input(image, self.metadata, fast_decode=self.fast_decode)
+        return network_input(fetched_picture(image), self.metadata, fast_decode=self.fast_decode)
 
     def postprocess(self, values: FloatArray, bin_probs: FloatArray) -> list[Prediction]:
         """Turn network outputs, (B,) values and (B, K) bin_probs, into predictions."""
@@ -184,10 +184,9 @@ class Predictor:
 
         Args:
             images: As for `predict`; an ImageError, from a source that could not read an image, is
-                yielded in its place. Consumed lazily, and only by the thread that takes the
-                results.
-            batch_size: Images per run of the network. None: 1 on a CPU, where more gain nothing,
-                at most 16 on a GPU.
+                yielded in its place. Consumed lazily, only by the thread that takes the results;
+                `numclip_runtime.remote.prefetch.prefetched` fetches addresses further ahead.
+            batch_size: Images per run of the network. None: 1 on a CPU, at most 16 on a GPU.
             workers: Threads that decode and preprocess. None: one per usable core. On a CPU they
                 also run the network if the model was loaded with `optimize_for="throughput"` and
                 the batch size is 1.
@@ -198,20 +197,20 @@ class Predictor:
         Raises:
             UsageError: if a number is below 1, or the predictor is closed.
             TypeError: if `images` is a single image.
-            GpuError: if the GPU fails. It ends the stream, as does any exception of `images`.
+            GpuError: if the GPU fails. It ends the stream, as do StoreError and errors of `images`.
         """
         from numclip_runtime.pipeline import plan_stream, stream  # 3 ms of every start
 
         refuse_one(images, "stream")
         plan = plan_stream(self.backend, batch_size, workers)
-        # of the images in flight; not the images themselves, which take memory
-        sources: deque[PictureSource] = deque()
+        sources: deque[PictureSource] = deque()  # of the images in flight; those take memory
 
         def noted(image: ImageLike | ImageError) -> ImageLike | ImageError:
             sources.append(picture_source(image))
             return image
 
-        results = stream(map(noted, images), plan, self.preprocess, self.predict_inputs)
+        pictures = map(noted, with_objects(images))
+        results = stream(pictures, plan, self.preprocess, self.predict_inputs)
         return located(results, sources)
 
     def close(self) -> None:
@@ -234,22 +233,18 @@ class Predictor:
 
     def __reduce__(self) -> tuple[partial[Predictor], tuple[Origin]]:
         if self._origin is None:
-            raise UsageError(
-                "this predictor was made from a backend, so a copy could not open its model again; "
-                "make it with numclip_runtime.load."
-            )
+            raise UsageError(_FROM_BACKEND)
         with self._guard:
             self._origin.file.pin()
         return partial(type(self), fast_decode=self.fast_decode), (self._origin,)
 
     def __repr__(self) -> str:
         model = self._model
-        name = "a backend" if self._origin is None else self._origin.file.path.name
         if isinstance(model, Origin):
-            return f"<Predictor of {name}, opened at its first use>"
+            return f"<Predictor of {self.name}, opened at its first use>"
         task = model.metadata.task
         return (
-            f"<Predictor of {name}: {task.name}{f' in {task.unit}' if task.unit else ''}, "
+            f"<Predictor of {self.name}: {task.name}{f' in {task.unit}' if task.unit else ''}, "
             f"{task.num_bins} bins, {model.name} on {model.device}>"
         )
 
@@ -277,9 +272,11 @@ def load(
     The keyword arguments are the fields of `numclip_runtime.backends.OpenOptions`.
 
     Args:
-        model: Path of a `.onnx` or `.plan` file made by `numclip-export`; the name of a model that
-            comes with the package ("quality"); or "hf://OWNER/NAME@REVISION", a model on the
-            Hugging Face hub. A plan is executable code: load only those you trust, see `sha256`.
+        model: Path of a `.onnx` or `.plan` file made by `numclip-export`; of a bundle, a folder of
+            which the best artefact for this machine is opened; the name of a model that comes with
+            the package ("quality"); "hf://OWNER/NAME@REVISION", a model on the Hugging Face hub; or
+            "triton://HOST:PORT/MODEL", one on a Triton server. A plan is executable code: load only
+            plans that you trust, see `sha256`.
 
     Raises:
         ModelError: if the file is missing, broken, not made by numclip, or not the pinned one.

@@ -98,7 +98,7 @@ def test_command_installs_this_checkout_and_writes_all_figures(tmp_path: Path) -
     (one,) = json.loads((tmp_path / "x.json").read_text())["results"]
     (package,) = one["packages"]
     assert (package["name"], package["version"]) == ("numclip", numclip_runtime.__version__)
-    assert one["mb"] == package["mb"] < 4  # and bytecode: 3.1, 1.3 of them the wheel
+    assert one["mb"] == package["mb"] < 5  # and bytecode
     assert one["import_ms"] is None  # nothing that it imports was installed
 
 

@@ -21,6 +21,8 @@ from benchmarks.bench.results import (
 )
 from benchmarks.folder import ProgramSpeed, StreamSpeed
 from benchmarks.memory import Sample
+from benchmarks.object_store import SourceSpeed
+from benchmarks.ray_job import JobRun
 from benchmarks.training import TrainingSpeed
 from numclip_runtime import UsageError
 from tests.benchmarks.conftest import ROOT
@@ -43,6 +45,14 @@ def test_kept_results_round_trip(path: Path) -> None:
         write_json(text, read_document(path))
         assert text.getvalue() == path.read_text("utf-8")
         return
+    if path.stem.startswith("ray"):
+        for row in data["rows"]:
+            round_trips(JobRun, row)
+        data = {"environment": data["environment"]}
+    if path.stem.startswith("store"):
+        for row in data["rows"]:
+            round_trips(SourceSpeed, row)
+        data = {"environment": {k: v for k, v in data["environment"].items() if k != "store"}}
     round_trips(Environment, data["environment"])
     for sample in data.get("samples", []):  # memory
         round_trips(Sample, sample)

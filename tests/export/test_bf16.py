@@ -108,7 +108,7 @@ def test_beyond_the_budget(chain: Chain, tmp_path: Path, monkeypatch: pytest.Mon
         (["--bf16", "--fp16"], "and bf16 and fp16 are asked for; run it once for each, with"),
         (["--precision", "bf16", "--int8"], "and bf16 and int8 are asked for"),
         (["--bf16", "--no-verify"], "--bf16 is a proof, which --no-verify skips"),
-        (["--bf16", "--target", "onnx"], "--bf16 is for a CPU; choose --target cpu, or leave"),
+        (["--bf16", "--target", "onnx"], "--bf16 is for a CPU; choose --target cpu without --web"),
     ],
 )
 def test_wrong_use(chain: Chain, tmp_path: Path, words: list[str], sentence: str) -> None:

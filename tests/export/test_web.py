@@ -21,6 +21,7 @@ from numclip_export.cli import main
 from numclip_export.delivery import web
 from numclip_runtime import read_metadata
 from numclip_runtime.metadata import METADATA_KEY
+from numclip_runtime.serve.static_files import SHARED
 from tests.export.chain import Chain
 
 TINY = Path(__file__).parents[1] / "data/tiny.onnx"
@@ -80,7 +81,7 @@ def test_page_of_an_onnx_file(model: Path, package: Path, tmp_path: Path) -> Non
     assert files.pop("ort/ort.wasm.bundle.min.js").read_bytes() == b"script"
     assert files.pop("ort/ort-wasm-simd-threaded.wasm").read_bytes() == b"\0asm"
     assert {name: path.read_bytes() for name, path in files.items()} == {
-        path.name: path.read_bytes() for path in web.PAGE.iterdir()
+        path.name: path.read_bytes() for path in (*web.PAGE.iterdir(), *SHARED.iterdir())
     }
     first, second = result.output.splitlines()
     assert first == f"{site}: a page of a.onnx; a browser loads 0 MB"
@@ -178,11 +179,12 @@ def test_page_is_closed_to_the_outside() -> None:
     assert rules["script-src"] == "'self' 'wasm-unsafe-eval'"
     assert "http" not in policy
     assert not re.search(r"<script(?! type=\"module\" src)|\sstyle=|\son\w+=", html)
-    scripts = {path.name: path.read_text("utf-8") for path in web.PAGE.glob("*.js")}
+    files = (*web.PAGE.glob("*.js"), *SHARED.glob("*.js"))
+    scripts = {path.name: path.read_text("utf-8") for path in files}
     for name, script in scripts.items():
         assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\(", script)
         addresses = set(re.findall(r"https?://[\w.]+", script)) - {"http://ns.adobe.com"}
         assert not addresses, name
-    used = set(re.findall(r'\$\("(\w+)"\)', scripts["app.js"]))
+    used = set(re.findall(r'\$\("(\w+)"\)', scripts["app.js"] + scripts["view.js"]))
     assert used == set(re.findall(r'id="(\w+)"', html)) - {"drop", "input"}
     assert web.GENERATOR in html

@@ -19,6 +19,7 @@ from numclip_runtime import read_metadata
 from numclip_runtime.calibration import Calibration
 from numclip_runtime.metadata import Preprocessing
 from numclip_runtime.preprocess import load_rgb, normalise, to_pixels
+from numclip_runtime.serve.static_files import SHARED
 from numclip_runtime.task import Task
 from tests.export.web_photos import write_pngs
 
@@ -31,8 +32,11 @@ pytestmark = pytest.mark.skipif(NODE is None, reason="there is no Node (node) on
 def run(folder: Path, job: object, body: str) -> Any:
     """Run a script that gets `job`, and return what it returns; its files lie in `folder`."""
     (folder / "job.json").write_text(json.dumps(job), "utf-8")
-    modules = {name: (web.PAGE / f"{name}.js").as_uri() for name in ("decode", "metadata", "png")}
-    modules["resample"] = (web.PAGE / "resample.js").as_uri()
+    names = ("decode", "metadata", "png", "resample")
+    shared = {path.stem for path in SHARED.glob("*.js")}
+    modules = {
+        name: ((SHARED if name in shared else web.PAGE) / f"{name}.js").as_uri() for name in names
+    }
     script = "import * as fs from 'node:fs';\n" + "".join(
         f"import * as {name} from {json.dumps(place)};\n" for name, place in modules.items()
     )

@@ -128,6 +128,27 @@ def test_fast_decode(home: Path, tmp_path: Path) -> None:
     assert 0 < abs(metrics[0]["value"]["mae"] - metrics[1]["value"]["mae"]) < 1
 
 
+def test_a_bundle_is_measured_by_the_file_that_this_machine_runs(
+    home: Path, tmp_path: Path
+) -> None:
+    from numclip_export.cli import main as export
+
+    arguments = [str(home / "model.onnx"), "--bundle", str(tmp_path / "b"), "--targets", "onnx"]
+    assert CliRunner().invoke(export, arguments).exit_code == 0
+    metrics = []
+    for model in (home / "model.onnx", tmp_path / "b"):
+        out = tmp_path / f"{model.name}-metrics"
+        done = invoke(model, home / "test.csv", "-o", out)
+        assert done.exit_code == 0, done.output
+        found = json.loads((out / "metrics.json").read_text("utf-8"))
+        assert found.pop("artefact") == model.name
+        metrics.append(dict(numbers(found)))
+    assert "model.onnx of this bundle: fp32 on the CPU" in done.output
+    assert metrics[0] == metrics[1]
+    done = invoke(tmp_path / "b", home / "test.csv", "-o", tmp_path / "b" / "bundle.json")
+    assert done.exit_code == 2
+
+
 def test_runtime_interval_is_that_of_the_checkpoint(home: Path) -> None:
     from numclip.checkpoint import load_checkpoint
     from numclip.data.readers import read_samples

@@ -311,7 +311,9 @@ def test_notes_of_a_run_come_at_its_end(
     open_plan: Opener, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, _ = open_plan(capturable=False)
-    monkeypatch.setattr("numclip_runtime.predictor.open_backend", lambda model, options: backend)
+    monkeypatch.setattr(
+        "numclip_runtime.backends.origin.open_backend", lambda model, options: backend
+    )
     flags = ["--batch-size", "1", "-v"]  # a size that comes again is captured
     result = invoke(open_plan.folder / "x.plan", *[photos / "dark.png"] * 3, *flags)
     first, _, note = result.stderr.splitlines()

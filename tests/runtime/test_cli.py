@@ -16,7 +16,7 @@ from PIL import Image
 
 from numclip_runtime import Predictor, __version__, load
 from numclip_runtime.app.cli import main
-from numclip_runtime.app.run import chosen
+from numclip_runtime.app.progress import chosen
 from numclip_runtime.backends import OpenOptions
 from numclip_runtime.pipeline import StreamPlan
 from tests.runtime.conftest import SEPARATE

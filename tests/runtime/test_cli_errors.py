@@ -121,7 +121,7 @@ def test_wrong_use(args: list[str]) -> None:
         ("list.csv {tiny}", "list.csv: is a table or list; the model comes first: "),
         ("{photos}/dark.png", "dark.png: is a picture; the model comes first: "),
         ("list.csv {photos}", "list.csv: is a table or list, not a model, expected a .onnx or"),
-        ("{tiny} https://a.org/b.jpg", "is an address on the web; download the picture first"),
+        ("{tiny} ftp://a.org/b.jpg", "ftp://a.org/b.jpg: ftp:// is not read (but s3:// "),
         ("{tiny} {photos} --every 10", "--every is about videos and cameras, and no input is one"),
     ],
 )

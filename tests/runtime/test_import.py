@@ -82,6 +82,7 @@ def test_public_names() -> None:
         "Prediction",
         "Predictor",
         "Preprocessing",
+        "StoreError",
         "Task",
         "UsageError",
         "load",

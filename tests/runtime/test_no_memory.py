@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 
 import pytest
 
@@ -74,3 +76,37 @@ def test_other_sentences_stay(
 def test_a_fault_of_ours_is_not_hidden() -> None:
     with pytest.raises(RuntimeError, match="a fault"), exit_on_error():
         raise RuntimeError("a fault")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS and /proc are Linux's")
+def test_it_is_said_when_not_a_byte_is_left() -> None:
+    """Objects of all sizes fill the address space, and stay there until the process has ended."""
+    result = subprocess.run(
+        [sys.executable, "-c", FULL], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (2, "Error: not enough memory.\n")
+    assert result.stdout == "finalized\n"
+
+
+FULL = """
+import resource, weakref
+import click
+from numclip_runtime.console import Command
+
+@click.command(cls=Command)
+def main():
+    global kept
+    weakref.finalize(main, print, "finalized")
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20),) * 2)
+    kept = None
+    for size in (1 << 22, 1 << 18, 1 << 14, 1 << 10, 0):
+        try:
+            while True:
+                kept = (kept, bytearray(size)) if size else (kept,)
+        except MemoryError:
+            pass
+    kept = (kept, bytearray(1 << 22))
+
+main()
+"""

@@ -44,7 +44,9 @@ def test_alone_it_lists_the_commands_in_the_order_of_the_work() -> None:
     assert (code, out) == invoke("--help")[:2]
     assert code == 0
     found = re.findall(r"^  (\w+)  +\S.*\.$", out.partition("Commands:")[2], re.MULTILINE)
-    assert found == ["run", "train", "eval", "export", "zeroshot", "convert", "doctor", "bench"]
+    assert found == [
+        *("run", "serve", "train", "eval", "export", "zeroshot", "convert", "doctor", "bench")
+    ]
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -90,7 +92,7 @@ def test_help_shows_examples_before_options_in_80_columns(name: str | None) -> N
     headings = [line for line in lines if re.fullmatch(r"[A-Z].*:", line)]
     assert headings[0] == "Examples:"
     assert headings[-1] == "Options:"
-    if name in ("run", "train", "eval", "export", "convert", "zeroshot"):
+    if name in ("run", "serve", "train", "eval", "export", "convert", "zeroshot"):
         assert len(headings) >= 4  # no option of a command's own stands under "Options"
         assert out.partition("\nOptions:\n")[2].count("--") == 2  # --version, --help
 

@@ -110,8 +110,10 @@ def test_no_image_at_all(predictor: Predictor, wrong: Any) -> None:
         predictor.predict(wrong)
 
 
-def test_an_address_on_the_web(predictor: Predictor) -> None:
-    with pytest.raises(ImageError, match="is an address on the web; give the picture's bytes"):
+def test_an_address_on_the_web(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("fsspec", "aiohttp"):
+        monkeypatch.setitem(sys.modules, name, None)  # not installed
+    with pytest.raises(MissingDependencyError, match=r"numclip\[remote\]"):
         predictor.predict("https://example.org/a.jpg")
 
 

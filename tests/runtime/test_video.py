@@ -91,8 +91,8 @@ def test_videos_of_a_list(tiny: Path, make_clip: MakeClip, photos: Path) -> None
         ("http://127.0.0.1:9/x.mp4", None),
         ("camera:0", None),
     ]
-    assert [r["error"] for r in got[3:]] == [  # a list opens no address and no camera
-        "http://127.0.0.1:9/x.mp4: no such file.",
+    assert [r["error"] for r in got[3:]] == [  # a list opens no stream and no camera
+        "http://127.0.0.1:9/x.mp4: videos are read from this machine only; download it first.",
         "camera:0: no such file.",
     ]
 

@@ -50,7 +50,9 @@ def script_report(path: Path | None, argv: Sequence[str]) -> Iterator[Callable[.
             """Write results, and the environment with the settings in it."""
             environment = vars(describe_environment(argv=argv, load_before=load_before))
             document = {"environment": {**environment, **(settings or {})}, **results}
-            print(json.dumps(document, indent=1, default=asdict), file=file)
+            # JSON has no NaN, such as the median of nothing
+            text = json.dumps(document, default=asdict)
+            print(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=1), file=file)
 
         yield write
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
+from benchmarks.bench.machine.environment import REPOSITORY
 from numclip_runtime import Task
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from numclip.data.samples import Sample
 
 PARTS = ("train", "val", "test")
+SETS_FOLDER = REPOSITORY.parent / "shared" / "data"  # where the sets lie, if nobody says
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """A static page that computes a model's numbers in the browser: `numclip-export --web DIR`.
 
-The folder holds the page (`page/`, written by hand, no build step), the ONNX file, and
-onnxruntime-web, which comes from npm in one pinned version and is copied in: the page fetches
-nothing from anywhere else.
+The folder holds the page (`page/`, and what it shares with `numclip serve`; written by hand, no
+build step), the ONNX file, and onnxruntime-web, which comes from npm in one pinned version and is
+copied in: the page fetches nothing from anywhere else.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from numclip_runtime.metadata import Precision
 from numclip_runtime.model_files.onnx_file import read_onnx_metadata
 from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.model_files.operators import check_graph
+from numclip_runtime.serve.static_files import SHARED
 from numclip_runtime.system import cache_folder
 
 ORT_WEB = "onnxruntime-web-1.30.0"
@@ -173,7 +174,8 @@ def _page_files(package: bytes) -> Iterator[tuple[str, bytes]]:
             member = archive.extractfile(f"package/dist/{inside}")
             assert member is not None  # its checksum was right
             yield f"ort/{name}", member.read()
-    for path in sorted(PAGE.iterdir(), key=lambda path: path.suffix == ".html"):
+    files = [*SHARED.iterdir(), *PAGE.iterdir()]
+    for path in sorted(files, key=lambda path: path.suffix == ".html"):
         yield path.name, path.read_bytes()
 
 

@@ -32,6 +32,10 @@ from numclip_runtime import ModelMetadata, UsageError, load
 from numclip_runtime.metadata import InputKind
 
 
+class NothingToQuantiseError(UsageError):
+    """The model has no layer that INT8 would speed up on its target."""
+
+
 @dataclass(frozen=True)
 class Quantised:
     """An INT8 graph, as it is described and as it goes into the file."""
@@ -67,7 +71,7 @@ def write_int8(
 
     Raises:
         NotWorthItError: if it is less accurate than the budget allows, or not faster.
-        UsageError: if the model has no layer to quantise.
+        NothingToQuantiseError: if the model has no layer to quantise.
     """
     form: Int8Form = "static"
     if for_cpu:
@@ -87,11 +91,12 @@ def quantise(
     """Return the INT8 graph.
 
     Raises:
-        UsageError: if the model has no layer to quantise, or the form uses no calibration cache.
+        NothingToQuantiseError: if the model has no layer to quantise.
+        UsageError: if the form uses no calibration cache.
     """
     layers = quantisable(model, form)
     if not layers:
-        raise UsageError(
+        raise NothingToQuantiseError(
             "this model has no linear layers that INT8 would speed up on this target; "
             "use --fp16 for a GPU, or the float32 file on a CPU."
         )

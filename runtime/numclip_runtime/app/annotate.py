@@ -68,12 +68,15 @@ class Annotator:
         more = [f"{self._more_notes} more copies like these."] if self._more_notes else []
         return [*self._notes, *more]
 
-    def write(self, name: str, source: str | Image.Image, prediction: Prediction) -> Path | None:
+    def write(
+        self, name: str, source: str | bytes | Image.Image, prediction: Prediction
+    ) -> Path | None:
         """Write one copy.
 
         Args:
             name: Relative path of the picture; the copy keeps its folders.
-            source: Image to draw on: a path, or a decoded RGB image (copied).
+            source: Image to draw on: a path, the content of a file, or a decoded RGB image
+                (copied).
             prediction: The number to write.
 
         Returns:
@@ -101,11 +104,11 @@ class Annotator:
         else:
             self._more_notes += 1
 
-    def _write(self, name: str, source: str | Image.Image, prediction: Prediction) -> Path:
+    def _write(self, name: str, source: str | bytes | Image.Image, prediction: Prediction) -> Path:
         image = load_rgb(source)
         profile = image.info.get("icc_profile")
         drawn = annotated(image, lines_of(prediction, self._task))
-        usual = self._usual(name, is_file=isinstance(source, str))
+        usual = self._usual(name, is_file=not isinstance(source, Image.Image))
         jpeg = usual.suffix.lower() != ".png" and max(drawn.size) <= LONGEST_JPEG
         wanted = usual
         if not jpeg and usual.suffix.lower() != ".png":

@@ -23,7 +23,7 @@ from numclip_runtime.preprocess import InputArray, least_side, network_input
 # Fewer than 4 would mean little, and take less than a second.
 SHARE_COMPARED, FEWEST_COMPARED, MOST_COMPARED = 1 / 100, 4, 16
 
-PathLike: TypeAlias = str | os.PathLike[str]
+PathLike: TypeAlias = str | os.PathLike[str] | bytes  # a path, or the content of a file
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,10 @@ class ScaledSample:
     def __init__(self, spec: Preprocessing) -> None:
         self._spec = spec
         self._random = random.Random(0)  # fixed, so that equal runs compare the same images
-        self._kept: list[tuple[float, int, str]] = []  # heap of (-key, index, path)
+        self._kept: list[tuple[float, int, PathLike]] = []  # heap of (-key, index, path)
         self._seen = 0
 
-    def offer(self, path: str) -> None:
+    def offer(self, path: PathLike) -> None:
         """Consider an image that was read; most are skipped without opening them."""
         self._seen += 1
         entry = (-self._random.random(), self._seen, path)
@@ -116,7 +116,7 @@ class ScaledSample:
             heapq.heapreplace(self._kept, entry)
 
     @property
-    def paths(self) -> list[str]:
+    def paths(self) -> list[PathLike]:
         """The images to compare: all of up to 4, then 1 in 100 of the run, at most 16."""
         wanted = round(self._seen * SHARE_COMPARED)
         wanted = min(MOST_COMPARED, max(FEWEST_COMPARED, wanted))

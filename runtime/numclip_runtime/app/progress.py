@@ -1,4 +1,4 @@
-"""One line on the terminal that shows the progress of a run."""
+"""What a run says of itself: what runs the model, the progress, the speed at the end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numclip_runtime.pipeline import StreamPlan
+    from numclip_runtime.predictor import Predictor
 
 INTERVAL_S = 0.1  # between two updates of the line
 
@@ -81,3 +85,19 @@ def progress_file(output: Path | None) -> IO[str] | None:
     """Return stderr if it is a terminal that shows nothing else."""
     own = output is not None or not sys.stdout.isatty()
     return sys.stderr if own and sys.stderr.isatty() else None
+
+
+def chosen(predictor: Predictor, plan: StreamPlan) -> str:
+    """Return one line that describes what runs the model, and how."""
+    backend = predictor.backend
+    runs = f"{_count(plan.lanes, 'inference')} at a time"
+    if backend.device == "cpu":
+        runs += f" of {_count(backend.threads, 'thread') if backend.threads else 'all cores'}"
+    return (
+        f"{backend.name}: {backend.provider} on {backend.device}, {backend.precision}, "
+        f"batch {plan.batch_size}, {runs}, {_count(plan.workers, 'worker')}"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

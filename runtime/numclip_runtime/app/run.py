@@ -12,25 +12,19 @@ from typing import TYPE_CHECKING
 
 from numclip_runtime.app.inputs import LIST, Inputs, Item, open_inputs
 from numclip_runtime.app.interrupt import Interrupt
-from numclip_runtime.app.progress import Progress, progress_file, summary
+from numclip_runtime.app.monitoring.monitored_opening import open_with_monitor
+from numclip_runtime.app.progress import Progress, chosen, progress_file, summary
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import is_live
 from numclip_runtime.console import say
 from numclip_runtime.errors import ImageError, NumclipError, UsageError
 from numclip_runtime.images.folder import say_left_out
-from numclip_runtime.jobs.job_model import JobModel
-from numclip_runtime.jobs.parts import Parts
-from numclip_runtime.model_files.names import model_path
-from numclip_runtime.pipeline import StreamPlan, plan_stream
+from numclip_runtime.model_files.names import model_path, short_name
+from numclip_runtime.pipeline import plan_stream
 from numclip_runtime.predictor import Prediction, Predictor
-from numclip_runtime.preprocess import ImageLike
+from numclip_runtime.preprocess import ImageLike, load_rgb
 from numclip_runtime.results.prediction import finite
-from numclip_runtime.results.records import (
-    Writer,
-    open_writer,
-    place_of,
-    record_of,
-)
+from numclip_runtime.results.records import Writer, open_writer, place_of, record_of
 from numclip_runtime.signals import Stopped
 
 # Imported where they are used: most runs need none of them, and they take 20 ms
@@ -38,6 +32,9 @@ if TYPE_CHECKING:
     from numclip_runtime.app.annotate import Annotator
     from numclip_runtime.app.fast_decode_error import ScaledSample
     from numclip_runtime.app.gallery import ReportWriter
+    from numclip_runtime.app.monitoring.run_monitor import RunMonitor
+    from numclip_runtime.jobs.job_model import JobModel
+    from numclip_runtime.jobs.parts import Parts
 
 
 def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
@@ -50,13 +47,19 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     Raises:
         NumclipError: wrong use, bad model, missing package.
         OSError: if an output cannot be written; records written before are kept, as after Ctrl-C.
+        StoreError: if a store cannot be read or written, or no longer; records are kept as well.
     """
+    if (output := options.remote) is not None:
+        output.check()
+        with output.through_file() as file:
+            return run(model, inputs, replace(options, output=file, remote=None))
     options.check()
     live = any(map(is_live, inputs))
     if live and options.has_parts:
         raise UsageError("a camera has no list of pictures to go on with; leave --resume out.")
     name, model = model, model_path(model)
-    source = open_inputs(inputs, every=options.every, null=options.null)
+    again = options.report or options.annotate or options.opening.fast_decode
+    source = open_inputs(inputs, every=options.every, null=options.null, keep=bool(again))
     options.check_overwriting(model, source.files, listed=LIST in inputs)
     say_left_out(source.left_out)
     # One at a time: a single picture, or a camera's newest
@@ -66,42 +69,29 @@ def run(model: Path, inputs: Sequence[str], options: RunOptions) -> int:
     if options.has_parts:
         from numclip_runtime.app.engines.resuming import read_model
 
-        job = read_model(model, options)
+        job = read_model(name, model, options)
         if options.engine == "ray":
             from numclip_runtime.app.engines.ray_run import run_on_ray
 
-            return run_on_ray(name, job, source, options)
-        opening = replace(opening, sha256=job.sha256)
+            return run_on_ray(job, source, options)
+        model, opening = job.path, replace(job.opening, optimize_for=opening.optimize_for)
     with (
         Interrupt() as interrupt,
         closing(source),
-        Predictor.open(model, opening) as predictor,
+        open_with_monitor(model, opening, options.monitoring, inputs) as (predictor, monitor),
     ):
         backend = predictor.backend
         if options.talkative:
             plan = plan_stream(backend, options.batch_size, options.workers)
+            if predictor.choice is not None:
+                say(predictor.choice)
             say(chosen(predictor, plan))
         printed = list(backend.notes)
         _print_notes(printed)
-        code = _Run(predictor, source, options, interrupt, job).run(title=model.name)
+        begun = _Run(predictor, source, options, interrupt, job, monitor)
+        code = begun.run(title=short_name(model))
         _print_notes(backend.notes[len(printed) :])
         return code
-
-
-def chosen(predictor: Predictor, plan: StreamPlan) -> str:
-    """Return one line that describes what runs the model, and how."""
-    backend = predictor.backend
-    runs = f"{_count(plan.lanes, 'inference')} at a time"
-    if backend.device == "cpu":
-        runs += f" of {_count(backend.threads, 'thread') if backend.threads else 'all cores'}"
-    return (
-        f"{backend.name}: {backend.provider} on {backend.device}, {backend.precision}, "
-        f"batch {plan.batch_size}, {runs}, {_count(plan.workers, 'worker')}"
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _print_notes(notes: Sequence[str]) -> None:
@@ -117,8 +107,9 @@ class _Run:
         options: RunOptions,
         interrupt: Interrupt,
         job: JobModel | None,
+        monitor: RunMonitor | None,
     ) -> None:
-        self.predictor = predictor
+        self.predictor, self.monitor = predictor, monitor
         self.source = source
         self.options = options
         self.interrupt = interrupt
@@ -162,7 +153,10 @@ class _Run:
             self.annotator = Annotator(options.annotate, self.task)
         with ExitStack() as outputs:
             writer = outputs.enter_context(self._output())
-            if isinstance(writer, Parts):
+            if self.job is not None:
+                from numclip_runtime.jobs.parts import Parts
+
+                assert isinstance(writer, Parts)
                 self.parts = writer
             try:
                 with self.interrupt.ends_block():
@@ -212,7 +206,6 @@ class _Run:
 
         backend = self.predictor.backend
         runs_on = f"{backend.name} on {'cpu' if backend.device == 'cpu' else 'gpu'}"
-        runs_on += " in bf16" * (backend.precision == "bf16")
         return open_job(self.job, options, self.source.files, runs_on)
 
     def _before(self) -> int:
@@ -245,7 +238,9 @@ class _Run:
 
         for items in ready:
             stream = self.predictor.stream(
-                pictures(items), batch_size=options.batch_size, workers=options.workers
+                pictures(self.source.fetched(items)),
+                batch_size=options.batch_size,
+                workers=options.workers,
             )
             with closing(stream):
                 for result in stream:
@@ -262,14 +257,19 @@ class _Run:
             shown = str(result)
         else:
             shown = result
+            if self.monitor is not None:
+                self.monitor.take(result)
             if self.sample is not None and item.image is None:
-                self.sample.offer(item.path)
+                self.sample.offer(item.path if item.fetched is None else item.fetched.read())
             if self.annotator is not None:
-                self.annotator.write(item.name, item.image or item.path, result)
+                self.annotator.write(item.name, item.source, result)
         if self.report is not None:
             from numclip_runtime.app.gallery import ReportEntry
 
-            self.report.add(ReportEntry(place_of(record), shown, image=item.image))
+            image = item.image
+            if item.fetched is not None and isinstance(result, Prediction):
+                image = load_rgb(item.fetched)
+            self.report.add(ReportEntry(place_of(record), shown, image=image))
 
     def _conclude(self) -> int:
         of_all = "" if self.source.total is None else f" of {self.source.total}"
@@ -282,9 +282,9 @@ class _Run:
             say(f"{self.interrupt.came.word}: {kept}")
             return self.interrupt.came.exit_code
         if self.parts is not None:
-            from numclip_runtime.app.engines.resuming import told
+            from numclip_runtime.app.engines.resuming import job_summary
 
-            say(told(self.parts, self.options))
+            say(job_summary(self.parts, self.options))
             return 1 if self.parts.failed else 0
         if self.failed:
             say(f"{self.failed} of {self.done} images failed.")

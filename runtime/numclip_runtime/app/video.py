@@ -13,6 +13,7 @@ from PIL import Image
 
 from numclip_runtime.errors import ImageError, UsageError, first_line, import_extra
 from numclip_runtime.files import open_regular
+from numclip_runtime.remote.addresses import is_web_picture
 
 # A file with one of these suffixes is read as a video; folders are searched for images only.
 VIDEO_SUFFIXES = frozenset(
@@ -88,8 +89,11 @@ def _is_transport_stream(path: str) -> bool:
 
 
 def is_live(item: str) -> bool:
-    """Return whether an input is a camera (`camera:0`) or the address of a stream."""
-    return item.startswith((CAMERA, *STREAMS))
+    """Return whether an input is a camera (`camera:0`), or the address of a stream.
+
+    On the web, what is not by its name a picture is a stream.
+    """
+    return item.lower().startswith((CAMERA, *STREAMS)) and not is_web_picture(item)
 
 
 def import_av() -> Any:

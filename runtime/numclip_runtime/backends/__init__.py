@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.metadata import (
@@ -15,9 +15,13 @@ from numclip_runtime.metadata import (
     Arithmetic,
     ModelMetadata,
 )
+from numclip_runtime.model_files.names import is_served
 from numclip_runtime.model_files.open_model import OpenModel, check_model_path, is_plan, opened
 from numclip_runtime.model_files.pin import check_pin, compared
 from numclip_runtime.preprocess import FloatArray, InputArray
+
+if TYPE_CHECKING:  # few models are on a server
+    from numclip_runtime.model_files.served import Address
 
 DeviceKind = Literal["auto", "cpu", "cuda"]
 # onnxruntime runs on the CPU or with CUDA, the next two through TensorRT's own providers
@@ -80,6 +84,17 @@ class OpenOptions:
             UsageError: if they do.
             ModelError: if the file is missing or of an unknown kind.
         """
+        if is_served(model):
+            from numclip_runtime.model_files.served import Address
+
+            address = Address.parse(model)
+            chosen = (self.threads, self.backend) != (None, None) or self.require_gpu or self.bf16
+            if chosen or self.device != "auto":
+                raise UsageError(
+                    f"{address}: the server decides what runs the model; leave device, backend, "
+                    "threads and bf16 out."
+                )
+            return
         check_model_path(model)
         plan = is_plan(model)
         if plan and self.backend not in (None, "tensorrt"):
@@ -89,6 +104,18 @@ class OpenOptions:
                 f"{model}: TensorRT runs plans; build one with "
                 f"`numclip-export --onnx {model.name} --target tensorrt`."
             )
+        self.check_device(model, plan=plan)
+
+    def check_device(self, model: Path, *, plan: bool) -> None:
+        """Refuse options that contradict each other about the device.
+
+        Args:
+            model: Named in errors.
+            plan: Whether a plan will run.
+
+        Raises:
+            UsageError: if they do.
+        """
         needs_gpu = self.require_gpu or plan or (self.backend or "").startswith("onnxruntime-")
         if self.device == "cpu" and needs_gpu:
             raise UsageError(f"{model}: the CPU was chosen, and the other options need a GPU.")
@@ -165,13 +192,14 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(model: Path | OpenModel, options: OpenOptions = DEFAULTS) -> Backend:
+def open_backend(model: Path | OpenModel | Address, options: OpenOptions = DEFAULTS) -> Backend:
     """Open a model file with the backend that its kind calls for, or with the one named.
 
     The file is opened once: the bytes that are hashed and checked are those that are loaded.
 
     Args:
-        model: A `.onnx`, `.plan` or `.engine` file: its path, or the open file.
+        model: A `.onnx`, `.plan` or `.engine` file: its path, or the open file; or the address of a
+            model on a Triton server.
         options: How to open it.
 
     Raises:
@@ -180,6 +208,10 @@ def open_backend(model: Path | OpenModel, options: OpenOptions = DEFAULTS) -> Ba
         MissingDependencyError: if the backend's package is not installed.
         GpuRequiredError: if a GPU is needed and none can be used.
     """
+    if not isinstance(model, (Path, OpenModel)):
+        from numclip_runtime.backends.triton import TritonBackend
+
+        return TritonBackend(model, options)
     options.check(model if isinstance(model, Path) else model.path)
     with opened(model) as file:
         if is_plan(file.path):
@@ -219,7 +251,9 @@ def check_results(
 
 
 def check_tensors(
-    model: Path, metadata: ModelMetadata, found: Mapping[str, tuple[str, Sequence[object]]]
+    model: Path | Address,
+    metadata: ModelMetadata,
+    found: Mapping[str, tuple[str, Sequence[object]]],
 ) -> None:
     """Refuse a model whose tensors are not those that its metadata state.
 

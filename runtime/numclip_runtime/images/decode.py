@@ -116,8 +116,7 @@ def image_error(path: str | os.PathLike[str], error: Exception) -> ImageError:
 
     Args:
         path: Of the file.
-        error: Pillow's plugins raise many types for a broken file, such as RuntimeError for AVIF
-            and struct.error for EXIF.
+        error: Of a broken file, any type: plugins raise RuntimeError (AVIF), struct.error (EXIF).
     """
     if isinstance(error, FileNotFoundError):
         reason = "no such file"
@@ -176,6 +175,8 @@ def _named(source: object) -> tuple[str, str | bytes]:
     except UnicodeDecodeError:
         content = ""
     except Exception as error:  # of any class of file
+        if isinstance(error, NumclipError):  # of an object of a store
+            raise
         raise ImageError(f"{name}: cannot be read ({first_line(error)}).") from None
     if not isinstance(content, (bytes, bytearray)):
         raise ImageError(f"{name}: opened as text; open it with mode 'rb'.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from numclip_runtime.backends import OpenOptions
+from numclip_runtime.backends.origin import file_to_share
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_files.model_file import read_metadata
 from numclip_runtime.model_files.names import is_named_model, model_path
@@ -14,49 +16,40 @@ from numclip_runtime.model_files.pin import check_pinned
 
 
 @dataclass(frozen=True)
-class SharedModel:
-    """A model as other processes and machines open it."""
-
-    name: str  # absolute path; or a name that means the same everywhere
-    sha256: str  # hexadecimal
-
-    @classmethod
-    def of(cls, model: str | os.PathLike[str], pinned: str | None = None) -> SharedModel:
-        """Return it for a model that is here.
-
-        Raises:
-            ModelError: see `JobModel.read`.
-        """
-        digest = JobModel.read(model_path(model), pinned).sha256
-        return cls(name_elsewhere(model), digest)
-
-
-def name_elsewhere(model: str | os.PathLike[str]) -> str:
-    """Return the name of a model for processes that start in other folders."""
-    return os.fsdecode(model) if is_named_model(model) else os.path.abspath(model)  # noqa: PTH100
-
-
-@dataclass(frozen=True)
 class JobModel:
     """A model file before it is loaded."""
 
-    path: Path
+    name: str  # for other machines: an absolute path, or a name that means the same everywhere
+    path: Path  # here
     sha256: str  # hexadecimal
     metadata: ModelMetadata
+    # How each process and each later run opens it: pinned, and in bfloat16 only if that was asked
+    # for, because machines differ in it, and the numbers of a job shall not
+    opening: OpenOptions
+    notes: tuple[str, ...] = ()  # sentences on the choice from a bundle; (): a file was given
 
     @classmethod
-    def read(cls, path: Path, pinned: str | None) -> JobModel:
+    def read(
+        cls, model: str | os.PathLike[str], options: OpenOptions, path: Path | None = None
+    ) -> JobModel:
         """Read the file once, for its SHA-256 and metadata.
 
         Args:
-            path: A `.onnx` or `.plan` file.
-            pinned: See `OpenOptions.sha256`.
+            model: As for `load`. Of a bundle, all processes open the artefact that opens here.
+            options: How it will be opened; `sha256` pins it.
+            path: Of the model, if it was looked up already.
 
         Raises:
-            ModelError: if it is missing, broken, not made by numclip, or not the pinned one.
+            NumclipError: if it is missing, broken, not made by numclip, or not the pinned one; or
+                nothing in a bundle opens here.
             UsageError: if the pin is none.
         """
-        with OpenModel(path) as file:
-            check_pinned(file, pinned)
-            digest = file.sha256()
-        return cls(path, digest, read_metadata(path))
+        given = model_path(model) if path is None else path
+        options = replace(options, bf16=options.bf16 is True)
+        file, options, notes = file_to_share(given, options)
+        with OpenModel(file) as opened:
+            check_pinned(opened, options.sha256)
+            digest = opened.sha256()
+        named = os.fsdecode(model) if is_named_model(model) else os.path.abspath(file)  # noqa: PTH100
+        opening = replace(options, sha256=digest)
+        return cls(named, file, digest, read_metadata(file), opening, tuple(notes))

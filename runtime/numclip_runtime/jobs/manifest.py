@@ -6,18 +6,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from numclip_runtime.errors import UsageError
 from numclip_runtime.fields import parse_json, read_fields
 from numclip_runtime.files import atomic_text, read_limited
+from numclip_runtime.results.records import PartFormat
 
 # pandas, Spark and DuckDB read a folder of parts as one table, and leave out names with "_" or "."
 MANIFEST = "_manifest.json"
 VERSION = 1  # of the folder; a new field that changes records needs a new one
 _LIMIT = 1 << 16  # bytes
-
-PartFormat = Literal["jsonl", "csv", "parquet"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Manifest:
     every: str | None = None  # frames of videos, as typed
     fast_decode: bool = False
     csv_safe: bool = False
+    bf16: bool = False  # whether the model computed in bfloat16
     backend: str = ""  # what ran the model at first; the last digits depend on it
     numclip: str = ""  # version that began the folder, for information
     version: int = VERSION
@@ -112,6 +111,7 @@ class Manifest:
             ("every", "--every"),
             ("fast_decode", "--fast-decode"),
             ("csv_safe", "--csv-safe"),
+            ("bf16", "--bf16"),
         ):
             old, new = getattr(self, name), getattr(now, name)
             if old != new:

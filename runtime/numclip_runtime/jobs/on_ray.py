@@ -16,7 +16,7 @@ from typing import Any
 
 from numclip_runtime.backends import OpenOptions, device_of
 from numclip_runtime.errors import UsageError, import_extra
-from numclip_runtime.jobs.job_model import SharedModel
+from numclip_runtime.jobs.job_model import JobModel
 from numclip_runtime.jobs.worker import WorkerModel, contents_of, paths_of
 from numclip_runtime.results.columns import RecordColumns
 
@@ -37,6 +37,7 @@ class PredictBatches:
         threads: CPUs of an actor, as `num_cpus` states them to Ray.
         device: "cuda" with `num_gpus=1`.
         fast_decode: See `OpenOptions`.
+        bf16: Compute in bfloat16, or fail; see `OpenOptions`. Unasked, machines would differ in it.
         batch_size: Pictures per run of the network; None: 1 on a CPU, at most 16 on a GPU.
 
     Raises:
@@ -51,6 +52,7 @@ class PredictBatches:
         threads: int = 1,
         device: str = "auto",
         fast_decode: bool = False,
+        bf16: bool = False,
         batch_size: int | None = None,
     ) -> None:
         options = OpenOptions(
@@ -59,7 +61,7 @@ class PredictBatches:
             sha256=sha256,
             fast_decode=fast_decode,
             optimize_for="throughput",
-            bf16=False,  # machines of a cluster differ in it, and their numbers shall not
+            bf16=bf16,
         )
         self._model = WorkerModel(os.fspath(model), options, batch_size, threads)
         predictor = self._model.predictor()
@@ -124,9 +126,11 @@ def predict_paths(
         raise UsageError(
             "paths: one is not valid Unicode; `numclip-run --engine ray` takes such ones."
         ) from None
-    shared = SharedModel.of(model, options.pop("sha256", None))
     if gpus:
         options.setdefault("device", "cuda")
+    pinned, device = options.pop("sha256", None), device_of(options.get("device", "cpu"))
+    opening = OpenOptions(sha256=pinned, device=device, bf16=options.get("bf16", False))
+    shared = JobModel.read(model, opening)
     return data.from_arrow(chunks).map_batches(
         PredictBatches,
         fn_constructor_args=(shared.name,),

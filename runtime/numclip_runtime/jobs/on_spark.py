@@ -17,9 +17,8 @@ from typing import Any
 
 from numclip_runtime.backends import OpenOptions, device_of
 from numclip_runtime.errors import import_extra
-from numclip_runtime.jobs.job_model import JobModel, name_elsewhere
+from numclip_runtime.jobs.job_model import JobModel
 from numclip_runtime.jobs.worker import WorkerModel, contents_of, paths_of
-from numclip_runtime.model_files.names import model_path
 from numclip_runtime.results.columns import RecordColumns, utf8
 from numclip_runtime.task import Task
 
@@ -70,6 +69,7 @@ def mapper(
     threads: int = 1,
     device: str = "cpu",
     fast_decode: bool = False,
+    bf16: bool = False,
     batch_size: int | None = None,
 ) -> Mapper:
     """Return a function for `DataFrame.mapInPandas`, which has its `schema`.
@@ -82,20 +82,21 @@ def mapper(
         threads: CPUs of a task, as `spark.task.cpus` states them to Spark.
         device: "cuda": a GPU, which Spark has to give to each task.
         fast_decode: See `OpenOptions`.
+        bf16: Compute in bfloat16, or fail; see `OpenOptions`. Unasked, machines would differ in it.
         batch_size: Pictures per run of the network; None: 1 on a CPU, at most 16 on a GPU.
 
     Raises:
         ModelError: if the model is missing here, or is not the pinned one.
         UsageError: if an option is out of range.
     """
-    found = JobModel.read(model_path(model), sha256)
     options = OpenOptions(
         threads=threads,
         device=device_of(device),
-        sha256=found.sha256,
+        sha256=sha256,
         fast_decode=fast_decode,
         optimize_for="throughput",
-        bf16=False,  # machines of a cluster differ in it, and their numbers shall not
+        bf16=bf16,
     )
-    worker = WorkerModel(name_elsewhere(model), options, batch_size, workers=threads)
+    found = JobModel.read(model, options)
+    worker = WorkerModel(found.name, found.opening, batch_size, workers=threads)
     return Mapper(worker, found.metadata.task)

@@ -12,9 +12,8 @@ from typing import IO, Any, NamedTuple
 
 from numclip_runtime.errors import UsageError
 from numclip_runtime.files import atomic_path, open_text
-from numclip_runtime.jobs.manifest import PartFormat
 from numclip_runtime.results.columns import import_pyarrow, utf8
-from numclip_runtime.results.records import CSV_COLUMNS, csv_rows
+from numclip_runtime.results.records import CSV_COLUMNS, PartFormat, csv_rows
 
 _LONGEST_CELL = 1 << 26  # characters; a path has 4,096, and 101 bins have 5,000
 

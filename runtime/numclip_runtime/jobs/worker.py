@@ -13,6 +13,7 @@ from numclip_runtime.backends import OpenOptions
 from numclip_runtime.errors import ImageError, UsageError
 from numclip_runtime.predictor import Predictor
 from numclip_runtime.preprocess import ImageLike
+from numclip_runtime.remote.addresses import masked, scheme_of
 from numclip_runtime.results.prediction import finite
 from numclip_runtime.results.records import Record, record_of
 
@@ -51,12 +52,13 @@ class WorkerModel:
         """Return one record per picture, in order, as `numclip-run` writes them.
 
         Args:
-            paths: Of the pictures, as in the records.
+            paths: Of the pictures, or addresses; records show these without secrets.
             contents: The bytes of their files, None for those that are missing; None: the files
                 are read.
 
         Raises:
             NumclipError: if the model cannot be opened. Pictures that cannot be read are records.
+            StoreError: if a store can be read no longer.
         """
         stream = self.predictor().stream(
             _pictures(paths, contents), batch_size=self.batch_size, workers=self.workers
@@ -64,7 +66,7 @@ class WorkerModel:
         with closing(stream):
             return [
                 record_of(path, finite(path, result))
-                for path, result in zip(paths, stream, strict=True)
+                for path, result in zip(map(masked, paths), stream, strict=True)
             ]
 
 
@@ -102,6 +104,11 @@ class _NamedContent(BytesIO):
 def _pictures(
     paths: Sequence[str], contents: Sequence[Content | None] | None
 ) -> Iterator[ImageLike | ImageError]:
+    if contents is None and any(map(scheme_of, paths)):
+        from numclip_runtime.remote.prefetch import prefetched
+
+        yield from prefetched(paths)
+        return
     if contents is None:
         yield from paths
         return

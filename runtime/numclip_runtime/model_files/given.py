@@ -15,6 +15,7 @@ from numclip_runtime.errors import ModelError, UsageError
 from numclip_runtime.images.folder import LEFT_OUT_SUFFIXES
 from numclip_runtime.images.formats import HEIF_SUFFIXES, IMAGE_SUFFIXES
 
+BUNDLE_MANIFEST = "bundle.json"  # which makes a folder a bundle
 PLAN_SUFFIXES = (".plan", ".engine")
 MODEL_SUFFIXES = (".onnx", *PLAN_SUFFIXES)
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
@@ -38,6 +39,13 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
 def is_model_name(path: str | os.PathLike[str]) -> bool:
     """Return whether a name is that of an exported model."""
     return Path(path).suffix.lower() in MODEL_SUFFIXES
+
+
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path is that of a folder with a manifest."""
+    with suppress(OSError, ValueError):
+        return (Path(path) / BUNDLE_MANIFEST).is_file()
+    return False
 
 
 def such_as(folder: Path, suffixes: tuple[str, ...]) -> str:

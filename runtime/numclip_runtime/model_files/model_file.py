@@ -10,8 +10,10 @@ from pathlib import Path
 from numclip_runtime.errors import ModelError
 from numclip_runtime.files import sha256
 from numclip_runtime.metadata import ModelMetadata
-from numclip_runtime.model_files.names import model_path
+from numclip_runtime.model_files.given import is_bundle
+from numclip_runtime.model_files.names import is_served, model_path
 from numclip_runtime.model_files.open_model import OpenModel, Stamp, is_plan, stamp_of
+from numclip_runtime.model_files.pin import path_beside
 
 
 def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
@@ -19,12 +21,21 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
 
     Args:
         path: A `.onnx`, `.plan` or `.engine` file made by `numclip-export`, or another name of a
-            model, see `load`.
+            model, see `load`. Of a bundle: those that its artefacts share, as float32.
 
     Raises:
         ModelError: if the file is missing, of another kind, damaged, or not made by numclip.
     """
-    with OpenModel(model_path(path)) as model:
+    if is_served(path):
+        from numclip_runtime.model_files.served import served_metadata
+
+        return served_metadata(path)
+    place = model_path(path)
+    if is_bundle(place):
+        from numclip_runtime.model_files.bundle import read_bundle
+
+        return read_bundle(place).model
+    with OpenModel(place) as model:
         if is_plan(model.path):
             from numclip_runtime.model_files.plan import read_plan_metadata
 
@@ -32,6 +43,19 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
         from numclip_runtime.model_files.onnx_file import read_onnx_metadata
 
         return read_onnx_metadata(model)
+
+
+def files_of_model(model: Path) -> list[Path]:
+    """Return the files that a model consists of: a file and its checksum, or those of a bundle.
+
+    Raises:
+        ModelError: if it is a bundle whose manifest cannot be read.
+    """
+    if is_bundle(model):
+        from numclip_runtime.model_files.bundle import read_bundle
+
+        return read_bundle(model).files
+    return [model, path_beside(model)]
 
 
 class ModelFile:
@@ -49,14 +73,14 @@ class ModelFile:
         self._digest = model.digest
         self._stamp: Stamp | None = model.stamp
 
-    def pin(self) -> None:
-        """Record the digest of the content, so that `check` works on any machine.
+    def pin(self) -> str:
+        """Record the SHA-256 of the content, so that `reopened` works on any machine; return it.
 
         Raises:
             ModelError: if the file has been replaced or removed since it was opened.
         """
         if self._digest is not None:
-            return
+            return self._digest
         digest = None
         if self._stamp is not None and _stamp(self.path) == self._stamp:
             digest = sha256(self.path)
@@ -66,6 +90,7 @@ class ModelFile:
                 "opened again elsewhere; load it again."
             )
         self._digest = digest
+        return digest
 
     @contextmanager
     def reopened(self) -> Iterator[OpenModel]:

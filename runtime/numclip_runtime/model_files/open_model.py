@@ -19,6 +19,7 @@ from numclip_runtime.model_files.given import (
     kind_of,
     such_as,
 )
+from numclip_runtime.model_files.names import address_text, is_served
 from numclip_runtime.posix import place_of_open_file
 
 Buffer: TypeAlias = "mmap | bytes"
@@ -57,6 +58,11 @@ def check_model_path(model: Path) -> None:
     Raises:
         ModelError: if there is no such file, or its suffix is not that of an exported model.
     """
+    if is_served(model):
+        raise ModelError(
+            f"{address_text(model)}: a model on a server can only be run; give the file that it "
+            "was made from."
+        )
     try:
         exists, folder = model.exists(), model.is_dir()
     except OSError as error:  # no permission to look into the folder, a name that is too long

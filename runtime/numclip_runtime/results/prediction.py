@@ -63,6 +63,8 @@ class Prediction:
     path: str | None = field(default=None, compare=False)  # of the image; None: it came without one
     # the picture, for notebooks, while it is alive
     picture: weakref.ref[Any] | None = field(default=None, compare=False, repr=False)
+    # how the network's input looked, see `monitor.statistics`; None: no monitor follows
+    input_statistics: tuple[float, ...] | None = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form: {"value", "unit", "interval", "bin", "bin_probs"}."""

@@ -23,6 +23,7 @@ from numclip_runtime.task import Task
 
 Record: TypeAlias = dict[str, Any]
 Format = Literal["table", "json", "jsonl", "csv", "parquet"]
+PartFormat = Literal["jsonl", "csv", "parquet"]  # of a folder's parts
 # The last two are about videos; they were added later, and the others kept their places
 CSV_COLUMNS = ("path", "value", "unit", "interval", "bin", "bin_probs", "error", "frame", "time_s")
 # How a cell of a spreadsheet begins that is taken for a formula, and so may start programs

@@ -17,10 +17,10 @@ import pytest
 
 from numclip_runtime import ImageError, Task, UsageError
 from numclip_runtime.jobs import parts as parts_module
-from numclip_runtime.jobs.manifest import MANIFEST, Manifest, PartFormat
+from numclip_runtime.jobs.manifest import MANIFEST, Manifest
 from numclip_runtime.jobs.parts import Parts, open_parts
 from numclip_runtime.results.prediction import Prediction
-from numclip_runtime.results.records import Record, record_of
+from numclip_runtime.results.records import PartFormat, Record, record_of
 
 FORMATS: tuple[PartFormat, ...] = ("jsonl", "csv", "parquet")
 TASK = Task("age", unit="years", bin_edges=(0, 10, 20), phrases=("young", "old"))
@@ -162,6 +162,7 @@ with open_parts(Path({str(tmp_path)!r}), BEGUN, TASK) as parts:
     assert not list(tmp_path.glob(".part-*"))
 
 
+@pytest.mark.posix("locks a file")
 def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
     with open_parts(tmp_path, BEGUN, TASK) as parts:
         parts.write(record("a.jpg"))

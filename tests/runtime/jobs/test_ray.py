@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.remote.faulty_server import FaultyServer
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ray: Any = pytest.importorskip("ray")
 
@@ -30,7 +32,8 @@ import os, signal, sys, time
 from numclip_runtime.cli import main
 from numclip_runtime.jobs import parts
 
-parts.SHORTEST_PART_S, flush, count = 0.0, parts.Parts.flush, 0
+parts.SHORTEST_PART_S = parts.PART_SHARE = 0.0
+flush, count = parts.Parts.flush, 0
 
 def counted(self):
     global count
@@ -108,6 +111,30 @@ def test_equal_to_one_process_in_parquet(
     done = run(model, pictures, gone, "-o", out, "--resume")
     assert f"{COUNT} images done before, 1 now; 3 of {COUNT + 1} failed" in done.stderr
     assert "Note" not in done.stderr
+
+
+def test_addresses(model: Path, pictures: Path, expected: dict[str, Any], tmp_path: Path) -> None:
+    """The actors fetch, each object once; the driver fetches none."""
+    pytest.importorskip("aiohttp")
+    web = FaultyServer()
+    try:
+        names = [f"{number:04}.jpg" for number in range(40)]
+        web.files = {f"/{name}": (pictures / name).read_bytes() for name in names}
+        signed = [f"{web.url}/{name}?X-Amz-Signature=0123456789abcdef" for name in names]
+        out, options = tmp_path / "out", ("--engine", "ray", "--workers", 2, "--format", "jsonl")
+        for _ in range(2):  # the second finds all done
+            done = run(model, *signed, "-o", out, *options)
+            assert done.returncode == 0, done.stderr
+        lines = [part.read_text("utf-8").splitlines() for part in out.glob("part-*")]
+        found = [json.loads(line) for part in lines for line in part]
+        assert len(found) == 40
+        for record in found:
+            name = record["path"].rpartition("/")[2].partition("?")[0]
+            assert record["path"] == f"{web.url}/{name}?X-Amz-Signature=***"
+            assert record["value"] == expected[str(pictures / name)]["value"]
+        assert set(web.asked.values()) == {1}
+    finally:
+        web.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -157,7 +157,7 @@ def test_killed_at_any_time_nothing_is_lost_or_doubled(tiny: Path, tmp_path: Pat
     for number in range(200):
         Image.new("L", (8, 8), number).save(folder / f"{number:03}.png")
     script = (
-        "from numclip_runtime.jobs import parts; parts.SHORTEST_PART_S = 0.0;"
+        "from numclip_runtime.jobs import parts; parts.SHORTEST_PART_S = parts.PART_SHARE = 0.0;"
         "from numclip_runtime.cli import main; main()"
     )
     command = [sys.executable, "-c", script, str(tiny), str(folder), "-o", str(out), "--resume"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from numclip_runtime.app.doctor.bundle_check import table_of
 from numclip_runtime.app.doctor.model import ModelCheck, backend_command, check_model, is_x86
 from numclip_runtime.app.doctor.packages import installed_packages, libjpeg_turbo
 from numclip_runtime.app.doctor.providers import ProviderCheck, check_providers
@@ -117,6 +118,8 @@ def as_text(found: Diagnosis) -> str:
     if found.model is not None:
         rows += [("", ""), ("Model", found.model.path), *found.model.facts.items()]
     lines = [*columns(rows), ""]
+    if found.model is not None and found.model.artefacts:
+        lines += [*table_of(found.model.artefacts), ""]
     what = "models" if found.can_run else "any model"
     what = what if found.model is None else found.model.path
     lines.append(f"This machine {'can' if found.can_run else 'cannot'} run {what}.")

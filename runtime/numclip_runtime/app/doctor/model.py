@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from numclip_runtime.app.doctor.bundle_check import ArtefactCheck, check_artefacts
 from numclip_runtime.backends.bf16 import why_no_bf16
 from numclip_runtime.backends.tensorrt.checks import (
     NAMES,
@@ -22,8 +23,12 @@ from numclip_runtime.backends.tensorrt.checks import (
 from numclip_runtime.cuda.probe import CudaDriver
 from numclip_runtime.errors import MissingDependencyError, NumclipError, first_line
 from numclip_runtime.metadata import Bf16Proof, ModelMetadata
+from numclip_runtime.model_files.bundle import read_bundle
+from numclip_runtime.model_files.given import is_bundle
+from numclip_runtime.model_files.names import is_served
 from numclip_runtime.model_files.open_model import check_model_path, is_plan
 from numclip_runtime.model_files.plan import PlanInfo, read_plan_metadata
+from numclip_runtime.model_files.served import Address, server_facts
 from numclip_runtime.predictor import load
 from numclip_runtime.task import as_written
 
@@ -37,23 +42,35 @@ class ModelCheck:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # warnings, if it runs
     advice: list[str] = field(default_factory=list)  # commands and sentences that help
+    artefacts: list[ArtefactCheck] = field(default_factory=list)  # of a bundle
 
 
 def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriver) -> ModelCheck:
     """Open a model and read a grey image with it, as far as this machine can.
 
     Args:
-        path: `.onnx` or `.plan` file.
+        path: `.onnx` or `.plan` file, a bundle, or address of a model on a server.
         packages: See `installed_packages`.
         driver: See `probe_cuda`.
 
     Raises:
         ModelError: if there is no such file, or it is of another kind.
     """
-    check_model_path(path)
-    check = ModelCheck(str(path))
+    served, bundle = is_served(path), is_bundle(path)
+    if not (served or bundle):
+        check_model_path(path)
+    address = Address.parse(path, whole=False) if served else None
+    check = ModelCheck(str(path if address is None else address))
     try:
-        if is_plan(path):
+        if bundle:
+            check.artefacts, faults = check_artefacts(read_bundle(path))
+            check.notes += faults
+        elif address is not None:
+            check.facts |= server_facts(path)
+            if address.model is None:
+                check.problems.append("The address names no model.")
+                check.advice.append(f"numclip-run doctor {address}/MODEL")
+        elif is_plan(path):
             info = read_plan_metadata(path)
             check.facts |= _facts(info.metadata)
             check_plan(check, info, packages, driver)
@@ -66,12 +83,17 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
                 backend = predictor.backend
                 used = backend.precision == "bf16"
                 check.facts["runs with"] = f"{backend.name}, {backend.provider}" + ", bf16" * used
+                if predictor.choice is not None:
+                    check.facts["chosen"] = predictor.choice
                 if (proof := predictor.metadata.bf16) is not None:
                     check.facts["bfloat16"] = _bf16(proof, used=used)
                 task = predictor.metadata.task
                 check.facts["a grey image"] = f"reads {_six_digits(value)} {task.unit}".rstrip()
                 check.notes += backend.notes
     except MissingDependencyError as error:
+        if served:
+            check.problems.append(str(error))
+            return check
         check.problems.append(str(error).partition("; install")[0] + ".")
         check.advice.append(backend_command(driver))
         if packages.get("openvino") and path.suffix == ".onnx":

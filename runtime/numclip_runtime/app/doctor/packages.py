@@ -6,6 +6,8 @@ from importlib import metadata
 
 from PIL import features
 
+from numclip_runtime.backends.tensorrt.module import DISTRIBUTIONS
+
 # displayed name -> distributions that provide it; the first one found counts
 PACKAGES: dict[str, tuple[str, ...]] = {
     "numclip": ("numclip",),
@@ -14,8 +16,9 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime",),
     "onnxruntime-gpu": ("onnxruntime-gpu",),
     "openvino": ("openvino",),
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-    "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+    "tensorrt": DISTRIBUTIONS["tensorrt"],
+    "tensorrt_rtx": DISTRIBUTIONS["tensorrt_rtx"],
+    "tritonclient": ("tritonclient",),
     "av": ("av",),
     "pyarrow": ("pyarrow",),
     "torch": ("torch",),

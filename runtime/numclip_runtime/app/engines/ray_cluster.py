@@ -21,7 +21,7 @@ from numclip_runtime.model_files.open_model import is_plan
 from numclip_runtime.posix import STOP_SIGNALS
 from numclip_runtime.system import usable_cores
 
-CONNECT_S = 3.0
+ANSWER_S = 3.0
 # Paths and records are small; Ray would take 30 % of the memory
 STORE_BYTES = 256 << 20
 LONGEST_FOLDER = 30  # characters; Ray adds 70, and a socket's name has at most 107
@@ -152,7 +152,7 @@ def _check_address(address: str) -> None:
     if not port.isdecimal():  # "auto"
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(

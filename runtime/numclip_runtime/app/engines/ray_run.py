@@ -14,20 +14,19 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from numclip_runtime.app.engines.ray_actor import FATAL, ChunkReader, Work
 from numclip_runtime.app.engines.ray_cluster import Needs, connected, ended, room_for_actors
-from numclip_runtime.app.engines.resuming import open_job, still_to_do, told
+from numclip_runtime.app.engines.resuming import job_summary, open_job, still_to_do
 from numclip_runtime.app.inputs import Inputs, Item
 from numclip_runtime.app.interrupt import Interrupt
 from numclip_runtime.app.progress import Progress, progress_file, summary
 from numclip_runtime.app.run_options import RunOptions
 from numclip_runtime.app.video import is_video
 from numclip_runtime.console import say
-from numclip_runtime.errors import ModelError, NumclipError, UsageError
-from numclip_runtime.jobs.job_model import JobModel, name_elsewhere
+from numclip_runtime.errors import NumclipError, UsageError
+from numclip_runtime.jobs.job_model import JobModel
 from numclip_runtime.jobs.parts import Parts
 from numclip_runtime.jobs.worker import WorkerModel
 from numclip_runtime.model_files.open_model import is_plan
@@ -38,12 +37,11 @@ CHUNKS_EACH = 4  # per actor at least, so that all end at about the same time
 SILENT_S = 60.0  # without a record, after which the state of the cluster is said
 
 
-def run_on_ray(name: Path, model: JobModel, source: Inputs, options: RunOptions) -> int:
+def run_on_ray(model: JobModel, source: Inputs, options: RunOptions) -> int:
     """Predict all inputs with the actors of a cluster.
 
     Args:
-        name: Of the model, as given.
-        model: Its file.
+        model: The model.
         source: Of the pictures.
         options: The flags.
 
@@ -58,20 +56,19 @@ def run_on_ray(name: Path, model: JobModel, source: Inputs, options: RunOptions)
         raise UsageError("--engine ray is for pictures; run videos without it.")
     needs = Needs.of(model.path, options.opening)
     with Interrupt() as interrupt, closing(source):
-        return _RayRun(name, model, source, options, interrupt, needs).run()
+        return _RayRun(model, source, options, interrupt, needs).run()
 
 
 class _RayRun:
     def __init__(
         self,
-        name: Path,
         model: JobModel,
         source: Inputs,
         options: RunOptions,
         interrupt: Interrupt,
         needs: Needs,
     ) -> None:
-        self.name, self.model, self.source, self.options = name, model, source, options
+        self.model, self.source, self.options = model, source, options
         self.interrupt, self.needs = interrupt, needs
         self.last_s = self.start_s = time.monotonic()  # of the last records
         self.seconds = 0.0
@@ -81,9 +78,8 @@ class _RayRun:
     def run(self) -> int:
         options = self.options
         backend = options.opening.backend or ("tensorrt" if is_plan(self.model.path) else None)
-        bf16 = options.opening.bf16 is True
-        backend = backend or ("openvino" if bf16 else "onnxruntime")
-        runs_on = f"{backend} on {'gpu' if self.needs.gpus else 'cpu'}{' in bf16' * bf16}"
+        backend = backend or ("openvino" if options.opening.bf16 else "onnxruntime")
+        runs_on = f"{backend} on {'gpu' if self.needs.gpus else 'cpu'}"
         with ExitStack() as outputs:
             parts = outputs.enter_context(open_job(self.model, options, self.source.files, runs_on))
             try:
@@ -137,26 +133,25 @@ class _RayRun:
         """Return what the actors have to know."""
         options, gpu = self.options, self.needs.gpus > 0
         opening = replace(
-            options.opening,
-            bf16=options.opening.bf16 is True,  # unasked, machines of a cluster would differ in it
-            sha256=self.model.sha256,
+            self.model.opening,
             optimize_for="throughput",
             threads=None if gpu else self.needs.cpus,
             device="cuda" if gpu else "cpu",
         )
         model = WorkerModel(
-            model=name_elsewhere(self.name),
+            model=self.model.name,
             options=opening,
             batch_size=options.batch_size,
             workers=max(1, cpus_each) if gpu else 1,
         )
-        relative = any(not os.path.isabs(item.path) for item in items)  # noqa: PTH117
+        local = (item.path for item in items if item.remote is None)
+        relative = any(not os.path.isabs(path) for path in local)  # noqa: PTH117
         return Work(model, os.getcwd() if relative else None)  # noqa: PTH109
 
     def _take(self, index: int, text: str, items: Sequence[Item], parts: Parts) -> None:
         self.last_s = time.monotonic()
         if index == FATAL:
-            raise ModelError(f"Ray: an actor cannot open the model {text}")
+            raise NumclipError(f"Ray: an actor cannot go on, {text}")
         record = json.loads(text)
         if record.get("interval") is not None:
             record["interval"] = tuple(record["interval"])
@@ -207,7 +202,7 @@ class _RayRun:
         if self.interrupt.came is not None:
             say(f"{self.interrupt.came.word}: {kept}")
             return self.interrupt.came.exit_code
-        say(told(parts, self.options))
+        say(job_summary(parts, self.options))
         return 1 if parts.failed else 0
 
 
@@ -224,7 +219,9 @@ def _rows(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     size = max(1, min(CHUNK, len(items) // (CHUNKS_EACH * actors)))
-    paths = [os.fsencode(item.path) for item in items]
+    # an address with its signature, which records do not show
+    places = (item.path if item.remote is None else item.remote.address for item in items)
+    paths = [os.fsencode(place) for place in places]
     chunks = [
         arrow.table(
             {

@@ -35,6 +35,7 @@ def manifest_of(model: JobModel, options: RunOptions, runs_on: str = "") -> Mani
         every=None if options.every in (None, Every()) else str(options.every),
         fast_decode=options.opening.fast_decode,
         csv_safe=options.csv_safe,
+        bf16=model.opening.bf16 is True,
         backend=runs_on,
         numclip=__version__,
     )
@@ -42,14 +43,21 @@ def manifest_of(model: JobModel, options: RunOptions, runs_on: str = "") -> Mani
     return manifest
 
 
-def read_model(path: Path, options: RunOptions) -> JobModel:
+def read_model(name: Path, path: Path, options: RunOptions) -> JobModel:
     """Read a run's model, and refuse the folder of another kind of run.
 
+    Args:
+        name: Of the model, as given.
+        path: Where it is.
+        options: Of the run.
+
     Raises:
-        ModelError: see `JobModel.read`.
+        NumclipError: see `JobModel.read`.
         UsageError: see `check_folder`.
     """
-    model = JobModel.read(path, options.opening.sha256)
+    model = JobModel.read(name, options.opening, path)
+    for note in model.notes:
+        say(f"Note: {note}")
     manifest_of(model, options)
     return model
 
@@ -96,7 +104,7 @@ def still_to_do(parts: Parts, ready: Iterable[Iterable[Item]]) -> Iterator[Itera
         parts.flush_if_due()
 
 
-def told(parts: Parts, options: RunOptions) -> str:
+def job_summary(parts: Parts, options: RunOptions) -> str:
     """Return what a run has done, in a sentence."""
     again = f" ({parts.failed_before} failed before)" if options.retry_failed else ""
     way_out = "; --retry-failed tries them again" if parts.failed else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -20,6 +21,23 @@ INSTALL: dict[Module, str] = {
     "tensorrt_rtx": "with: pip install 'numclip[rtx]' (x86-64)",
     "tensorrt_lean": "with: pip install tensorrt-lean-cu13 (x86-64)",
 }
+
+# Distributions of which one provides the package; JetPack's is the first
+DISTRIBUTIONS: dict[Module, tuple[str, ...]] = {
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+    "tensorrt_lean": ("tensorrt-lean", "tensorrt-lean-cu13", "tensorrt-lean-cu12"),
+}
+
+
+def installed_version(module: Module) -> str | None:
+    """Return a package's version without loading it; None: it is not known."""
+    from importlib import metadata  # 10 ms
+
+    for name in DISTRIBUTIONS[module]:
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return None
 
 
 def installed(module: Module) -> bool:

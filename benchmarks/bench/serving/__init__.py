@@ -1,0 +1,1 @@
+"""Load on a server of `numclip serve`: clients, rates, and hours."""

@@ -1,0 +1,1 @@
+"""`--monitor` and `--write-reference` of `numclip-run`."""

@@ -1,0 +1,1 @@
+"""`numclip-run --watch`: read the pictures of a folder as they come."""

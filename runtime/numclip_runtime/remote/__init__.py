@@ -1,0 +1,1 @@
+"""Pictures in object stores and on the web, through fsspec (extra `remote`)."""
