@@ -281,6 +281,7 @@ def test_a_plan_of_an_onnx_file_has_its_precision(tmp_path: Path) -> None:
         ("cpu", ("--no-verify",), "--no-verify is for --ckpt"),
         ("cpu", ("--tf32",), "--tf32 is for engines, and none is built"),
         ("cpu", ("--fp16",), "--fp16 has no use with --bundle"),
+        ("cpu", ("--bf16",), "--bf16 has no use with --bundle"),
         ("cpu", ("-o", "x"), "--output has no use with --bundle"),
         ("cpu", ("--target", "onnx"), "--target has no use with --bundle"),
         ("cpu", ("--card",), "--card has no use with --bundle"),

@@ -102,6 +102,31 @@ def test_budgets_are_shares_of_the_label_range() -> None:
     assert not reference.judge(Shifted(checkpoint, 8, 0, 0.011), "fp16").passed
 
 
+@pytest.mark.parametrize(
+    ("everywhere", "once", "sentence"),  # shares of the label range
+    [
+        (0.0019, 0.0, None),
+        (0.0021, 0.0, "in the mean by 0.063 (allowed 0.06), by up to 0.063 (0.3), and"),
+        (0.0, 0.0099, None),
+        (0.0, 0.0101, "(allowed 0.06), by up to 0.303 (0.3), and"),
+    ],
+)
+def test_bf16_is_judged_by_the_mean_and_by_the_largest(
+    everywhere: float, once: float, sentence: str | None
+) -> None:
+    checkpoint, reference = reference_of(atol=None)
+    exact = Shifted(checkpoint, 32, 30 * once, 0)
+
+    def run(images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        values, probs = exact(images)
+        return values + np.float32(30 * everywhere), probs
+
+    parity = reference.judge(run, "bf16")
+    assert parity.passed is (sentence is None)
+    assert sentence is None or sentence in parity.difference
+    assert reference_of(atol=1.0)[1].judge(run, "bf16").passed  # --atol takes the place of both
+
+
 def test_limits_belong_to_what_passes() -> None:
     parity = Parity("given", 1, 1, (1,), 0.1, 0.2, 0.1, 0.1, 0.1, 0.2, 0)
     assert parity.passed

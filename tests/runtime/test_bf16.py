@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,18 @@ import numpy as np
 import pytest
 
 from numclip_runtime import ModelError, Predictor, UsageError, load
+from numclip_runtime.backends import OpenOptions, bundle_opening
 from numclip_runtime.backends import bf16 as choice
+from numclip_runtime.jobs.job_model import JobModel
+from numclip_runtime.jobs.manifest import MANIFEST
 from numclip_runtime.metadata import METADATA_KEY, Bf16Proof, ModelMetadata
 from numclip_runtime.model_files.onnx_file import message
+from numclip_runtime.ray import PredictBatches
+from numclip_runtime.spark import mapper
 from numclip_runtime.system import has_bf16
+from tests.runtime.bundles import make_bundle
 from tests.runtime.conftest import invoke
+from tests.runtime.test_bundle import VNNI
 
 PROOF = Bf16Proof("logits", 0.25, 0.125, 0.01, "openvino")
 IMAGES = np.random.default_rng(0).normal(0, 1, (5, 3, 8, 8)).astype(np.float32)
@@ -166,3 +175,77 @@ def test_instructions(tmp_path: Path, line: str, expected: bool) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text(f"{line}\n")
     assert has_bf16(tmp_path) == expected
+
+
+@pytest.mark.usefixtures("capable")
+@pytest.mark.parametrize(
+    ("asked", "backend", "refused"),
+    [
+        ((), "onnxruntime on cpu", "made with no --bf16, and this run has --bf16; give"),
+        (("--bf16",), "openvino on cpu", "made with --bf16, and this run has no --bf16; give"),
+    ],
+)
+def test_a_job_is_in_float32_unless_asked(
+    proved: Path, photos: Path, tmp_path: Path, asked: tuple[str, ...], backend: str, refused: str
+) -> None:
+    out = tmp_path / "out"
+    first = invoke(proved, photos / "dark.png", "-o", out, "--resume", "-v", *asked)
+    assert first.exit_code == 0
+    assert ("on cpu, bf16, batch" in first.stderr) == bool(asked)
+    begun = json.loads((out / MANIFEST).read_text())
+    assert (begun["bf16"], begun["backend"]) == (bool(asked), backend)
+    other = invoke(proved, photos, "-o", out, "--resume", *(() if asked else ("--bf16",)))
+    assert (other.exit_code, refused in other.stderr) == (2, True)
+    again = invoke(proved, photos, "-o", out, "--resume", *asked)
+    assert "1 images done before, 2 now" in again.stderr
+
+
+@pytest.mark.usefixtures("capable")
+@pytest.mark.parametrize("asked", [None, False, True])
+def test_processes_of_a_cluster_agree(proved: Path, asked: bool | None) -> None:
+    pytest.importorskip("pyarrow")
+    expected = "bf16" if asked else "fp32"
+    opening = JobModel.read(proved, OpenOptions(bf16=asked)).opening  # of --engine ray and --watch
+    given = {} if asked is None else {"bf16": asked}
+    spark = pickle.loads(pickle.dumps(mapper(proved, **given))).model
+    assert spark.options.bf16 is opening.bf16 is bool(asked)
+    for worker in (spark, PredictBatches(proved, **given)._model):
+        assert worker.predictor().backend.precision == expected
+
+
+@pytest.mark.usefixtures("capable")
+@pytest.mark.parametrize(
+    ("files", "asked", "expected"),
+    [
+        (("fp32",), None, ("m.fp32.onnx of this bundle: fp32 on the CPU, in bfloat16", "bf16")),
+        (("fp32",), False, ("m.fp32.onnx of this bundle: fp32 on the CPU", "fp32")),
+        (("int8", "fp32"), False, ("m.int8.onnx of this bundle: int8, for which", "fp32")),
+        (("int8", "fp32"), True, ("m.fp32.onnx of this bundle: fp32 on the CPU, in bf", "bf16")),
+    ],
+)
+def test_bundles(
+    proved: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: tuple[Any, ...],
+    asked: bool | None,
+    expected: tuple[str, str],
+) -> None:
+    monkeypatch.setattr(bundle_opening, "read_surroundings", lambda options: VNNI)
+    make_bundle(tmp_path / "b", proved, {f"m.{kind}.onnx": ("cpu", kind) for kind in files}, {})
+    with load(tmp_path / "b", bf16=asked) as opened:
+        assert (opened.choice or "").startswith(expected[0])
+        assert opened.backend.precision == expected[1]
+        assert list(opened.backend.notes) == []
+
+
+@pytest.mark.usefixtures("capable")
+def test_a_bundle_without_proof(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_opening, "read_surroundings", lambda options: VNNI)
+    make_bundle(tmp_path / "b", tiny)
+    with pytest.raises(ModelError, match="nothing in this bundle can run here") as caught:
+        load(tmp_path / "b", bf16=True)
+    assert "m.cpu.onnx: bf16 was asked for, and is not proved of this file" in str(caught.value)
+    assert "m.cpu.int8.onnx: bfloat16 was chosen, which is for fp32 files" in str(caught.value)

@@ -120,6 +120,7 @@ def test_the_order(
         ({"backend": "tensorrt"}, ["m.rtx-86.plan on cuda"]),
         ({"backend": "onnxruntime"}, ["m.fp16.onnx on cuda", "m.onnx on cuda", *CPU_ORDER]),
         ({"backend": "openvino"}, CPU_ORDER),
+        ({"bf16": True}, ["m.cpu.onnx", "m.onnx"]),
         ({"backend": "onnxruntime-tensorrt"}, []),  # this onnxruntime has CUDA alone
     ],
 )

@@ -255,7 +255,13 @@ def test_models_and_versions_that_are_not_there(served: StandinTriton, photos: P
 
 @pytest.mark.parametrize(
     "options",
-    [{"threads": 1}, {"device": "cpu"}, {"backend": "openvino"}, {"require_gpu": True}],
+    [
+        {"threads": 1},
+        {"device": "cpu"},
+        {"backend": "openvino"},
+        {"require_gpu": True},
+        {"bf16": True},
+    ],
     ids=str,
 )
 def test_the_server_decides_what_runs(served: StandinTriton, options: dict[str, Any]) -> None:

@@ -200,7 +200,7 @@ def write_manifest(
     folder: Path, model: ModelMetadata, artefacts: Iterable[Artefact], missing: Iterable[Missing]
 ) -> None:
     """Write bundle.json."""
-    model = replace(model, parity=None, verified=None)
+    model = replace(model, parity=None, verified=None, bf16=None)  # of one file
     bundle = Bundle(__version__, model, tuple(artefacts), tuple(missing), folder)
     with atomic_text(folder / BUNDLE_MANIFEST, sync=True) as file:
         file.write(bundle.to_json())
