@@ -20,8 +20,9 @@ from numclip_export.graph.types import features_name
 from numclip_export.options import FOR_CPU
 from numclip_export.parity import BUDGETS, Budget, ParityError
 from numclip_export.precision import bf16
-from numclip_runtime import UsageError
+from numclip_runtime import UsageError, read_metadata
 from numclip_runtime.backends import bf16 as choice
+from numclip_runtime.model_files.bundle import read_bundle
 from tests.export.chain import Chain
 from tests.numclip.tiny import images_of
 
@@ -33,7 +34,7 @@ def export(chain: Chain, folder: Path) -> ExportResult:
 @pytest.fixture
 def generous(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow any difference: random networks are not what the budget is for."""
-    monkeypatch.setitem(BUDGETS, "bf16", Budget(1e3, 1.0, "mean"))
+    monkeypatch.setitem(BUDGETS, "bf16", Budget(1e3, 1.0, "mean", 1e3))
 
 
 @pytest.fixture
@@ -71,6 +72,16 @@ def test_emulated_proof(chain: Chain, tmp_path: Path) -> None:
     assert details["parity"]["judged_by"] == "mean"
 
 
+@pytest.mark.usefixtures("generous", "emulated")
+def test_the_proof_goes_with_the_file_into_a_bundle(chain: Chain, tmp_path: Path) -> None:
+    (proved,) = export(chain, tmp_path).files
+    words = [str(proved.path), "--bundle", str(tmp_path / "fleet"), "--targets", "cpu-fp32"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert read_metadata(tmp_path / "fleet" / "x.onnx").bf16 == proved.metadata.bf16 is not None
+    assert read_bundle(tmp_path / "fleet").model.bf16 is None  # other files may lack it
+
+
 @pytest.mark.usefixtures("generous")
 @pytest.mark.parametrize("faster", [True, False])
 def test_proof_on_this_machine(
@@ -95,8 +106,11 @@ def test_proof_on_this_machine(
 
 
 @pytest.mark.usefixtures("emulated")
-def test_beyond_the_budget(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BUDGETS, "bf16", Budget(1e-9, 1.0, "mean"))
+@pytest.mark.parametrize(("mean", "largest"), [(1e-9, 1e3), (1e3, 1e-9)])
+def test_beyond_the_budget(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mean: float, largest: float
+) -> None:
+    monkeypatch.setitem(BUDGETS, "bf16", Budget(mean, 1.0, "mean", largest))
     with pytest.raises(ParityError, match=r"in bfloat16 its values differ .* in the mean by"):
         export(chain, tmp_path)
     assert list(tmp_path.iterdir()) == []

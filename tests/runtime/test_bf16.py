@@ -206,7 +206,7 @@ def test_processes_of_a_cluster_agree(proved: Path, asked: bool | None) -> None:
     pytest.importorskip("pyarrow")
     expected = "bf16" if asked else "fp32"
     opening = JobModel.read(proved, OpenOptions(bf16=asked)).opening  # of --engine ray and --watch
-    given = {} if asked is None else {"bf16": asked}
+    given: dict[str, Any] = {} if asked is None else {"bf16": asked}
     spark = pickle.loads(pickle.dumps(mapper(proved, **given))).model
     assert spark.options.bf16 is opening.bf16 is bool(asked)
     for worker in (spark, PredictBatches(proved, **given)._model):
