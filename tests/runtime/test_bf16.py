@@ -249,3 +249,24 @@ def test_a_bundle_without_proof(
         load(tmp_path / "b", bf16=True)
     assert "m.cpu.onnx: bf16 was asked for, and is not proved of this file" in str(caught.value)
     assert "m.cpu.int8.onnx: bfloat16 was chosen, which is for fp32 files" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "sentence"),
+    [
+        ("tiny", (), "tiny.onnx: bf16 was asked for, and is not proved of this file; export it"),
+        ("proved", ("--device", "cuda"), "proved.onnx: bf16 is for ONNX files on the CPU; leave"),
+        ("proved", ("--backend", "onnxruntime"), "onnxruntime does not compute in bfloat16"),
+    ],
+)
+def test_a_cluster_is_not_begun_in_vain(
+    request: pytest.FixtureRequest,
+    photos: Path,
+    tmp_path: Path,
+    file: str,
+    words: tuple[str, ...],
+    sentence: str,
+) -> None:
+    model, out = request.getfixturevalue(file), tmp_path / "out"
+    done = invoke(model, photos, "-o", out, "--engine", "ray", "--bf16", *words)
+    assert (done.exit_code, sentence in done.stderr, out.exists()) == (2, True, False), done.stderr

@@ -32,6 +32,15 @@ def is_for_bf16(model: OpenModel, options: OpenOptions) -> bool:
     return options.device == "cpu" or probe_cuda().problem is not None  # a GPU comes first
 
 
+def require_proof(source: Path, metadata: ModelMetadata) -> None:
+    """Refuse bfloat16 that was asked for, where nothing proves it; see `bf16_features`."""
+    if metadata.bf16 is None:
+        raise UsageError(
+            f"{source}: bf16 was asked for, and is not proved of this file; export it again with "
+            "`numclip-export --bf16 --target cpu`, or leave bf16 out."
+        )
+
+
 def bf16_features(source: Path, metadata: ModelMetadata, asked: bool | None) -> str | None:
     """Return the tensor up to which OpenVINO computes in bfloat16; None: it does not.
 
@@ -44,11 +53,8 @@ def bf16_features(source: Path, metadata: ModelMetadata, asked: bool | None) -> 
         UsageError: if it is asked for, and not proved of the file or not to be had here.
     """
     proof = None if asked is False else metadata.bf16
-    if asked and proof is None:
-        raise UsageError(
-            f"{source}: bf16 was asked for, and is not proved of this file; export it again with "
-            "`numclip-export --bf16 --target cpu`, or leave bf16 out."
-        )
+    if asked:
+        require_proof(source, metadata)
     problem = why_no_bf16()
     if asked and problem is not None:
         raise UsageError(f"{source}: bf16 was asked for, and {problem}; or leave bf16 out.")

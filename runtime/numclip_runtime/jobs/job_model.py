@@ -11,7 +11,7 @@ from numclip_runtime.backends.origin import file_to_share
 from numclip_runtime.metadata import ModelMetadata
 from numclip_runtime.model_files.model_file import read_metadata
 from numclip_runtime.model_files.names import is_named_model, model_path
-from numclip_runtime.model_files.open_model import OpenModel
+from numclip_runtime.model_files.open_model import OpenModel, is_plan
 from numclip_runtime.model_files.pin import check_pinned
 
 
@@ -42,7 +42,7 @@ class JobModel:
         Raises:
             NumclipError: if it is missing, broken, not made by numclip, or not the pinned one; or
                 nothing in a bundle opens here.
-            UsageError: if the pin is none.
+            UsageError: if the pin is none, or bfloat16 is asked for and not proved.
         """
         given = model_path(model) if path is None else path
         options = replace(options, bf16=options.bf16 is True)
@@ -51,5 +51,10 @@ class JobModel:
             check_pinned(opened, options.sha256)
             digest = opened.sha256()
         named = os.fsdecode(model) if is_named_model(model) else os.path.abspath(file)  # noqa: PTH100
-        opening = replace(options, sha256=digest)
-        return cls(named, file, digest, read_metadata(file), opening, tuple(notes))
+        metadata, opening = read_metadata(file), replace(options, sha256=digest)
+        if options.bf16:  # before a cluster begins; this machine itself may lack bfloat16
+            from numclip_runtime.backends.bf16 import require_proof
+
+            options.check_device(file, plan=is_plan(file))
+            require_proof(file, metadata)
+        return cls(named, file, digest, metadata, opening, tuple(notes))
