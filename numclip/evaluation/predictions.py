@@ -127,6 +127,8 @@ class EvaluationSource(TableOptions):
         with load(self.file, fast_decode=self.fast_decode) as predictor:
             if predictor.choice is not None:  # of a bundle; the others give slightly other numbers
                 say(predictor.choice)
+            elif predictor.backend.precision == "bf16":  # other machines run it in float32
+                say(f"{self.file.name} runs in bfloat16, as its export proved.")
             samples = self._samples(predictor.metadata.task)
             return predictions_of_model(predictor, samples, batch_size=size, workers=workers)
 

@@ -19,7 +19,9 @@ from PIL import Image
 from numclip.cli.evaluate import main
 from numclip.evaluation.metrics import evaluate_predictions
 from numclip.evaluation.predictions import EvaluationSource
-from numclip_runtime import load
+from numclip_runtime import load, read_metadata
+from numclip_runtime.backends import bf16
+from numclip_runtime.metadata import Bf16Proof
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -147,6 +149,27 @@ def test_a_bundle_is_measured_by_the_file_that_this_machine_runs(
     assert metrics[0] == metrics[1]
     done = invoke(tmp_path / "b", home / "test.csv", "-o", tmp_path / "b" / "bundle.json")
     assert done.exit_code == 2
+
+
+def test_bfloat16_is_said(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnx
+
+    from numclip_export.graph.onnx_model import save_with_metadata
+    from numclip_export.graph.types import features_name
+
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(bf16, "has_bf16", lambda: True)
+    plain = read_metadata(home / "model.onnx")
+    model = onnx.load(home / "model.onnx")
+    proof = Bf16Proof(features_name(model), 0.1, 0.1, 0.01, "emulation")
+    proved = tmp_path / "proved.onnx"
+    save_with_metadata(model, replace(plain, bf16=proof), proved)
+    said = {}
+    for path in (home / "model.onnx", proved):
+        done = invoke(path, home / "test.csv", "-o", tmp_path / path.stem)
+        assert done.exit_code == 0, done.output
+        said[path.name] = "runs in bfloat16, as its export proved" in done.output
+    assert said == {"model.onnx": False, "proved.onnx": True}
 
 
 def test_runtime_interval_is_that_of_the_checkpoint(home: Path) -> None:
