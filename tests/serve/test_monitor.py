@@ -119,8 +119,16 @@ def test_a_new_model_begins_a_new_file(
     assert f"{file} followed the model before, model.onnx; it is {kept.name} now." in (
         capfd.readouterr().err
     )
-    with running(model=tmp_path / "other.onnx", monitoring=chosen) as server:  # without a monitor's
+    with running(model=other, monitoring=chosen) as server:
         assert gauges(server.port)["images"] == 60.0
+    # the model before comes back, and goes on with its own
+    first = with_reference(tmp_path / "first.onnx", folders[0], "points")
+    assert sha256(first) == before
+    with running(model=first, monitoring=chosen) as server:
+        assert gauges(server.port)["images"] == 60.0
+        send(server.port, usual)
+    assert (read(file)["model"]["sha256"], read(file)["verdict"]["images"]) == (before, 120)
+    assert not kept.exists()
 
 
 def with_reference(path: Path, reference: Path, unit: str) -> Path:

@@ -89,10 +89,14 @@ def _set_aside(file: Path, model: MonitoredModel) -> None:
     before = model_in(file)
     if before is None or before.sha256 == model.sha256:
         return
-    kept = file.with_name(f"{file.stem}.{before.sha256[:12]}{file.suffix}")
+    kept, own = (
+        file.with_name(f"{file.stem}.{one.sha256[:12]}{file.suffix}") for one in (before, model)
+    )
     with suppress(OSError):  # the next one to open it says why
         os.replace(file, kept)  # noqa: PTH105
         say(f"Note: {file} followed the model before, {before.name}; it is {kept.name} now.")
+        if own.exists():  # a model that comes back goes on with its own
+            os.replace(own, file)  # noqa: PTH105
 
 
 class MonitorCollector:
