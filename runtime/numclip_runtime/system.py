@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pathlib import Path, PurePosixPath
 from numclip_runtime.posix import affinity
 
 ROOT = Path("/")
+AT_HWCAP2, HWCAP2_SME = 26, 1 << 23
+_PAIR = struct.calcsize("@LL")
 # CPU features that decide how fast INT8, FP16 and FP32 networks run, in the kernel's spelling
 X86 = "avx2 fma avx512f avx_vnni avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16"
 ARM64 = "asimd asimdhp asimddp i8mm bf16 sve"
@@ -153,6 +156,28 @@ def cpu_flags(root: Path = ROOT) -> tuple[str, ...]:
 def has_bf16(root: Path = ROOT) -> bool:
     """Return whether the processor is known to multiply in bfloat16 (x86: AVX512_BF16 or AMX)."""
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_flags(root))
+
+
+def may_have_sme(root: Path = ROOT) -> bool:
+    """Return whether the processor is an ARM one that has SME, or is not known to have none.
+
+    The kernel tells each process its processor's capabilities (getauxval(3)): /proc/cpuinfo would
+    be the host's under an emulator of programs.
+
+    Source:
+        AT_HWCAP2 of Linux' include/uapi/linux/auxvec.h, HWCAP2_SME of its arch/arm64/include/uapi/
+        asm/hwcap.h.
+    """
+    import platform
+
+    if platform.machine().lower() not in ("aarch64", "arm64"):
+        return False
+    try:
+        content = (root / "proc/self/auxv").read_bytes()
+    except OSError:  # macOS, Windows
+        return True
+    pairs = dict(struct.iter_unpack("@LL", content[: len(content) // _PAIR * _PAIR]))
+    return bool(pairs.get(AT_HWCAP2, HWCAP2_SME) & HWCAP2_SME)
 
 
 def memory_gib(root: Path = ROOT) -> tuple[float | None, float | None]:

@@ -251,6 +251,9 @@ def test_a_bundle_without_proof(
     assert "m.cpu.int8.onnx: bfloat16 was chosen, which is for fp32 files" in str(caught.value)
 
 
+RAY = ("--engine", "ray", "--format", "jsonl", "--bf16")  # Parquet needs pyarrow
+
+
 @pytest.mark.parametrize(
     ("file", "words", "sentence"),
     [
@@ -268,5 +271,5 @@ def test_a_cluster_is_not_begun_in_vain(
     sentence: str,
 ) -> None:
     model, out = request.getfixturevalue(file), tmp_path / "out"
-    done = invoke(model, photos, "-o", out, "--engine", "ray", "--bf16", *words)
+    done = invoke(model, photos, "-o", out, *RAY, *words)
     assert (done.exit_code, sentence in done.stderr, out.exists()) == (2, True, False), done.stderr

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 from pathlib import Path
 
-from numclip_runtime.system import Jetson, cpu_flags, cpu_name, read_jetson, read_machine
+import pytest
+
+from numclip_runtime.system import (
+    Jetson,
+    cpu_flags,
+    cpu_name,
+    may_have_sme,
+    read_jetson,
+    read_machine,
+)
 
 X86 = "model name\t: Intel(R) Xeon(R)  8481C\nflags\t\t: fpu amx_int8 avx2 avx512_vnni\n"
 ARM = (
@@ -76,3 +86,28 @@ def test_cpu_name(tmp_path: Path) -> None:
     assert cpu_name(tmp_path) == "Cortex-A76, ARM part 0xfff"
     write(tmp_path, {"proc/cpuinfo": "model name\t: Fast: CPU 9000\nprocessor\t: 1\n"})
     assert cpu_name(tmp_path) == "Fast: CPU 9000"
+
+
+@pytest.mark.parametrize(
+    ("machine", "auxv", "expected"),
+    [
+        ("aarch64", {16: 0xFFFF, 26: 0x4FFFFF}, False),  # all of HWCAP2 below SME's bit but one
+        ("aarch64", {16: 0xFFFF, 26: 0x800000}, True),
+        ("aarch64", {16: 0x800000}, True),  # not known: the kernel has no HWCAP2
+        ("arm64", None, True),  # not known: macOS
+        ("x86_64", {26: 0x800000}, False),
+    ],
+)
+def test_sme(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    auxv: dict[int, int] | None,
+    expected: bool,
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    if auxv is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        pairs = b"".join(struct.pack("@LL", *pair) for pair in [*auxv.items(), (0, 0)])
+        (tmp_path / "proc/self/auxv").write_bytes(pairs)
+    assert may_have_sme(tmp_path) is expected

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import platform
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
@@ -28,7 +27,7 @@ from numclip_runtime.model_files.onnx_file import MappedModel, read_onnx_metadat
 from numclip_runtime.model_files.open_model import OpenModel, opened
 from numclip_runtime.model_files.operators import check_graph
 from numclip_runtime.preprocess import FloatArray, InputArray
-from numclip_runtime.system import usable_cores
+from numclip_runtime.system import may_have_sme, usable_cores
 
 # One run uploads and downloads while another computes; a third would only wait, and use memory.
 GPU_LANES = 2
@@ -86,8 +85,7 @@ class OnnxRuntimeBackend:
         # With it, a float16 ViT of 2 blocks or more crashes the process (1.23 to 1.32, x86).
         self._disabled = ["NchwcTransformer"] if metadata.precision == "fp16" else None
         # On ARM with SME (emulated) KleidiAI's INT8 kernels were wrong by 2.4 years of 101 (1.32)
-        arm = platform.machine().lower() in ("aarch64", "arm64")
-        self._without_kleidiai = arm and metadata.precision == "int8"
+        self._without_kleidiai = metadata.precision == "int8" and may_have_sme()
         self._spin = True
         self._pages: HugePages | None = None  # on the CPU
         device, provider = options.device, GPU_PROVIDERS.get(options.backend, CUDA_PROVIDER)
