@@ -78,6 +78,7 @@ def test_a_fault_of_ours_is_not_hidden() -> None:
         raise RuntimeError("a fault")
 
 
+@pytest.mark.posix("limits memory")
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS and /proc are Linux's")
 def test_it_is_said_when_not_a_byte_is_left() -> None:
     """Objects of all sizes fill the address space, and stay there until the process has ended."""
