@@ -67,7 +67,7 @@ class ServerApp:
             ("numclip_images_per_second", "The speed that decides who is refused.", self._rate),
         ):
             metrics.gauge(name, text, value)
-        metrics.add(MonitorCollector(self))
+        metrics.add(MonitorCollector(lambda: self.monitor))
         self.monitor = monitor_of(line, options.monitoring)
         self.use(line)
 

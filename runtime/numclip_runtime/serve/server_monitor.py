@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -103,17 +103,16 @@ class MonitorCollector:
     """Shows a monitor to Prometheus, as it is when the page is read.
 
     Args:
-        app: Has the attribute `monitor`; None: there is none.
+        current: Returns the monitor of the model that answers; None: it has none.
     """
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
+    def __init__(self, current: Callable[[], ServerMonitor | None]) -> None:
+        self._current = current
         self._gauge = import_extra("serve", "prometheus_client.core").GaugeMetricFamily
 
     def collect(self) -> Iterator[Any]:
         """Yield the numbers."""
-        found: ServerMonitor | None = self._app.monitor
-        if found is None:
+        if (found := self._current()) is None:
             return
         verdict = found.monitor.verdict()
         for name, text, value in (
