@@ -90,7 +90,8 @@ def main(
             "--images",
             data / "test",
         ),
-        *("--iterations", iterations, "--json", latency, "--plot", demo / "latency.png"),
+        *("--threads", 1, "--iterations", iterations),
+            *("--json", latency, "--plot", demo / "latency.png"),
     )
     csvs = {name: data / f"{name}.csv" for name in ("train", "test")}
     report = demo / "report.html"
