@@ -61,7 +61,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("cli",),
     ),
     "numclip_export": (
-        ("cosine", "entry", "images", "timing", "vision"),
+        ("cosine", "entry", "images", "vision"),
         ("fold",),
         ("graph",),
         ("engine",),
