@@ -58,6 +58,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("checkpoint", "tasks"),
         ("evaluation", "importers"),
         ("training",),
+        ("distillation",),
         ("cli",),
     ),
     "numclip_export": (
