@@ -24,8 +24,8 @@ from numclip.cli.options import (
 )
 from numclip.cli.run_file import CONFIG_OPTION, run_file
 from numclip.data.prepare import DataConfig
-from numclip.distillation.distill import distill
 from numclip.distillation.distill_options import DistillOptions
+from numclip.distillation.distillation import distill
 from numclip.model.preprocessing import Statistics
 from numclip.training.config import TrainConfig
 from numclip_runtime import NumclipError, __version__
@@ -35,7 +35,7 @@ from numclip_runtime.errors import require_installed
 
 NO_TRADE = 1  # exit code
 
-MODEL_OPTIONS = add(
+STUDENT_OPTIONS = add(
     click.option(
         "--teacher",
         "--ckpt",
@@ -66,7 +66,7 @@ MODEL_OPTIONS = add(
         ),
     ),
 )
-DATA_OPTIONS = add(
+TAUGHT_OPTIONS = add(
     options_of(
         DistillOptions,
         images="Folder of images, searched recursively, or a pattern; no labels are needed.",
@@ -93,7 +93,7 @@ DATA_OPTIONS = add(
     ),
     options_of(DistillOptions, skip_broken="Leave broken images out."),
 )
-TRAINING_OPTIONS = add(
+TEACHING_OPTIONS = add(
     options_of(
         DistillOptions,
         temperature=(
@@ -122,7 +122,7 @@ TRAINING_OPTIONS = add(
         workers=(NUMBER, "Image loading processes."),
     ),
 )
-RUN_OPTIONS = add(
+TRADE_OPTIONS = add(
     options_of(
         DistillOptions,
         max_loss=(
@@ -153,16 +153,15 @@ RUN_OPTIONS = add(
     context_settings=SETTINGS,
     examples=(
         "big.pt photos/ --student small.json",
-        "--teacher big.pt --student timm/mobilenetv3_small_100 --images photos/",
-        "--teacher big.pt --student small.pt --data train.csv --val val.csv \\\n"
-        "      --max-loss 0.5",
+        "big.pt photos/ --student timm/mobilenetv2_050",
+        "big.pt train.csv --val val.csv --student small.pt --max-loss 0.5",
     ),
 )
 @click.argument("files", nargs=-1, type=FILE, metavar="TEACHER IMAGES")
-@group("Models", MODEL_OPTIONS)
-@group("Data", DATA_OPTIONS)
-@group("Training (defaults: as numclip-train's)", TRAINING_OPTIONS)
-@group("Trade and run", RUN_OPTIONS)
+@group("Models", STUDENT_OPTIONS)
+@group("Data", TAUGHT_OPTIONS)
+@group("Training (defaults: as numclip-train's)", TEACHING_OPTIONS)
+@group("Trade and run", TRADE_OPTIONS)
 @click.version_option(__version__)
 def main(files: tuple[Path, ...], **given: Any) -> None:
     """Teach a smaller network the numbers of a larger one, and say what that costs.

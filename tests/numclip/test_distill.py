@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from numclip.checkpoint import load_checkpoint, save_checkpoint
 from numclip.cli.distill import main
 from numclip.data.readers import read_samples
-from numclip.distillation.distill import distill
 from numclip.distillation.distill_options import DistillOptions
+from numclip.distillation.distillation import distill
 from numclip.evaluation.calibration import calibrate
 from numclip.evaluation.metrics import constant_mae
 from numclip.evaluation.predictions import predictions_of_checkpoint
