@@ -24,13 +24,13 @@ from numclip.cli.options import (
 )
 from numclip.cli.run_file import CONFIG_OPTION, run_file
 from numclip.data.prepare import DataConfig
-from numclip.distillation.distill_options import DistillOptions
+from numclip.distillation.distill_options import DistillOptions, TradeError
 from numclip.distillation.distillation import distill
 from numclip.model.preprocessing import Statistics
 from numclip.training.config import TrainConfig
-from numclip_runtime import NumclipError, __version__
+from numclip_runtime import __version__
 from numclip_runtime.commands import GroupedCommand, Output, add, group
-from numclip_runtime.console import FILE, SETTINGS, exit_on_error, say
+from numclip_runtime.console import FILE, SETTINGS, exit_on_error, say, visible
 from numclip_runtime.errors import require_installed
 
 NO_TRADE = 1  # exit code
@@ -152,9 +152,9 @@ TRADE_OPTIONS = add(
     cls=GroupedCommand,
     context_settings=SETTINGS,
     examples=(
-        "big.pt photos/ --student small.json",
+        "big.pt photos/ --student small.json --max-loss 0.5",
         "big.pt photos/ --student timm/mobilenetv2_050",
-        "big.pt train.csv --val val.csv --student small.pt --max-loss 0.5",
+        "big.pt train.csv --val val.csv --student small.pt",
     ),
 )
 @click.argument("files", nargs=-1, type=FILE, metavar="TEACHER IMAGES")
@@ -178,9 +178,7 @@ def main(files: tuple[Path, ...], **given: Any) -> None:
         options = distill_options(given)
         try:
             distill(options, run_file=_run_file(options, given))
-        except NumclipError as error:
-            if not isinstance(error, ArithmeticError):
-                raise
+        except TradeError as error:
             say(f"No trade: {error}")
             sys.exit(NO_TRADE)
 
@@ -202,7 +200,7 @@ def given_files(files: Sequence[Path], given: Mapping[str, Any]) -> dict[str, Pa
         table = left[0].is_file() or left[0].suffix.lower() == ".tar"
         found["data" if table else "images"] = left.pop(0)
     if left:
-        context.fail(f"Got unexpected extra argument ({left[0]}).")
+        context.fail(f"Got unexpected extra argument ({visible(left[0])}).")
     return found
 
 

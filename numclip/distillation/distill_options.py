@@ -11,10 +11,14 @@ from numclip.model.model_config import Features, HeadKind
 from numclip.model.preprocessing import Statistics
 from numclip.training.config import TrainConfig
 from numclip.training.recipes import recipe_of
-from numclip_runtime import UsageError
+from numclip_runtime import NumclipError, UsageError
 from numclip_runtime.model_files.given import CHECKPOINT_SUFFIXES
 
 LARGE_FILE = 50_000_000  # bytes of a checkpoint whose network learns at the rates of large ones
+
+
+class TradeError(NumclipError, ArithmeticError):
+    """The student is no faster than its teacher, or loses more than is allowed."""
 
 
 @dataclass(frozen=True)

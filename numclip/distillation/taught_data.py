@@ -64,14 +64,21 @@ def unlabelled_samples(source: Path) -> list[Sample]:
     return [Sample(Path(path), math.nan) for path in find_images([str(source)])]
 
 
-def taught_data(options: DistillOptions, task: Task) -> TaughtData:
-    """Read, check and split the images.
+@dataclass(frozen=True)
+class FoundImages:
+    """Samples as their sources name them; no image has been opened."""
 
-    Labelled images are held out where there are any: those of `val`, or a share of `data`. Else a
-    share of `images` is. Images of `images` that are labelled ones, too, count as these.
+    sets: dict[str, list[Sample]]  # labelled "train", "val", "test", and unlabelled "images"
+    warnings: list[str]
+
+
+def found_images(options: DistillOptions, task: Task) -> FoundImages:
+    """Read tables, and look into folders.
+
+    Images of `images` that are labelled ones, too, count as these.
 
     Raises:
-        UsageError: if a source cannot be read, images are broken, or there are too few.
+        UsageError: if a source cannot be read, or has no images.
         MissingDependencyError: if a source needs a package that is not installed.
     """
     named = {"train": options.data, "val": options.val, "test": options.test}
@@ -90,7 +97,6 @@ def taught_data(options: DistillOptions, task: Task) -> TaughtData:
         if source is not None
     }
     warnings = [f"pictures in the folders were {others}."] if others else []
-    warnings += notes
     unlabelled = [] if options.images is None else unlabelled_samples(options.images)
     known = {sample.path.resolve() for samples in sets.values() for sample in samples}
     free = [sample for sample in unlabelled if sample.path.resolve() not in known]
@@ -99,7 +105,19 @@ def taught_data(options: DistillOptions, task: Task) -> TaughtData:
             f"{options.images}: all of its images are labelled ones of --val or --test, and none "
             "is left to learn from; give others."
         )
-    sets["images"] = free
+    return FoundImages(sets | {"images": free}, warnings + notes)
+
+
+def taught_data(options: DistillOptions, task: Task, found: FoundImages) -> TaughtData:
+    """Check and split the images.
+
+    Labelled images are held out where there are any: those of `val`, or a share of `data`. Else a
+    share of `images` is.
+
+    Raises:
+        UsageError: if images are broken, or there are too few.
+    """
+    sets, warnings = dict(found.sets), list(found.warnings)
     broken = broken_images([s.image for part in sets.values() for s in part], options.image_check)
     for name, samples in sets.items():
         sets[name] = without_broken(samples, broken, skip=options.skip_broken, name=name)

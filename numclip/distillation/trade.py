@@ -12,10 +12,11 @@ import torch
 from numclip.checkpoint import Checkpoint
 from numclip.data.samples import Sample
 from numclip.distillation.bound import Answers
+from numclip.distillation.distill_options import TradeError
 from numclip.evaluation.costs import macs_of, parameter_counts
 from numclip.evaluation.predictions import labels_of
 from numclip.evaluation.timing import lower_quartiles_ms
-from numclip_runtime import NumclipError, Task
+from numclip_runtime import Task
 from numclip_runtime.calibration import Array
 from numclip_runtime.console import visible
 from numclip_runtime.preprocess import InputArray
@@ -27,10 +28,6 @@ SHARE_WITH_LABELS, SHARE_WITHOUT = 0.25, 0.5
 SHARE_OF_RANGE = 0.025  # where the teacher's MAE is not known
 IMAGES = 4  # of noise, which latencies are measured with
 BYTES = 4  # of a float32 parameter
-
-
-class TradeError(NumclipError, ArithmeticError):
-    """The student is no faster than its teacher, or loses more than is allowed."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from numclip.distillation.bound import Answers, bounded_calibration, teachers_level
+from numclip.distillation.distill_options import TradeError
 from numclip.distillation.teaching import Weights, teaching_losses
-from numclip.distillation.trade import TradeError, limit_of, measured_loss, require_accepted
+from numclip.distillation.trade import limit_of, measured_loss, require_accepted
 from numclip.distillation.views import PairedView
 from numclip.evaluation.calibration import fit_calibration, fit_temperature
 from numclip.evaluation.predictions import RawOutputs
