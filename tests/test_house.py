@@ -239,6 +239,7 @@ def test_public_names(package: str) -> None:
         ["benchmarks/memory.py", "--help"],
         ["benchmarks/object_store.py", "--help"],
         ["benchmarks/decode.py", "--help"],
+        ["benchmarks/distillation.py", "--help"],
         ["benchmarks/install.py", "--help"],
         ["benchmarks/timeline.py", "--help"],
         ["benchmarks/training.py", "--help"],

@@ -169,8 +169,8 @@ def test_labels_and_bare_images_together(home: Path) -> None:
     assert Path("student.val.csv").is_file()
     assert values_of(Path("student.pt"), Path("student.val.csv")).shape == (9,)
     # images that are labelled ones, too, count as these
-    words = ("--images", "train", "--data", "train.csv", "--max-loss", 30, "-o", "b.pt")
-    code, out, err = invoke("big.pt", "--student", "small.json", *words, *SHORT)
+    both = ("--images", "train", "--data", "train.csv", "--max-loss", 30, "-o", "b.pt")
+    code, out, err = invoke("big.pt", "--student", "small.json", *both, *SHORT)
     assert "train: 39 images, 39 with labels\n" in out, err
 
 

@@ -97,7 +97,7 @@ def test_distributions_over_one_grid_are_compared_point_by_point() -> None:
     assert torch.isfinite(losses(other, teacher)["loss"])  # by bins
 
 
-def draw(count: int, rng: np.random.Generator) -> tuple[Answers, np.ndarray]:  # type: ignore[type-arg]
+def draw(count: int, rng: np.random.Generator) -> tuple[Answers, np.ndarray]:
     """Draw images: labels, a teacher that errs more where it is unsure, and a worse student."""
     labels = rng.uniform(5, 25, count)
     unsure = rng.uniform(0.5, 3, count)
