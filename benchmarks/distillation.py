@@ -78,11 +78,13 @@ def compare_students(
     for file in sets.values():
         if not file.is_file():
             raise UsageError(f"{file}: no such file; DATA holds train.csv, val.csv and test.csv.")
+    geometry: tuple[object, ...] = ("--resize", side)  # no crop
     if task is None:
-        known = [each.task for each in SETS if each.name == data.resolve().name]
+        known = [each for each in SETS if each.name == data.resolve().name]
         if not known:
             raise UsageError(f"{data}: is none of the real sets; give --task.")
-        lines = (f"{key} = {json.dumps(value)}" for key, value in known[0].to_dict().items())
+        geometry = () if known[0].margin else geometry
+        lines = (f"{key} = {json.dumps(value)}" for key, value in known[0].task.to_dict().items())
         (output / "task.toml").write_text("\n".join(lines), "utf-8")
         task = str(output / "task.toml")
     for name, width in WIDTHS.items():
@@ -90,7 +92,7 @@ def compare_students(
     how = ("--epochs", epochs, "--batch-size", 32, "--workers", 0, "--seed", seed, "--restart")
     held = ("--val", sets["val"], "--test", sets["test"])
     for name, backbone in (("teacher", "teacher"), ("alone", "student")):
-        given = (sets["train"], *held, "--task", task, "--vectors", "prototypes", "--resize", side)
+        given = (sets["train"], *held, "--task", task, "--vectors", "prototypes", *geometry)
         model = ("--backbone", output / f"{backbone}.json", "-o", output / f"{name}.pt")
         call("train", *given, *model, *how)
     bare = _links(sets["train"], output / "bare")

@@ -159,6 +159,17 @@ def test_with_labels(home: Path) -> None:
     assert "epochs = 2" in text
 
 
+def test_the_page_names_every_field_of_the_report(home: Path) -> None:
+    words = ("--test", "test.csv", "--max-loss", 30, *SHORT)
+    assert invoke("big.pt", "bare", "--student", "small.json", *words)[0] == 0
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text("utf-8")
+    section = page.partition("## Distillation report")[2].partition("\n## ")[0]
+    report = json.loads(Path("student.distill.json").read_text("utf-8"))
+    parts = [report[key] for key in ("teacher", "student", "time", "images", "loss", "intervals")]
+    named = {*report, *(key for part in parts for key in part), *report["intervals"]["rows"][0]}
+    assert {key for key in named - {"rows"} if f"`{key}`" not in section} == set()
+
+
 def test_labels_and_bare_images_together(home: Path) -> None:
     words = ("--images", "bare", "--data", "train.csv", "--root", ".", "--max-loss", 30)
     code, out, err = invoke("big.pt", "--student", "small.json", *words, *SHORT)
