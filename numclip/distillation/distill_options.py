@@ -50,11 +50,13 @@ class DistillOptions(TableOptions):
     resize: int | None = None  # pixels before the crop; None: in the teacher's ratio to it
     normalize: Statistics | None = None  # pixel statistics; None: the teacher's
     training: TrainConfig | None = None  # how to train; None: as the recipe says
-    # Both sides' logits are divided by it in the Kullback-Leibler divergence. Above 1 it did not
-    # pay; see docs/distill.md for the figures of all three.
+    # Both sides' logits are divided by it in the Kullback-Leibler divergence
     temperature: float = 1.0
-    value_weight: float = 10.0  # of |student - teacher| over the label range, against that
-    label_weight: float = 0.3  # of the losses of numclip-train on labelled images, against both
+    # Of |student - teacher| over the label range, against that. So both are about as large: on the
+    # demo's images after 4 epochs .49 and 10 x .12, after 12 .20 and 10 x .06
+    value_weight: float = 10.0
+    # Of the losses of numclip-train on labelled images, against both: as large as the two at first
+    label_weight: float = 0.3
     max_loss: float | None = None  # label units, see `numclip.distillation.trade.limit_of`
     run_dir: Path | None = None  # logs and resume files; None: `output` with the suffix .run
     resume: bool = False  # go on from the last finished epoch of the run
