@@ -13,8 +13,8 @@ import onnx
 import pytest
 import torch
 
+from numclip.evaluation.timing import lower_quartiles_ms
 from numclip_export.int8 import acceptance
-from numclip_export.timing import lower_quartiles_ms
 from numclip_runtime.preprocess import InputArray
 from tests.export.chain import Chain, make_chain
 from tests.numclip.tiny import TOWERS
