@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install $(shell test -t 2 || echo --quiet) --constraint constr
 FUZZ_SECONDS ?= 60
 FUZZ_CORPUS ?= build/fuzz
 
-.PHONY: demo test lint docs bare floors newest web-test s3-test serve-test ray-test spark-test triton-test image fuzz faults gpu-rehearsal release clean
+.PHONY: demo test lint docs bare floors newest web-test s3-test serve-test ray-test spark-test triton-test arm-test image fuzz faults gpu-rehearsal release clean
 
 # Installed once; again when the requirements change.
 $(VENV)/.demo: pyproject.toml constraints.txt
@@ -91,6 +91,10 @@ $(VENV)-triton/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-triton
 	$(VENV)-triton/bin/pip install --quiet --editable '.[cpu]' pytest nvidia-pytriton==0.7.0 'tritonclient[grpc,http]==2.73.0'
 	touch $@
+
+arm-test: $(VENV)/.installed  ## on emulated ARM CPUs: INT8 with and without KleidiAI, then the runtime's tests; needs Debian
+	$(BIN)/python .ci/arm.py values
+	$(BIN)/python .ci/arm.py tests
 
 fuzz: $(VENV)/.installed  ## each reader of foreign files, FUZZ_SECONDS each (atheris: Python >= 3.11)
 	$(PIP) '.[fuzz]'
