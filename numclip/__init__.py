@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from numclip.data.prepare import DataConfig
     from numclip.data.readers import read_samples
     from numclip.data.samples import Sample
+    from numclip.distillation.distill_options import DistillOptions
+    from numclip.distillation.distillation import DistillResult, distill
     from numclip.evaluation.calibration import calibrate
     from numclip.evaluation.metrics import evaluate_predictions
     from numclip.evaluation.predictions import EvaluationSource, Predictions
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "DataConfig",
+    "DistillOptions",
+    "DistillResult",
     "EvaluationSource",
     "LearningRates",
     "ModelConfig",
@@ -51,6 +55,7 @@ __all__ = [
     "TrainResult",
     "calibrate",
     "convert",
+    "distill",
     "evaluate_predictions",
     "fit",
     "load_checkpoint",
@@ -67,6 +72,8 @@ _HOMES = {
     "numclip.data.prepare": ("DataConfig",),
     "numclip.data.readers": ("read_samples",),
     "numclip.data.samples": ("Sample",),
+    "numclip.distillation.distillation": ("DistillResult", "distill"),
+    "numclip.distillation.distill_options": ("DistillOptions",),
     "numclip.evaluation.calibration": ("calibrate",),
     "numclip.evaluation.metrics": ("evaluate_predictions",),
     "numclip.evaluation.predictions": ("EvaluationSource", "Predictions"),

@@ -15,6 +15,7 @@ train = entry_point("numclip.cli.train")
 convert = entry_point("numclip.cli.convert")
 zeroshot = entry_point("numclip.cli.zeroshot")
 evaluate = entry_point("numclip.cli.evaluate")
+distill = entry_point("numclip.cli.distill")
 
 
 def find_benchmarks() -> None:
@@ -41,6 +42,9 @@ COMMANDS = {
     "train": Entry("numclip.cli.train:main", "Train a model on labelled images."),
     "eval": Entry("numclip.cli.evaluate:main", "Measure a model on labelled images."),
     "export": Entry("numclip_export.cli:main", "Turn a checkpoint into proved model files."),
+    "distill": Entry(
+        "numclip.cli.distill:main", "Teach a smaller network the numbers of a larger one."
+    ),
     "zeroshot": Entry("numclip.cli.zeroshot:main", "Make a model of CLIP without training."),
     "convert": Entry("numclip.cli.convert:main", "Convert models of the authors' code."),
     "doctor": Entry(

@@ -21,7 +21,7 @@ ROOMS = ("runtime", "numclip", "export")
 COMMANDS = (
     *("numclip.cli.train", "numclip.cli.evaluate", "numclip.cli.zeroshot", "numclip.cli.convert"),
     *("numclip_export.cli", "numclip_runtime.app.cli", "benchmarks.latency", "benchmarks.real"),
-    *("numclip_runtime.serve.serve_command", "benchmarks.serve"),
+    *("numclip_runtime.serve.serve_command", "benchmarks.serve", "numclip.cli.distill"),
 )
 # Options of pip, docker and torchrun
 OF_OTHERS = {"--system-site-packages", "--shm-size", "--nproc-per-node", "--help", "--version"}

@@ -21,7 +21,8 @@ from numclip_runtime.system import cache_folder
 # random ones do not. So one model gets them: the same function, stressed.
 STRESSED = "+outliers"
 OUTLIERS, CHANNELS = 30, 6  # times the others, and how many of each LayerNorm's
-SIZES = ("ViT-B-32", "ViT-B-16", "RN50", f"ViT-B-32{STRESSED}")
+TIMM_TOWERS = {"MobileNetV2": "timm/mobilenetv2_100"}  # with the text tower of a ViT-B-32
+SIZES = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "RN50", *TIMM_TOWERS, f"ViT-B-32{STRESSED}")
 RANDOM = "random weights: its speed is that of a trained model, its values mean nothing"
 
 
@@ -127,7 +128,7 @@ def write_model(name: str, folder: str) -> None:
 
     from benchmarks.bench.images import CALIBRATION_SEED, open_images
     from numclip.checkpoint import Checkpoint, save_checkpoint
-    from numclip.model.backbone import open_clip
+    from numclip.model.backbone import clip_config
     from numclip.model.model_config import ModelConfig
     from numclip.model.numclip import NumClip
     from numclip.tasks import load_task
@@ -136,15 +137,18 @@ def write_model(name: str, folder: str) -> None:
     from numclip_runtime import NumclipError, Preprocessing
 
     torch.manual_seed(0)
-    config = open_clip.get_model_config(name.removesuffix(STRESSED))
-    config["quick_gelu"] = True  # as OpenAI's weights, which most models start from
+    if name in TIMM_TOWERS:
+        config = clip_config(TIMM_TOWERS[name]) | {"text_cfg": clip_config("ViT-B-32")["text_cfg"]}
+    else:
+        config = clip_config(name.removesuffix(STRESSED))
+        config["quick_gelu"] = True  # as OpenAI's weights, which most models start from
     model = NumClip(ModelConfig(config), load_task("age")).eval()
     if name.endswith(STRESSED):
         _stress(model.image_encoder)
     checkpoint, onnx = Path(folder) / f"{name}.pt", Path(folder) / f"{name}.onnx"
     fp32 = ExportOptions(checkpoint, onnx, target=FOR_CPU, verify=False)
     with open_images(None, seed=CALIBRATION_SEED) as images:
-        if name.startswith("RN"):
+        if name.startswith("RN") or name in TIMM_TOWERS:
             _enliven(model.image_encoder, images.paths)
         save_checkpoint(checkpoint, Checkpoint(model, Preprocessing()))
         calibration = Path(images.paths[0]).parent
@@ -157,7 +161,7 @@ def write_model(name: str, folder: str) -> None:
 
 
 def _enliven(tower: Any, photos: list[str]) -> None:
-    """Let a ResNet's residual branches count: open_clip starts their last norms at zero.
+    """Let a convolutional tower's residual branches count: their last norms may start at zero.
 
     All norms then get the statistics of photos, as training would give them.
     """

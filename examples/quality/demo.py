@@ -7,6 +7,7 @@ Each step is the command a user would type; it is printed before it runs. Everyt
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import statistics
 import subprocess
@@ -24,13 +25,14 @@ ROOT = HERE.parent.parent
 TARGET = 0.5  # the test MAE must stay below this share of the constant predictor's
 
 
-def step(title: str, *command: object) -> None:
+def step(title: str, *command: object, **variables: str) -> None:
     """Print and run one command from the repository's root; stop the demo if it fails."""
     words = [str(word) for word in command]
+    settings = [f"{name}={value}" for name, value in variables.items()]
     click.secho(f"\n== {title}", bold=True)
-    click.echo(f"$ {shlex.join([Path(words[0]).name, *words[1:]])}")
+    click.echo(f"$ {shlex.join([*settings, Path(words[0]).name, *words[1:]])}")
     sys.stdout.flush()
-    done = subprocess.run(words, cwd=ROOT, check=False)
+    done = subprocess.run(words, cwd=ROOT, check=False, env=os.environ | variables)
     if done.returncode != 0:
         sys.exit(f"the step '{title}' failed with exit code {done.returncode}")
 
@@ -64,7 +66,9 @@ def main(
         *(sys.executable, HERE.relative_to(ROOT) / "make_data.py", data, "--scale", scale),
     )
     step(
-        "Train a small CLIP from scratch", script("numclip-train"), *train_flags(data, ckpt, epochs)
+        "Train a small CLIP from scratch",
+        *(script("numclip-train"), *train_flags(data, ckpt, epochs)),
+        OMP_NUM_THREADS="1",  # two gain nothing in a network this small, and wait for each other
     )
     step("Fold and export", script("numclip-export"), "--ckpt", ckpt, "-o", model)
     predictions = demo / "predictions.csv"
@@ -86,7 +90,8 @@ def main(
             "--images",
             data / "test",
         ),
-        *("--iterations", iterations, "--json", latency, "--plot", demo / "latency.png"),
+        *("--threads", 1, "--iterations", iterations),
+        *("--json", latency, "--plot", demo / "latency.png"),
     )
     csvs = {name: data / f"{name}.csv" for name in ("train", "test")}
     report = demo / "report.html"
@@ -128,7 +133,7 @@ def train_flags(data: Path, ckpt: Path, epochs: int) -> list[object]:
             for part in ("image", "context", "rank", "adapter", "regressor")
             for flag in (f"--lr-{part}", 3e-3)
         ),
-        *("--lr-text", 0, "--workers", 0),
+        *("--lr-text", 0, "--workers", 1),
     ]
 
 

@@ -94,10 +94,3 @@ def fold_adapter(model: NumClip) -> tuple[nn.Linear | None, nn.Linear | None]:
     folded = nn.Linear(up.in_features, up.out_features, bias=False)
     folded.weight = nn.Parameter(scale * up.weight.detach(), requires_grad=False)
     return down, folded
-
-
-def parameter_counts(model: NumClip) -> dict[str, int]:
-    """Count the parameters of each part of a checkpoint's model."""
-    return {
-        name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()
-    }

@@ -11,8 +11,8 @@ from typing import IO, Any
 import onnx
 
 from numclip.checkpoint import Checkpoint
+from numclip.evaluation.costs import parameter_counts
 from numclip_export.exported_file import ExportedFile
-from numclip_export.fold import parameter_counts
 from numclip_export.graph.costs import graph_macs, text_macs
 from numclip_runtime import ModelMetadata
 from numclip_runtime.console import columns, json_text, plain

@@ -15,7 +15,7 @@ from numclip_runtime.console import FILE, visible
 
 # Options of one call, not of a run: a file that repeats it does not hold them.
 OF_ONE_CALL = ("config", "resume", "restart", "help", "version")
-NAMES_OR_FILES = ("task", "backbone", "pretrained")
+NAMES_OR_FILES = ("task", "backbone", "pretrained", "student")
 JOINED = ("bin_edges", "phrases")  # texts with commas on the command line, lists in a file
 
 
@@ -82,14 +82,17 @@ def _text(value: Any, where: str) -> str:
     return str(value)
 
 
-def run_file(params: Sequence[click.Parameter], values: Mapping[str, Any]) -> str:
+def run_file(
+    params: Sequence[click.Parameter], values: Mapping[str, Any], command: str = "numclip-train"
+) -> str:
     """Return the text of a file that repeats a run from any folder.
 
     Args:
         params: The command's.
         values: The options' values by click's name, those of the recipe included.
+        command: Theirs.
     """
-    lines = [f"# Repeats this run: numclip-train --config THIS_FILE (numclip {__version__})"]
+    lines = [f"# Repeats this run: {command} --config THIS_FILE (numclip {__version__})"]
     for param in params:
         value = values.get(param.name or "")
         if param.name in OF_ONE_CALL or value is None or value == ():

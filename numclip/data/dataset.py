@@ -34,8 +34,8 @@ Broken = Literal["raise", "replace", "mark"]
 def evaluation_transform(spec: Preprocessing) -> Transform:
     """Return RGB image -> (3, H, W) float32, the counterpart of the runtime's `to_input`."""
     if spec.resize_mode == "fragments":
-        return _transform(spec, partial(mosaic, spec=spec))
-    return _transform(spec, *_resize(spec), T.CenterCrop(spec.crop))
+        return to_tensor_after(spec, partial(mosaic, spec=spec))
+    return to_tensor_after(spec, *resizing(spec), T.CenterCrop(spec.crop))
 
 
 def training_transform(spec: Preprocessing, *, flip: bool = True) -> Transform:
@@ -49,11 +49,12 @@ def training_transform(spec: Preprocessing, *, flip: bool = True) -> Transform:
     """
     mirror = [T.RandomHorizontalFlip()] if flip else []
     if spec.resize_mode == "fragments":
-        return _transform(spec, partial(_random_mosaic, spec=spec), *mirror)
-    return _transform(spec, *_resize(spec), T.RandomCrop(spec.crop), *mirror)
+        return to_tensor_after(spec, partial(_random_mosaic, spec=spec), *mirror)
+    return to_tensor_after(spec, *resizing(spec), T.RandomCrop(spec.crop), *mirror)
 
 
-def _resize(spec: Preprocessing) -> list[Step]:
+def resizing(spec: Preprocessing) -> list[Step]:
+    """Return the steps before the crop."""
     size = (spec.resize, spec.resize) if spec.resize_mode == "squash" else spec.resize
     return [T.Resize(size, T.InterpolationMode(spec.interpolation))]
 
@@ -63,7 +64,8 @@ def _random_mosaic(image: Image.Image, spec: Preprocessing) -> Image.Image:
     return mosaic(image, spec, places.numpy())
 
 
-def _transform(spec: Preprocessing, *steps: Step) -> Transform:
+def to_tensor_after(spec: Preprocessing, *steps: Step) -> Transform:
+    """Return RGB image -> (3, H, W) float32: steps on the image, then normalisation."""
     return T.Compose([*steps, T.ToTensor(), T.Normalize(spec.mean, spec.std)])  # type: ignore[no-any-return]
 
 

@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from numclip_runtime import Calibration, Task, UsageError
 from numclip_runtime.calibration import (
     DEFAULT_COVERAGE,
     Array,
+    BinNumbers,
     bin_centres,
     bin_numbers,
     scales,
@@ -190,19 +191,26 @@ def fit_calibration(
     scores = np.abs(labels - values) / scales(values, probs(logits), task, floor)
     factors = ((c, factor_of(scores, c, groups, chose_epoch=chose_epoch)) for c in coverages)
     fitted = [(coverage, factor) for coverage, factor in factors if factor < math.inf]
-    same = np.array_equal(bin_numbers(task), bin_centres(task))
     return Calibration(
         temperature=temperature,
         scale_floor=floor,
         coverages=tuple(c for c, _ in fitted),
         factors=tuple(q for _, q in fitted),
         images=len(labels),
-        measured_from="centres" if same else "values",  # the default, which older numclips read
+        measured_from=scale_numbers(task),
         groups=len(set(groups)),
     )
 
 
-def fit_temperature(logits: Array, bins: npt.NDArray[np.integer]) -> float:
+def scale_numbers(task: Task) -> BinNumbers:
+    """Return what a new calibration measures from: the bins' values.
+
+    Where these are the centres, that is the default, which older numclips read.
+    """
+    return "centres" if np.array_equal(bin_numbers(task), bin_centres(task)) else "values"
+
+
+def fit_temperature(logits: Array, bins: npt.NDArray[Any]) -> float:
     """Return the temperature that makes the true bins most likely.
 
     One image of unknown bin is added, as in Laplace's rule: without it, bins that are all right
@@ -210,13 +218,16 @@ def fit_temperature(logits: Array, bins: npt.NDArray[np.integer]) -> float:
 
     Args:
         logits: (N, K).
-        bins: (N,) true bins.
+        bins: (N,) true bins; or (N, K) their probabilities.
     """
     unknown = 1 / (len(bins) + 1)
 
     def loss(log_temperature: float) -> float:
         log_probs = log_softmax(logits / math.exp(log_temperature))
-        true = log_probs[np.arange(len(bins)), bins].mean()
+        if bins.ndim == 1:
+            true = log_probs[np.arange(len(bins)), bins].mean()
+        else:
+            true = (bins * log_probs).sum(1).mean()
         return -float((1 - unknown) * true + unknown * log_probs.mean())
 
     # The loss is convex in 1 / T, so it has one valley in log T and golden sections find it.

@@ -170,6 +170,8 @@ class NumClip(nn.Module):
                 if config.prompts.kind == "plain"
                 else RankPromptLearner(task.context, len(phrases), *tower)
             )
+            if self.text_encoder.causal:
+                self.prompt_learner.end_at_last_eot()
         elif config.head != "probe":
             self.prototypes = Prototypes(len(phrases), width)
         self.image_adapter = Adapter(

@@ -68,8 +68,9 @@ class Sentences(nn.Module):
         self.register_buffer("template", table[list(TEMPLATE_IDS)].clone())
         rows = self._layout(words.shape[1], config)
         self.register_buffer("word_index", torch.tensor(rows), persistent=False)
-        eot_index = torch.tensor([row.index(_EOT) for row in rows])
-        self.register_buffer("eot_index", eot_index, persistent=False)
+        ends = [row.index(_EOT) for row in rows]
+        self.longest = max(ends) + 1  # positions
+        self.register_buffer("eot_index", torch.tensor(ends), persistent=False)
 
     def _layout(self, num_context: int, config: PromptConfig) -> list[list[int]]:
         bins, longest = len(self.num_tokens), max(self.num_tokens)
@@ -86,6 +87,13 @@ class Sentences(nn.Module):
             rows.append(row + [_PAD] * (self.context_length - len(row)))
         return rows
 
+    def end_at_last_eot(self) -> None:
+        """Leave out the positions after the longest sentence's EOT, for towers that read causally.
+
+        Nothing before them depends on them, and short sentences fill 10 positions of 77.
+        """
+        self.word_index = self.word_index[:, : self.longest].clone()
+
     def assemble(self, rank_words: Tensor) -> Tensor:
         """Put the sentences together.
 
@@ -93,7 +101,7 @@ class Sentences(nn.Module):
             rank_words: (K, r, Wt), r the largest number of rank words.
 
         Returns:
-            Sentences (K, L, Wt).
+            Sentences (K, L, Wt); L is smaller after `end_at_last_eot`.
         """
         width = self.template.shape[-1]
         parts = (self.template, self.context_embeds.reshape(-1, width))

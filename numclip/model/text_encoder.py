@@ -58,20 +58,25 @@ class TextEncoder(nn.Module):
         # CLIP keeps it as text_pool_type, CustomTextCLIP's tower as pool_type
         self.pool_type: str = getattr(text, "pool_type", getattr(text, "text_pool_type", "argmax"))
 
+    @property
+    def causal(self) -> bool:
+        """Whether what follows EOT cannot matter."""
+        return self.attn_mask is not None and self.pool_type not in ("first", "last")
+
     def forward(self, sentences: Tensor, eot_index: Tensor) -> Tensor:
         """Encode sentences.
 
         Args:
-            sentences: (K, L, Wt) float.
+            sentences: (K, L, Wt) float; a causal tower takes their beginnings, too, of any length.
             eot_index: (K,) int64, position of EOT: read out there, unless the tower reads the
                 first or last position.
 
         Returns:
             Text features (K, D), not normalised.
         """
-        x: Tensor = self.transformer(
-            sentences + self.positional_embedding, attn_mask=self.attn_mask
-        )
+        length = sentences.shape[1]
+        mask = None if self.attn_mask is None else self.attn_mask[:length, :length]
+        x: Tensor = self.transformer(sentences + self.positional_embedding[:length], attn_mask=mask)
         x = self.ln_final(x)  # (K, L, Wt)
         if self.pool_type in ("first", "last"):
             x = x[:, 0 if self.pool_type == "first" else -1]

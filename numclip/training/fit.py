@@ -8,10 +8,14 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from numclip.data.dataset import ImageDataset, evaluation_transform, training_transform
 from numclip.data.samples import Sample
@@ -38,6 +42,17 @@ import torch  # noqa: E402
 from numclip.training.resume_files import WholeFiles, read_back  # noqa: E402
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """What makes a training one by another model, see `numclip.distillation`."""
+
+    # In place of NumClipModule, with its arguments
+    module: Callable[[NumClip, ImageDataset, ImageDataset, TrainConfig], NumClipModule]
+    view: Callable[[Image.Image], Any]  # RGB image -> what the module gets of a training image
+    side: int  # pixels, of a square that takes as much memory as such a view
+    settings: Mapping[str, Any]  # which a resume must share
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python, numpy and torch, data loading processes included."""
     pl.seed_everything(seed, workers=True, verbose=False)
@@ -56,6 +71,7 @@ def fit(
     skip_broken: bool = False,
     callbacks: Sequence[pl.Callback] = (),
     baselines: Mapping[str, float] | None = None,
+    teaching: Teaching | None = None,
 ) -> dict[str, float]:
     """Train a model in place; it ends with the weights of the best validation MAE.
 
@@ -74,6 +90,7 @@ def fit(
         callbacks: Lightning callbacks of your own.
         baselines: Validation MAE of other predictors by name, label units; it is shown beside the
             model's and the best constant's.
+        teaching: Of a training by another model; training samples may then lack a label (NaN).
 
     Returns:
         The best validation metrics.
@@ -87,7 +104,8 @@ def fit(
         raise UsageError(f"{run_dir}: nothing to resume; start without --resume.")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     loads = [(len(train), config.batch_size), (len(val), VALIDATION_FACTOR * config.batch_size)]
-    check_shared_memory(loads, preprocessing.crop, config.workers, local)
+    side = teaching.side if teaching else preprocessing.crop
+    check_shared_memory(loads, side, config.workers, local)
     seed_everything(config.seed)
     beside = {CONSTANT: constant_mae(labels_of(val)), **(baselines or {})}
     model.train()  # `fit` and `load_checkpoint` leave a model in eval mode
@@ -96,12 +114,13 @@ def fit(
         add_low_rank(model.image_encoder, config.lora_rank)
     # this layout takes a CPU 0.72 (MobileNetV2, 96 px) to 0.77 (ResNet, 64 px) of the time
     model.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    module = NumClipModule(
+    view = teaching.view if teaching else training_transform(preprocessing, flip=config.flip)
+    module = (teaching.module if teaching else NumClipModule)(
         model,
         ImageDataset(
             train,
             model.task,
-            training_transform(preprocessing, flip=config.flip),
+            view,
             draw=True,
             broken="replace" if skip_broken else "raise",
         ),
@@ -119,6 +138,7 @@ def fit(
         "task": model.task.to_dict(),
         "preprocessing": preprocessing.to_dict(),
         "samples": [len(train), len(val)],
+        **(teaching.settings if teaching else {}),
     }
     with nullcontext(run_dir) if run_dir else tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder), settings, config.patience)
@@ -152,7 +172,9 @@ def fit(
 
 def in_label_units(config: TrainConfig, train: Sequence[Sample]) -> TrainConfig:
     """Return the configuration with the L1 loss's weight in label units; see `RegressionUnit`."""
-    spread = constant_mae(labels_of(train))
+    labels = labels_of(train)
+    known = labels[~np.isnan(labels)]
+    spread = constant_mae(known) if len(known) else 0.0
     if config.regression_unit == "label" or not spread:  # nothing differs: nothing to scale by
         return replace(config, regression_unit="label")
     weight = config.regression_weight / spread

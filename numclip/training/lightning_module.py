@@ -115,7 +115,7 @@ class NumClipModule(pl.LightningModule):
         parts = self.global_losses(batch)
         loss = parts["loss"]
         row = torch.stack([*parts.values(), torch.ones_like(loss)]).detach().float()
-        self._sums = self._sums + len(batch[0]) * row
+        self._sums = self._sums + len(batch[1]) * row
         # A log of every batch would give the same means at 2 ms each; logged in
         # on_train_epoch_end, they would come after the callbacks that print and save.
         if self.trainer.is_last_batch:

@@ -73,8 +73,11 @@ def make_optimizer(model: NumClip, config: TrainConfig) -> torch.optim.Optimizer
     decay = config.weight_decay
     if config.optimizer == "radam":
         return torch.optim.RAdam(groups, weight_decay=decay, decoupled_weight_decay=True)
-    make = RAdamReleased if config.optimizer == "radam-released" else torch.optim.AdamW
-    return make(groups, weight_decay=decay)
+    if config.optimizer == "radam-released":
+        return RAdamReleased(groups, weight_decay=decay)
+    # In one pass, which small networks feel; a GPU's unscales fp16 gradients where it clips them
+    on_cpu = all(p.device.type == "cpu" for group in groups for p in group["params"])
+    return torch.optim.AdamW(groups, weight_decay=decay, fused=on_cpu)
 
 
 def rate_factor(config: TrainConfig, step: int, updates: int) -> float:

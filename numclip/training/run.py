@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from numclip.data.subsets import ValidationParts, calibration_split
 from numclip.model.architectures import TIMM
 from numclip.model.model_config import ModelConfig
 from numclip.tasks import unreachable
-from numclip.training.run_folder import check_run_folder, finish, save_run_file, what_is_kept
+from numclip.training.run_folder import check_run_folder, finish, save_run_file, stopping_kept
 from numclip.training.start import check_start, random_start_warning
 from numclip.training.train_options import TrainOptions as TrainOptions
 from numclip_runtime import UsageError
@@ -24,7 +23,6 @@ from numclip_runtime.console import say, show
 from numclip_runtime.errors import require
 from numclip_runtime.files import refuse_overwriting, require_writable
 from numclip_runtime.model_files.given import CHECKPOINT_SUFFIXES
-from numclip_runtime.signals import Stopped, stop_requests
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -131,7 +129,7 @@ def train(
     probe = ProbeFit(
         model, data.train, parts.choosing, preprocessing, config.workers, options.data.skip_broken
     )
-    try:
+    with stopping_kept(run_dir, speaks=first_process):
         if options.head == "probe":
             line = probe.start()
             if first_process:
@@ -170,12 +168,6 @@ def train(
             workers=config.workers,
         )
         save_checkpoint(output, checkpoint)
-    except (KeyboardInterrupt, Exception) as error:
-        # under torchrun, the other process may end first, and its loss come as any error
-        signum = stop_requests()[0] or (isinstance(error, KeyboardInterrupt) and signal.SIGINT)
-        if not signum:
-            raise
-        raise Stopped(signum, what_is_kept(run_dir) if first_process else "") from None
     finish(run_dir)
     test = None
     if data.test:

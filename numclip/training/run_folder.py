@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from numclip_runtime import UsageError
 from numclip_runtime.files import atomic_text
+from numclip_runtime.signals import Stopped, stop_requests
 
 RESUME_FILE = "last.ckpt"  # weights, optimizer, schedule, epoch
 BEST_FILE = "best.ckpt"  # weights of the best validation MAE
@@ -22,6 +26,24 @@ def what_is_kept(run_dir: Path) -> str:
     if unfinished(run_dir):
         return f"the finished epochs are kept in {run_dir}; go on with --resume"
     return "no epoch was finished, nothing is kept"
+
+
+@contextmanager
+def stopping_kept(run_dir: Path, *, speaks: bool = True) -> Iterator[None]:
+    """Say what a run keeps that is stopped inside.
+
+    Args:
+        run_dir: Its folder.
+        speaks: False in all processes but the first.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as error:
+        # under torchrun, the other process may end first, and its loss come as any error
+        signum = stop_requests()[0] or (isinstance(error, KeyboardInterrupt) and signal.SIGINT)
+        if not signum:
+            raise
+        raise Stopped(signum, what_is_kept(run_dir) if speaks else "") from None
 
 
 def finish(run_dir: Path) -> None:

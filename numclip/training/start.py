@@ -16,16 +16,22 @@ from numclip_runtime.errors import import_extra
 
 
 def check_start(
-    backbone: str, pretrained: str | None, config: TrainConfig, loggers: Sequence[LoggerName]
+    backbone: str | None,
+    pretrained: str | None,
+    config: TrainConfig,
+    loggers: Sequence[LoggerName],
 ) -> None:
     """Refuse what cannot be trained, before torch is imported or an image read.
+
+    A backbone of None is that of a checkpoint.
 
     Raises:
         UsageError: if backbone or weights do not exist, or the precision needs a GPU that is
             missing.
         MissingDependencyError: if a logger's package is not installed.
     """
-    check_backbone(backbone)
+    if backbone is not None:
+        check_backbone(backbone)
     check_pretrained(pretrained)
     if config.precision == "16-mixed" and not _has_gpu():
         raise UsageError(

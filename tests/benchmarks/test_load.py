@@ -65,9 +65,10 @@ def test_images_per_request_count() -> None:
 
 def test_real_clock_keeps_the_schedule() -> None:
     starts: list[float] = []
+    begin = time.perf_counter()
     at_rate(lambda: starts.append(time.perf_counter()), rate=200, batch=1, seconds=0.1)
     assert len(starts) == 20
-    assert starts[-1] - starts[0] >= 0.09  # not all at once
+    assert starts[-1] - begin >= 0.095  # not all at once
 
 
 def test_ends_when_two_windows_agree() -> None:

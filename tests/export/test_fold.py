@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from numclip.evaluation.costs import parameter_counts
 from numclip.model.model_config import RegressorForm
-from numclip_export.fold import FoldedModel, parameter_counts
+from numclip_export.fold import FoldedModel
 from tests.numclip.tiny import TASK, TOWERS, images_of, tiny_model
 
 

@@ -75,6 +75,7 @@ def test_not_run_without_a_gpu(reference_and_file: tuple[Reference, Path], tmp_p
     assert engine_parity(plan, None) == (None, "not verified, as asked")
 
 
+@pytest.mark.usefixtures("real_clock")
 def test_an_int8_engine_that_is_no_faster_is_deleted(
     reference_and_file: tuple[Reference, Path], tmp_path: Path
 ) -> None:

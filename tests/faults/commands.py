@@ -58,6 +58,16 @@ def _prepare_export(folder: Path) -> None:
     onnx.save(onnx_from_folded(FoldedModel(model), 32), folder / "graph.onnx")
 
 
+def _prepare_distill(folder: Path) -> None:
+    from numclip.checkpoint import Checkpoint, save_checkpoint
+    from tests.numclip.tiny import TOWERS, VIT, spec_of, tiny_model, write_photos
+
+    write_photos(folder, "train", 12)
+    large = {**TOWERS["vit"], "vision_cfg": {**VIT, "layers": 8}}  # slower than the student, surely
+    save_checkpoint(folder / "x.pt", Checkpoint(tiny_model(clip=large), spec_of("vit")))
+    (folder / "backbone.json").write_text(json.dumps(TOWERS["vit"]), "utf-8")
+
+
 def _prepare_eval(folder: Path) -> None:
     _prepare_run(folder)
     rows = [f"photos/{i}.{('png', 'jpg')[i % 2]},{30 * i / PHOTOS}" for i in range(PHOTOS)]
@@ -71,6 +81,7 @@ def run_command(output: str, *more: str, outputs: tuple[str, ...] = ()) -> Comma
 
 
 TRAIN = "--train train.csv --val val.csv --task task.toml --backbone backbone.json --epochs 2"
+DISTILL = "x.pt train --student backbone.json --epochs 2"
 COMMANDS = {
     "run": run_command("out.jsonl"),
     "run-json": run_command(
@@ -112,6 +123,12 @@ COMMANDS = {
         ("out.safetensors", "logs/"),
         _prepare_train,
     ),
+    "distill": Command(
+        "distill",
+        tuple(f"{DISTILL} --max-loss 60 --batch-size 4 --workers 0 -o out.pt".split()),
+        ("out.pt", "out.distill.json", "out.run/"),
+        _prepare_distill,
+    ),
     "eval": Command(
         "eval",
         ("--model", "model.onnx", "--data", "val.csv", "-o", "figures"),
@@ -125,6 +142,7 @@ NEEDS = {  # packages of each command
     "run": ("onnxruntime",),
     "export": ("torch", "onnxscript", "onnxruntime"),
     "train": ("torch", "pytorch_lightning"),
+    "distill": ("torch", "pytorch_lightning"),
     "eval": ("torch", "onnxruntime"),
 }
 

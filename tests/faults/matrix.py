@@ -86,6 +86,13 @@ SPOTS: dict[str, tuple[Spot, ...]] = {
         *_writing("logs", "logs"),
         *_reading("given.toml", "given.toml"),
     ),
+    "distill": (
+        *_reading("x.pt", "x.pt"),
+        *_reading("train/"),
+        *_writing("out.pt", "out.pt"),
+        *_writing("out.distill", "out.distill.json"),
+        *_writing("out.run", "out.run"),
+    ),
     "eval": (
         *_reading("val.csv", "val.csv"),
         *_reading("photos/"),

@@ -30,6 +30,7 @@ MAINS = {
     "run": "numclip_runtime.app.cli",
     "export": "numclip_export.cli",
     "train": "numclip.cli.train",
+    "distill": "numclip.cli.distill",
     "eval": "numclip.cli.evaluate",
 }
 # What the commands import once they work
@@ -37,6 +38,7 @@ PRELOAD = {
     "run": ("numclip_runtime.app.run", "onnxruntime"),
     "export": ("numclip_export.export", "onnxruntime"),
     "train": ("numclip.training.fit", "numclip.evaluation.calibration"),
+    "distill": ("numclip.distillation.judgement", "numclip.distillation.student"),
     "eval": ("numclip.evaluation.predictions", "onnxruntime"),
 }
 

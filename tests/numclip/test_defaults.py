@@ -11,8 +11,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from numclip.cli import evaluate, train, zeroshot
+from numclip.cli import distill, evaluate, train, zeroshot
 from numclip.data.prepare import DataConfig
+from numclip.distillation.distill_options import DistillOptions
 from numclip.evaluation.predictions import EvaluationSource
 from numclip.model.model_config import ModelConfig, PromptConfig
 from numclip.model.preprocessing import PreprocessingConfig
@@ -61,6 +62,7 @@ def field_defaults(configs: dict[type, str]) -> dict[str, set[str]]:
         (train.main, TRAINING, 13),
         (evaluate.main, {EvaluationSource: ""}, 2),
         (zeroshot.main, {TrainOptions: ""}, 1),
+        (distill.main, {DistillOptions: ""}, 5),
     ],
 )
 def test_every_default_in_help_is_that_of_a_dataclass(

@@ -42,6 +42,9 @@ def test_words_after_the_end_change_nothing() -> None:
     learner = model.prompt_learner
     before = model.text_features()
     sentences = learner()
+    positions = model.text_encoder.positional_embedding.shape[0]
+    assert sentences.shape[1] == learner.eot_index.max() + 1 < positions  # and are left out
+    sentences = torch.nn.functional.pad(sentences, (0, 0, 0, positions - sentences.shape[1]))
     for row, end in zip(sentences, learner.eot_index, strict=True):
         row[end + 1 :] = torch.randn_like(row[end + 1 :])
     torch.testing.assert_close(model.text_encoder(sentences, learner.eot_index), before)

@@ -14,10 +14,10 @@ import numclip
 from numclip.cli.train import main
 
 PUBLIC = (
-    "Checkpoint DataConfig EvaluationSource LearningRates ModelConfig NumClip Predictions "
-    "Preprocessing PreprocessingConfig PromptConfig Recipe Sample TableOptions Task TrainConfig "
-    "TrainOptions TrainResult calibrate convert evaluate_predictions fit load_checkpoint "
-    "load_task read_samples recipe_of save_checkpoint train zero_shot"
+    "Checkpoint DataConfig DistillOptions DistillResult EvaluationSource LearningRates ModelConfig "
+    "NumClip Predictions Preprocessing PreprocessingConfig PromptConfig Recipe Sample TableOptions "
+    "Task TrainConfig TrainOptions TrainResult calibrate convert distill evaluate_predictions fit "
+    "load_checkpoint load_task read_samples recipe_of save_checkpoint train zero_shot"
 )
 SOURCE = Path(numclip.__file__).read_text("utf-8")
 LIGHT = "print(*({'torch', 'open_clip', 'numpy', 'PIL', 'click'} & set(sys.modules)))"
@@ -61,7 +61,7 @@ def test_import_loads_nothing() -> None:
     assert output_of("-c", f"import sys, numclip; {LIGHT}") == "\n"
 
 
-@pytest.mark.parametrize("command", ["train", "convert", "zeroshot", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "convert", "zeroshot", "evaluate", "distill"])
 def test_commands_show_their_help_without_torch(command: str) -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'open_clip', 'tqdm'])); "
@@ -81,6 +81,7 @@ def test_entry_points_that_people_type() -> None:
         ("convert", "numclip.entry:convert"),
         ("zeroshot", "numclip.entry:zeroshot"),
         ("eval", "numclip.entry:evaluate"),
+        ("distill", "numclip.entry:distill"),
         ("export", "numclip_export.entry:export"),
         ("run", "numclip_runtime.cli:main"),
     ):

@@ -45,7 +45,8 @@ def test_alone_it_lists_the_commands_in_the_order_of_the_work() -> None:
     assert code == 0
     found = re.findall(r"^  (\w+)  +\S.*\.$", out.partition("Commands:")[2], re.MULTILINE)
     assert found == [
-        *("run", "serve", "train", "eval", "export", "zeroshot", "convert", "doctor", "bench")
+        *("run", "serve", "train", "eval", "export", "distill", "zeroshot", "convert"),
+        *("doctor", "bench"),
     ]
     assert max(map(len, out.splitlines())) <= 80
 
@@ -66,7 +67,7 @@ def test_the_old_names_stay() -> None:
     table = text.partition("[project.scripts]\n")[2].partition("\n\n")[0]
     scripts = {name: (module, target) for name, module, target in SCRIPT.findall(table)}
     old = {f"numclip-{name}" for name in ("train", "convert", "zeroshot", "export", "run", "eval")}
-    assert set(scripts) == {"numclip"} | old
+    assert set(scripts) == {"numclip", "numclip-distill"} | old
     for module, target in scripts.values():
         assert callable(getattr(import_module(module), target))
 
@@ -92,12 +93,12 @@ def test_help_shows_examples_before_options_in_80_columns(name: str | None) -> N
     headings = [line for line in lines if re.fullmatch(r"[A-Z].*:", line)]
     assert headings[0] == "Examples:"
     assert headings[-1] == "Options:"
-    if name in ("run", "serve", "train", "eval", "export", "convert", "zeroshot"):
+    if name in ("run", "serve", "train", "eval", "export", "convert", "zeroshot", "distill"):
         assert len(headings) >= 4  # no option of a command's own stands under "Options"
         assert out.partition("\nOptions:\n")[2].count("--") == 2  # --version, --help
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "zeroshot", "convert", "export"])
+@pytest.mark.parametrize("name", ["train", "eval", "zeroshot", "convert", "export", "distill"])
 def test_a_missing_extra_is_one_sentence(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_missing_extra_is_one_sentence(
         "zeroshot": ["--task", "age", "--pretrained", "openai"],
         "convert": [ckpt, "-o", tmp_path / "x.pt"],
         "export": ["--ckpt", ckpt],
+        "distill": [ckpt, tmp_path, "--student", "ViT-B-16"],
     }
     code, _, err = invoke(name, *arguments[name])
     assert code == 2

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 
 import onnx
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from numclip.evaluation.costs import macs_of
 from numclip.model.numclip import NumClip
 from numclip_export.graph.types import tensor_shapes
 
@@ -33,8 +31,4 @@ def graph_macs(model: onnx.ModelProto) -> int:
 
 def text_macs(model: NumClip) -> int:
     """Count the MACs of encoding the bins' sentences, which the fold does once and for all."""
-    # The fused attention and the inference fast path are invisible to torch's counter.
-    counter = FlopCounterMode(display=False)
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        model.text_features()
-    return counter.get_total_flops() // 2
+    return macs_of(model.text_features)

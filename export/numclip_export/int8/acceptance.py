@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from numclip.evaluation.timing import lower_quartiles_ms
 from numclip_export.parity import BUDGETS, ParityError, Run
-from numclip_export.timing import lower_quartiles_ms
 from numclip_runtime import Task, load
 from numclip_runtime.metadata import InputKind
 from numclip_runtime.preprocess import FloatArray, InputArray

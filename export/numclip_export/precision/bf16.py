@@ -8,13 +8,13 @@ from typing import Any, Literal
 import onnx
 from onnx import TensorProto
 
+from numclip.evaluation.timing import lower_quartiles_ms
 from numclip_export.graph.edit import copy_of, set_nodes
 from numclip_export.graph.names import in_image_encoder
 from numclip_export.graph.types import features_name, tensor_types
 from numclip_export.parity import ParityError, Reference, Run
 from numclip_export.precision.fp16 import MOVERS, lift_constants
 from numclip_export.precision.fp16_emulation import GraphRun, rounded
-from numclip_export.timing import lower_quartiles_ms
 from numclip_runtime import load
 from numclip_runtime.backends import OpenOptions
 from numclip_runtime.backends.bf16 import why_no_bf16
