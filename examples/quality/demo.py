@@ -91,7 +91,7 @@ def main(
             data / "test",
         ),
         *("--threads", 1, "--iterations", iterations),
-            *("--json", latency, "--plot", demo / "latency.png"),
+        *("--json", latency, "--plot", demo / "latency.png"),
     )
     csvs = {name: data / f"{name}.csv" for name in ("train", "test")}
     report = demo / "report.html"

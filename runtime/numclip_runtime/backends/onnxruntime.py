@@ -84,8 +84,8 @@ class OnnxRuntimeBackend:
         check_graph(model)
         # With it, a float16 ViT of 2 blocks or more crashes the process (1.23 to 1.32, x86).
         self._disabled = ["NchwcTransformer"] if metadata.precision == "fp16" else None
-        # With SME, KleidiAI's INT8 kernels (1.32) round otherwise than those that export verified, and
-        # under QEMU 7.2, whose default CPU has SME, they are wrong by 3.8 years of 101
+        # With SME, KleidiAI's INT8 kernels (1.32) round otherwise than those that export verified,
+        # and under QEMU 7.2, whose default CPU has SME, they are wrong by 3.8 years of 101
         self._without_kleidiai = metadata.precision == "int8" and may_have_sme()
         self._spin = True
         self._pages: HugePages | None = None  # on the CPU
