@@ -92,7 +92,7 @@ $(VENV)-triton/.installed: pyproject.toml
 	$(VENV)-triton/bin/pip install --quiet --editable '.[cpu]' pytest nvidia-pytriton==0.7.0 'tritonclient[grpc,http]==2.73.0'
 	touch $@
 
-arm-test: $(VENV)/.installed  ## on emulated ARM CPUs: INT8 with and without KleidiAI, then the runtime's tests; needs Debian
+arm-test: $(VENV)/.installed  ## the runtime on emulated ARM CPUs: hours; needs Debian and gcc-aarch64-linux-gnu
 	$(BIN)/python .ci/arm.py values
 	$(BIN)/python .ci/arm.py tests
 
