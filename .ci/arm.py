@@ -267,7 +267,8 @@ def main() -> int:
             zip(("python", "onnxruntime"), run(python, "-c", shown).split(), strict=True)
         )
         write(
-            {"emulator": emulator, "emulated": emulated},
+            emulator=emulator,
+            emulated=emulated,
             unit="label units of 101; instructions of one inference, batch 1, 1 thread: not a time",
             images=IMAGES,
             rows=[row for rows, _ in checked for row in rows],

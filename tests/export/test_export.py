@@ -60,7 +60,7 @@ def test_report(chain: Chain) -> None:
     errors = [parity[f"{kind}_value_error"] for kind in ("mean", "p99", "max")]
     assert 0 < errors[0] < errors[1] <= errors[2] <= parity["value_tolerance"]
     assert 0.9999 < parity["min_feature_cosine"] <= parity["mean_feature_cosine"] < 1 + 1e-6
-    assert report["macs"]["checkpoint"] > 1.5 * report["macs"]["folded"] > 0
+    assert report["macs"]["checkpoint"] > 1.05 * report["macs"]["folded"] > 0
     assert set(report["versions"]) == {"numclip", "torch", "open_clip_torch", "onnx"}
     assert str(chain.ckpt.parent) not in chain.done.report.read_text("utf-8")
     with load(chain.done.onnx) as predictor:
