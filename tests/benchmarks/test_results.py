@@ -49,6 +49,9 @@ def test_kept_results_round_trip(path: Path) -> None:
         for row in data["rows"]:
             round_trips(JobRun, row)
         data = {"environment": data["environment"]}
+    if path.stem.startswith("arm"):  # of .ci/arm.py, which is no benchmark
+        assert data["rows"]
+        data = {"environment": data["environment"]}
     if path.stem.startswith("store"):
         for row in data["rows"]:
             round_trips(SourceSpeed, row)
