@@ -22,7 +22,7 @@ $(VENV)/.installed: $(VENV)/.demo
 	$(PIP) '.[demo,test,lint,rtx]'
 	touch $@
 
-demo: $(VENV)/.demo  ## make data, train, export, predict, measure: about 5 minutes on 2 cores
+demo: $(VENV)/.demo  ## make data, train, export, predict, measure: about 3 minutes on 2 cores
 	$(BIN)/python -m examples.quality.demo
 
 test: $(VENV)/.installed  ## all tests, on the CPU
