@@ -19,10 +19,10 @@ from typing import Any, NoReturn
 
 import click
 
+from numclip_runtime import signals
 from numclip_runtime.errors import GpuError, NumclipError, causes, lacks_memory
 from numclip_runtime.posix import STOP_SIGNALS
 from numclip_runtime.signals import Stopped as Stopped
-from numclip_runtime.signals import signals_held, signals_released, stop_requests
 from numclip_runtime.signals import stop_signals as stop_signals
 
 FILE = click.Path(path_type=Path)  # type of every option that names a file or folder
@@ -53,11 +53,11 @@ def exit_on_error() -> Iterator[None]:
             reserve: bytearray | None = bytearray(_RESERVED_BYTES)
             yield
         except SystemExit as error:  # of a library that has seen the signal, such as Lightning
-            if stop_requests()[0] is None or error.code in EXIT_CODES:
+            if signals.stop_requests()[0] is None or error.code in EXIT_CODES:
                 raise
-            stopped = Stopped(stop_requests()[0] or signal.SIGINT)
-            say(f"{stopped.word}.")
-            _leave(stopped.exit_code)
+            code, sentence = _ending(error)
+            say(str(sentence))
+            _leave(code)
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, BrokenPipeError):
                 raise  # `numclip-run ... | head`: click exits quietly
@@ -106,7 +106,7 @@ class Command(click.Command):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command, and exit."""
         _reserve_streams()
-        with exit_on_error(), signals_held():
+        with exit_on_error(), signals.signals_held():
             return super().main(*args, **extra)
 
 
@@ -114,7 +114,7 @@ class Command(click.Command):
 def _stopping() -> Iterator[None]:
     """Let signals through click, which would print "Aborted!" at a KeyboardInterrupt."""
     try:
-        with signals_released():
+        with signals.signals_released():
             yield
     except KeyboardInterrupt as error:
         # `exit_on_error` knows our signal, and says so
@@ -152,7 +152,7 @@ def _reserve_streams() -> None:
 
 def _ending(error: BaseException) -> tuple[int, str | None]:
     """Return exit code and sentence for an exception; no sentence if it is a fault of numclip."""
-    signum, _ = stop_requests()
+    signum = signals.no_news_of_children()
     if isinstance(error, KeyboardInterrupt) or signum is not None:
         # an import that a signal breaks off may end in any other error
         stopped = error if isinstance(error, Stopped) else Stopped(signum or signal.SIGINT)
@@ -197,7 +197,7 @@ def show(text: str) -> None:
 
 def _leave(code: int) -> NoReturn:
     _discard_stdout()
-    if stop_requests()[1] > 1:  # asked twice: threads that are still at work are not waited for
+    if signals.stop_requests()[1] > 1:  # asked twice: threads still at work are not waited for
         with suppress(OSError, ValueError):
             sys.stderr.flush()
         os._exit(code)

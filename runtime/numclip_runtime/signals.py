@@ -197,6 +197,28 @@ def signals_go_to(take: Callable[[int], object]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def no_news_of_children() -> int | None:
+    """Let the death of child processes pass from here on, if a signal has asked to stop.
+
+    The signal may have killed them as well, and torch then raises an error, wherever the main
+    thread is: at the end of the command, after all has been said.
+
+    Returns:
+        The first signal, as `stop_requests`.
+    """
+    signum: Any = getattr(signal, "SIGCHLD", None)  # Windows has none
+    ours = threading.current_thread() is threading.main_thread()
+    stopping = _signals.first is not None and signum is not None and ours
+    # SIG_DFL would be said on stderr, if such a signal is just on its way to Python
+    if stopping and callable(signal.getsignal(signum)):
+        signal.signal(signum, _pass)
+    return _signals.first
+
+
+def _pass(signum: int, _: FrameType | None) -> None:
+    """Handle a signal by nothing."""
+
+
 def stop_requests() -> tuple[int | None, int]:
     """Return the first signal since `stop_signals` was opened, and how many requests came."""
     return _signals.first, _signals.requests

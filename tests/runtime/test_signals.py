@@ -271,3 +271,20 @@ def test_a_signal_while_a_command_is_imported(signum: str, word: str, tmp_path: 
         check=False,
     )
     assert (done.returncode, done.stderr) == (128 + getattr(signal, signum), f"{word}.\n")
+
+
+@pytest.mark.posix("SIGCHLD")
+def test_a_child_that_the_signal_kills_is_not_news() -> None:
+    """Found: torch's error about a loading process, raised while Python took itself apart."""
+    code = """
+import atexit, os, signal
+from numclip_runtime.console import exit_on_error
+def complain(*_):
+    raise RuntimeError("DataLoader worker is killed by signal")
+signal.signal(signal.SIGCHLD, complain)
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGCHLD))
+with exit_on_error():
+    signal.raise_signal(signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (143, "Terminated.\n")
