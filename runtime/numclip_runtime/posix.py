@@ -28,6 +28,7 @@ MOUNTS = Path("/proc/self/mountinfo")
 PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 MADV_COLLAPSE = 25
 _SEEKING = threading.Lock()
+CHILD_SIGNAL: Any = getattr(signal, "SIGCHLD", None)  # a child process has ended
 
 
 def affinity() -> list[int] | None:

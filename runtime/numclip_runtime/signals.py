@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from numclip_runtime.posix import STOP_SIGNALS, signal_main_thread
+from numclip_runtime.posix import CHILD_SIGNAL, STOP_SIGNALS, signal_main_thread
 
 # Signals so close to each other are one request, Ctrl-C aside: `timeout` signals the process and
 # its group, a closed terminal makes both the kernel and the shell send SIGHUP.
@@ -206,12 +206,11 @@ def no_news_of_children() -> int | None:
     Returns:
         The first signal, as `stop_requests`.
     """
-    signum: Any = getattr(signal, "SIGCHLD", None)  # Windows has none
     ours = threading.current_thread() is threading.main_thread()
-    stopping = _signals.first is not None and signum is not None and ours
+    stopping = _signals.first is not None and CHILD_SIGNAL is not None and ours
     # SIG_DFL would be said on stderr, if such a signal is just on its way to Python
-    if stopping and callable(signal.getsignal(signum)):
-        signal.signal(signum, _pass)
+    if stopping and callable(signal.getsignal(CHILD_SIGNAL)):
+        signal.signal(CHILD_SIGNAL, _pass)
     return _signals.first
 
 
