@@ -1,4 +1,4 @@
-"""Teach a quarter as wide a network: what labels, a teacher, and both are worth.
+"""Teach a network a quarter as wide: what labels, a teacher, and both are worth.
 
 Run from the repository, on the demo's data or on a real set, each a folder with train.csv, val.csv
 and test.csv:
@@ -6,8 +6,8 @@ and test.csv:
     python benchmarks/distillation.py demo/data --task quality
     python benchmarks/distillation.py ../shared/data/tomato-freshness
 
-Five commands that are printed: a teacher, the student on labels alone, and the student taught
-without labels, with them, and by a teacher that sees them only (`--label-weight 0`).
+It prints and runs five commands: a teacher, the student on labels alone, and the student taught
+without labels, with them, and by the teacher alone on the labelled images (`--label-weight 0`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -91,14 +91,25 @@ def read_sets(config: DataConfig, task: Task) -> ReadSets:
         MissingDependencyError: if a source needs a package that is not installed.
     """
     sources = {"train": config.train, "val": config.val, "test": config.test}
+    return read_sources(sources, task, config.root, config.group_column, config.table)
+
+
+def read_sources(
+    sources: Mapping[str, Path | None],
+    task: Task,
+    root: Path | None,
+    group_column: str | None,
+    table: TableOptions,
+) -> ReadSets:
+    """Do what `read_sets` does, for any sources by name; None: there is none."""
     others, notes = LeftOut(), list[str]()
     sets = {
         name: read_samples(
             source,
             task,
-            config.root,
-            group_column=config.group_column,
-            table=config.table,
+            root,
+            group_column=group_column,
+            table=table,
             left_out=others,
             notes=notes,
         )
@@ -127,13 +138,8 @@ def prepare_data(
         MissingDependencyError: if a source needs a package that is not installed.
     """
     read = read or read_sets(config, task)
-    sets, warnings = dict(read.samples), list(read.warnings)
-    images = [sample.image for samples in sets.values() for sample in samples]
-    broken = broken_images(images, config.image_check)
-    for name, samples in sets.items():
-        sets[name] = without_broken(samples, broken, skip=config.skip_broken, name=name)
-        if left_out := len(samples) - len(sets[name]):
-            warnings.append(f"{left_out} of {len(samples)} {name} images are broken, left out.")
+    sets, broken = readable_sets(read.samples, config.image_check, skip=config.skip_broken)
+    warnings = [*read.warnings, *broken]
     if config.val_share is not None:
         sets["train"], sets["val"] = split_samples(
             sets["train"], (1 - config.val_share, config.val_share), task, seed=config.seed
@@ -156,6 +162,23 @@ def prepare_data(
         )
     data = Data(sets["train"], sets["val"], sets.get("test", []), read.notes)
     return data, warnings
+
+
+def readable_sets(
+    sets: Mapping[str, list[Sample]], check: ImageCheck, *, skip: bool
+) -> tuple[dict[str, list[Sample]], list[str]]:
+    """Return the sets without images that cannot be read, and a warning for each that had some.
+
+    Raises:
+        UsageError: if images are broken and `skip` is False, or nothing is left of a set.
+    """
+    broken = broken_images([s.image for samples in sets.values() for s in samples], check)
+    found, warnings = dict[str, list[Sample]](), list[str]()
+    for name, samples in sets.items():
+        found[name] = without_broken(samples, broken, skip=skip, name=name)
+        if left_out := len(samples) - len(found[name]):
+            warnings.append(f"{left_out} of {len(samples)} {name} images are broken, left out.")
+    return found, warnings
 
 
 def disagreement_warnings(sets: dict[str, list[Sample]], task: Task) -> Iterator[str]:

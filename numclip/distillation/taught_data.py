@@ -6,15 +6,18 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from numclip.data.checks import broken_images, without_broken
-from numclip.data.prepare import disagreement_warnings, leakage_warnings
-from numclip.data.readers import read_samples
+from numclip.data.prepare import (
+    disagreement_warnings,
+    leakage_warnings,
+    read_sources,
+    readable_sets,
+)
 from numclip.data.samples import Sample
 from numclip.data.subsets import split_samples
 from numclip.distillation.distill_options import DistillOptions
 from numclip_runtime import Task, UsageError
 from numclip_runtime.console import visible
-from numclip_runtime.images.folder import LeftOut, find_images
+from numclip_runtime.images.folder import find_images
 
 LEAST_HELD_OUT = 2  # images; of fewer, no difference is known
 
@@ -81,22 +84,9 @@ def found_images(options: DistillOptions, task: Task) -> FoundImages:
         UsageError: if a source cannot be read, or has no images.
         MissingDependencyError: if a source needs a package that is not installed.
     """
-    named = {"train": options.data, "val": options.val, "test": options.test}
-    others, notes = LeftOut(), list[str]()
-    sets = {
-        name: read_samples(
-            source,
-            task,
-            options.root,
-            group_column=options.group_column,
-            table=options.table,
-            left_out=others,
-            notes=notes,
-        )
-        for name, source in named.items()
-        if source is not None
-    }
-    warnings = [f"pictures in the folders were {others}."] if others else []
+    sources = {"train": options.data, "val": options.val, "test": options.test}
+    read = read_sources(sources, task, options.root, options.group_column, options.table)
+    sets = read.samples
     unlabelled = [] if options.images is None else unlabelled_samples(options.images)
     known = {sample.path.resolve() for samples in sets.values() for sample in samples}
     free = [sample for sample in unlabelled if sample.path.resolve() not in known]
@@ -105,7 +95,7 @@ def found_images(options: DistillOptions, task: Task) -> FoundImages:
             f"{options.images}: all of its images are labelled ones of --val or --test, and none "
             "is left to learn from; give others."
         )
-    return FoundImages(sets | {"images": free}, warnings + notes)
+    return FoundImages(sets | {"images": free}, [*read.warnings, *read.notes])
 
 
 def taught_data(options: DistillOptions, task: Task, found: FoundImages) -> TaughtData:
@@ -117,12 +107,8 @@ def taught_data(options: DistillOptions, task: Task, found: FoundImages) -> Taug
     Raises:
         UsageError: if images are broken, or there are too few.
     """
-    sets, warnings = dict(found.sets), list(found.warnings)
-    broken = broken_images([s.image for part in sets.values() for s in part], options.image_check)
-    for name, samples in sets.items():
-        sets[name] = without_broken(samples, broken, skip=options.skip_broken, name=name)
-        if left_out := len(samples) - len(sets[name]):
-            warnings.append(f"{left_out} of {len(samples)} {name} images are broken, left out.")
+    sets, broken = readable_sets(found.sets, options.image_check, skip=options.skip_broken)
+    warnings = [*found.warnings, *broken]
     if "val" not in sets:
         whole = "train" if "train" in sets else "images"
         sets[whole], sets["val"] = _held_out(sets[whole], options, task)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from numclip_runtime import UsageError
 from numclip_runtime.files import atomic_text
-from numclip_runtime.signals import Stopped, no_news_of_children, stop_requests
+from numclip_runtime.signals import Stopped, ignore_child_deaths, stop_requests
 
 RESUME_FILE = "last.ckpt"  # weights, optimizer, schedule, epoch
 BEST_FILE = "best.ckpt"  # weights of the best validation MAE
@@ -39,7 +39,7 @@ def stopping_kept(run_dir: Path, *, speaks: bool = True) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Exception) as error:
-        no_news_of_children()
+        ignore_child_deaths()
         # under torchrun, the other process may end first, and its loss come as any error
         signum = stop_requests()[0] or (isinstance(error, KeyboardInterrupt) and signal.SIGINT)
         if not signum:

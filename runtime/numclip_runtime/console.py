@@ -52,15 +52,12 @@ def exit_on_error() -> Iterator[None]:
         try:
             reserve: bytearray | None = bytearray(_RESERVED_BYTES)
             yield
-        except SystemExit as error:  # of a library that has seen the signal, such as Lightning
-            if signals.stop_requests()[0] is None or error.code in EXIT_CODES:
-                raise
-            code, sentence = _ending(error)
-            say(str(sentence))
-            _leave(code)
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
             if isinstance(error, BrokenPipeError):
                 raise  # `numclip-run ... | head`: click exits quietly
+            stopped = signals.stop_requests()[0] is not None
+            if isinstance(error, SystemExit) and (not stopped or error.code in EXIT_CODES):
+                raise  # any other is of a library that has seen the signal, such as Lightning
             reserve = None  # noqa: F841
             code, sentence = _ending(error)
             if sentence is None:
@@ -152,7 +149,8 @@ def _reserve_streams() -> None:
 
 def _ending(error: BaseException) -> tuple[int, str | None]:
     """Return exit code and sentence for an exception; no sentence if it is a fault of numclip."""
-    signum = signals.no_news_of_children()
+    signals.ignore_child_deaths()
+    signum, _ = signals.stop_requests()
     if isinstance(error, KeyboardInterrupt) or signum is not None:
         # an import that a signal breaks off may end in any other error
         stopped = error if isinstance(error, Stopped) else Stopped(signum or signal.SIGINT)

@@ -197,25 +197,22 @@ def signals_go_to(take: Callable[[int], object]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def no_news_of_children() -> int | None:
-    """Let the death of child processes pass from here on, if a signal has asked to stop.
+def ignore_child_deaths() -> None:
+    """Handle SIGCHLD by nothing from here on, if a signal has asked to stop.
 
-    The signal may have killed them as well, and torch then raises an error, wherever the main
-    thread is: at the end of the command, after all has been said.
-
-    Returns:
-        The first signal, as `stop_requests`.
+    The signal may have killed loading processes as well. torch's handler then raises an error
+    wherever the main thread is, even at the end of the command, after its last sentence.
     """
     ours = threading.current_thread() is threading.main_thread()
-    stopping = _signals.first is not None and CHILD_SIGNAL is not None and ours
-    # SIG_DFL would be said on stderr, if such a signal is just on its way to Python
-    if stopping and callable(signal.getsignal(CHILD_SIGNAL)):
-        signal.signal(CHILD_SIGNAL, _pass)
-    return _signals.first
+    if _signals.first is None or CHILD_SIGNAL is None or not ours:
+        return
+    # SIG_DFL would make Python write to stderr if a SIGCHLD is just being delivered
+    if callable(signal.getsignal(CHILD_SIGNAL)):
+        signal.signal(CHILD_SIGNAL, _ignore)
 
 
-def _pass(signum: int, _: FrameType | None) -> None:
-    """Handle a signal by nothing."""
+def _ignore(signum: int, _: FrameType | None) -> None:
+    """Do nothing."""
 
 
 def stop_requests() -> tuple[int | None, int]:
