@@ -15,7 +15,14 @@ if not __package__:  # run by its path: the repository joins the import path
     __import__("script")
 
 from benchmarks.bench.gpu.checks import Settings
-from benchmarks.bench.gpu.proof import PART_LETTERS, PROOF_FILE, Proof, chosen_parts, run_proof
+from benchmarks.bench.gpu.proof import (
+    PART_LETTERS,
+    PROOF_FILE,
+    Proof,
+    chosen_parts,
+    read_proof,
+    run_proof,
+)
 from benchmarks.bench.gpu.proof_page import REHEARSAL, part_lines
 from benchmarks.bench.gpu.stand_in import compile_driver
 from numclip_runtime.console import SETTINGS, exit_on_error
@@ -59,6 +66,8 @@ def parse_letters(
 def main(only: tuple[str, ...] | None, minutes: float, out: Path, rehearse: bool) -> None:
     """Prove the parts that need a GPU; what has been found is kept if one ends early.
 
+    A second call with the same --out replaces the results of its own parts, and keeps the others.
+
     Parts: a CUDA driver by ctypes, b ONNX on the CUDA provider, c latency beside torch, d lanes and
     timeline, e TensorRT-RTX, f training.
 
@@ -90,6 +99,8 @@ def prove(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out}: cannot be made ({error.strerror}).") from None
+    found = out / PROOF_FILE
+    earlier = read_proof(found) if found.exists() else None
     with tempfile.TemporaryDirectory(prefix="numclip-gpu-proof-") as work:
         if rehearse:
             click.echo(REHEARSAL)
@@ -104,8 +115,9 @@ def prove(
             settings,
             argv=argv,
             on_part=lambda part: click.echo("\n".join(part_lines(part))),
+            earlier=earlier,
         )
-    click.echo(f"{out / PROOF_FILE}: {'all passed' if proof.passed else 'not all passed'}.")
+    click.echo(f"{found}: {'all passed' if proof.passed else 'not all passed'}.")
     return proof
 
 

@@ -16,7 +16,7 @@ import click
 if not __package__:  # run by its path: the repository joins the import path
     __import__("script")
 
-from benchmarks.bench.baselines.registry import BASELINES, REFERENCE
+from benchmarks.bench.baselines.registry import BASELINES, GPU_REFERENCE, REFERENCE
 from benchmarks.bench.document import Request, measure_all
 from benchmarks.bench.models import SIZES
 from benchmarks.bench.output.outputs import OutputFiles, open_outputs, summary, write_outputs
@@ -200,7 +200,7 @@ def chosen_baselines(
         peers = tuple(BASELINES) if peers == ("all",) else ()
     if peers and given and not checkpoint:
         raise UsageError("--peers run the checkpoint that MODELS come from; give --ckpt.")
-    return peers if REFERENCE in peers or not peers else (REFERENCE, *peers)
+    return peers if not peers or {REFERENCE, GPU_REFERENCE} & set(peers) else (REFERENCE, *peers)
 
 
 def chosen_backends(backends: tuple[Any, ...] | None, *, given: bool) -> tuple[Any, ...]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import click
 
@@ -31,7 +30,6 @@ BEGIN, END = "<!-- latency:begin -->", "<!-- latency:end -->"
 GPU_BEGIN, GPU_END = "<!-- gpu-proof:begin -->", "<!-- gpu-proof:end -->"
 PATTERN = "latency*.json"
 GPU_PAGE = REPOSITORY / "docs" / "deploy" / "gpu.md"
-Place: TypeAlias = tuple[str, int]  # model and batch size: a column
 LEAST_COSINE = 0.999  # of the features; below it, the row computes another model
 
 
@@ -41,37 +39,42 @@ def result_files(folder: Path = RESULTS) -> list[Path]:
 
 
 def section(files: Sequence[Path]) -> str:
-    """Return the text between the markers: one row per system, over all files.
+    """Return the text between the markers: a table per model, with one row per system.
 
     Raises:
         UsageError: if a file is not the JSON of a run.
     """
     documents = {path.name: read_document(path) for path in files}
-    order = [_model(document.rows[0]) for document in documents.values()]
-    runs: dict[str, dict[Place, Row]] = {}  # system -> its rows
-    for document in documents.values():
-        for row in document.rows:
-            runs.setdefault(row.name, {})[_model(row), row.batch] = row
-    every = [row for rows in runs.values() for row in rows.values()]
-    places = list(dict.fromkeys(place for rows in runs.values() for place in rows))
-    places.sort(key=lambda place: order.index(place[0]))
-    base = next((row.ratio.to for row in every if row.ratio is not None), "the first")
-    heads = [f"{model}, batch {batch}" for model, batch in places]
-    lines = [
-        f"| network alone: ms (times as fast as {base}) | {' | '.join(heads)} |",
-        f"| :-- |{' --: |' * len(places)}",
-    ]
-    # by the first place that has a figure
-    slowness = {
-        name: [_inference_ms(rows[p]) if p in rows else math.inf for p in places]
-        for name, rows in runs.items()
-    }
-    for name in sorted(runs, key=lambda name: slowness[name]):
-        cells = [_cell(runs[name].get(place)) for place in places]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    every = [row for document in documents.values() for row in document.rows]
+    tables = [text for name, document in documents.items() for text in _table(document, name)]
     if any(_is_another_model(row) for row in every):
-        lines += ["", f"\\* the lowest centred cosine of its features is below {LEAST_COSINE}."]
-    return "\n".join([*lines, "", *(_conditions(d, name) for name, d in documents.items())])
+        tables.append(f"\\* the lowest centred cosine of its features is below {LEAST_COSINE}.")
+    return "\n".join(tables)
+
+
+def _table(document: Document, name: str) -> list[str]:
+    """Return the lines of a model's table."""
+    systems: dict[str, dict[int, Row]] = {}  # name -> its rows by batch size
+    for row in document.rows:
+        systems.setdefault(row.name, {})[row.batch] = row
+    batches = sorted({row.batch for row in document.rows})
+    base = next((row.ratio.to for row in document.rows if row.ratio is not None), "the first")
+    heads = [f"{batch} {'image' if batch == 1 else 'images'}" for batch in batches]
+    lines = [
+        f"| {_model(document.rows[0])}: ms (times as fast as {base}, quartiles) "
+        f"| {' | '.join(heads)} | value off | cosine |",
+        f"| :-- |{' --: |' * (len(batches) + 2)}",
+    ]
+    # by the smallest batch that has a figure
+    slowness = {
+        system: [_inference_ms(rows[b]) if b in rows else math.inf for b in batches]
+        for system, rows in systems.items()
+    }
+    for system in sorted(systems, key=lambda system: slowness[system]):
+        rows = systems[system]
+        cells = [*(_cell(rows.get(batch)) for batch in batches), *_fidelity(rows.values())]
+        lines.append(f"| {system} | {' | '.join(cells)} |")
+    return [*lines, "", _conditions(document, name), ""]
 
 
 def _model(row: Row) -> str:
@@ -90,20 +93,32 @@ def _is_another_model(row: Row) -> bool:
 def _cell(row: Row | None) -> str:
     if row is None:
         return "-"
-    ratio = "1" if row.ratio is None else f"{row.ratio.median:.1f}"
+    speed = "1"
+    if row.ratio is not None:
+        speed = f"{row.ratio.median:.2f}, {row.ratio.low:.2f}-{row.ratio.high:.2f}"
     mark = "\\*" if _is_another_model(row) else ""
-    return f"{number(_inference_ms(row))} ({ratio}){mark}"
+    return f"{number(_inference_ms(row))} ({speed}){mark}"
+
+
+def _fidelity(rows: Iterable[Row]) -> tuple[str, str]:
+    """Return the largest difference of a value and the lowest cosine over the batch sizes."""
+    found = [row.fidelity for row in rows if row.fidelity is not None]
+    cosines = [each.cosine_min for each in found if each.cosine_min is not None]
+    value = f"{max(each.value_max for each in found):.2g}" if found else "-"
+    return value, f"{min(cosines):.5f}" if cosines else "-"
 
 
 def _conditions(document: Document, name: str) -> str:
     environment = document.environment
-    found = [(p, environment.versions.get(p)) for p in ("onnxruntime", "openvino", "torch")]
-    packages = ", ".join(f"{package} {version}" for package, version in found if version)
+    packages = ", ".join(
+        f"{package} {environment.versions[package].partition('-')[0]}"
+        for package in ("onnxruntime", "openvino", "torch", "nncf")
+        if package in environment.versions
+    )
     warnings = "".join(f" {warning}" for warning in document.state.warnings)
     return (
-        f"{_model(document.rows[0])} (`benchmarks/results/{name}`): {environment.cpu}, "
-        f"{environment.threads or 'automatic'} threads, {environment.date[:10]}, "
-        f"{packages}.{warnings}  "
+        f"`benchmarks/results/{name}`: {environment.cpu}, {environment.threads or 'automatic'} "
+        f"threads, {environment.date[:10]}, {packages}.{warnings}"
     )
 
 

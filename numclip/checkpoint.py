@@ -33,6 +33,7 @@ from numclip_runtime import (
     Preprocessing,
     Task,
     UsageError,
+    __version__,
 )
 from numclip_runtime.fields import read_value, shown
 from numclip_runtime.files import atomic_path
@@ -92,7 +93,8 @@ class Checkpoint:
 
 def package_versions(*names: str) -> dict[str, str]:
     """Return the versions of installed packages."""
-    return {name: version(name) for name in ("numclip", *names)}
+    # numclip's own is in the code: it also runs from its source, where nothing is installed
+    return {"numclip": __version__, **{name: version(name) for name in names}}
 
 
 def check_output(path: Path) -> None:

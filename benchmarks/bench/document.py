@@ -24,6 +24,7 @@ from benchmarks.bench.results import SCHEMA, Document, RunEnvironment, Startup, 
 from benchmarks.bench.run import Plan, Run, run_family
 from benchmarks.bench.systems import Choice, Family, choose_systems
 from numclip_runtime import NumclipError
+from numclip_runtime.system import cache_folder
 
 # Timed by turns, and compared in the document: name -> program, and its argument with the file
 PROGRAMS = {
@@ -108,7 +109,8 @@ def measure_all(request: Request, *, argv: Sequence[str]) -> Document:
 
 def without_home(text: str) -> str:
     """Leave out where this user's files are: results are published."""
-    return re.sub(rf"{re.escape(str(Path.home()))}/\S*/", "", text)
+    folders = "|".join(re.escape(str(folder)) for folder in (Path.home(), cache_folder()))
+    return re.sub(rf"(?:{folders})/\S*/", "", text)
 
 
 def _ceilings(choice: Choice, notes: list[str]) -> Ceilings | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench.baselines.registry import REFERENCE
+from benchmarks.bench.baselines.registry import GPU_REFERENCE, REFERENCE
 from benchmarks.bench.fidelity import PHOTOS, Labelled, Outputs
 from benchmarks.bench.interleave import PAUSE_S, UNTIMED, interleave, ratio, track
 from benchmarks.bench.machine.ceilings import Ceilings
@@ -152,6 +152,12 @@ def fit_for(batch: int, runs: list[Run], notes: list[str]) -> list[Run]:
     return fit
 
 
+def compared_with(runs: list[Run]) -> int:
+    """Return the index of the run whose speed is 1: PyTorch's float32, else the first."""
+    kinds = [run.system.kind for run in runs]
+    return next((kinds.index(kind) for kind in (REFERENCE, GPU_REFERENCE) if kind in kinds), 0)
+
+
 def _measure(runs: list[Run], plan: Plan, batch: int) -> None:
     """Warm up, take turns, and add a row to each."""
     warmups = [
@@ -162,7 +168,7 @@ def _measure(runs: list[Run], plan: Plan, batch: int) -> None:
     stamps = interleave(
         turns, plan.rounds, order="shuffled", pause_s=PAUSE_S, label=f"batch {batch}"
     )
-    base = next((i for i, run in enumerate(runs) if run.system.kind == REFERENCE), 0)
+    base = compared_with(runs)
     for index, run in enumerate(runs):
         timings = Timings.from_stamps(np.concatenate(stamps[index]), batch=batch)
         row = _row(run, timings, warmups[index])

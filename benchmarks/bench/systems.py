@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.bench.baselines.baseline_files import nncf_file, plain_file
 from benchmarks.bench.baselines.device_copies import with_copies_apart
-from benchmarks.bench.baselines.registry import BASELINES, NNCF, REFERENCE
+from benchmarks.bench.baselines.registry import BASELINES, GPU_REFERENCE, NNCF, REFERENCE
 from benchmarks.bench.processes.worker import call_apart
 from numclip_runtime import ModelMetadata, NumclipError, UsageError, read_metadata
 from numclip_runtime.backends import Backend, BackendName, DeviceKind, OpenOptions, open_backend
@@ -229,7 +229,7 @@ def _add_baselines(
     for name in choice.baselines:
         baseline = BASELINES[name]
         unwanted = choice.precisions is not None and baseline.precision not in choice.precisions
-        if unwanted and name != REFERENCE:  # the reference of all others stays
+        if unwanted and name not in (REFERENCE, GPU_REFERENCE):  # all others are compared with it
             continue
         file = None
         if baseline.onnx:

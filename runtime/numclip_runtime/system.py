@@ -107,6 +107,25 @@ def usable_cores(root: Path = ROOT) -> int:
     return cores if quota is None else max(1, min(cores, math.ceil(quota.cores)))
 
 
+def threads_of_a_run(root: Path = ROOT) -> int | None:
+    """Return how many threads one inference by itself should have.
+
+    Two hyper-threads of a core share its multipliers, so they count as one: what onnxruntime and
+    OpenVINO do for a whole machine.
+
+    Returns:
+        None where all cores of the machine may be used: libraries then count them by themselves.
+    """
+    usable = usable_cores(root)
+    if usable == os.cpu_count():
+        return None
+    siblings = {
+        _text(root / f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list") or number
+        for number in core_numbers(root)
+    }
+    return min(usable, len(siblings))
+
+
 def core_numbers(root: Path = ROOT) -> list[int]:
     """Return the numbers of the cores in this process's affinity mask; all where there is none."""
     if root == ROOT and (cores := affinity()) is not None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from benchmarks import gpu_proof
 from benchmarks.bench.gpu import proof as proofs
 from benchmarks.bench.gpu.checks import Settings
 from benchmarks.bench.gpu.lanes_part import check_lanes, overlap_ms
-from benchmarks.bench.gpu.latency_part import latency_command
+from benchmarks.bench.gpu.latency_part import latency_command, run_within
 from benchmarks.bench.gpu.proof import (
     MODELS_PART,
     PROOF_FILE,
@@ -26,6 +27,7 @@ from benchmarks.bench.gpu.proof import (
     Part,
     Proof,
     chosen_parts,
+    joined,
     read_proof,
     run_part,
     run_proof,
@@ -33,7 +35,8 @@ from benchmarks.bench.gpu.proof import (
 )
 from benchmarks.bench.gpu.proof_page import part_lines, proof_section
 from benchmarks.bench.gpu.stand_in import compile_driver
-from benchmarks.bench.run import MOST_BESIDE_GPU, fit_for
+from benchmarks.bench.run import MOST_BESIDE_GPU, compared_with, fit_for
+from benchmarks.latency import chosen_baselines
 from benchmarks.results_table import GPU_BEGIN, GPU_END, GPU_PAGE, RESULTS, with_proof
 from benchmarks.timeline import Span
 from numclip_runtime import UsageError
@@ -97,6 +100,32 @@ def test_without_models_parts_that_need_them_do_not_begin(settings: Settings) ->
     found = run_proof([models, part("works")], settings, argv=["x"])
     assert found.parts[1].checks == []
     assert str(found.parts[1].reason).startswith("its models were not made: its process ended")
+
+
+def test_a_second_call_keeps_the_parts_of_the_first(settings: Settings) -> None:
+    first = run(settings, "works", "fails")
+    parts = [part("fails", needs_models=False), part("dies", needs_models=False)]
+    both = run_proof(parts, settings, argv=["x"], earlier=first)
+    assert [result.letter for result in both.parts] == ["w", "f", "d"]
+    assert both.parts[0] == first.parts[0]
+    assert both.parts[1].date >= first.parts[1].date
+    assert both.environment.versions["something"] == "1.2"  # of the first call
+    assert read_proof(Path(settings.out) / PROOF_FILE) == both
+    with pytest.raises(UsageError, match="are of a GPU that NVML does not show, and here is a reh"):
+        joined(replace(first, rehearsal=False), both)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("import time; print('begun', flush=True); time.sleep(60)", r"not done after 0 s: $"),
+        ("import sys; sys.exit('a reason')", r"exit code 1: a reason\n"),
+    ],
+)
+def test_a_call_of_latency_that_fails_is_a_sentence(code: str, sentence: str) -> None:
+    with pytest.raises(AssertionError, match=sentence):
+        run_within([sys.executable, "-c", code], 0.3 if "sleep" in code else 60)
+    assert run_within([sys.executable, "-c", "print('a table')"], 60) == "a table\n"
 
 
 def test_parts_are_chosen_by_letter() -> None:
@@ -185,6 +214,18 @@ def test_torch_on_the_cpu_stays_out_of_large_batches_beside_a_gpu() -> None:
     assert notes == ["torch-eager is measured on the CPU up to batches of 8, not of 256."]
 
 
+def test_a_gpu_run_needs_no_torch_on_the_cpu() -> None:
+    """It took longer there than all others together, see NOTES."""
+    chosen = partial(chosen_baselines, given=True, checkpoint=True)
+    assert chosen(("cuda-fp16", "cuda-eager")) == ("cuda-fp16", "cuda-eager")
+    assert chosen(("cuda-fp16",)) == ("torch-eager", "cuda-fp16")
+    kinds = [SimpleNamespace(system=SimpleNamespace(kind=kind)) for kind in ("x", "cuda-eager")]
+    assert compared_with(kinds) == 1  # type: ignore[arg-type]
+    cpu = SimpleNamespace(system=SimpleNamespace(kind="torch-eager"))
+    assert compared_with([*kinds, cpu]) == 2  # type: ignore[list-item]
+    assert compared_with(kinds[:1]) == 0  # type: ignore[arg-type]
+
+
 def test_latency_is_asked_for_options_that_exist(settings: Settings) -> None:
     from benchmarks.bench.baselines.registry import BASELINES
     from benchmarks.bench.gpu.latency_part import _CALLS
@@ -205,7 +246,7 @@ def test_page_shows_a_real_proof_only(settings: Settings, tmp_path: Path) -> Non
     assert page.startswith(f"before\n{GPU_BEGIN}\n")
     assert page.endswith(f"{GPU_END}\nafter")
     (row,) = (line for line in page.splitlines() if line.startswith("| works"))
-    assert row.startswith("| works | one | passed | place x.onnx; seconds ")
+    assert row.startswith("| works | one | passed | place x.onnx; ms 1: 2.5, 8: 3; seconds ")
     assert "old" not in page
     assert with_proof("no markers", file) == "no markers"
     with pytest.raises(UsageError, match="once each"):

@@ -54,7 +54,7 @@ def test_command_writes_the_table_and_then_finds_nothing_to_do(kept: Path) -> No
     table = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(table) == 2 + len({row.name for row in rows})
     batches = {row.batch for row in rows}
-    assert all(line.count("|") == 2 + len(batches) for line in table)
+    assert all(line.count("|") == 4 + len(batches) for line in table)
     eager = next(row for row in rows if row.name == "torch eager")
     cell = f"{number(eager.stages_ms['inference'].p50)} ("
     assert sum(cell in line for line in table if line.startswith("| torch eager")) == 1
@@ -125,7 +125,9 @@ def test_only_documents_of_this_schema_are_read(text: str, tmp_path: Path) -> No
         read_document(path)
 
 
-def test_notes_name_no_folder_of_this_user() -> None:
+def test_notes_name_no_folder_of_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere/cache")
+    assert without_home("/elsewhere/cache/numclip/made/x.onnx: failed") == "x.onnx: failed"
     note = f"{Path.home()}/.cache/made/x.onnx: cannot be run; see {Path.home()}/a/b.txt."
     assert without_home(note) == "x.onnx: cannot be run; see b.txt."
 

@@ -8,14 +8,15 @@ import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from numclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from numclip_runtime import ModelError, UsageError
+from numclip.checkpoint import Checkpoint, load_checkpoint, package_versions, save_checkpoint
+from numclip_runtime import ModelError, UsageError, __version__
 from tests.export.disk import full_disk
 from tests.numclip.tiny import TASK, TOWERS, images_of, spec_of, tiny_model
 
@@ -51,6 +52,18 @@ def test_round_trip_is_bit_exact(tmp_path: Path, tower: str) -> None:
         for got, want in zip(after.model(images), model.eval()(images), strict=True):
             assert torch.equal(got, want)
     assert os.listdir(tmp_path) == ["a.pt"]  # noqa: PTH208
+
+
+def test_the_version_needs_no_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = version
+
+    def without_numclip(name: str) -> str:
+        if name == "numclip":  # its source on the path, as on a machine without a network
+            raise PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr("numclip.checkpoint.version", without_numclip)
+    assert package_versions("torch") == {"numclip": __version__, "torch": installed("torch")}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")

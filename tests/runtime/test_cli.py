@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,9 +169,7 @@ def test_cores_go_to_one_image_or_to_many(
 
     monkeypatch.chdir(photos)
     monkeypatch.setattr(Predictor, "open", loading)
-    monkeypatch.setattr(
-        "numclip_runtime.backends.onnxruntime.usable_cores", lambda: os.cpu_count() or 1
-    )
+    monkeypatch.setattr("numclip_runtime.backends.onnxruntime.threads_of_a_run", lambda: None)
     CliRunner().invoke(main, [str(tiny), *inputs, *flags], input="dark.png\n")
     assert asked == [aim]
     assert opened[0].backend.threads == threads

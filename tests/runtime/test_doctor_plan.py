@@ -75,7 +75,13 @@ def test_plan_that_cannot_run(
     ("made", "found", "driver", "needs", "built_for"),
     [
         ({"targets": (75, 86)}, "1.7.1.116", RTX, "TensorRT-RTX 1.7.1.116", "7.5 or 8.6"),
-        ({"targets": None}, "1.7.1.116", RTX, "TensorRT-RTX 1.7.1.116", "8.0 or later"),
+        (
+            {"targets": None},
+            "1.7.1.116",
+            RTX,
+            "TensorRT-RTX 1.7.1.116",
+            "8.0, 8.6, 8.9, 12.0 or later",
+        ),
         ({"targets": (87,), **FULL}, "10.3.0", ORIN, "TensorRT 10.3.0.26", "8.7"),
         (
             {"targets": (80,), "flags": ("version-compatible", "hardware-compatible"), **FULL},

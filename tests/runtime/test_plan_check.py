@@ -113,10 +113,22 @@ def info(open_plan: Opener, facts: Any = RTX, **changes: Any) -> PlanInfo:
         (
             dataclasses.replace(RTX, compute_capabilities=None),
             75,
-            "built for compute capability 8.0 or later, and A GPU has 7.5; build it for this GPU "
-            "with `numclip-export --onnx x.fp16.onnx --target tensorrt-rtx --compute-capability "
-            "75`.",
+            "built for compute capability 8.0, 8.6, 8.9, 12.0 or later, and A GPU has 7.5; build "
+            "it for this GPU with `numclip-export --onnx x.fp16.onnx --target tensorrt-rtx "
+            "--compute-capability 75`.",
         ),
+        (dataclasses.replace(RTX, compute_capabilities=None), 130, None),
+        *(
+            (
+                dataclasses.replace(RTX, compute_capabilities=None),
+                capability,  # H100 and H200, where TensorRT-RTX was seen to refuse; B200, Orin
+                "built for compute capability 8.0, 8.6, 8.9, 12.0 or later, and A GPU has "
+                f"{capability / 10}; build it for this GPU with `numclip-export --onnx x.fp16.onnx "
+                "--target tensorrt`.",
+            )
+            for capability in (90, 100, 87)
+        ),
+        (dataclasses.replace(TENSORRT, flags=("hardware-compatible",)), 90, None),
         (TENSORRT, 86, None),
         (dataclasses.replace(TENSORRT, flags=("hardware-compatible",)), 89, None),
         (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from numclip_runtime import UsageError, load
 from numclip_runtime.pipeline import plan_stream
-from numclip_runtime.system import read_machine, usable_cores
+from numclip_runtime.system import read_machine, threads_of_a_run, usable_cores
 from tests.runtime.slow_backend import SlowBackend
 
 
@@ -68,6 +69,13 @@ def test_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert usable_cores(tmp_path) == 1
 
 
+def six_cores_of_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six cores of a server, whose siblings are not known."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(1000, 1006)), raising=False)
+    monkeypatch.setattr("numclip_runtime.system.cpu_quota", lambda root: None)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+
+
 @pytest.mark.parametrize(
     ("options", "threads", "lanes"),
     [
@@ -86,25 +94,62 @@ def test_threads_and_lanes_of_onnxruntime(
     threads: int,
     lanes: int,
 ) -> None:
-    monkeypatch.setattr("numclip_runtime.backends.onnxruntime.usable_cores", lambda: 6)
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    six_cores_of_64(monkeypatch)
     with load(tiny, **options) as predictor:  # type: ignore[arg-type]
         assert (predictor.backend.threads, predictor.backend.lanes) == (threads, lanes)
         found = predictor.backend._session.get_session_options()  # type: ignore[attr-defined]
         assert found.intra_op_num_threads == threads
 
 
-def test_all_cores_are_left_to_onnxruntime(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    every = os.cpu_count() or 1
-    monkeypatch.setattr("numclip_runtime.backends.onnxruntime.usable_cores", lambda: every)
-    with load(tiny) as predictor:
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_all_cores_are_left_to_the_library(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, backend: Any
+) -> None:
+    pytest.importorskip(backend)
+    every = set(range(os.cpu_count() or 1))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: every, raising=False)
+    monkeypatch.setattr("numclip_runtime.system.cpu_quota", lambda root: None)
+    with load(tiny, backend=backend) as predictor:
         assert (predictor.backend.threads, predictor.backend.lanes) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("siblings", "quota", "threads"),
+    [
+        ({}, "max", 4),  # a system that tells nothing
+        ({0: "0", 1: "1", 2: "2", 3: "3"}, "max", 4),
+        ({0: "0,4", 1: "1,5", 2: "2,6", 3: "3,7"}, "max", 4),  # whose siblings are elsewhere
+        ({0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3"}, "max", 2),
+        ({0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3"}, "300000", 2),
+        ({0: "0", 1: "1", 2: "2", 3: "3"}, "150000", 2),
+        ({0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3"}, "100000", 1),
+    ],
+)
+def test_hyper_threads_of_a_core_count_as_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    siblings: dict[int, str],
+    quota: str,
+    threads: int,
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    topology = {
+        f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list": f"{text}\n"
+        for number, text in siblings.items()
+    }
+    files = {
+        "proc/stat": "".join(f"cpu{number} 1 2 3 4\n" for number in range(4)),
+        "proc/self/cgroup": "0::/\n",
+        "sys/fs/cgroup/cpu.max": f"{quota} 100000\n",
+    }
+    assert threads_of_a_run(written(tmp_path, files | topology)) == threads
+    assert usable_cores(tmp_path) == min(4, 4 if quota == "max" else -(-int(quota) // 100000))
 
 
 @pytest.mark.parametrize(
     ("options", "threads", "lanes"),
     [
-        ({}, None, 1),
+        ({}, 6, 1),
         ({"threads": 1}, 1, 1),
         ({"optimize_for": "throughput"}, 1, 6),
         ({"optimize_for": "throughput", "threads": 2}, 2, 3),
@@ -118,7 +163,7 @@ def test_threads_and_lanes_of_openvino(
     lanes: int,
 ) -> None:
     pytest.importorskip("openvino")
-    monkeypatch.setattr("numclip_runtime.backends.openvino.usable_cores", lambda: 6)
+    six_cores_of_64(monkeypatch)
     with load(tiny, backend="openvino", **options) as predictor:  # type: ignore[arg-type]
         assert (predictor.backend.threads, predictor.backend.lanes) == (threads, lanes)
 

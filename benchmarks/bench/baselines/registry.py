@@ -34,6 +34,7 @@ class Baseline:
 
 
 REFERENCE = "torch-eager"  # the baseline of speed, and the reference of fidelity
+GPU_REFERENCE = "cuda-eager"  # the baseline of speed where no CPU is measured
 NNCF = "nncf-int8"
 _EAGER, _COMPILED = TorchForm(), TorchForm(compiled=True)
 _HALF, _GRAPHS = TorchForm("float16"), TorchForm("float16", graphs=True)
@@ -49,7 +50,7 @@ BASELINES: dict[str, Baseline] = {
     "plain-openvino": Baseline("plain ONNX, OpenVINO", "fp32", onnx="PlainOpenVino"),
     "plain-openvino-bf16": Baseline("plain ONNX, OpenVINO bf16", "bf16", onnx="PlainOpenVinoBf16"),
     NNCF: Baseline("NNCF INT8, OpenVINO", "int8", onnx="NncfInt8"),
-    "cuda-eager": Baseline("torch eager, CUDA", "fp32", _EAGER, gpu=True),
+    GPU_REFERENCE: Baseline("torch eager, CUDA", "fp32", _EAGER, gpu=True),
     "cuda-fp16": Baseline("torch fp16, CUDA", "fp16", _HALF, gpu=True),
     "cuda-compile": Baseline(
         "torch.compile fp16, CUDA", "fp16", TorchForm("float16", compiled=True), gpu=True

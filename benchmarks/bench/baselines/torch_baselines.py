@@ -21,8 +21,8 @@ class TorchBackend:
     """Run a training checkpoint with PyTorch; implements `Backend`.
 
     The phrases are encoded once, at opening, unless asked otherwise: a baseline that ran the text
-    tower again for every batch would flatter the exported model. On a GPU ("cuda", not verified on
-    hardware) the copies are timed apart. PyTorch keeps the number of threads per process: `close`
+    tower again for every batch would flatter the exported model. On a GPU ("cuda") the copies are
+    timed apart. PyTorch keeps the number of threads per process: `close`
     restores it.
 
     Raises:

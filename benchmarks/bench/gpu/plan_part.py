@@ -32,7 +32,7 @@ def check_plans(settings: dict[str, Any]) -> Iterator[Check]:
     given = Settings(**settings)
     yield tried("a plan for this GPU's compute capability", partial(_build_here, given))
     for precision in _PLANS:
-        yield tried(f"{precision}: plan for 8.0 and later", partial(_build, given, precision))
+        yield tried(f"{precision}: plan of its own choice", partial(_build, given, precision))
         yield tried(f"{precision}: numclip-run", partial(_run, given, precision))
         yield tried(f"{precision}: parity", partial(_parity, given, precision))
     yield tried("timeline.py", partial(_timeline, given))

@@ -9,7 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
 
@@ -71,6 +72,7 @@ class PartResult:
     limit_s: float
     checks: list[Check] = field(default_factory=list)
     reason: str | None = None  # of a part that ended early: the last lines of its words
+    date: str = ""  # of its begin
     gpus_after: list[Gpu] = field(default_factory=list)  # clocks, power, heat
 
 
@@ -121,6 +123,7 @@ def run_proof(
     *,
     argv: Sequence[str],
     on_part: Callable[[PartResult], None] = lambda _: None,
+    earlier: Proof | None = None,
 ) -> Proof:
     """Run the parts one after the other; the document is written after each.
 
@@ -129,14 +132,17 @@ def run_proof(
         settings: `seconds` are those of all parts together.
         argv: Command line, script first; named in the document.
         on_part: Called with each part's result.
+        earlier: Of this GPU: its results of other parts are kept.
     """
     gpus, problem = read_gpus()
     environment = describe_environment(argv=argv, load_before=load_average())
     minutes = round(settings.seconds / 60, 2)
     proof = Proof(PROOF_SCHEMA, settings.rehearse, environment, minutes, gpus, problem)
+    if earlier is not None:
+        proof = joined(earlier, proof)
     end = perf_counter() + settings.seconds
     for number, part in enumerate(parts):
-        left = end - perf_counter()
+        left, date = end - perf_counter(), datetime.now(timezone.utc).isoformat(timespec="seconds")
         limit = max(0.0, left * part.share / sum(each.share for each in parts[number:]))
         if reason := _obstacle(part, proof.parts):
             result = PartResult(part.letter, part.title, "failed", 0, limit, reason=reason)
@@ -145,12 +151,44 @@ def run_proof(
         for check in [check for check in result.checks if check.name == VERSIONS]:
             proof.environment.versions |= check.facts
             result.checks.remove(check)
-        result.gpus_after = read_gpus()[0]
-        proof.parts.append(result)
+        result.date, result.gpus_after = date, read_gpus()[0]
+        proof.parts = _last_of_each([*proof.parts, result])
         proof.environment.load_average_after = load_average()
         write_proof(proof, Path(settings.out) / PROOF_FILE)
         on_part(result)
     return proof
+
+
+def joined(earlier: Proof, later: Proof) -> Proof:
+    """Return the later document with the earlier one's parts that it lacks.
+
+    Raises:
+        UsageError: if they are of different GPUs or drivers, or one is a rehearsal.
+    """
+    if _place(earlier) != _place(later):
+        raise UsageError(
+            f"the results there are of {_place(earlier)}, and here is {_place(later)}; give "
+            "another folder as --out."
+        )
+    versions = earlier.environment.versions | later.environment.versions
+    return replace(
+        later,
+        environment=replace(later.environment, versions=versions),
+        parts=_last_of_each([*earlier.parts, *later.parts]),
+    )
+
+
+def _place(proof: Proof) -> str:
+    """Return where a proof was made, in words."""
+    if proof.rehearsal:
+        return "a rehearsal"
+    gpus = [f"{gpu.name}, driver {gpu.driver}" for gpu in proof.gpus_before]
+    return " and ".join(gpus) or "a GPU that NVML does not show"
+
+
+def _last_of_each(parts: Sequence[PartResult]) -> list[PartResult]:
+    """Return the last result of each part, where its first one stood."""
+    return list({part.letter: part for part in parts}.values())
 
 
 def _obstacle(part: Part, done: Sequence[PartResult]) -> str | None:
@@ -214,6 +252,9 @@ def _environment(settings: Settings) -> dict[str, str]:
     roots = [str(REPOSITORY / folder) for folder in ("export", "runtime")]
     found["PYTHONPATH"] = os.pathsep.join([found["PYTHONPATH"], *roots])
     found["PYTHONFAULTHANDLER"] = "1"  # where a process dies stands in its log
+    # Images of containers often forbid compiled modules: each process compiles torch's 2,000 again
+    found.pop("PYTHONDONTWRITEBYTECODE", None)
+    found["PYTHONPYCACHEPREFIX"] = str(Path(settings.work) / "pycache")
     if settings.rehearse:
         found["CUDA_VISIBLE_DEVICES"] = ""
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.bench.gpu.checks import Check
 from benchmarks.bench.gpu.proof import PartResult, Proof
 from numclip_runtime.errors import UsageError
@@ -60,11 +62,15 @@ def figures(check: Check) -> str:
     """Return a check's facts, or its reason, for a cell of the table."""
     if check.reason is not None:
         return _cell(_last_line(check.reason))
-    plain = {k: v for k, v in check.facts.items() if isinstance(v, (int, float, str))}
-    return _cell("; ".join(f"{name} {_number(value)}" for name, value in plain.items()))
+    given = {k: v for k, v in check.facts.items() if v not in (None, [], {})}
+    return _cell("; ".join(f"{name} {_figure(value)}" for name, value in given.items()))
 
 
-def _number(value: float | str) -> str:
+def _figure(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_figure(each)}" for name, each in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_figure, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -148,20 +148,27 @@ def on_torch_stream(work: Callable[[], None], stream: int) -> bool:
 
 
 def install(
-    folder: Path, checkpoint: Path, *, device: str, largest: int, standin: StandIn | None
+    folder: Path,
+    checkpoint: Path,
+    *,
+    device: str,
+    largest: int,
+    standin: StandIn | None,
+    precision: Literal["fp32", "fp16"],
 ) -> tuple[Path, TorchBackend]:
     """Take TensorRT's place in this process; return a plan for it, and the network.
 
     Args:
         folder: For the plan, which holds metadata only.
-        checkpoint: Of the network, which runs in float16 on a GPU.
+        checkpoint: Of the network.
         device: "cuda", or "cpu" with the stand-in.
         largest: Batch size.
         standin: Runs the work in a rehearsal.
+        precision: Of the network.
     """
-    form = TorchForm("float32" if device == "cpu" else "float16")
+    form = TorchForm("float32" if precision == "fp32" else "float16")
     network = TorchBackend(checkpoint, form, device=device)
-    metadata = replace(network.metadata, precision="fp32" if device == "cpu" else "fp16")
+    metadata = replace(network.metadata, precision=precision)
     engine = TorchEngine(
         network,
         metadata.preprocessing.crop,

@@ -78,7 +78,7 @@ def _fit(
 
 
 def _clock() -> Any:
-    """Return a callback that notes when each batch has ended, on the device as well."""
+    """Return a callback that notes when each batch begins and has ended, on the device as well."""
     from numclip.torchvision_compat import import_torchvision
 
     import_torchvision()
@@ -87,8 +87,12 @@ def _clock() -> Any:
 
     class Clock(pl.Callback):
         def __init__(self) -> None:
-            self.stamps: list[float] = []
+            self.starts: list[float] = []  # a batch is there
+            self.stamps: list[float] = []  # it has ended
             self.losses: list[float] = []
+
+        def on_train_batch_start(self, *arguments: Any) -> None:
+            self.starts.append(perf_counter())
 
         def on_train_batch_end(
             self, trainer: Any, pl_module: Any, outputs: Any, *arguments: Any
@@ -124,10 +128,12 @@ def _speed(settings: Settings, photos: list[str], precision: str) -> dict[str, A
     expect(all(map(math.isfinite, clock.losses)), f"losses are not finite: {clock.losses}")
     timed = clock.stamps[_SKIPPED:]
     steps = [after - before for before, after in pairwise(timed)]
+    waits = [there - done for done, there in zip(timed, clock.starts[_SKIPPED + 1 :], strict=False)]
     return {
         "batch": batch,
         "samples_per_s": round(batch * len(steps) / (timed[-1] - timed[0]), 1),
         "step_ms": round(1e3 * median(steps), 2),
+        "of_it_waiting_for_images_ms": round(1e3 * median(waits), 2),
         "first_loss": clock.losses[0],
         "last_loss": clock.losses[-1],
         "peak_device_mb": round(torch.cuda.max_memory_allocated() / 1e6) if gpu else None,

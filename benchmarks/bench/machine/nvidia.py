@@ -1,7 +1,7 @@
 """NVIDIA GPUs by NVML: clocks, temperature, power, and the reasons for lower clocks.
 
-Not verified on hardware. `pynvml` comes with the package nvidia-ml-py, which needs no driver to be
-installed; without one `nvmlInit` fails.
+Read on an H200; never while it was too hot or short of power. `pynvml` comes with the package
+nvidia-ml-py, which needs no driver to be installed; without one `nvmlInit` fails.
 """
 
 from __future__ import annotations

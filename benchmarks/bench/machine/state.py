@@ -3,7 +3,7 @@
 Clocks, governors and temperatures are read from the system's files, below a folder that stands for
 `/`, so that files recorded on other machines can be read. CPU time, processes, memory and battery
 come from psutil. A fact that the machine does not report is None. Read on real machines: Linux on
-x86. Not verified on hardware: the Jetson readers and the values of NVML.
+x86, and NVML with an H200. Not verified on hardware: the Jetson readers.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def check_compute_capabilities(trt: Any, capabilities: tuple[int, ...]) -> None:
 
 
 def set_compute_capabilities(trt: Any, config: Any, capabilities: tuple[int, ...]) -> None:
-    """Build for these GPUs, checked before; if none is named, for 8.0 and later."""
+    """Build for these GPUs, checked before; if none is named, for TensorRT-RTX's choice."""
     config.num_compute_capabilities = len(capabilities)
     for index, capability in enumerate(capabilities):
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)

@@ -24,6 +24,7 @@ from numclip_export.engine.progress import (
 )
 from numclip_export.engine.timing_cache import save_timing_cache, use_timing_cache
 from numclip_runtime import ModelError, ModelMetadata, UsageError
+from numclip_runtime.backends.tensorrt.checks import RTX_CHOICE
 from numclip_runtime.backends.tensorrt.module import collecting_logger, reason_of
 from numclip_runtime.files import atomic_path, atomic_text, refuse_overwriting, sha256
 from numclip_runtime.metadata import BIN_PROBS_NAME, INPUT_NAME, VALUES_NAME
@@ -75,8 +76,8 @@ class BuiltEngine:
 
 
 def capability_text(capabilities: Sequence[int] | None) -> str:
-    """Return "8.6, 8.9" for (86, 89); None is TensorRT-RTX's default."""
-    return ", ".join(f"{number / 10:.1f}" for number in capabilities or ()) or "8.0 and later"
+    """Return "8.6, 8.9" for (86, 89); None is TensorRT-RTX's own choice."""
+    return ", ".join(f"{number / 10:.1f}" for number in capabilities or ()) or RTX_CHOICE
 
 
 def engine_from_onnx(

@@ -30,7 +30,7 @@ class EngineOptions:
     timing_cache: Path | None = None  # read and written; makes the next build on this GPU faster
     version_compatible: bool = False  # TensorRT: run on later versions as well
     hardware_compatible: bool = False  # TensorRT: run on every GPU from Ampere (8.0) on
-    # TensorRT-RTX: the GPUs it is for, 86 means 8.6; empty: 8.0 and later
+    # TensorRT-RTX: the GPUs it is for, 86 means 8.6; empty: its own choice, see RTX_CHOICE
     compute_capabilities: tuple[int, ...] = ()
     # Round inputs of FP32 matrix products to 10 bits. TensorRT's default is yes; here no: it
     # would undo the FP32 of the head, where exp(logit_scale) of about 100 amplifies rounding.

@@ -27,7 +27,7 @@ from numclip_runtime.model_files.onnx_file import MappedModel, read_onnx_metadat
 from numclip_runtime.model_files.open_model import OpenModel, opened
 from numclip_runtime.model_files.operators import check_graph
 from numclip_runtime.preprocess import FloatArray, InputArray
-from numclip_runtime.system import may_have_sme, usable_cores
+from numclip_runtime.system import may_have_sme, threads_of_a_run, usable_cores
 
 # One run uploads and downloads while another computes; a third would only wait, and use memory.
 GPU_LANES = 2
@@ -47,7 +47,8 @@ class OnnxRuntimeBackend:
 
     onnxruntime goes to the CPU if it cannot use a GPU, and reports that in its log at most. Here
     `provider` is the one that the opened session reports, and `notes` explain why it is not the one
-    that was requested. GPU providers are not verified on hardware.
+    that was requested. The CUDA provider is verified on an H200, see
+    `benchmarks/results/gpu-proof.json`; those of TensorRT are not verified on hardware.
 
     Optimised for latency, onnxruntime chooses the threads on the CPU (all cores); for throughput an
     inference has one thread, and as many run at a time as there are cores.
@@ -107,7 +108,8 @@ class OnnxRuntimeBackend:
             if device == "cuda" or driver.problem is None:
                 self.notes.append(f"{model.path}: runs on the CPU: {problem}.")
             throughput = options.optimize_for == "throughput"
-            self.threads = _threads_per_run(options.threads, throughput=throughput)
+            if self.threads is None:  # for throughput as many runs as there are cores, else one
+                self.threads = 1 if throughput else threads_of_a_run()
             # Threads that wait for work spin, and take time from those that decode: 2 of them
             # beside 2 workers give 37 images/s instead of 47. A single inference is faster so.
             self._spin = not throughput
@@ -239,23 +241,6 @@ class OnnxRuntimeBackend:
         if self._session is not None:
             never_freed(self._session, self._pages)
             self._session, self._pages, self._gone = None, None, FORKED
-
-
-def _threads_per_run(threads: int | None, *, throughput: bool) -> int | None:
-    """Return the number of onnxruntime's threads for one inference on the CPU.
-
-    Args:
-        threads: The user's choice.
-        throughput: One thread, so that as many inferences run as there are cores; else all cores.
-
-    Returns:
-        None if onnxruntime may choose. It chooses all cores of the machine, so it needs the number
-        if this process may use fewer.
-    """
-    if threads is not None or throughput:
-        return threads or 1
-    cores = usable_cores()
-    return None if cores == os.cpu_count() else cores
 
 
 def why_not(provider: str, available: Sequence[str], driver: CudaDriver) -> str | None:

@@ -41,7 +41,7 @@ class EngineFacts:
 
     builder: Builder
     builder_version: str  # of the Python package, such as "1.7.1.116"
-    # of the target GPUs, 86 means 8.6; None: TensorRT-RTX's choice, 8.0 and later
+    # of the target GPUs, 86 means 8.6; None: TensorRT-RTX's choice: 8.0, 8.6, 8.9, 12.0 and later
     compute_capabilities: tuple[int, ...] | None
     min_batch: int
     opt_batch: int  # the batch that kernels were chosen for

@@ -50,7 +50,9 @@ class TensorRTBackend:
     each; TensorRT's scratch memory is in each context. All lanes are made on opening. If memory
     runs out after the first one, `notes` explain that and there are fewer.
 
-    Not verified on hardware: tests run it with stand-ins for the driver and for TensorRT.
+    Lanes, copies and CUDA graphs are verified on an H200 with PyTorch in the place of TensorRT, see
+    `benchmarks/results/gpu-proof.json`. With TensorRT itself it is not verified on hardware: tests
+    run it with stand-ins for the driver and for TensorRT.
 
     Args:
         model: The plan: its path, or the open file.

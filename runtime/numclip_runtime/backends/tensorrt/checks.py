@@ -14,8 +14,10 @@ from numclip_runtime.errors import GpuRequiredError, ModelError
 from numclip_runtime.model_files.plan import Builder, PlanInfo
 
 AMPERE = 80
-# Targets of TensorRT-RTX 1.4 to 1.7; a GPU with another one needs TensorRT.
+# Targets of TensorRT-RTX 1.4 to 1.7, which later GPUs than the last of them run as well. A GPU
+# between them needs TensorRT: on an H200, 9.0, TensorRT-RTX 1.7.1 refused its own plans.
 RTX_COMPUTE_CAPABILITIES = (75, 80, 86, 89, 120, 121)
+RTX_CHOICE = "8.0, 8.6, 8.9, 12.0 or later"  # where a build names no target
 NAMES: dict[Builder, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 
@@ -42,8 +44,14 @@ def check_gpu(path: Path, info: PlanInfo, driver: CudaDriver) -> CudaDevice:
 
 def fits_gpu(info: PlanInfo, capability: int) -> bool:
     """Return whether a plan was built for GPUs of this compute capability, 86 means 8.6."""
-    named = None if _any_ampere(info) else info.engine.compute_capabilities
-    return capability >= AMPERE if named is None else capability in named
+    if not _any_ampere(info):
+        return capability in (info.engine.compute_capabilities or ())
+    has_kernels = info.builder != "tensorrt-rtx" or _rtx_runs_on(capability)
+    return capability >= AMPERE and has_kernels
+
+
+def _rtx_runs_on(capability: int) -> bool:
+    return capability in RTX_COMPUTE_CAPABILITIES or capability > RTX_COMPUTE_CAPABILITIES[-1]
 
 
 def _any_ampere(info: PlanInfo) -> bool:
@@ -54,7 +62,7 @@ def _any_ampere(info: PlanInfo) -> bool:
 def targets(info: PlanInfo) -> str:
     """Return the compute capabilities of a plan's target GPUs, for people."""
     if _any_ampere(info):
-        return f"{_point(AMPERE)} or later"
+        return RTX_CHOICE if info.builder == "tensorrt-rtx" else f"{_point(AMPERE)} or later"
     return " or ".join(map(_point, info.engine.compute_capabilities or ()))
 
 
