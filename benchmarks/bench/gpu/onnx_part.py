@@ -31,6 +31,9 @@ from numclip_runtime.errors import NumclipError
 _LARGEST = 64  # of the batch sizes that are compared: 1, 8 and this
 _STREAMED = 512  # photos, the same ones again and again
 _COMMAND_S = 120.0
+# Of a photo's values on CPU and GPU, of the label range: the CPU computes the float16 file with
+# other roundings, and INT8 with other kernels
+_ALLOWED = {"fp32": 1e-5, "fp16": 4e-3, "int8": 2e-2}
 _PROVIDER = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -44,6 +47,7 @@ def check_onnx(settings: dict[str, Any]) -> Iterator[Check]:
     yield tried("torch on the GPU", partial(_torch, given, reference))
     for precision in PROOF_FILES:
         yield tried(f"{precision}: stream of photos", partial(_stream, given, precision))
+    yield tried("fp16: images from pinned memory", partial(_pinned, given, reference))
     yield tried("numclip-run --require-gpu", partial(_command, given))
     yield tried("fork with an open session", partial(_fork, given))
     yield loaded_packages()
@@ -160,14 +164,39 @@ def _stream(settings: Settings, precision: str) -> dict[str, Any]:
     values = [float("nan") if isinstance(r, ImageError) else r.value for r in results]
     wanted = np.resize(expected, len(many))
     error = float(np.abs(np.array(values) - wanted).max())
-    # The CPU computes the float16 file with other roundings, and INT8 with other kernels
-    allowed = {"fp32": 1e-5, "fp16": 4e-3, "int8": 2e-2}[precision] * label_range
+    allowed = _ALLOWED[precision] * label_range
     expect(error <= allowed, f"largest difference to the CPU {error:.4g}, allowed {allowed:.4g}")
     return {
         "images_per_s": round(len(many) / seconds, 1),
         "max_difference": error,
         "cpu_ms": round(cpu_ms, 2),  # of a photo by itself, all cores
     }
+
+
+def _pinned(settings: Settings, reference: _Lazy) -> dict[str, Any]:
+    """Time runs whose images lie in the driver's pinned memory beside runs from numpy's own."""
+    from numclip_runtime.cuda.context import CudaContext
+    from numclip_runtime.cuda.resources import PinnedBuffer
+
+    cuda = CudaContext(library=settings.library)
+    with _opened(settings, "fp16") as predictor:
+        run = predictor.backend.run
+        images = np.ascontiguousarray(reference.get().images.of_kind(predictor.metadata.input))
+        pinned = PinnedBuffer(cuda, images.shape, images.dtype)
+        pinned.array[:] = images
+        difference = float(np.abs(run(pinned.array)[0] - run(images)[0]).max())
+        times: dict[str, list[float]] = {"pageable": [], "pinned": []}
+        for _ in range(13):
+            for name, batch in (("pageable", images), ("pinned", pinned.array)):
+                start = perf_counter()
+                run(batch)
+                times[name].append(1e3 * (perf_counter() - start))
+        pinned.close()
+        allowed = _ALLOWED["fp16"] * predictor.metadata.task.label_range
+    cuda.close()
+    expect(difference <= allowed, f"the values differ by {difference:.4g}")
+    found = {name: round(float(np.median(each[3:])), 3) for name, each in times.items()}
+    return {"batch": len(images), "ms": found}
 
 
 def _command(settings: Settings) -> dict[str, Any]:
@@ -181,7 +210,7 @@ def _command(settings: Settings) -> dict[str, Any]:
         flags = ["--device", "cpu"]
     lines = _run_command(model, photos, [*flags, "--format", "jsonl"], code=0).splitlines()
     with load(model, device="cpu") as predictor:
-        tolerance = 1e-5 * predictor.metadata.task.label_range
+        tolerance = _ALLOWED["fp32"] * predictor.metadata.task.label_range
         wanted = [predictor.predict(photo).value for photo in photos]
     values = [json.loads(line)["value"] for line in lines]
     error = float(np.abs(np.subtract(values, wanted)).max())
