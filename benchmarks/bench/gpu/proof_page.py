@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Any
 
 from benchmarks.bench.gpu.checks import Check
 from benchmarks.bench.gpu.proof import PartResult, Proof
 from numclip_runtime.errors import UsageError
 
+CELL = 300  # characters; the document has all
 REHEARSAL = "REHEARSAL on the CPU with a stand-in for the driver: it says nothing of a GPU."
 
 
@@ -71,8 +73,10 @@ def _figure(value: Any) -> str:
         return ", ".join(f"{name}: {_figure(each)}" for name, each in value.items())
     if isinstance(value, list):
         return ", ".join(map(_figure, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
+    return str(value)
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return shorten(text, CELL, placeholder=" ...").replace("|", "\\|")
