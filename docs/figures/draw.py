@@ -195,11 +195,11 @@ def speed(theme: Theme) -> Drawing:
     times = {row["name"]: row["stages_ms"]["inference"]["p50"] for row in rows if row["batch"] == 1}
     shown = (
         "numclip INT8, onnxruntime",
+        "numclip bf16, OpenVINO",
         "torch bf16",
-        "numclip fp32, onnxruntime",
-        "plain ONNX, onnxruntime",
+        "numclip fp32, OpenVINO",
+        "plain ONNX, OpenVINO",
         "torch eager",
-        "open_clip, text each time",
     )
     out = Drawing(theme, 40 + 30 * len(shown), "Milliseconds for one image, ViT-B/32")
     out.text(10, 20, "ViT-B/32, one image, 2 CPU cores: ms, the network alone", size=13)

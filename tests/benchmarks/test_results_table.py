@@ -35,12 +35,13 @@ def kept(tmp_path: Path) -> Path:
     """Return a folder with a README and results."""
     shutil.copy(SAMPLE, tmp_path / "latency-here.json")
     (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", "utf-8")
+    (tmp_path / "gpu.md").write_text("no markers\n", "utf-8")
     return tmp_path
 
 
 def invoke(folder: Path, *more: str) -> Any:
-    paths = ["--readme", str(folder / "README.md"), "--results", str(folder)]
-    return CliRunner().invoke(main, [*paths, *more])
+    pages = ["--readme", str(folder / "README.md"), "--gpu-page", str(folder / "gpu.md")]
+    return CliRunner().invoke(main, [*pages, "--results", str(folder), *more])
 
 
 def test_command_writes_the_table_and_then_finds_nothing_to_do(kept: Path) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from benchmarks.bench.plots.curve_panels import by_name, compared, draw_batches, draw_fidelity
@@ -27,6 +28,7 @@ _WIDE, _NARROW = 8.6, 5.1  # inches of a panel at 72 points: 620 and 366 pixels 
 _CELL = 7.2  # inches: half the width of a saved picture
 _LETTER = 0.56 / 72  # inches per point of size: a letter's mean width
 _TOP, _BOTTOM = 0.78, 0.55
+_SMALL_PRINT = 190  # characters of a line
 _CURVES = 3.6  # inches: the inside of a panel of curves, at least
 
 
@@ -57,15 +59,18 @@ def save_plot(document: Document, path: Path) -> None:
     lines = [names[:2], names[2:]] if names[2:] else [names]
     heights = [max(panel_height(name, rows, PAPER) for name in line) for line in lines]
     with _settings("path"):
-        figure = Figure((2 * _CELL, sum(heights) + 0.3), dpi=150, facecolor=PAPER.page)
+        small_print = wrap(_conditions(document), _SMALL_PRINT)
+        heights.append(0.15 + 0.15 * len(small_print))
+        figure = Figure((2 * _CELL, sum(heights)), dpi=150, facecolor=PAPER.page)
         bands = figure.subfigures(
-            len(lines) + 1, 1, height_ratios=[*heights, 0.3], squeeze=False, hspace=0, wspace=0
+            len(heights), 1, height_ratios=heights, squeeze=False, hspace=0, wspace=0
         )[:, 0]
         for band, line in zip(bands, lines, strict=False):
             cells = band.subfigures(1, 2, squeeze=False, hspace=0, wspace=0)[0]
             for cell, name in zip(cells, line, strict=False):
                 draw_panel(cell, name, rows, PAPER)
-        bands[-1].text(0.012, 0.5, _conditions(document), fontsize=8, color=PAPER.soft)
+        text = "\n".join(small_print)
+        bands[-1].text(0.012, 0.5, text, fontsize=8, color=PAPER.soft, va="center")
         with atomic_path(path) as temporary:
             kind = path.suffix.lower()[1:]
             metadata = {"Date": None} if kind == "svg" else None
