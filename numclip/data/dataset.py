@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from numclip.data.samples import Sample
+from numclip.data.workers import quiet_when_left
 from numclip.torchvision_compat import import_torchvision
 from numclip_runtime import ImageError, Preprocessing, Task
 from numclip_runtime.console import say
@@ -186,6 +187,7 @@ def _loader(
         batch_size,
         sampler=sampler,
         num_workers=workers,
+        worker_init_fn=quiet_when_left,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
 
 from numclip_runtime import ImageError, UsageError
 from numclip_runtime.errors import first_line, lacks_memory
@@ -49,6 +50,21 @@ def check_shared_memory(
             f"memory, {SHARED_MEMORY} has {free // 10**6:,} MB; give --workers 0, a smaller "
             "--batch-size, or a container more of it (docker run --shm-size 1g)."
         )
+
+
+def quiet_when_left(_: int) -> None:
+    """Let a process that loads images say nothing when the one that trains has gone; run in it.
+
+    That one fetches the descriptors of a batch from a thread of `multiprocessing` here. A signal
+    may end it meanwhile, after its own sentence, and the thread would print a traceback below.
+    """
+    report = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, (EOFError, ConnectionError)):
+            report(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 @contextmanager

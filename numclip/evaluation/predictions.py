@@ -16,7 +16,7 @@ import numpy.typing as npt
 from numclip.data.columns import TableOptions
 from numclip.data.readers import read_samples
 from numclip.data.samples import Sample
-from numclip.data.workers import check_shared_memory, loading_faults
+from numclip.data.workers import check_shared_memory, loading_faults, quiet_when_left
 from numclip.torchvision_compat import require_training
 from numclip_runtime import (
     Calibration,
@@ -162,7 +162,8 @@ def raw_outputs(
     spec = checkpoint.preprocessing
     with torch.inference_mode(), loading_faults(workers):
         text_features = model.text_features()
-        for images, _, _ in DataLoader(data, batch_size, num_workers=workers):
+        loader = DataLoader(data, batch_size, num_workers=workers, worker_init_fn=quiet_when_left)
+        for images, _, _ in loader:
             out = model(images.to(model.logit_scale.device), text_features)
             values.append(out.values.cpu().double().numpy())
             logits.append(out.logits.cpu().double().numpy())

@@ -16,7 +16,7 @@ from numclip.checkpoint import Checkpoint
 from numclip.data.checks import still_readable
 from numclip.data.dataset import Broken, ImageDataset, evaluation_transform
 from numclip.data.samples import Sample
-from numclip.data.workers import loading_faults
+from numclip.data.workers import loading_faults, quiet_when_left
 from numclip.evaluation.metrics import validation_metrics
 from numclip.evaluation.predictions import Outputs, predictions_of_checkpoint
 from numclip.model.heads import Probe
@@ -239,7 +239,10 @@ class ProbeFit:
         tower.eval().to(device)
         features, labels = [], []
         with loading_faults(self.workers):
-            for images, label, _ in DataLoader(data, FEATURE_BATCH, num_workers=self.workers):
+            loader = DataLoader(
+                data, FEATURE_BATCH, num_workers=self.workers, worker_init_fn=quiet_when_left
+            )
+            for images, label, _ in loader:
                 features.append(tower(images.to(device)).float().cpu())
                 labels.append(label)
         tower.train(training).to(home)

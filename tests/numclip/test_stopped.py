@@ -22,7 +22,7 @@ from PIL import Image
 
 from numclip.cli.train import main
 from numclip.data.checks import broken_images
-from numclip.data.workers import check_shared_memory, loading_faults
+from numclip.data.workers import check_shared_memory, loading_faults, quiet_when_left
 from numclip_runtime import ImageError, UsageError
 from tests.export.disk import full_disk
 from tests.numclip.test_resume import COMMAND, ROOT, environment
@@ -105,6 +105,16 @@ def test_a_signal_keeps_the_finished_epochs(
         assert done.exit_code == 0, done.output
         assert "epoch  12/12" in done.output
         assert "epoch   1/12" not in done.output
+
+
+def test_a_loading_process_that_is_left_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training process, ended by a signal, broke off while it fetched a batch's descriptor."""
+    said: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, *_: said.append(kind))
+    quiet_when_left(0)
+    for error in (EOFError(), ConnectionResetError(), BrokenPipeError(), ValueError()):
+        sys.excepthook(type(error), error, None)
+    assert said == [ValueError]
 
 
 def test_torchrun_is_stopped_as_a_whole(folder: Path) -> None:
