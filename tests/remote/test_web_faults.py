@@ -146,8 +146,8 @@ def test_a_store_that_gives_nothing_ends_the_run(
     assert result.exit_code == 2
     given_up = re.search(r"gave none of the last (\d+) objects", result.stderr)
     assert given_up is not None, result.stderr
-    # those that other threads had asked for count as well
-    assert 10 <= int(given_up[1]) < 10 + prefetch.FETCHERS
+    # The first one in order says it, which may have come after all others that were asked for
+    assert 10 <= int(given_up[1]) <= 10 + prefetch.AHEAD
     assert "images done and kept" in result.stderr
     kept = output.read_text().splitlines()
     assert 100 <= len(kept) < 100 + 10 + prefetch.FETCHERS
