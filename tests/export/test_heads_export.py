@@ -35,15 +35,15 @@ TEMPERATURE = 1.7
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")  # fp16 rounds as a GPU does, see precision
 
 
-def saved(folder: Path, head: str) -> Path:
+def saved(folder: Path, head: str, offset: int = 100) -> Path:
     """Save a random model with a calibration beside 5 photos."""
     write_photos(folder, "val", 5)
     model = tiny_model(
-        clip=image_config(TOWERS["vit"]), task=replace(TASK, label_offset=100), **HEADS[head]
+        clip=image_config(TOWERS["vit"]), task=replace(TASK, label_offset=offset), **HEADS[head]
     )
     torch.nn.init.constant_(model.logit_scale, 3.0)
     (folder / "offset.csv").write_text(
-        "path,label\n" + "".join(f"val/{i}.png,{100 + i}\n" for i in range(5)), "utf-8"
+        "path,label\n" + "".join(f"val/{i}.png,{offset + i}\n" for i in range(5)), "utf-8"
     )
     calibration = Calibration(TEMPERATURE, 1.0, (0.9,), (2.0,), 40)
     side = spec_of("vit").crop
@@ -98,6 +98,24 @@ def test_runtime_predicts_what_the_checkpoint_does(
     assert list(found.bin_probs.values()) == pytest.approx(probs[0].tolist(), abs=1e-4)
     assert found.interval is not None
     assert found.interval[0] <= found.value <= found.interval[1]
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("offset", [0, 100])
+def test_openvino_finds_values_that_it_has_fused_with_another_tensor(
+    head: str, offset: int, tmp_path: Path
+) -> None:
+    """A graph that ends in a Clip, fused with the tensor before: the tensor has both names."""
+    pytest.importorskip("openvino")
+    ckpt = saved(tmp_path, head, offset)
+    file = run_export(ExportOptions(ckpt, tmp_path / "x.onnx")).files[0]
+    photo = tmp_path / "val" / "3.png"
+    with load(file.path) as one, load(file.path, backend="openvino") as other:
+        wanted, found = one.predict(photo), other.predict(photo)
+    assert found.value == pytest.approx(wanted.value, abs=1e-3)
+    assert list(found.bin_probs.values()) == pytest.approx(
+        list(wanted.bin_probs.values()), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("head", HEADS)

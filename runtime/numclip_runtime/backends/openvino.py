@@ -101,7 +101,7 @@ class OpenVinoBackend:
                     compiled = core.compile_model(encoder, "CPU", config | rounded)
                     head = core.compile_model(rest, "CPU", config)
             tensors = {
-                port.any_name: (
+                _name_of(port): (
                     OPENVINO_TYPES.get(
                         port.element_type.get_type_name(), port.element_type.get_type_name()
                     ),
@@ -166,6 +166,12 @@ class OpenVinoBackend:
         if self._opened is not None:
             never_freed(self._opened, self._pages)
             self._opened, self._gone = None, FORKED
+
+
+def _name_of(port: Any) -> str:
+    """Return a tensor's name; one that was fused with others has all of their names."""
+    ours = {INPUT_NAME, VALUES_NAME, BIN_PROBS_NAME} & port.get_names()
+    return str(ours.pop() if ours else port.any_name)
 
 
 def _split(openvino: Any, network: Any, features: str) -> tuple[Any, Any]:
