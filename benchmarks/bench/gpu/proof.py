@@ -253,8 +253,8 @@ def _environment(settings: Settings) -> dict[str, str]:
     found["PYTHONPATH"] = os.pathsep.join([found["PYTHONPATH"], *roots])
     found["PYTHONFAULTHANDLER"] = "1"  # where a process dies stands in its log
     # Images of containers often forbid compiled modules: each process compiles torch's 2,000 again
-    found.pop("PYTHONDONTWRITEBYTECODE", None)
-    found["PYTHONPYCACHEPREFIX"] = str(Path(settings.work) / "pycache")
+    if found.pop("PYTHONDONTWRITEBYTECODE", None):
+        found["PYTHONPYCACHEPREFIX"] = str(Path(settings.work) / "pycache")
     if settings.rehearse:
         found["CUDA_VISIBLE_DEVICES"] = ""
     return found
