@@ -92,7 +92,7 @@ class Constants:
         unique, count = name, 1
         while unique in self._tensors:
             unique, count = f"{name}_{count}", count + 1
-        tensor = numpy_helper.from_array(np.ascontiguousarray(numbers), unique)
+        tensor = numpy_helper.from_array(np.require(numbers, requirements="C"), unique)
         self._graph.initializer.append(tensor)
         self._tensors[unique] = self._graph.initializer[-1]
         return unique
