@@ -5,6 +5,7 @@ Image features show how faithful the tower is, before the head hides it.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def features_of(
         if backend.name == "onnxruntime":
             own = _onnxruntime(system.file, system.features)
         elif backend.name == "openvino":
-            own = _openvino(system.file, system.features, bf16=backend.precision == "bf16")
+            own = _openvino(system.file, system.features, bf16="bf16" in backend.precision)
         else:
             return None
     count, parts = len(inputs), []
@@ -112,12 +113,17 @@ def _onnxruntime(file: str, features: str) -> Callable[[InputArray], Any]:
         model.graph.output.append(onnx.helper.make_tensor_value_info(features, kind, None))
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(
-        model.SerializeToString(),
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=["NchwcTransformer"],  # crashes with float16, see the runtime's backend
-    )
+    with tempfile.TemporaryDirectory() as folder:  # from memory it would hold the weights thrice
+        path = Path(folder) / "watched.onnx"
+        onnx.save(model, path)
+        del model
+        session = ort.InferenceSession(
+            path,
+            options,
+            providers=["CPUExecutionProvider"],
+            # crashes with float16, see the runtime's backend
+            disabled_optimizers=["NchwcTransformer"],
+        )
     return lambda images: session.run([features], {INPUT_NAME: images})[0]
 
 

@@ -23,6 +23,7 @@ STRESSED = "+outliers"
 OUTLIERS, CHANNELS = 30, 6  # times the others, and how many of each LayerNorm's
 TIMM_TOWERS = {"MobileNetV2": "timm/mobilenetv2_100"}  # with the text tower of a ViT-B-32
 SIZES = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "RN50", *TIMM_TOWERS, f"ViT-B-32{STRESSED}")
+FOR_BATCHES = ".openvino.int8.onnx"  # suffix of the INT8 file for OpenVINO
 RANDOM = "random weights: its speed is that of a trained model, its values mean nothing"
 
 
@@ -70,7 +71,7 @@ class FullSize:
     """Files of a full-size model."""
 
     checkpoint: Path
-    models: tuple[Path, ...]  # fp32 ONNX, and INT8 where there is one
+    models: tuple[Path, ...]  # fp32 ONNX, and INT8 where there is one; of ViTs also for OpenVINO
     note: str | None  # why there is no INT8
 
 
@@ -93,7 +94,7 @@ def full_size(name: str) -> FullSize:
 
     folder = cached(f"{name}-numclip{__version__}-{made_by}-{_exporter()}", make)
     refused = folder / "int8-refused.txt"
-    models = [folder / f"{name}.onnx", folder / f"{name}.int8.onnx"]
+    models = [folder / f"{name}{kind}" for kind in (".onnx", ".int8.onnx", FOR_BATCHES)]
     return FullSize(
         folder / f"{name}.pt",
         tuple(path for path in models if path.exists()),
@@ -133,7 +134,7 @@ def write_model(name: str, folder: str) -> None:
     from numclip.model.numclip import NumClip
     from numclip.tasks import load_task
     from numclip_export import ExportOptions, run_export
-    from numclip_export.options import FOR_CPU
+    from numclip_export.options import FOR_CPU, FOR_OPENVINO
     from numclip_runtime import NumclipError, Preprocessing
 
     torch.manual_seed(0)
@@ -158,6 +159,11 @@ def write_model(name: str, folder: str) -> None:
         except NumclipError as error:
             run_export(fp32)
             (Path(folder) / "int8-refused.txt").write_text(str(error), "utf-8")
+        else:
+            if name.startswith("ViT") and find_spec("openvino") is not None:
+                beside = onnx.with_suffix(".openvino.onnx")
+                run_export(replace(int8, onnx_path=beside, target=FOR_OPENVINO))
+                beside.unlink()  # the float32 file again
 
 
 def _enliven(tower: Any, photos: list[str]) -> None:

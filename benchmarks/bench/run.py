@@ -105,7 +105,7 @@ def run_family(
         if runs:
             for batch in sorted(plan.batches):
                 _measure(fit_for(batch, runs, systems.notes), plan, batch)
-            _compare(runs, images[:PHOTOS])
+            _compare(runs, images[:PHOTOS], systems.notes)
             if plan.data is not None:
                 _judge(runs, plan.data)
     for run in runs:
@@ -208,8 +208,8 @@ def _row(run: Run, timings: Timings, warmup: Warmup) -> Row:
     )
 
 
-def _compare(runs: list[Run], photos: list[str]) -> None:
-    """Add fidelity to the rows, where PyTorch's float32 took part."""
+def _compare(runs: list[Run], photos: list[str], notes: list[str]) -> None:
+    """Add fidelity to the rows, where PyTorch's float32 took part; note where it fails."""
     reference = next((run for run in runs if run.system.kind == REFERENCE), None)
     if reference is None:
         return
@@ -220,8 +220,11 @@ def _compare(runs: list[Run], photos: list[str]) -> None:
     exact = outputs(reference, 1)
     for run in track("fidelity", runs):
         if run.system.family == reference.system.family:
-            for row in run.rows:
-                row.fidelity = outputs(run, row.batch).compare(exact)
+            try:
+                for row in run.rows:
+                    row.fidelity = outputs(run, row.batch).compare(exact)
+            except NumclipError as error:  # its times are kept
+                notes.append(f"{run.system.name}: its fidelity could not be measured: {error}")
 
 
 def _judge(runs: list[Run], data: Path) -> None:

@@ -75,7 +75,7 @@ class SystemUnderTest:
     def precision(self, metadata: ModelMetadata) -> str:
         """Return the precision in which the network's matrices are multiplied."""
         if self.kind == ARTEFACT:
-            return "bf16" if self.bf16 else metadata.precision
+            return "bf16" if self.bf16 and metadata.precision == "fp32" else metadata.precision
         return BASELINES[self.kind].precision
 
 
@@ -132,6 +132,8 @@ def choose_systems(
         for path, metadata in described.items()
         for backend in choice.backends
         if not is_plan(path) or backend in (None, "tensorrt")
+        if backend is None or metadata.backend in (None, backend)
+        if backend != "openvino" or metadata.optimized_by is None
     ]
     nothing = UsageError("nothing is left to measure; choose another --precision or --peers.")
     facts = {path: _facts(path, found.notes) for path in family.models}
@@ -183,19 +185,20 @@ def _name(path: Path, metadata: ModelMetadata, backend: BackendName | None) -> s
 def _in_bf16(
     system: SystemUnderTest, metadata: ModelMetadata, notes: list[str]
 ) -> list[SystemUnderTest]:
-    """Return the row of a float32 file in bfloat16; none where this machine cannot."""
+    """Return the row of a file in bfloat16, or all but INT8; none where this machine cannot."""
     wanted = system.backend == "openvino" or (system.backend is None and metadata.bf16 is not None)
-    if metadata.precision != "fp32" or not wanted or system.device == "cuda" or why_no_bf16():
+    can = metadata.precision == "fp32" or metadata.backend == "openvino"
+    if not can or not wanted or system.device == "cuda" or why_no_bf16():
         return []
     features = metadata.bf16.features if metadata.bf16 else system.features
     if features is None:
         return []
     if metadata.bf16 is None:
         notes.append(
-            f"{system.model.name}: bfloat16 is not proved of this file, so it runs in float32 "
-            "unless exported with --bf16; its row of bf16 shows what that would give."
+            f"{system.model.name}: bfloat16 is not proved of this file, so it runs without unless "
+            "exported with a proof; its row of bf16 shows what that would give."
         )
-    name = "numclip bf16, OpenVINO"
+    name = f"numclip {'bf16' if metadata.precision == 'fp32' else 'INT8 + bf16'}, OpenVINO"
     return [replace(system, name=name, backend="openvino", features=features, bf16=True)]
 
 

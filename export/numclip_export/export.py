@@ -19,7 +19,7 @@ from numclip_export.graph.onnx_model import DEFAULT_OPSET, FUSED_ATTENTION_OPSET
 from numclip_export.images import verify_images
 from numclip_export.int8.calibration import int8_data
 from numclip_export.int8.quantize import STATIC_INT8_OPSET
-from numclip_export.int8.write import write_int8
+from numclip_export.int8.write import int8_form, write_int8
 from numclip_export.options import ExportOptions
 from numclip_export.parity import Parity, Reference
 from numclip_export.report import export_report, write_card, write_report
@@ -177,6 +177,8 @@ def _export_files(
     opset = _opset(options, checkpoint)
     data = int8_data(checkpoint, options) if precision == "int8" else None
     reference, metadata = loaded.reference(options), loaded.metadata
+    if options.target.target == "openvino":
+        metadata = replace(metadata, backend="openvino")
     second = path.with_suffix(f".{precision}.onnx")
     report = path.with_suffix(".report.json")
     card = path.with_suffix(".card.md") if options.card else None
@@ -212,7 +214,7 @@ def _export_files(
                 graph,
                 metadata,
                 reference,
-                for_cpu=options.for_cpu,
+                form=int8_form(graph, options.target.target),
                 data=data,
                 fp32_file=temporary[path],
             )

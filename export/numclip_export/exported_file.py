@@ -62,7 +62,7 @@ class Draft:
 
     @contextmanager
     def open(self) -> Iterator[Predictor]:
-        """Open the file as users will, on the CPU: a GPU rounds differently."""
+        """Open the file as users will, on the CPU: a GPU rounds differently. Not in bfloat16."""
         with load(self.temporary, device="cpu", bf16=False) as predictor:
             self.compared = run_grey(predictor)
             yield predictor
@@ -163,7 +163,12 @@ def write_fp32(
                 "--atol allows more."
             )
         if bf16:
-            proof, details["bf16"] = prove_bf16(draft.path, draft.temporary, model, reference)
+            try:
+                proof, details["bf16"] = prove_bf16(draft.temporary, model, reference)
+            except ParityError as error:
+                raise ParityError(
+                    f"{draft.path}: not kept, {error}; leave --bf16 out, or use --int8."
+                ) from None
             metadata = replace(metadata, bf16=proof)
     return draft.finish(metadata, parity, model, **details)
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
 from numclip_export.engine.bindings import Binding, NoGpuError, load_binding
 from numclip_export.engine.build_options import MAX_BATCH, EngineOptions, EngineTarget
 from numclip_runtime import MissingDependencyError, UsageError
+from numclip_runtime.errors import require_installed
 from numclip_runtime.metadata import InputKind, Precision
 from numclip_runtime.model_files.given import kind_of
 
 if TYPE_CHECKING:  # engines are built on devices without the training package's requirements
     from numclip.data.columns import TableOptions
 
-Target = Literal["auto", "onnx", "cpu", "tensorrt", "tensorrt-rtx"]
+Target = Literal["auto", "onnx", "cpu", "openvino", "tensorrt", "tensorrt-rtx"]
 # Parameters that are for engines only
 ENGINE_ONLY = tuple(f.name for f in fields(EngineOptions) if f.name not in ("target", "max_batch"))
 # Parameters that may stand beside a finished file, of --web, and of --triton alone
@@ -67,6 +68,8 @@ class ResolvedTarget:
 
 ONNX_ONLY = ResolvedTarget()
 FOR_CPU = ResolvedTarget("cpu", "target: onnxruntime on a CPU")
+FOR_OPENVINO = ResolvedTarget("openvino", "target: OpenVINO on a CPU")
+WITHOUT_ENGINE = {"onnx": ONNX_ONLY, "cpu": FOR_CPU, "openvino": FOR_OPENVINO}
 
 
 @dataclass(frozen=True)
@@ -143,8 +146,8 @@ class ExportOptions:
 
     @property
     def for_cpu(self) -> bool:
-        """Whether the files are for onnxruntime on a CPU, in place of an engine."""
-        return self.target.target == "cpu"
+        """Whether the files are for a CPU, in place of an engine."""
+        return self.target.target in ("cpu", "openvino")
 
     @property
     def second_input(self) -> InputKind:
@@ -168,12 +171,13 @@ def resolve_target(target: Target, precision: Precision, options: EngineOptions)
             ask for, or an engine's options are given where none is built.
         MissingDependencyError: if the builder that was asked for is not installed.
     """
-    if target == "cpu" and precision == "fp16":
+    if target in ("cpu", "openvino") and precision == "fp16":
         raise UsageError(
             "fp16 is for GPUs, a CPU computes it more slowly than fp32; use --int8, or leave "
             "--fp16 out."
         )
-    if target == "cpu" or target == "onnx" or (target == "auto" and precision == "fp32"):
+    built = target in get_args(EngineTarget)
+    if not built or (target == "auto" and precision == "fp32"):
         for name in ENGINE_ONLY:
             if getattr(options, name) != getattr(EngineOptions, name):
                 raise UsageError(
@@ -183,8 +187,11 @@ def resolve_target(target: Target, precision: Precision, options: EngineOptions)
         if target == "auto":
             note = "target: ONNX; no engine for fp32 unless --target names a builder"
             return ResolvedTarget("onnx", note)
-        return FOR_CPU if target == "cpu" else ONNX_ONLY
+        if target == "openvino":
+            require_installed("openvino", "openvino")  # the files are proved with it
+        return WITHOUT_ENGINE[target]
     if target != "auto":
+        assert target == "tensorrt" or target == "tensorrt-rtx"
         options = replace(options, target=target)
         binding = load_binding(options)
         return ResolvedTarget(target, f"target: {target} {binding.version}", options, binding)
@@ -214,7 +221,7 @@ def target_with_onnx(target: Target, *, card: bool) -> EngineTarget:
     if card:
         raise UsageError("--card needs --ckpt: an ONNX file does not contain its proof.")
     refuse_of_export()
-    if target == "onnx" or target == "cpu":
+    if target == "onnx" or target == "cpu" or target == "openvino":
         raise UsageError(f"--target {target} builds no engine; choose tensorrt or tensorrt-rtx.")
     return target
 

@@ -12,6 +12,7 @@ import onnx
 
 from numclip.checkpoint import Checkpoint
 from numclip.evaluation.costs import parameter_counts
+from numclip.evaluation.timing import images_per_run
 from numclip_export.exported_file import ExportedFile
 from numclip_export.graph.costs import graph_macs, text_macs
 from numclip_runtime import ModelMetadata
@@ -117,9 +118,12 @@ def _notes(item: dict[str, Any]) -> Iterator[str]:
         errors = (
             f"{name} {found[f'{name}_value_error']:.2g} (allowed {found[allowed]:.2g})"
             for name, allowed in (("mean", "value_tolerance"), ("max", "max_value_tolerance"))
+            if found[allowed] is not None
         )
-        yield f"{item['file']}: in bfloat16 value error {', '.join(errors)}; " + (
-            f"{speed['bf16_ms']:.2f} ms in place of {speed['fp32_ms']:.2f} (one image, one thread)"
+        what = "" if item["precision"] == "fp32" else "beside INT8 "
+        yield f"{item['file']}: {what}in bfloat16 value error {', '.join(errors)}; " + (
+            f"{speed['bf16_ms']:.2f} ms in place of {speed['fp32_ms']:.2f} "
+            f"({images_per_run(speed['batch'])}, one thread)"
             if speed
             else f"by {bf16['by']}"
         )

@@ -15,14 +15,15 @@ SECONDS = 10.0  # at most, for large models
 
 
 def lower_quartiles_ms(
-    runs: Sequence[tuple[Callable[[InputArray], object], InputArray]],
+    runs: Sequence[tuple[Callable[[InputArray], object], InputArray]], *, batch: int = 1
 ) -> list[float]:
-    """Time runs interleaved (A B A B), one image per run, inputs rotated.
+    """Time runs interleaved (A B A B), inputs rotated.
 
     The lower quartile: what disturbs the machine makes some runs slower, and none faster.
 
     Args:
         runs: Each with the images, (N, ...), in the form that it takes.
+        batch: Images per run.
 
     Returns:
         Milliseconds of each.
@@ -31,10 +32,15 @@ def lower_quartiles_ms(
     started = time.perf_counter()
     for count in range(WARMUP + ROUNDS):
         for (run, images), seconds in zip(runs, times, strict=True):
-            image = images[count % len(images)][None]
+            some = images[(count * batch + np.arange(batch)) % len(images)]
             before = time.perf_counter()
-            run(image)
+            run(some)
             seconds.append(time.perf_counter() - before)
         if count > 2 * WARMUP and time.perf_counter() - started > SECONDS:
             break
     return [round(1e3 * float(np.quantile(seconds[WARMUP:], 0.25)), 3) for seconds in times]
+
+
+def images_per_run(batch: int) -> str:
+    """Return a batch size for people."""
+    return "one image" if batch == 1 else f"batch {batch}"

@@ -25,7 +25,8 @@ VALUES_NAME = "values"  # (B,) float32, label units
 BIN_PROBS_NAME = "bin_probs"  # (B, K) float32, rows sum to 1
 
 Precision = Literal["fp32", "fp16", "int8"]
-Arithmetic = Literal["fp32", "fp16", "int8", "bf16"]  # of products: a float32 file may run in bf16
+# Of products as they are computed: a CPU may compute in bf16 what is float32 in a file
+Arithmetic = Literal["fp32", "fp16", "int8", "bf16", "int8+bf16"]
 Interpolation = Literal["bilinear", "bicubic"]
 ResizeMode = Literal["squash", "shortest", "fragments"]
 InputKind = Literal["float32", "uint8"]
@@ -114,7 +115,10 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Bf16Proof:
-    """How far bfloat16 takes a float32 file from its checkpoint; the export found it in budget."""
+    """How far bfloat16 takes a file from its checkpoint; the export found it in budget.
+
+    Of an INT8 file: what is not INT8 may be computed in bfloat16.
+    """
 
     # Tensor that leaves the image encoder. Up to it a CPU may compute in bfloat16; the head stays
     # float32: it multiplies rounding by about 100.
@@ -145,7 +149,9 @@ class ModelMetadata:
     fp32_nodes: tuple[str, ...] = ()  # parts of the network that stayed fp32: modules or nodes
     # "onnxruntime 1.32.0": the graph was optimised by it beforehand, and has operators of its own
     optimized_by: str | None = None
-    bf16: Bf16Proof | None = None  # of a float32 file; None: not proved, so it runs in float32
+    bf16: Bf16Proof | None = None  # None: not proved, so all but INT8 is computed in float32
+    # The backend that runs it by default, as it was made for it; others can. None: onnxruntime
+    backend: Literal["openvino"] | None = None
     reference: MonitorReference | None = None  # None: a monitor has nothing to compare with
 
     def to_json(self) -> str:
@@ -158,7 +164,7 @@ class ModelMetadata:
             plain["calibration"] = self.calibration.to_dict()
         for name in (
             *("calibration", "verified", "source_sha256", "fp32_nodes", "optimized_by"),
-            *("bf16", "reference"),
+            *("bf16", "backend", "reference"),
         ):
             if plain[name] in (None, ()):
                 del plain[name]

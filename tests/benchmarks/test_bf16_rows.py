@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
 from benchmarks.bench import systems
 from benchmarks.bench.systems import Choice, Family, choose_systems
-from numclip_runtime import UsageError
+from numclip_export.graph.onnx_model import save_with_metadata
+from numclip_runtime import UsageError, read_metadata
 
 
 def test_a_row_beside_float32(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +35,28 @@ def test_a_row_beside_float32(exported: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(systems, "why_no_bf16", lambda: "no instructions")
     with pytest.raises(UsageError, match="nothing is left to measure"):
         choose_systems(Family((exported,)), Choice(("openvino",), precisions=("bf16",)), [])
+
+
+def test_rows_of_files_that_were_made_for_one_backend(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(systems, "why_no_bf16", lambda: None)
+    known = replace(read_metadata(exported), precision="int8")
+    made = {
+        "x.int8.onnx": replace(known, optimized_by="onnxruntime 1.32.0"),
+        "x.openvino.int8.onnx": replace(known, backend="openvino"),
+    }
+    for name, metadata in made.items():
+        save_with_metadata(onnx.load(exported), metadata, tmp_path / name)
+    family = Family(tuple(tmp_path / name for name in made))
+    found = choose_systems(family, Choice(("onnxruntime", "openvino")), [])
+    assert {system.name: system.precision(known) for system in found.systems} == {
+        "numclip INT8, onnxruntime": "int8",
+        "numclip INT8, OpenVINO": "int8",
+        "numclip INT8 + bf16, OpenVINO": "int8",
+    }
+    for system in found.systems[1:]:
+        backend = system.open()
+        assert backend.precision == ("int8+bf16" if system.bf16 else "int8")
+        backend.close()

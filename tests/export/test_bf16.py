@@ -90,7 +90,7 @@ def test_proof_on_this_machine(
     pytest.importorskip("openvino")
     monkeypatch.setattr(choice, "has_bf16", lambda: True)
     times = [3.0, 1.5] if faster else [1.5, 3.0]
-    monkeypatch.setattr(bf16, "lower_quartiles_ms", lambda runs: times)
+    monkeypatch.setattr(bf16, "lower_quartiles_ms", lambda runs, batch: times)
     if not faster:
         with pytest.raises(ParityError, match=r"no faster here: 3\.00 ms against 1\.50 ms in fl"):
             export(chain, tmp_path)
@@ -102,7 +102,7 @@ def test_proof_on_this_machine(
     assert proof.by == "openvino"
     assert proof.max_value_error < 1
     speed = done.details["artefacts"][0]["bf16"]["speed"]
-    assert speed == {"fp32_with": "onnxruntime", "fp32_ms": 3.0, "bf16_ms": 1.5}
+    assert speed == {"fp32_with": "onnxruntime", "fp32_ms": 3.0, "bf16_ms": 1.5, "batch": 1}
 
 
 @pytest.mark.usefixtures("emulated")

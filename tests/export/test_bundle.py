@@ -101,7 +101,7 @@ def fleet(vit: Chain, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, R
     folder = tmp_path_factory.mktemp("fleet") / "b"
     with pytest.MonkeyPatch.context() as patch:
         speed = Speed("onnxruntime", "fp32", 2.0, 1.0)
-        patch.setattr(int8_write, "measure_speed", lambda *args: speed)
+        patch.setattr(int8_write, "measure_speed", lambda *args, batch: speed)
         result = run(
             *(vit.ckpt, "--bundle", folder, "--targets", "cpu,onnx-fp16"),
             *("--max-batch", "2", "--data", vit.ckpt.parent / "val"),
@@ -223,7 +223,7 @@ def test_int8_that_is_not_worth_it_is_left_out_unless_asked_for(
     vit: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Speed("onnxruntime", "fp32", 1.0, 2.0)
-    monkeypatch.setattr(int8_write, "measure_speed", lambda *args: slow)
+    monkeypatch.setattr(int8_write, "measure_speed", lambda *args, batch: slow)
     data = ("--data", vit.ckpt.parent / "val", "--max-batch", 2)
     result = run(vit.ckpt, "--bundle", tmp_path / "b", "--targets", "cpu", *data)
     assert result.exit_code == 0, result.output

@@ -13,7 +13,7 @@ import pytest
 from numclip_export.graph.edit import Constants, copy_of
 from numclip_export.int8.calibration import layer_ranges
 from numclip_export.int8.layers import Linear, linear_layers
-from numclip_export.int8.quantize import dynamic_int8, scales_of, static_int8
+from numclip_export.int8.quantize import dynamic_int8, scales_of, static_int8, symmetric_grids
 from numclip_export.int8.smooth import balance, smooth_layer_norms
 from numclip_export.precision.fp16 import fp16_from_fp32
 from tests.export.outliers import FACTOR, FEATURES, Graph, graph_of, parts
@@ -105,7 +105,9 @@ def test_int8_keeps_the_features(graph: Graph, form: str) -> None:
     if form == "dynamic":
         quantised = dynamic_int8(model, layers)
     else:
-        quantised = static_int8(model, layers, layer_ranges(model, layers, graph.images))
+        quantised = static_int8(
+            model, layers, symmetric_grids(layer_ranges(model, layers, graph.images))
+        )
     expected = run(graph.model, graph.images)
     assert likeness(run(quantised, graph.images), expected) > 0.995
     assert quantised.ByteSize() < 0.55 * graph.model.ByteSize()  # a tiny tower: much is not linear
@@ -117,7 +119,7 @@ def test_outliers_break_int8_that_is_not_smoothed(outliers: Graph, form: str) ->
     quantised = (
         dynamic_int8(copy_of(outliers.model), outliers.layers)
         if form == "dynamic"
-        else static_int8(copy_of(outliers.model), outliers.layers, ranges)
+        else static_int8(copy_of(outliers.model), outliers.layers, symmetric_grids(ranges))
     )
     assert likeness(run(quantised, outliers.images), run(outliers.model, outliers.images)) < 0.99
 
@@ -130,7 +132,7 @@ def test_dynamic_form_multiplies_integers(graph: Graph) -> None:
 def test_static_form_is_what_tensorrt_asks_for(graph: Graph) -> None:
     """Symmetric int8 on both sides, a scale per output channel, no Q or DQ elsewhere."""
     ranges = layer_ranges(*parts(graph))
-    model = static_int8(copy_of(graph.model), graph.layers, ranges)
+    model = static_int8(copy_of(graph.model), graph.layers, symmetric_grids(ranges))
     onnx.checker.check_model(model)
     constants = Constants(model)
     kinds = Counter(node.op_type for node in model.graph.node)
@@ -173,7 +175,7 @@ def test_dead_channels_have_a_scale_in_float16(outliers: Graph, weight: float) -
         if tensor.name == layer.weight:
             tensor.CopyFrom(onnx.numpy_helper.from_array(changed, layer.weight))
     ranges = layer_ranges(model, layers, outliers.images)
-    half = fp16_from_fp32(static_int8(model, layers, ranges), set())
+    half = fp16_from_fp32(static_int8(model, layers, symmetric_grids(ranges)), set())
     constants = Constants(half)
     for node in half.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):

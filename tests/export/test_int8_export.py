@@ -2,70 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnxruntime
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
-from numclip.checkpoint import Checkpoint, save_checkpoint
-from numclip.model.model_config import ModelConfig
-from numclip.model.numclip import NumClip
 from numclip_export.cli import main
 from numclip_export.int8 import acceptance
-from numclip_runtime import ModelError, Preprocessing, load
+from numclip_runtime import ModelError, load
 from numclip_runtime.model_files.onnx_file import MappedModel
 from numclip_runtime.model_files.open_model import OpenModel
 from numclip_runtime.model_files.plan import read_plan_metadata
 from tests.export.fragile import save_fragile
-from tests.numclip.tiny import TASK, TEXT, write_photos
-
-WIDE = {"image_size": 64, "patch_size": 8, "width": 512, "head_width": 64, "layers": 2}
-OUTLIERS = 30  # times the other channels, as in trained towers
-
-
-def run(folder: Path, *args: object) -> Result:
-    return CliRunner().invoke(
-        main, ["--ckpt", str(folder / "x.pt"), "--int8", "--max-batch", "4", *map(str, args)]
-    )
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-def report_of(folder: Path) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((folder / "x.report.json").read_text("utf-8"))
-    return report
+from tests.export.wide import names, report_of, run, save_wide
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a model wide enough for INT8 to pay, whose channels are uneven."""
-    folder = tmp_path_factory.mktemp("wide")
-    write_photos(folder, "val", 20)
-    torch.manual_seed(0)
-    config = {"embed_dim": 64, "quick_gelu": True, "vision_cfg": WIDE, "text_cfg": TEXT}
-    model = NumClip(ModelConfig(config), TASK)
-    with torch.no_grad():
-        for layer in ("fc", "delta"):
-            model.regressor.get_parameter(f"{layer}.weight").normal_(std=0.1)
-        blocks: Any = model.image_encoder.get_submodule("transformer.resblocks")
-        for block in blocks:
-            chosen = torch.randperm(512)[:6]
-            block.ln_1.weight[chosen] *= OUTLIERS
-            block.attn.in_proj_weight[:, chosen] /= OUTLIERS
-            block.ln_2.weight[chosen] *= OUTLIERS
-            block.mlp.c_fc.weight[:, chosen] /= OUTLIERS
-    checkpoint = Checkpoint(model.eval(), Preprocessing(64, 72), {}, str(folder / "val.csv"))
-    save_checkpoint(folder / "x.pt", checkpoint)
-    return folder
+    return save_wide(tmp_path_factory.mktemp("wide"))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +119,7 @@ def test_second_export_takes_the_calibration_from_the_cache(for_cpu: tuple[Path,
 def test_a_file_that_is_no_faster_is_refused_with_both_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, int8_ms: float
 ) -> None:
-    monkeypatch.setattr(acceptance, "lower_quartiles_ms", lambda _: [1.5, int8_ms])
+    monkeypatch.setattr(acceptance, "lower_quartiles_ms", lambda _, batch: [1.5, int8_ms])
     save_fragile(tmp_path, 1)
     before = names(tmp_path)
     result = run(tmp_path, "--target", "cpu")

@@ -106,6 +106,7 @@ def test_missing_field(name: str) -> None:
         ({"verified": 1}, "'verified' must be true or false, got 1"),
         ({"precision": "fp8"}, "'precision' must be one of fp32, fp16, int8, got 'fp8'"),
         ({"input": ["uint8"]}, "'input' must be text, got a list of 1"),
+        ({"backend": "torch"}, "'backend' must be one of openvino, got 'torch'"),
         ({"parity": {"fp32_mean": "small"}}, "'parity', 'fp32_mean' must be a number"),
         ({"parity": [1]}, "'parity' must be a table, got a list of 1"),
         ({"versions": {"torch": 2}}, "'versions', 'torch' must be text, got 2"),

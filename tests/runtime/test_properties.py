@@ -87,6 +87,7 @@ def metadata(draw: st.DrawFn) -> ModelMetadata:
         draw(st.none() | st.booleans()),
         fp32_nodes=tuple(draw(st.lists(texts, max_size=3))),
         optimized_by=draw(st.none() | texts),
+        backend=draw(st.sampled_from([None, "openvino"])),
     )
 
 

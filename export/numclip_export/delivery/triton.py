@@ -62,6 +62,11 @@ class TritonRepository:
         """
         if folder is None:
             return None
+        if target == "openvino":
+            raise UsageError(
+                "Triton runs ONNX files in onnxruntime, and --target openvino is not for it; "
+                "choose --target cpu, or leave --triton out."
+            )
         if target == "tensorrt-rtx":
             raise UsageError(
                 "--triton: Triton's TensorRT does not run engines of TensorRT-RTX; choose "

@@ -66,7 +66,12 @@ def _of_graph(file: OpenModel, target: Target, max_batch: int | None) -> ServedF
             f"this file has operators that {metadata.optimized_by} put in: it needs a Triton "
             "whose onnxruntime is that version; the float32 file runs on others as well."
         )
-    if target == "cpu" or alone or metadata.optimized_by is not None:
+    if metadata.backend is not None:
+        notes.append(
+            "this file was made for OpenVINO, and Triton's onnxruntime runs it more slowly than "
+            "one of --target cpu."
+        )
+    if target == "cpu" or alone or metadata.optimized_by or metadata.backend:
         cores = usable_cores()
         notes.append(
             f"{cores} instances of one thread, as many as this machine has cores; set count in "

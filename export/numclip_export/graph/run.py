@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -79,3 +80,24 @@ def largest_magnitudes(
     runs = run_batches(cpu_session(watched, fused=fused), list(peaks.values()), images)
     largest = [np.max(column, axis=0) for column in zip(*runs, strict=True)]
     return dict(zip(peaks, largest, strict=True))
+
+
+def extremes(
+    model: onnx.ModelProto, names: Iterable[str], images: InputArray
+) -> dict[str, tuple[float, float]]:
+    """Measure the smallest and largest number of tensors in a float32 graph, over all images.
+
+    Args:
+        model: float32 graph.
+        names: Tensors.
+        images: (N, ...) in the form of the graph's input.
+    """
+    ends = {name: (f"{name}/smallest", f"{name}/largest") for name in names}
+    watched = with_outputs(model, chain.from_iterable(ends.values()))
+    for name, results in ends.items():
+        for kind, result in zip(("ReduceMin", "ReduceMax"), results, strict=True):
+            watched.graph.node.append(onnx.helper.make_node(kind, [name], [result], keepdims=0))
+    session = cpu_session(watched, fused=True)
+    runs = np.array(run_batches(session, list(chain.from_iterable(ends.values())), images))
+    found = zip(runs[:, ::2].min(0).tolist(), runs[:, 1::2].max(0).tolist(), strict=True)
+    return dict(zip(ends, found, strict=True))

@@ -11,9 +11,10 @@ import onnx
 from numclip_export.graph.names import in_image_encoder, module_of
 from numclip_export.precision.mixed_precision_search import BLOCK
 
-# dynamic: linear layers for onnxruntime on a CPU, activations measured at run time; qdq:
-# convolutions for a CPU, measured beforehand; static: TensorRT's Q/DQ
-Int8Form = Literal["dynamic", "qdq", "static"]
+# dynamic: linear layers for onnxruntime on a CPU, activations measured at run time; asymmetric:
+# linear layers for OpenVINO, measured beforehand; qdq: convolutions for a CPU, measured beforehand;
+# static: TensorRT's Q/DQ
+Int8Form = Literal["dynamic", "asymmetric", "qdq", "static"]
 CHAIN = ("Conv", "Relu", "Add", "MaxPool", "AveragePool")  # quantised together
 POOL = ".attnpool"  # attention at the end of CLIP's ResNets
 

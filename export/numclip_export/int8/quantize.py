@@ -6,7 +6,9 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,14 @@ from numclip_runtime.preprocess import FloatArray
 STATIC_INT8_OPSET = 19  # the first whose QuantizeLinear accepts float16
 SMALLEST_SCALE = 2.0**-20  # float16 holds it with 4 bits; its rounding error is below 1e-6
 LARGEST = 127  # symmetric: -127 to 127, zero is exact
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The numbers that an activation is rounded to: scale * (q - zero)."""
+
+    scale: Array  # () float32
+    zero: npt.NDArray[np.integer[Any]]  # () int8 or uint8: q has the same type
 
 
 def dynamic_int8(model: onnx.ModelProto, layers: list[Linear]) -> onnx.ModelProto:
@@ -131,24 +141,47 @@ def _without_advice() -> Iterator[None]:
         logger.removeFilter(keep)
 
 
-def static_int8(
-    model: onnx.ModelProto, layers: list[Linear], ranges: Mapping[str, Array]
-) -> onnx.ModelProto:
-    """Quantise for TensorRT, with explicit QuantizeLinear and DequantizeLinear; in place.
+def symmetric_grids(ranges: Mapping[str, Array]) -> dict[str, Grid]:
+    """Return grids with zero points 0, as TensorRT demands.
 
-    Symmetric on both sides, zero points 0, one scale per activation and one per output channel of a
-    weight; biases and outputs stay as they are.
+    Args:
+        ranges: Largest magnitude of each channel, (C,), by activation tensor.
+    """
+    zero = np.zeros((), np.int8)
+    return {name: Grid(scales_of(np.max(found)), zero) for name, found in ranges.items()}
+
+
+def asymmetric_grids(ends: Mapping[str, tuple[float, float]]) -> dict[str, Grid]:
+    """Return grids of 256 steps from the smallest to the largest number; zero is exact.
+
+    Args:
+        ends: Smallest and largest number by activation tensor.
+    """
+    grids = {}
+    for name, (smallest, largest) in ends.items():
+        low, high = min(smallest, 0.0), max(largest, 0.0)
+        scale = np.float32(max((high - low) / 255, SMALLEST_SCALE))
+        grids[name] = Grid(np.array(scale), np.array(np.clip(np.rint(-low / scale), 0, 255), "u1"))
+    return grids
+
+
+def static_int8(
+    model: onnx.ModelProto, layers: list[Linear], grids: Mapping[str, Grid]
+) -> onnx.ModelProto:
+    """Quantise with explicit QuantizeLinear and DequantizeLinear, for TensorRT; in place.
+
+    One grid per activation, and one scale per output channel of a weight, which is symmetric;
+    biases and outputs stay as they are.
 
     Args:
         model: float32 graph.
         layers: Layers to quantise.
-        ranges: Largest magnitude of each channel, (C,), by activation tensor.
+        grids: By activation tensor.
 
     Returns:
         The same model.
     """
     constants, taken = Constants(model), {node.name for node in model.graph.node}
-    zero = constants.put("int8_zero", np.zeros((), np.int8))
     by_node = {layer.node: layer for layer in layers}
     quantised: dict[str, str] = {}  # activation -> its dequantised twin
     nodes: list[onnx.NodeProto] = []
@@ -157,8 +190,9 @@ def static_int8(
         if layer is not None:
             module = module_of(layer.node)
             if layer.activation not in quantised:
-                step = scales_of(np.max(ranges[layer.activation]))
-                scale = constants.put(f"{layer.activation}/scale", step)
+                grid = grids[layer.activation]
+                scale = constants.put(f"{layer.activation}/scale", grid.scale)
+                zero = constants.put(f"{layer.activation}/zero", grid.zero)
                 nodes += _activation_pair(layer.activation, scale, zero, module, taken)
                 quantised[layer.activation] = nodes[-1].output[0]
             nodes.append(_dequantised_weight(layer, constants, module, taken))

@@ -8,8 +8,10 @@ from typing import Any
 
 import onnx
 
+from numclip_export.engine.build_options import OPT_BATCH
 from numclip_export.exported_file import Draft, ExportedFile
 from numclip_export.graph.edit import copy_of
+from numclip_export.graph.run import extremes
 from numclip_export.graph.types import features_name
 from numclip_export.graph.uint8_input import with_uint8_input
 from numclip_export.images import normalised
@@ -18,18 +20,22 @@ from numclip_export.int8.calibration import Int8Data, cached_ranges
 from numclip_export.int8.layers import Int8Form, linear_layers, quantisable
 from numclip_export.int8.patch_embedding import with_pixel_stem
 from numclip_export.int8.quantize import (
+    asymmetric_grids,
     convolutional_int8,
     dynamic_int8,
     optimised_for_cpu,
     static_int8,
+    symmetric_grids,
 )
 from numclip_export.int8.smooth import smooth_layer_norms
-from numclip_export.parity import Parity, Reference
+from numclip_export.options import Target
+from numclip_export.parity import Parity, ParityError, Reference, Run
+from numclip_export.precision.bf16 import prove_bf16
 from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes
 from numclip_export.precision.fp16_emulation import GraphRun
 from numclip_export.precision.mixed_precision_search import fp32_parts
 from numclip_runtime import ModelMetadata, UsageError, load
-from numclip_runtime.metadata import InputKind
+from numclip_runtime.metadata import Bf16Proof, InputKind
 
 
 class NothingToQuantiseError(UsageError):
@@ -54,7 +60,7 @@ def write_int8(
     metadata: ModelMetadata,
     reference: Reference | None,
     *,
-    for_cpu: bool,
+    form: Int8Form,
     data: Int8Data,
     fp32_file: Path,
 ) -> ExportedFile:
@@ -65,7 +71,7 @@ def write_int8(
         model: float32 graph, itself in parity.
         metadata: Of the INT8 file, without parity; names its kind of input.
         reference: None skips verification.
-        for_cpu: For onnxruntime on a CPU, in place of an engine.
+        form: See `int8_form`.
         data: Images to calibrate with and to judge by.
         fp32_file: Verified float32 file, which a CPU file must beat.
 
@@ -73,16 +79,22 @@ def write_int8(
         NotWorthItError: if it is less accurate than the budget allows, or not faster.
         NothingToQuantiseError: if the model has no layer to quantise.
     """
-    form: Int8Form = "static"
-    if for_cpu:
-        form = "dynamic" if quantisable(model, "dynamic") else "qdq"
     quantised = quantise(model, metadata, form, data)
     draft.write(quantised.written, quantised.metadata)
-    details, parity = quantised.details | {"input": quantised.metadata.input}, None
+    metadata, parity = quantised.metadata, None
+    details = quantised.details | {"input": metadata.input}
     if reference is not None:
-        parity, measured = _prove(draft, quantised, reference, data, fp32_file)
-        details |= measured
-    return draft.finish(quantised.metadata, parity, quantised.graph, **details)
+        parity, proof, measured = _prove(draft, quantised, reference, data, fp32_file)
+        metadata, details = replace(metadata, bf16=proof), details | measured
+    return draft.finish(metadata, parity, quantised.graph, **details)
+
+
+def int8_form(model: onnx.ModelProto, target: Target) -> Int8Form:
+    """Return the form that a target runs fastest: of a CPU it depends on the network."""
+    if target not in ("cpu", "openvino"):
+        return "static"
+    wanted: Int8Form = "dynamic" if target == "cpu" else "asymmetric"
+    return wanted if quantisable(model, wanted) else "qdq"
 
 
 def quantise(
@@ -125,10 +137,17 @@ def quantise(
         kind: InputKind = "float32" if stem is None else "uint8"
         metadata = replace(metadata, input=kind, optimized_by=optimizer)
         return Quantised(form, graph, written, features, metadata, details)
+    if form == "asymmetric":
+        read = dict.fromkeys(layer.activation for layer in layers)
+        grids = asymmetric_grids(extremes(balanced, read, data.calibration))
+    else:
+        now = {name: found / scales.get(name, 1) for name, found in ranges.items()}
+        grids = symmetric_grids(now)
     if metadata.input == "uint8":
         balanced = with_uint8_input(balanced, metadata.preprocessing)
-    now = {name: found / scales.get(name, 1) for name, found in ranges.items()}
-    explicit = static_int8(balanced, layers, now)
+    explicit = static_int8(balanced, layers, grids)
+    if form == "asymmetric":
+        return Quantised(form, explicit, explicit, features_name(explicit), metadata, details)
     graph = fp16_from_fp32(explicit, head_nodes(explicit))
     metadata = replace(metadata, fp32_nodes=fp32_parts(graph))
     details["fp32_nodes"] = list(metadata.fp32_nodes)
@@ -137,36 +156,57 @@ def quantise(
 
 def _prove(
     draft: Draft, quantised: Quantised, reference: Reference, data: Int8Data, fp32_file: Path
-) -> tuple[Parity, dict[str, Any]]:
-    """Return the parity, and the other measurements.
+) -> tuple[Parity, Bf16Proof | None, dict[str, Any]]:
+    """Return the parity, the proof of bfloat16 beside INT8, and the other measurements.
 
     Raises:
         NotWorthItError: if they speak against the file.
     """
     metadata, static = quantised.metadata, quantised.form == "static"
     images = reference.images.of_kind(metadata.input)
+    proof, measured = None, dict[str, Any](accuracy=None, speed=None)
     with load(fp32_file, device="cpu") as exact, draft.open() as opened:
-        # float16 tensors between INT8 layers: rounded for real, which onnxruntime does not do
-        graph = GraphRun(quantised.graph, quantised.features)
-        run = graph if static else opened.backend.run
-        parity = reference.judge(run, "int8", graph.features(images), kind=metadata.input)
-        if not parity.passed:
-            raise NotWorthItError(
-                f"{draft.path}: not kept, {parity.difference}; use --fp16 for a GPU, or the "
-                "float32 file."
-            )
-        measured: dict[str, Any] = {"accuracy": None, "speed": None}
-        if len(data.labels):
+
+        def accuracy_of(run: Run) -> dict[str, Any] | None:
+            if not len(data.labels):
+                return None
             planes = normalised(data.labelled, metadata.preprocessing)
             both = (planes, data.labelled if metadata.input == "uint8" else planes)
             accuracy = measure_accuracy(exact.backend.run, run, both, data.labels, metadata.task)
             if not accuracy.passed:
-                reason = accuracy.refusal(metadata.task)
-                raise NotWorthItError(f"{draft.path}: not kept, {reason}.")
-            measured["accuracy"] = asdict(accuracy) | {"passed": True}
+                raise ParityError(accuracy.difference(metadata.task))
+            return asdict(accuracy) | {"passed": True}
+
+        # float16 tensors between INT8 layers: rounded for real, which onnxruntime does not do
+        graph = GraphRun(quantised.graph, quantised.features)
+        run = graph if static else opened.backend.run
+        parity = reference.judge(run, "int8", graph.features(images), kind=metadata.input)
+        try:
+            if not parity.passed:
+                raise ParityError(parity.difference)
+            measured["accuracy"] = accuracy_of(run)
+        except ParityError as error:
+            raise NotWorthItError(
+                f"{draft.path}: not kept, {error}; use --fp16 for a GPU, or the float32 file."
+            ) from None
+        if metadata.backend == "openvino":
+            try:
+                proof, measured["bf16"] = prove_bf16(
+                    draft.temporary,
+                    quantised.graph,
+                    reference,
+                    features=quantised.features,
+                    precision="int8",
+                    kind=metadata.input,
+                    batch=OPT_BATCH,
+                    judge=accuracy_of,
+                )
+            except ParityError as error:
+                measured["bf16_note"] = f"all but INT8 stays in float32: {error}"
     if not static:
-        speed = measure_speed(fp32_file, draft.temporary, reference.images.of_kind)
+        batch = OPT_BATCH if quantised.form == "asymmetric" else 1
+        speed = measure_speed(fp32_file, draft.temporary, reference.images.of_kind, batch=batch)
         if not speed.passed:
             raise NotWorthItError(f"{draft.path}: not kept, {speed.refusal()}.")
         measured["speed"] = asdict(speed) | {"passed": True}
-    return parity, measured
+    return parity, proof, measured

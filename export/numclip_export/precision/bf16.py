@@ -1,14 +1,18 @@
-"""Prove that a float32 file may run in bfloat16: on this CPU, or by rounding each tensor."""
+"""Prove that a file may run in bfloat16: on this CPU, or by rounding each tensor.
+
+Of a float32 file all of the image encoder, of an INT8 file what is not INT8.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import onnx
 from onnx import TensorProto
 
-from numclip.evaluation.timing import lower_quartiles_ms
+from numclip.evaluation.timing import images_per_run, lower_quartiles_ms
 from numclip_export.graph.edit import copy_of, set_nodes
 from numclip_export.graph.names import in_image_encoder
 from numclip_export.graph.types import features_name, tensor_types
@@ -19,7 +23,8 @@ from numclip_runtime import load
 from numclip_runtime.backends import OpenOptions
 from numclip_runtime.backends.bf16 import why_no_bf16
 from numclip_runtime.backends.openvino import OpenVinoBackend
-from numclip_runtime.metadata import Bf16Proof
+from numclip_runtime.metadata import Arithmetic, Bf16Proof, InputKind
+from numclip_runtime.preprocess import InputArray
 
 PRODUCTS = frozenset(("Attention", "Conv", "Gemm", "MatMul"))  # they read rounded weights
 
@@ -63,55 +68,68 @@ def bf16_twin(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def prove_bf16(
-    path: Path, written: Path, model: onnx.ModelProto, reference: Reference
+    written: Path,
+    model: onnx.ModelProto,
+    reference: Reference,
+    *,
+    features: str | None = None,
+    precision: Arithmetic = "bf16",
+    kind: InputKind = "float32",
+    batch: int = 1,
+    judge: Callable[[Run], object] = lambda run: None,
 ) -> tuple[Bf16Proof, dict[str, Any]]:
-    """Compare a float32 file in bfloat16 with the checkpoint.
+    """Compare a file in bfloat16 with the checkpoint.
 
-    OpenVINO computes it where it can here, and is timed against the float32 file as users run it;
+    OpenVINO computes it where it can here, and is timed against the file as users run it otherwise;
     else each tensor is rounded, and the time is not known.
 
     Args:
-        path: Final name of the file, for errors.
-        written: Where it is.
+        written: The file.
         model: Its graph.
         reference: Of the checkpoint.
+        features: Tensor that leaves the image encoder; None finds it by the nodes' names.
+        precision: Its budget applies.
+        kind: The file's kind of input.
+        batch: Images per timed run.
+        judge: Raises a ParityError if a run is not good enough for another reason.
 
     Returns:
         The proof, and its part of the report.
 
     Raises:
-        ParityError: if it is beyond the budget, or no faster.
+        ParityError: with the reason alone, if it is beyond the budget, or no faster.
     """
-    features = features_name(model)
+    features, images = features or features_name(model), reference.images.of_kind(kind)
     if (problem := why_no_bf16()) is not None:
         run = GraphRun(bf16_twin(model), features)
-        parity = reference.judge(run, "bf16", run.features(reference.images.inputs))
+        parity = reference.judge(run, precision, run.features(images), kind=kind)
+        judge(run)
         by: Literal["openvino", "emulation"] = "emulation"
         details: dict[str, Any] = {"by": f"emulation: {problem}", "speed": None}
     else:
         backend = OpenVinoBackend(written, OpenOptions(threads=1), proving=features)
         try:
-            parity = reference.judge(backend.run, "bf16")
+            parity = reference.judge(backend.run, precision, kind=kind)
+            judge(backend.run)
             by = "openvino"
-            details = {"by": "openvino", "speed": _speed(written, backend.run, reference)}
+            details = {"by": "openvino", "speed": _speed(written, backend.run, images, batch)}
         finally:
             backend.close()
     if not parity.passed:
-        raise ParityError(
-            f"{path}: not kept, in bfloat16 {parity.difference}; leave --bf16 out, or use --int8."
-        )
+        raise ParityError(f"in bfloat16 {parity.difference}")
     if (speed := details["speed"]) is not None and speed["bf16_ms"] >= speed["fp32_ms"]:
         raise ParityError(
-            f"{path}: not kept, bfloat16 is no faster here: {speed['bf16_ms']:.2f} ms against "
-            f"{speed['fp32_ms']:.2f} ms in float32 (one image, one thread); leave --bf16 out."
+            f"bfloat16 is no faster here: {speed['bf16_ms']:.2f} ms against "
+            f"{speed['fp32_ms']:.2f} ms in float32 ({images_per_run(batch)}, one thread)"
         )
     errors = parity.max_value_error, parity.mean_value_error, parity.max_prob_error
     return Bf16Proof(features, *errors, by), details | {"parity": parity.to_dict()}
 
 
-def _speed(written: Path, run: Run, reference: Reference) -> dict[str, Any]:
+def _speed(written: Path, run: Run, images: InputArray, batch: int) -> dict[str, Any]:
     """Time bfloat16 against float32 in the backend that runs it by default."""
-    images = reference.images.inputs
     with load(written, device="cpu", threads=1, bf16=False) as exact:
-        fp32_ms, bf16_ms = lower_quartiles_ms([(exact.backend.run, images), (run, images)])
-        return {"fp32_with": exact.backend.name, "fp32_ms": fp32_ms, "bf16_ms": bf16_ms}
+        both = [(exact.backend.run, images), (run, images)]
+        fp32_ms, bf16_ms = lower_quartiles_ms(both, batch=batch)
+        speed = {"fp32_with": exact.backend.name, "fp32_ms": fp32_ms, "bf16_ms": bf16_ms}
+        return speed | {"batch": batch}

@@ -188,7 +188,8 @@ _OPENING = (  # how a model is opened
     click.option(
         "--backend",
         type=click.Choice(get_args(BackendName)),
-        help="Default: onnxruntime for .onnx (openvino for bfloat16), tensorrt for .plan.",
+        help="Default: onnxruntime for .onnx (openvino for bfloat16 and what was made for it), "
+        "tensorrt for .plan.",
     ),
     click.option(
         "--bf16/--no-bf16",

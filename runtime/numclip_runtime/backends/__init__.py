@@ -45,7 +45,8 @@ class OpenOptions:
     # runs on the CPU although a GPU is present, `notes` of the backend explain why. "cuda": a GPU,
     # or an error
     device: DeviceKind = "auto"
-    backend: BackendName | None = None  # None: onnxruntime for ONNX files, tensorrt for plans
+    # None: tensorrt for plans, onnxruntime for ONNX files, or the backend that they were made for
+    backend: BackendName | None = None
     # Expected SHA-256 of the file, hexadecimal. None: as `<model>.sha256` states, which
     # numclip-export writes; not checked if there is no such file
     sha256: str | None = None
@@ -165,7 +166,7 @@ class Backend(Protocol):
     lanes: int  # concurrent calls of `run` that gain speed; more are allowed, and wait
     threads: int | None  # CPU threads inside one run; None: the backend's choice, or a GPU runs it
     max_batch: int | None  # images in one run, larger batches are split; None: no limit
-    precision: Arithmetic  # of the network's products: the file's, or bf16
+    precision: Arithmetic  # of the network's products: the file's, or with bf16
 
     @property
     def notes(self) -> Sequence[str]:
@@ -223,9 +224,10 @@ def open_backend(model: Path | OpenModel | Address, options: OpenOptions = DEFAU
 
 
 def _open_onnx(model: OpenModel, options: OpenOptions) -> Backend:
-    from numclip_runtime.backends.bf16 import is_for_bf16
+    from numclip_runtime.backends.bf16 import is_for_openvino
 
-    if options.backend == "openvino" or (options.backend is None and is_for_bf16(model, options)):
+    chosen = options.backend
+    if chosen == "openvino" or (chosen is None and is_for_openvino(model, options)):
         from numclip_runtime.backends.openvino import OpenVinoBackend
 
         return OpenVinoBackend(model, options)

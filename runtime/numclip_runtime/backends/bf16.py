@@ -1,4 +1,4 @@
-"""Where a float32 file runs in bfloat16."""
+"""Which files OpenVINO runs by default, and which of them in bfloat16."""
 
 from __future__ import annotations
 
@@ -23,11 +23,19 @@ def why_no_bf16() -> str | None:
     return None
 
 
-def is_for_bf16(model: OpenModel, options: OpenOptions) -> bool:
-    """Return whether OpenVINO opens a file because of bfloat16, where no backend was named."""
-    if options.bf16 is not None or options.device == "cuda" or options.require_gpu:
+def is_for_openvino(model: OpenModel, options: OpenOptions) -> bool:
+    """Return whether OpenVINO opens a file, where no backend was named.
+
+    It does if the file was made for it, or computes in bfloat16 here.
+    """
+    if options.bf16 or options.device == "cuda" or options.require_gpu:
         return options.bf16 is True
-    if why_no_bf16() is not None or read_onnx_metadata(model).bf16 is None:
+    if find_spec("openvino") is None:
+        return False
+    metadata = read_onnx_metadata(model)
+    if metadata.backend is not None:
+        return True
+    if options.bf16 is False or metadata.bf16 is None or not has_bf16():
         return False
     return options.device == "cpu" or probe_cuda().problem is not None  # a GPU comes first
 

@@ -45,7 +45,7 @@ class Chosen:
     @property
     def sentence(self) -> str:
         """What runs, and why."""
-        bf16 = ", in bfloat16" * (self.backend.precision == "bf16")
+        bf16 = ", in bfloat16" * ("bf16" in self.backend.precision)
         return f"{self.candidate.artefact.file} of this bundle: {self.candidate.why}{bf16}"
 
 

@@ -107,6 +107,11 @@ class OnnxRuntimeBackend:
                 )
             if device == "cuda" or driver.problem is None:
                 self.notes.append(f"{model.path}: runs on the CPU: {problem}.")
+            if metadata.backend == "openvino" and options.backend is None:
+                self.notes.append(
+                    f"{model.path}: was made for OpenVINO, which runs it faster and is not "
+                    "installed: pip install 'numclip[openvino]'."
+                )
             throughput = options.optimize_for == "throughput"
             if self.threads is None:  # for throughput as many runs as there are cores, else one
                 self.threads = 1 if throughput else threads_of_a_run()

@@ -31,7 +31,8 @@ class OpenVinoBackend:
     inference of 1 thread per core, each with buffers of its own.
 
     In bfloat16 the image encoder and the head are two networks: OpenVINO would compute both in
-    bfloat16, which moved values of a trained model by 1.5 of 100; with a float32 head by 0.01.
+    bfloat16, which moved values of a trained model by 1.5 of 100; with a float32 head by 0.01. Of
+    an INT8 file, all that is not INT8 is in bfloat16.
 
     Args:
         model: A file that numclip exported: its path, or the open file.
@@ -62,7 +63,9 @@ class OpenVinoBackend:
     def _load(self, model: OpenModel, options: OpenOptions, proving: str | None) -> None:
         self.metadata = read_onnx_metadata(model)
         features = proving or bf16_features(model.path, self.metadata, options.bf16)
-        self.precision: Arithmetic = self.metadata.precision if features is None else "bf16"
+        self.precision: Arithmetic = self.metadata.precision
+        if features is not None:
+            self.precision = "int8+bf16" if self.precision == "int8" else "bf16"
         openvino = import_extra("openvino", "openvino")
         check_graph(model)
         if (made_for := self.metadata.optimized_by) is not None:

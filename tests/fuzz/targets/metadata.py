@@ -41,6 +41,7 @@ def seeds() -> Iterator[bytes]:
         "parity": {"max": 1e-5},
         "versions": {"torch": "2.13.0"},
         "optimized_by": "onnxruntime 1.32.0",
+        "backend": "openvino",
     }
     yield json.dumps(plain).encode()
     for change in ({"crop": 1e400}, {"std": [float("nan"), -1, 0]}, {"resize": 10**30}):

@@ -81,8 +81,9 @@ def check_model(path: Path, packages: Mapping[str, str | None], driver: CudaDriv
                 value = predictor.predict(grey).value
                 check.facts |= _facts(predictor.metadata)
                 backend = predictor.backend
-                used = backend.precision == "bf16"
-                check.facts["runs with"] = f"{backend.name}, {backend.provider}" + ", bf16" * used
+                used = "bf16" in backend.precision
+                runs = f"{backend.name}, {backend.provider}"
+                check.facts["runs with"] = f"{runs}, {backend.precision}" if used else runs
                 if predictor.choice is not None:
                     check.facts["chosen"] = predictor.choice
                 if (proof := predictor.metadata.bf16) is not None:

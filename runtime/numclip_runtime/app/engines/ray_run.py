@@ -78,7 +78,8 @@ class _RayRun:
     def run(self) -> int:
         options = self.options
         backend = options.opening.backend or ("tensorrt" if is_plan(self.model.path) else None)
-        backend = backend or ("openvino" if options.opening.bf16 else "onnxruntime")
+        made_for = self.model.metadata.backend or "onnxruntime"
+        backend = backend or ("openvino" if options.opening.bf16 else made_for)
         runs_on = f"{backend} on {'gpu' if self.needs.gpus else 'cpu'}"
         with ExitStack() as outputs:
             parts = outputs.enter_context(open_job(self.model, options, self.source.files, runs_on))
