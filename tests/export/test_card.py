@@ -84,8 +84,8 @@ def of_groups(report: dict[str, Any]) -> dict[str, Any]:
                 "0.15 lm/m^2 \\[lux\\] in the mean",
                 "- 12 layers, dynamic ranges; calibrated on 48 validation images.",
                 "on 77 labelled images: 2.62 lm/m^2 \\[lux\\], in float32 2.5 lm",
-                "- One image, lower quartile: 4.25 ms, in fp32 9.50 ms (onnxruntime X; Fast CPU 9000, "
-                "8 logical cores)",
+                "- One image, lower quartile: 4.25 ms, in fp32 9.50 ms (onnxruntime X; "
+                "Fast CPU 9000, 8 logical cores)",
             ),
             ("not measured",),
         ),
