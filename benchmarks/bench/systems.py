@@ -195,8 +195,8 @@ def _in_bf16(
         return []
     if metadata.bf16 is None:
         notes.append(
-            f"{system.model.name}: bfloat16 is not proved of this file, so it runs without unless "
-            "exported with a proof; its row of bf16 shows what that would give."
+            f"{system.model.name}: bfloat16 is not proved of this file, so it does not use it by "
+            "default; the row of bf16 shows what a proof at the export would give."
         )
     name = f"numclip {'bf16' if metadata.precision == 'fp32' else 'INT8 + bf16'}, OpenVINO"
     return [replace(system, name=name, backend="openvino", features=features, bf16=True)]

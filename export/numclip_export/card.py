@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from numclip.evaluation.timing import images_per_run
 from numclip_export.engine.build import capability_text
 from numclip_runtime.console import visible
 
@@ -38,6 +39,7 @@ def _template() -> Template:
     )
     environment.filters.update(
         capabilities=capability_text,
+        images_per_run=images_per_run,
         json=lambda value, ascii=True: Markup(json.dumps(value, ensure_ascii=ascii)),
         number=lambda value, form="%.2g": "not finite" if value is None else form % value,
         shell=lambda value: Markup(shlex.quote(value)),

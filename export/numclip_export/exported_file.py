@@ -62,7 +62,7 @@ class Draft:
 
     @contextmanager
     def open(self) -> Iterator[Predictor]:
-        """Open the file as users will, on the CPU: a GPU rounds differently. Not in bfloat16."""
+        """Open the file on the CPU, without bfloat16; a GPU would round differently."""
         with load(self.temporary, device="cpu", bf16=False) as predictor:
             self.compared = run_grey(predictor)
             yield predictor

@@ -13,7 +13,7 @@ from numclip_runtime.commands import add, group
 from numclip_runtime.console import FILE
 from numclip_runtime.metadata import InputKind, Precision
 
-Asked = Literal[Precision, "bf16"]  # bf16 is proved of the float32 file
+PrecisionChoice = Literal[Precision, "bf16"]  # bf16 is proved of the float32 file
 
 
 def compute_capabilities(text: str) -> tuple[int, ...]:
@@ -97,7 +97,7 @@ FLAGS = add(
         "Form",
         click.option(
             "--precision",
-            type=click.Choice(get_args(Asked)),
+            type=click.Choice(get_args(PrecisionChoice)),
             help="fp16 and int8 add x.fp16.onnx or x.int8.onnx; bf16 proves that a CPU may run the "
             "fp32 file in bfloat16.  [default: fp32]",
         ),
@@ -196,14 +196,18 @@ FLAGS = add(
 
 
 def precision_of(
-    precision: Asked | None, *, fp16: bool, int8: bool, bf16: bool
+    precision: PrecisionChoice | None, *, fp16: bool, int8: bool, bf16: bool
 ) -> tuple[Precision, bool]:
     """Return the precision that --precision and its short forms name, and whether bf16 is proved.
 
     Raises:
         UsageError: if they name two.
     """
-    asked: tuple[tuple[Asked, bool], ...] = (("fp16", fp16), ("int8", int8), ("bf16", bf16))
+    asked: tuple[tuple[PrecisionChoice, bool], ...] = (
+        ("fp16", fp16),
+        ("int8", int8),
+        ("bf16", bf16),
+    )
     named = {name for name, given in asked if given}
     if precision is not None:
         named.add(precision)

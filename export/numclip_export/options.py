@@ -18,6 +18,7 @@ from numclip_runtime.model_files.given import kind_of
 if TYPE_CHECKING:  # engines are built on devices without the training package's requirements
     from numclip.data.columns import TableOptions
 
+CPU_TARGETS = ("cpu", "openvino")
 Target = Literal["auto", "onnx", "cpu", "openvino", "tensorrt", "tensorrt-rtx"]
 # Parameters that are for engines only
 ENGINE_ONLY = tuple(f.name for f in fields(EngineOptions) if f.name not in ("target", "max_batch"))
@@ -147,7 +148,7 @@ class ExportOptions:
     @property
     def for_cpu(self) -> bool:
         """Whether the files are for a CPU, in place of an engine."""
-        return self.target.target in ("cpu", "openvino")
+        return self.target.target in CPU_TARGETS
 
     @property
     def second_input(self) -> InputKind:
@@ -171,7 +172,7 @@ def resolve_target(target: Target, precision: Precision, options: EngineOptions)
             ask for, or an engine's options are given where none is built.
         MissingDependencyError: if the builder that was asked for is not installed.
     """
-    if target in ("cpu", "openvino") and precision == "fp16":
+    if target in CPU_TARGETS and precision == "fp16":
         raise UsageError(
             "fp16 is for GPUs, a CPU computes it more slowly than fp32; use --int8, or leave "
             "--fp16 out."

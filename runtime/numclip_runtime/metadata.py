@@ -150,7 +150,7 @@ class ModelMetadata:
     # "onnxruntime 1.32.0": the graph was optimised by it beforehand, and has operators of its own
     optimized_by: str | None = None
     bf16: Bf16Proof | None = None  # None: not proved, so all but INT8 is computed in float32
-    # The backend that runs it by default, as it was made for it; others can. None: onnxruntime
+    # The backend that it was made for, which runs it by default; others can. None: onnxruntime
     backend: Literal["openvino"] | None = None
     reference: MonitorReference | None = None  # None: a monitor has nothing to compare with
 

@@ -168,7 +168,7 @@ def asymmetric_grids(ends: Mapping[str, tuple[float, float]]) -> dict[str, Grid]
 def static_int8(
     model: onnx.ModelProto, layers: list[Linear], grids: Mapping[str, Grid]
 ) -> onnx.ModelProto:
-    """Quantise with explicit QuantizeLinear and DequantizeLinear, for TensorRT; in place.
+    """Quantise with explicit QuantizeLinear and DequantizeLinear; in place.
 
     One grid per activation, and one scale per output channel of a weight, which is symmetric;
     biases and outputs stay as they are.

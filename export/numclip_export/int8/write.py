@@ -28,7 +28,7 @@ from numclip_export.int8.quantize import (
     symmetric_grids,
 )
 from numclip_export.int8.smooth import smooth_layer_norms
-from numclip_export.options import Target
+from numclip_export.options import CPU_TARGETS, Target
 from numclip_export.parity import Parity, ParityError, Reference, Run
 from numclip_export.precision.bf16 import prove_bf16
 from numclip_export.precision.fp16 import fp16_from_fp32, head_nodes
@@ -91,7 +91,7 @@ def write_int8(
 
 def int8_form(model: onnx.ModelProto, target: Target) -> Int8Form:
     """Return the form that a target runs fastest: of a CPU it depends on the network."""
-    if target not in ("cpu", "openvino"):
+    if target not in CPU_TARGETS:
         return "static"
     wanted: Int8Form = "dynamic" if target == "cpu" else "asymmetric"
     return wanted if quantisable(model, wanted) else "qdq"
