@@ -106,6 +106,18 @@ def parse_words(choices: tuple[str, ...]) -> Callable[..., tuple[str, ...] | Non
     help="Seconds of timed batches per row, in place of --iterations.",
 )
 @click.option(
+    "--rounds",
+    "most_rounds",
+    type=click.IntRange(1),
+    default=Plan.most_rounds,
+    help="Most turns of a row, over which its timed batches are spread.",
+)
+@click.option(
+    "--reload",
+    is_flag=True,
+    help="Load each for each turn, alone in memory: for models that do not fit together.",
+)
+@click.option(
     "--warmup",
     "warmup_s",
     type=click.FloatRange(0),

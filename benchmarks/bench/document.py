@@ -94,6 +94,7 @@ def measure_all(request: Request, *, argv: Sequence[str]) -> Document:
         duration=plan.duration,
         rounds=plan.rounds,
         ceilings_with=ceilings.library if ceilings else None,
+        reload=plan.reload,
     )
     power = [reading for run in runs for reading in run.power]
     return Document(

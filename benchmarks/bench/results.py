@@ -195,6 +195,7 @@ class RunEnvironment(Environment):
     duration: float | None  # s of timed batches per row, in place of iterations
     rounds: int
     ceilings_with: str | None  # the library that measured the ceilings
+    reload: bool = False  # whether each system was loaded for each turn, alone in memory
 
 
 @dataclass

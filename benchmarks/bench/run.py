@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,38 +44,70 @@ class Plan:
     rate: float | None = None  # images per second of the fixed-rate mode
     rate_s: float = 5.0  # its length
     data: Path | None = None  # labelled images
+    most_rounds: int = ROUNDS
+    reload: bool = False  # only one system is in memory at a time, and loaded for each turn
 
     @property
     def rounds(self) -> int:
         """Turns of each system at a batch size."""
-        return ROUNDS if self.duration is not None else min(ROUNDS, self.iterations)
+        timed = self.most_rounds if self.duration is not None else self.iterations
+        return min(self.most_rounds, timed)
+
+    @property
+    def untimed(self) -> int:
+        """Batches at the start of a turn; fewer where a warm-up comes just before."""
+        return 1 if self.reload else UNTIMED
 
 
 @dataclass
 class Run:
-    """A system's process, and its results so far."""
+    """A system, its process, and its results so far."""
 
     system: SystemUnderTest
-    worker: Worker
+    images: list[str]
+    about: dict[str, Any]  # the facts of `SystemServer.about`
     starts: StartTimes
+    worker: Worker | None  # None: a process is started for each use, and ended after it
+    memory: dict[str, Any] = field(default_factory=dict)  # peaks after the last turn
+    warmup: Warmup | None = None  # the last one
     power: list[PowerReading] = field(default_factory=list)  # of each turn
     rows: list[Row] = field(default_factory=list)
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """The facts of `SystemServer.about`."""
-        facts: dict[str, Any] = self.worker.first
-        return facts
+    @contextmanager
+    def process(self) -> Iterator[Worker]:
+        """Give the process, which knows the images.
+
+        Raises:
+            NumclipError: if it does not start, or dies.
+        """
+        if self.worker is not None:
+            yield self.worker
+            return
+        with launch(self.system, self.images[0]) as worker:
+            worker.ask("images", paths=self.images)
+            yield worker
+
+    def warm(self, worker: Worker, *, batch: int, plan: Plan) -> None:
+        """Warm the process up at a batch size."""
+        self.warmup = from_plain(Warmup, worker.ask("warm", batch=batch, limit_s=plan.warmup_s))
 
     def turn(self, _: int, *, batch: int, plan: Plan) -> Stamps:
         """Measure one turn, with its power."""
         iterations, seconds = -(-plan.iterations // plan.rounds), None
         if plan.duration is not None:
             iterations, seconds = 1, plan.duration / plan.rounds
-        with PowerSampler("cpu" if self.about["device"] == "cpu" else "gpu") as power:
-            found = self.worker.ask(
-                "turn", batch=batch, untimed=UNTIMED, iterations=iterations, seconds=seconds
-            )
+        with self.process() as worker:
+            if plan.reload:
+                self.warm(worker, batch=batch, plan=plan)
+            with PowerSampler("cpu" if self.about["device"] == "cpu" else "gpu") as power:
+                found = worker.ask(
+                    "turn",
+                    batch=batch,
+                    untimed=plan.untimed,
+                    iterations=iterations,
+                    seconds=seconds,
+                )
+            self.memory = worker.ask("memory")
         self.power.append(power.reading)
         return np.array(found, np.int64)
 
@@ -101,7 +134,8 @@ def run_family(
                 verb = "is left out" if absent else "failed"
                 systems.notes.append(f"{system.name} {verb}: {error}")
             else:
-                stack.callback(runs[-1].worker.close)
+                if (worker := runs[-1].worker) is not None:
+                    stack.callback(worker.close)
         if runs:
             for batch in sorted(plan.batches):
                 _measure(fit_for(batch, runs, systems.notes), plan, batch)
@@ -119,19 +153,27 @@ def run_family(
     return runs
 
 
-def start(system: SystemUnderTest, paths: list[str], plan: Plan) -> Run:
-    """Start a process a few times, for its first prediction; keep the last."""
-    begin, seconds = perf_counter(), []
+def launch(system: SystemUnderTest, image: str) -> Worker:
+    """Start a system's process, which loads it and predicts an image."""
     server = "benchmarks.bench.processes.system_server:SystemServer"
+    return Worker(server, system.name, system=asdict(system), image=image)
+
+
+def start(system: SystemUnderTest, paths: list[str], plan: Plan) -> Run:
+    """Start a process a few times, for its first prediction; keep the last, unless reloaded."""
+    begin, seconds = perf_counter(), []
     while True:
-        worker = Worker(server, system.name, system=asdict(system), image=paths[0])
+        worker = launch(system, paths[0])
         seconds.append(worker.first_s)
         if len(seconds) >= plan.starts or perf_counter() - begin > STARTS_S:
             break
         worker.close()
-    worker.ask("images", paths=paths)
+    if plan.reload:
+        worker.close()
+    else:
+        worker.ask("images", paths=paths)
     times = StartTimes(median(seconds), min(seconds), max(seconds), len(seconds))
-    return Run(system, worker, times)
+    return Run(system, paths, worker.first, times, None if plan.reload else worker)
 
 
 def fit_for(batch: int, runs: list[Run], notes: list[str]) -> list[Run]:
@@ -160,31 +202,32 @@ def compared_with(runs: list[Run]) -> int:
 
 def _measure(runs: list[Run], plan: Plan, batch: int) -> None:
     """Warm up, take turns, and add a row to each."""
-    warmups = [
-        from_plain(Warmup, run.worker.ask("warm", batch=batch, limit_s=plan.warmup_s))
-        for run in track(f"warm-up, batch {batch}", runs)
-    ]
+    if not plan.reload:  # else before each turn
+        for run in track(f"warm-up, batch {batch}", runs):
+            with run.process() as worker:
+                run.warm(worker, batch=batch, plan=plan)
     turns = {i: partial(run.turn, batch=batch, plan=plan) for i, run in enumerate(runs)}
     stamps = interleave(
         turns, plan.rounds, order="shuffled", pause_s=PAUSE_S, label=f"batch {batch}"
     )
     base = compared_with(runs)
     for index, run in enumerate(runs):
-        timings = Timings.from_stamps(np.concatenate(stamps[index]), batch=batch)
-        row = _row(run, timings, warmups[index])
+        row = _row(run, Timings.from_stamps(np.concatenate(stamps[index]), batch=batch))
         if index != base:
             row.ratio = ratio(stamps[index], stamps[base], to=runs[base].system.name)
-        done = batch * sum(UNTIMED + len(part) for part in stamps[index])
+        done = batch * sum(plan.untimed + len(part) for part in stamps[index])
         row.power = sum_power(run.power[-plan.rounds :], done)
         run.rows.append(row)
     if plan.rate is not None:
         for run in track(f"{plan.rate:g} img/s, batch {batch}", runs):
-            found = run.worker.ask("rate", batch=batch, rate=plan.rate, seconds=plan.rate_s)
+            with run.process() as worker:
+                found = worker.ask("rate", batch=batch, rate=plan.rate, seconds=plan.rate_s)
             run.rows[-1].rate = from_plain(FixedRate, found)
 
 
-def _row(run: Run, timings: Timings, warmup: Warmup) -> Row:
+def _row(run: Run, timings: Timings) -> Row:
     about, system = run.about, run.system
+    assert run.warmup is not None
     total, inference = (
         [round(ms, 4) for ms in timings.stages[stage].tolist()] for stage in (TOTAL, "inference")
     )
@@ -203,8 +246,8 @@ def _row(run: Run, timings: Timings, warmup: Warmup) -> Row:
         throughput_img_s=timings.throughput_img_s,
         first_prediction_s=run.starts.median,
         first_prediction=run.starts,
-        warmup=warmup,
-        **run.worker.ask("memory"),
+        warmup=run.warmup,
+        **run.memory,
     )
 
 
@@ -215,7 +258,8 @@ def _compare(runs: list[Run], photos: list[str], notes: list[str]) -> None:
         return
 
     def outputs(run: Run, batch: int) -> Outputs:
-        return from_plain(Outputs, run.worker.ask("outputs", paths=photos, batch=batch))
+        with run.process() as worker:
+            return from_plain(Outputs, worker.ask("outputs", paths=photos, batch=batch))
 
     exact = outputs(reference, 1)
     for run in track("fidelity", runs):
@@ -231,6 +275,8 @@ def _judge(runs: list[Run], data: Path) -> None:
     """Add the error on labelled images to the rows."""
     labelled = Labelled.read(data, Task.from_dict(runs[0].about["task"]))
     for run in track("labelled images", runs):
-        error = labelled.mae(run.worker.ask("values", paths=labelled.paths), run.about["unit"])
+        with run.process() as worker:
+            values = worker.ask("values", paths=labelled.paths)
+        error = labelled.mae(values, run.about["unit"])
         for row in run.rows:
             row.mae = error

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from benchmarks import latency
 from benchmarks.bench.machine.ceilings import Ceilings
 from benchmarks.bench.output.table import number, text_table
+from benchmarks.bench.processes.worker import Worker
 from benchmarks.bench.results import STAGES, Document, LabelError, Row, read_document
 from tests.benchmarks.conftest import ROOT
 
@@ -143,6 +144,54 @@ def test_everything_about_a_checkpoint_and_its_peers(
     assert float(lines[0]["stages_ms.total.p99"]) > 0
     assert not any("samples" in name for name in lines[0])
     assert len(paths["markdown"].read_text("utf-8").splitlines()) == 2 + 3
+
+
+def test_with_reload_only_one_system_is_in_memory(
+    checkpoint: Path,
+    exported: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alive: set[Worker] = set()
+    starts: list[str] = []
+
+    class Watched(Worker):
+        def __init__(self, target: str, name: str, /, **arguments: Any) -> None:
+            assert not alive
+            super().__init__(target, name, **arguments)
+            alive.add(self)
+            starts.append(name)
+
+        def close(self) -> None:
+            super().close()
+            alive.discard(self)
+
+    monkeypatch.setattr("benchmarks.bench.run.Worker", Watched)
+    output = tmp_path / "out.json"
+    result = invoke(
+        *(exported, "--ckpt", checkpoint, "--images", photos, "--batch", "1,3"),
+        *("--rounds", "2", "--reload", "--json", output),
+    )
+    assert result.exit_code == 0, result.output
+    assert "4 batches per row in 2 turns, each with the system loaded alone" in result.output
+    document = read_document(output)
+    assert (document.environment.rounds, document.environment.reload) == (2, True)
+    # One start for the first prediction, one for each turn, one for the fidelity of each row
+    reference = starts.count("torch eager")
+    assert reference == 1 + 2 * 2 + 2 + 1  # the last: the outputs that all are compared with
+    assert starts.count("numclip fp32, onnxruntime") == reference - 1
+    assert len(starts) == 2 * reference - 1
+    assert [(row.name, row.batch) for row in document.rows] == [
+        (name, batch) for batch in (1, 3) for name in ("numclip fp32, onnxruntime", "torch eager")
+    ]
+    for row in document.rows:
+        assert row.warmup.runs >= 1
+        assert len(row.total_ms_samples) == 4
+        assert (row.peak_host_mb or 0) > 20
+        assert row.fidelity is not None
+        assert row.fidelity.value_max < 1e-4
+        assert (row.ratio is None) == (row.name == "torch eager")
 
 
 def test_checkpoint_of_other_weights_is_refused(checkpoint: Path, tiny: Path, photos: Path) -> None:
