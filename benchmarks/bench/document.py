@@ -96,7 +96,7 @@ def measure_all(request: Request, *, argv: Sequence[str]) -> Document:
         ceilings_with=ceilings.library if ceilings else None,
         reload=plan.reload,
     )
-    power = [reading for run in runs for reading in run.power]
+    power = [reading for run in runs for part in run.power.values() for reading in part]
     return Document(
         schema=SCHEMA,
         environment=environment,

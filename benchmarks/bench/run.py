@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -29,6 +29,9 @@ ROUNDS = 10
 # Largest batch of PyTorch on the CPU where others run on a GPU: 256 images take it seconds, and all
 # others wait for its turns
 MOST_BESIDE_GPU = 8
+# Of a system that is loaded for a turn: twice those after which the runtime moves its weights to
+# huge pages, in a thread that takes a few seconds
+WARM_IMAGES = 40
 STARTS_S = 10.0  # no further processes are started for the first prediction after this time
 
 
@@ -68,10 +71,11 @@ class Run:
     about: dict[str, Any]  # the facts of `SystemServer.about`
     starts: StartTimes
     worker: Worker | None  # None: a process is started for each use, and ended after it
-    memory: dict[str, Any] = field(default_factory=dict)  # peaks after the last turn
-    warmup: Warmup | None = None  # the last one
-    power: list[PowerReading] = field(default_factory=list)  # of each turn
     rows: list[Row] = field(default_factory=list)
+    # By batch size: the last warm-up, the power of each turn, and the peaks after the last turn
+    warmups: dict[int, Warmup] = field(default_factory=dict)
+    power: dict[int, list[PowerReading]] = field(default_factory=dict)
+    memory: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @contextmanager
     def process(self) -> Iterator[Worker]:
@@ -87,29 +91,28 @@ class Run:
             worker.ask("images", paths=self.images)
             yield worker
 
-    def warm(self, worker: Worker, *, batch: int, plan: Plan) -> None:
-        """Warm the process up at a batch size."""
-        self.warmup = from_plain(Warmup, worker.ask("warm", batch=batch, limit_s=plan.warmup_s))
+    def warm(self, worker: Worker, batch: int, plan: Plan, *, least: int = 1) -> None:
+        """Warm the process up at a batch size, with at least so many batches."""
+        found = worker.ask("warm", batch=batch, limit_s=plan.warmup_s, least=least)
+        self.warmups[batch] = from_plain(Warmup, found)
 
-    def turn(self, _: int, *, batch: int, plan: Plan) -> Stamps:
-        """Measure one turn, with its power."""
+    def turn(self, _: int, *, batches: Sequence[int], plan: Plan) -> dict[int, Stamps]:
+        """Measure one turn at each batch size, with its power."""
         iterations, seconds = -(-plan.iterations // plan.rounds), None
         if plan.duration is not None:
             iterations, seconds = 1, plan.duration / plan.rounds
+        length = {"untimed": plan.untimed, "iterations": iterations, "seconds": seconds}
+        found = {}
         with self.process() as worker:
-            if plan.reload:
-                self.warm(worker, batch=batch, plan=plan)
-            with PowerSampler("cpu" if self.about["device"] == "cpu" else "gpu") as power:
-                found = worker.ask(
-                    "turn",
-                    batch=batch,
-                    untimed=plan.untimed,
-                    iterations=iterations,
-                    seconds=seconds,
-                )
-            self.memory = worker.ask("memory")
-        self.power.append(power.reading)
-        return np.array(found, np.int64)
+            for batch in batches:
+                if plan.reload:
+                    least = -(-WARM_IMAGES // batch) if batch == batches[0] else 1
+                    self.warm(worker, batch, plan, least=least)
+                with PowerSampler("cpu" if self.about["device"] == "cpu" else "gpu") as power:
+                    found[batch] = np.array(worker.ask("turn", batch=batch, **length), np.int64)
+                self.power.setdefault(batch, []).append(power.reading)
+                self.memory[batch] = worker.ask("memory")
+        return found
 
 
 def run_family(
@@ -137,8 +140,9 @@ def run_family(
                 if (worker := runs[-1].worker) is not None:
                     stack.callback(worker.close)
         if runs:
-            for batch in sorted(plan.batches):
-                _measure(fit_for(batch, runs, systems.notes), plan, batch)
+            sizes = sorted(plan.batches)
+            for batches in [sizes] if plan.reload else [[size] for size in sizes]:
+                _measure(runs, plan, batches, systems.notes)
             _compare(runs, images[:PHOTOS], systems.notes)
             if plan.data is not None:
                 _judge(runs, plan.data)
@@ -200,34 +204,41 @@ def compared_with(runs: list[Run]) -> int:
     return next((kinds.index(kind) for kind in (REFERENCE, GPU_REFERENCE) if kind in kinds), 0)
 
 
-def _measure(runs: list[Run], plan: Plan, batch: int) -> None:
-    """Warm up, take turns, and add a row to each."""
-    if not plan.reload:  # else before each turn
-        for run in track(f"warm-up, batch {batch}", runs):
+def _measure(runs: list[Run], plan: Plan, batches: Sequence[int], notes: list[str]) -> None:
+    """Warm up, take turns at the batch sizes, and add a row for each."""
+    fit = {batch: fit_for(batch, runs, notes) for batch in batches}
+    sizes = {i: [b for b in batches if run in fit[b]] for i, run in enumerate(runs)}
+    label = f"batch {', '.join(map(str, batches))}"
+    if not plan.reload:  # else in each turn
+        for i, run in track(f"warm-up, {label}", list(enumerate(runs))):
             with run.process() as worker:
-                run.warm(worker, batch=batch, plan=plan)
-    turns = {i: partial(run.turn, batch=batch, plan=plan) for i, run in enumerate(runs)}
-    stamps = interleave(
-        turns, plan.rounds, order="shuffled", pause_s=PAUSE_S, label=f"batch {batch}"
-    )
-    base = compared_with(runs)
-    for index, run in enumerate(runs):
-        row = _row(run, Timings.from_stamps(np.concatenate(stamps[index]), batch=batch))
-        if index != base:
-            row.ratio = ratio(stamps[index], stamps[base], to=runs[base].system.name)
-        done = batch * sum(plan.untimed + len(part) for part in stamps[index])
-        row.power = sum_power(run.power[-plan.rounds :], done)
-        run.rows.append(row)
-    if plan.rate is not None:
-        for run in track(f"{plan.rate:g} img/s, batch {batch}", runs):
-            with run.process() as worker:
-                found = worker.ask("rate", batch=batch, rate=plan.rate, seconds=plan.rate_s)
-            run.rows[-1].rate = from_plain(FixedRate, found)
+                for batch in sizes[i]:
+                    run.warm(worker, batch, plan)
+    turns = {
+        i: partial(runs[i].turn, batches=found, plan=plan) for i, found in sizes.items() if found
+    }
+    stamps = interleave(turns, plan.rounds, order="shuffled", pause_s=PAUSE_S, label=label)
+    for batch in batches:
+        of_batch = {
+            i: [turn[batch] for turn in stamps[i]] for i, found in sizes.items() if batch in found
+        }
+        base = list(of_batch)[compared_with([runs[i] for i in of_batch])]
+        for i, found in of_batch.items():
+            row = _row(runs[i], Timings.from_stamps(np.concatenate(found), batch=batch))
+            if i != base:
+                row.ratio = ratio(found, of_batch[base], to=runs[base].system.name)
+            done = batch * sum(plan.untimed + len(part) for part in found)
+            row.power = sum_power(runs[i].power[batch], done)
+            runs[i].rows.append(row)
+        if plan.rate is not None:
+            for i in track(f"{plan.rate:g} img/s, batch {batch}", list(of_batch)):
+                with runs[i].process() as worker:
+                    asked = {"batch": batch, "rate": plan.rate, "seconds": plan.rate_s}
+                    runs[i].rows[-1].rate = from_plain(FixedRate, worker.ask("rate", **asked))
 
 
 def _row(run: Run, timings: Timings) -> Row:
     about, system = run.about, run.system
-    assert run.warmup is not None
     total, inference = (
         [round(ms, 4) for ms in timings.stages[stage].tolist()] for stage in (TOTAL, "inference")
     )
@@ -246,8 +257,8 @@ def _row(run: Run, timings: Timings) -> Row:
         throughput_img_s=timings.throughput_img_s,
         first_prediction_s=run.starts.median,
         first_prediction=run.starts,
-        warmup=run.warmup,
-        **run.memory,
+        warmup=run.warmups[timings.batch],
+        **run.memory[timings.batch],
     )
 
 
@@ -257,16 +268,17 @@ def _compare(runs: list[Run], photos: list[str], notes: list[str]) -> None:
     if reference is None:
         return
 
-    def outputs(run: Run, batch: int) -> Outputs:
-        with run.process() as worker:
-            return from_plain(Outputs, worker.ask("outputs", paths=photos, batch=batch))
+    def outputs(worker: Worker, batch: int) -> Outputs:
+        return from_plain(Outputs, worker.ask("outputs", paths=photos, batch=batch))
 
-    exact = outputs(reference, 1)
+    with reference.process() as worker:
+        exact = outputs(worker, 1)
     for run in track("fidelity", runs):
         if run.system.family == reference.system.family:
             try:
-                for row in run.rows:
-                    row.fidelity = outputs(run, row.batch).compare(exact)
+                with run.process() as worker:
+                    for row in run.rows:
+                        row.fidelity = outputs(worker, row.batch).compare(exact)
             except NumclipError as error:  # its times are kept
                 notes.append(f"{run.system.name}: its fidelity could not be measured: {error}")
 

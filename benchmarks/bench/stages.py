@@ -128,16 +128,18 @@ def warm_up(
     run: Callable[[], object],
     *,
     limit_s: float = WARMUP_S,
+    least: int = 1,
     clock: Callable[[], int] = perf_counter_ns,
 ) -> Warmup:
     """Call `run` until its times are stable by RULE: caches, clocks and lazy compilation settle.
 
-    At `limit_s`, seconds, the run under way is finished, so at least one is made; `clock` is in ns.
+    At `limit_s`, seconds, the run under way is finished; there are at least `least` runs. `clock`
+    is in ns.
     """
     start = clock()
     runs, last, stable = 0, None, False
     window: list[int] = []
-    while not stable and (not runs or clock() - start < limit_s * 1e9):
+    while runs < least or (not stable and clock() - start < limit_s * 1e9):
         before = clock()
         run()
         window.append(clock() - before)
@@ -146,7 +148,8 @@ def warm_up(
             now = median(window)
             stable = last is not None and abs(now - last) < CHANGE * last
             last, window = now, []
-    return Warmup(RULE.format(limit=limit_s), (clock() - start) / 1e9, stable, runs)
+    rule = RULE.format(limit=limit_s) + (f", after {least} runs" if least > 1 else "")
+    return Warmup(rule, (clock() - start) / 1e9, stable, runs)
 
 
 def at_rate(

@@ -127,6 +127,8 @@ def _notes(item: dict[str, Any]) -> Iterator[str]:
             if speed
             else f"by {bf16['by']}"
         )
+    if note := item.get("bf16_note"):
+        yield f"{item['file']}: {note}"
     if parts := item.get("fp32_nodes"):
         yield f"{item['file']}: in float32 {', '.join(parts)}"
     for step in item.get("widening", [])[:-1]:

@@ -154,6 +154,15 @@ class ModelMetadata:
     backend: Literal["openvino"] | None = None
     reference: MonitorReference | None = None  # None: a monitor has nothing to compare with
 
+    @property
+    def int8_for_engines(self) -> bool:
+        """Whether it is INT8 in the form for engines, which has float16 around it.
+
+        A CPU's is optimised by onnxruntime, or has nothing but INT8 and float32; neither names
+        parts that stayed float32.
+        """
+        return self.precision == "int8" and bool(self.fp32_nodes)
+
     def to_json(self) -> str:
         """Return the metadata as compact JSON text, schema version included."""
         plain = {"schema_version": SCHEMA_VERSION, **asdict(self), "task": self.task.to_dict()}

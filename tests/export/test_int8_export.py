@@ -173,6 +173,18 @@ def test_engine_file_for_tensorrt(tmp_path: Path) -> None:
     assert report["engine"]["built_from"] == "x.int8.onnx"
 
 
+def test_on_a_cpu_a_file_for_engines_says_that_it_is_slow(tmp_path: Path) -> None:
+    save_fragile(tmp_path, 1)
+    for target, slow in (("onnx", True), ("cpu", False)):
+        folder = tmp_path / target
+        result = run(tmp_path, "--target", target, "-o", folder)
+        assert result.exit_code == 0, result.output
+        with load(folder / "x.int8.onnx", device="cpu", backend="onnxruntime") as predictor:
+            notes = "".join(predictor.backend.notes)
+        said = "its INT8 is made for TensorRT; on a CPU onnxruntime runs it slower" in notes
+        assert said is bool(notes) is slow
+
+
 def test_fp16_engine_takes_pixels_and_the_choice_can_be_overruled(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     ckpt = save_fragile(tmp_path, 1)

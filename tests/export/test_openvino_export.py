@@ -135,8 +135,10 @@ def test_bfloat16_that_is_too_far_off_is_left_out(
     assert result.exit_code == 0, result.output
     assert read_metadata(tmp_path / "x.int8.onnx").bf16 is None
     (_, int8) = report_of(tmp_path)["artefacts"]
-    assert int8["bf16_note"].startswith("all but INT8 stays in float32: ")
-    assert "differ from the checkpoint's in the mean by" in int8["bf16_note"]
+    note = int8["bf16_note"]
+    assert note.startswith("all but INT8 stays in float32: ")
+    assert "differ from the checkpoint's in the mean by" in note
+    assert f"x.int8.onnx: {note}" in result.output
 
 
 def test_convolutions_keep_their_chains(tmp_path: Path) -> None:

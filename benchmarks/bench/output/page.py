@@ -104,6 +104,8 @@ def _settings(document: Document) -> Iterator[tuple[str, object]]:
     for key in ("threads", "iterations", "duration", "rounds"):
         if (value := getattr(environment, key)) is not None:
             yield key.capitalize(), value
+    if environment.reload:
+        yield "Loaded", "for each turn, alone in memory"
     ceilings = (document.ceilings_gflops or {}).items()
     known = [f"{name} {value:,.0f}" for name, value in ceilings if value is not None]
     if known:

@@ -67,10 +67,12 @@ class SystemServer:
         """Set the images to cycle through."""
         self._paths, self._sources = paths, {}
 
-    def warm(self, batch: int, limit_s: float) -> Warmup:
-        """Warm up at a batch size."""
+    def warm(self, batch: int, limit_s: float, least: int = 1) -> Warmup:
+        """Warm up at a batch size, with at least so many batches."""
         source = self._source(batch)
-        return warm_up(lambda: time_batch(self.predictor, next(source)), limit_s=limit_s)
+        return warm_up(
+            lambda: time_batch(self.predictor, next(source)), limit_s=limit_s, least=least
+        )
 
     def turn(
         self, batch: int, untimed: int, iterations: int, seconds: float | None

@@ -18,9 +18,7 @@ def device_of_onnx(metadata: ModelMetadata) -> ArtefactDevice:
     """Return what an ONNX file was made for."""
     if metadata.precision == "fp32":
         return "any"
-    # A CPU's INT8 is optimised by onnxruntime or, of convolutional networks, all INT8; that for
-    # engines has float16 around it, whose head stays in float32
-    if metadata.precision == "int8" and not metadata.fp32_nodes:
+    if metadata.precision == "int8" and not metadata.int8_for_engines:
         return "cpu"
     return "gpu"
 

@@ -112,6 +112,11 @@ class OnnxRuntimeBackend:
                     f"{model.path}: was made for OpenVINO, which runs it faster and is not "
                     "installed: pip install 'numclip[openvino]'."
                 )
+            if metadata.int8_for_engines:
+                self.notes.append(
+                    f"{model.path}: its INT8 is made for TensorRT; on a CPU onnxruntime runs it "
+                    "slower than float32. Use the float32 file, or export with --int8 --target cpu."
+                )
             throughput = options.optimize_for == "throughput"
             if self.threads is None:  # for throughput as many runs as there are cores, else one
                 self.threads = 1 if throughput else threads_of_a_run()
