@@ -44,7 +44,7 @@ def draw_distribution(axes: Axes, rows: Sequence[Row], theme: Theme) -> None:
     name_plot_rows(axes, rows, theme, middle=0.25)
     axes.set_xscale("log")
     reach = high / low
-    room = (0.34, 0.36) if theme.narrow else (0.13, 0.16)  # for the numbers beyond both ends
+    room = (0.34, 0.36) if theme.narrow else (0.19, 0.16)  # for the numbers beyond both ends
     axes.set_xlim(low / max(reach, 1.3) ** room[0], high * max(reach, 1.3) ** room[1])
     subs: tuple[float, ...] = (1, 2, 5) if reach > 20 or theme.narrow else (1, 1.5, 2, 3, 5, 7)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if theme.narrow and reach > 30 else subs))
