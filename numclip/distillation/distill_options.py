@@ -55,8 +55,9 @@ class DistillOptions(TableOptions):
     # Of |student - teacher| over the label range, against that. So both are about as large: on the
     # demo's images after 4 epochs .49 and 10 x .12, after 12 .20 and 10 x .06
     value_weight: float = 10.0
-    # Of the losses of numclip-train on labelled images, against both: as large as the two at first
-    label_weight: float = 0.3
+    # Of the losses of numclip-train on labelled images, against both: students were better with 3
+    # than with 0.3 in 5 of the 6 pairs in docs/distill.md
+    label_weight: float = 3.0
     max_loss: float | None = None  # label units, see `numclip.distillation.trade.limit_of`
     run_dir: Path | None = None  # logs and resume files; None: `output` with the suffix .run
     resume: bool = False  # go on from the last finished epoch of the run
