@@ -29,8 +29,8 @@ ROUNDS = 10
 # Largest batch of PyTorch on the CPU where others run on a GPU: 256 images take it seconds, and all
 # others wait for its turns
 MOST_BESIDE_GPU = 8
-# Of a system that is loaded for a turn: twice those after which the runtime moves its weights to
-# huge pages, in a thread that takes a few seconds
+# Least images of the first warm-up of a system that is loaded for a turn: twice those after which
+# the runtime moves its weights to huge pages, in a thread that takes a few seconds
 WARM_IMAGES = 40
 STARTS_S = 10.0  # no further processes are started for the first prediction after this time
 
@@ -207,6 +207,7 @@ def compared_with(runs: list[Run]) -> int:
 def _measure(runs: list[Run], plan: Plan, batches: Sequence[int], notes: list[str]) -> None:
     """Warm up, take turns at the batch sizes, and add a row for each."""
     fit = {batch: fit_for(batch, runs, notes) for batch in batches}
+    # Number of a system -> its batch sizes
     sizes = {i: [b for b in batches if run in fit[b]] for i, run in enumerate(runs)}
     label = f"batch {', '.join(map(str, batches))}"
     if not plan.reload:  # else in each turn
