@@ -110,12 +110,12 @@ def parse_words(choices: tuple[str, ...]) -> Callable[..., tuple[str, ...] | Non
     "most_rounds",
     type=click.IntRange(1),
     default=Plan.most_rounds,
-    help="Most turns of a row, over which its timed batches are spread.",
+    help="Turns of a row, at most; its timed batches are spread over them.",
 )
 @click.option(
     "--reload",
     is_flag=True,
-    help="Load each for each turn, alone in memory: for models that do not fit together.",
+    help="Load each system for its turns only: for models that do not fit into memory together.",
 )
 @click.option(
     "--warmup",

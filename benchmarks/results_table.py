@@ -116,7 +116,7 @@ def _conditions(document: Document, name: str) -> str:
         if package in environment.versions
     )
     warnings = "".join(f" {warning}" for warning in document.state.warnings)
-    turns = f", alone in memory in {environment.rounds} turns" if environment.reload else ""
+    turns = f", {environment.turns}" if environment.reload else ""
     return (
         f"`benchmarks/results/{name}`: {environment.cpu}, {environment.threads or 'automatic'} "
         f"threads, {environment.date[:10]}, {packages}{turns}.{warnings}"

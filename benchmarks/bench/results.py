@@ -197,6 +197,12 @@ class RunEnvironment(Environment):
     ceilings_with: str | None  # the library that measured the ceilings
     reload: bool = False  # whether each system was loaded for each turn, alone in memory
 
+    @property
+    def turns(self) -> str:
+        """The turns of a row, in words."""
+        alone = ", each with the system loaded alone" if self.reload else ""
+        return f"{self.rounds} turns{alone}"
+
 
 @dataclass
 class State:

@@ -105,7 +105,7 @@ def _settings(document: Document) -> Iterator[tuple[str, object]]:
         if (value := getattr(environment, key)) is not None:
             yield key.capitalize(), value
     if environment.reload:
-        yield "Loaded", "for each turn, alone in memory"
+        yield "Turns", environment.turns
     ceilings = (document.ceilings_gflops or {}).items()
     known = [f"{name} {value:,.0f}" for name, value in ceilings if value is not None]
     if known:

@@ -147,8 +147,7 @@ def conditions(environment: RunEnvironment) -> str:
     )
     return (
         f"{environment.cpu}, threads: {environment.threads or 'automatic'}; {environment.images}; "
-        f"{length} per row in {environment.rounds} turns"
-        + (", each with the system loaded alone" if environment.reload else "")
+        f"{length} per row in {environment.turns}"
     )
 
 
